@@ -1,0 +1,262 @@
+"""What an application chooses: algorithms, limits, timers. Immutable, checked when it is built.
+
+A :class:`SessionConfig` can only name algorithms that protect. The one way to talk without
+protection is :class:`InsecureSessionConfig`, which names nothing but ``none``: the two share no
+name, so neither can be negotiated into the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Final, Self
+
+from .constants import (
+    DEFAULT_MAX_PACKET_SIZE,
+    DEFAULT_WINDOW_SIZE,
+    AuthenticationMethod,
+    Compression,
+    Encryption,
+    Extension,
+    HostKeyAlgorithm,
+    KeyExchange,
+    Mac,
+)
+
+__all__ = ["InsecureSessionConfig", "Limits", "SessionConfig"]
+
+KEY_EXCHANGES: Final = (
+    KeyExchange.MLKEM768_X25519_SHA256,
+    KeyExchange.CURVE25519_SHA256,
+    KeyExchange.CURVE25519_SHA256_LIBSSH,
+    KeyExchange.ECDH_NISTP384,
+    KeyExchange.ECDH_NISTP256,
+    KeyExchange.ECDH_NISTP521,
+    KeyExchange.DH_GROUP16_SHA512,
+    KeyExchange.DH_GROUP14_SHA256,
+)
+HOST_KEY_ALGORITHMS: Final = (
+    HostKeyAlgorithm.ED25519,
+    HostKeyAlgorithm.RSA_SHA2_512,
+    HostKeyAlgorithm.RSA_SHA2_256,
+    HostKeyAlgorithm.ECDSA_NISTP384,
+    HostKeyAlgorithm.ECDSA_NISTP256,
+    HostKeyAlgorithm.ECDSA_NISTP521,
+)
+ENCRYPTIONS: Final = (
+    Encryption.AES256_GCM,
+    Encryption.AES128_GCM,
+    Encryption.CHACHA20_POLY1305,
+    Encryption.AES256_CTR,
+    Encryption.AES192_CTR,
+    Encryption.AES128_CTR,
+    Encryption.AES256_CBC,
+)
+MACS: Final = (
+    Mac.HMAC_SHA2_512_ETM,
+    Mac.HMAC_SHA2_256_ETM,
+    Mac.HMAC_SHA2_512,
+    Mac.HMAC_SHA2_256,
+)
+COMPRESSIONS: Final = (Compression.NONE,)
+AUTHENTICATION_METHODS: Final = (
+    AuthenticationMethod.PUBLIC_KEY,
+    AuthenticationMethod.PASSWORD,
+    AuthenticationMethod.KEYBOARD_INTERACTIVE,
+    AuthenticationMethod.HOST_BASED,
+    AuthenticationMethod.NONE,
+)
+
+_OPT_IN: Final = frozenset(
+    {
+        KeyExchange.DH_GROUP14_SHA256,
+        KeyExchange.DH_GROUP16_SHA512,
+        Encryption.AES256_CBC,
+        AuthenticationMethod.HOST_BASED,
+        AuthenticationMethod.NONE,
+    }
+)
+
+
+def _default(known: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in known if name not in _OPT_IN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds on what a peer can make us hold, compute or wait for.
+
+    Sizes are bytes, times are seconds. The defaults suit a server on the open internet.
+
+    :ivar version_time: until the peer's identification line has come
+    :ivar key_exchange_time: for the first key exchange, and for each later one
+    :ivar authentication_time: from the end of the key exchange until the client is authenticated
+    :ivar handler_time: for one answer of an application callback during authentication
+    :ivar disconnect_time: for a last DISCONNECT to leave
+    :ivar close_time: for the peer to close its side after our goodbye
+    :ivar packet_size: the largest packet_length accepted once authenticated
+    :ivar unauthenticated_packet_size: the largest packet_length accepted before that
+    :ivar unauthenticated_bytes: received in all before authentication
+    :ivar unauthenticated_packets: received in all before authentication
+    :ivar authentication_failures: refused attempts before the server disconnects
+    :ivar authentication_requests: requests of any kind before the server disconnects
+    :ivar channels: open at the same time in one session
+    :ivar unaccepted_channels: opened by the peer and not yet accepted by the application
+    :ivar requests: waiting for the application, per channel and per session
+    :ivar receive_memory: windows granted in one session, in all
+    :ivar pending_output: sealed or queued for sending before senders wait
+    :ivar noise_messages: IGNORE, DEBUG, UNIMPLEMENTED and other idle messages in one burst
+    :ivar noise_bytes: of such messages in one burst
+    :ivar noise_rate: such messages a second that a burst recovers by
+    :ivar rekey_burst: key exchanges that the peer may start in one burst, when little was sent
+    :ivar rekey_interval: seconds after which one more of them is allowed
+    :ivar events: facts kept for an application that does not read :meth:`Session.events`
+    """
+
+    version_time: float = 10.0
+    key_exchange_time: float = 20.0
+    authentication_time: float = 60.0
+    handler_time: float = 30.0
+    disconnect_time: float = 0.5
+    close_time: float = 1.0
+    packet_size: int = 256 * 1024
+    unauthenticated_packet_size: int = 40_000
+    unauthenticated_bytes: int = 256 * 1024
+    unauthenticated_packets: int = 512
+    authentication_failures: int = 5
+    authentication_requests: int = 20
+    channels: int = 1024
+    unaccepted_channels: int = 64
+    requests: int = 16
+    receive_memory: int = 64 * 1024 * 1024
+    pending_output: int = 512 * 1024
+    noise_messages: int = 1024
+    noise_bytes: int = 4 * 1024 * 1024
+    noise_rate: int = 128
+    rekey_burst: int = 6
+    rekey_interval: float = 10.0
+    events: int = 64
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"Limits.{name} must be positive, not {getattr(self, name)!r}")
+        if self.packet_size > 1024 * 1024:
+            raise ValueError("Limits.packet_size can be at most 1 MiB")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionConfig:
+    """How a session is negotiated and kept.
+
+    Every list is in order of preference.
+
+    :ivar key_exchanges: names of :class:`~anyssh.KeyExchange`
+    :ivar host_key_algorithms: names of :class:`~anyssh.HostKeyAlgorithm`, for host keys and for
+        the public keys of clients
+    :ivar encryptions: names of :class:`~anyssh.Encryption`, both directions
+    :ivar macs: names of :class:`~anyssh.Mac`, both directions
+    :ivar compressions: only ``none``
+    :ivar authentication_methods: offered by a server, used by a client
+    :ivar extensions: announced to the peer in EXT_INFO
+    :ivar window_size: bytes that the peer may send on a channel ahead of the application
+    :ivar max_packet_size: bytes of data in one CHANNEL_DATA message
+    :ivar rekey_bytes: new keys after so many bytes in one direction
+    :ivar rekey_packets: new keys after so many packets in one direction
+    :ivar rekey_time: new keys after so many seconds
+    :ivar guess_key_exchange: a client sends its first key exchange message before it knows
+        whether the server agrees (RFC 4253 section 7)
+    :ivar keep_alive_interval: seconds of silence before the peer is asked for a sign of life;
+        0 turns this off
+    :ivar keep_alive_count: unanswered questions after which the connection counts as lost
+    :ivar limits: see :class:`Limits`
+    """
+
+    _known: ClassVar[dict[str, tuple[str, ...]]] = {
+        "key_exchanges": KEY_EXCHANGES,
+        "host_key_algorithms": HOST_KEY_ALGORITHMS,
+        "encryptions": ENCRYPTIONS,
+        "macs": MACS,
+        "compressions": COMPRESSIONS,
+        "authentication_methods": AUTHENTICATION_METHODS,
+    }
+
+    key_exchanges: Sequence[str] = _default(KEY_EXCHANGES)
+    host_key_algorithms: Sequence[str] = _default(HOST_KEY_ALGORITHMS)
+    encryptions: Sequence[str] = _default(ENCRYPTIONS)
+    macs: Sequence[str] = _default(MACS)
+    compressions: Sequence[str] = COMPRESSIONS
+    authentication_methods: Sequence[str] = _default(AUTHENTICATION_METHODS)
+    extensions: Sequence[str] = (Extension.SERVER_SIG_ALGS,)
+    window_size: int = DEFAULT_WINDOW_SIZE
+    max_packet_size: int = DEFAULT_MAX_PACKET_SIZE
+    rekey_bytes: int = 512 * 1024 * 1024
+    rekey_packets: int = 2**28
+    rekey_time: float = 3600.0
+    guess_key_exchange: bool = False
+    keep_alive_interval: float = 0.0
+    keep_alive_count: int = 3
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        for name, known in self._known.items():
+            chosen = tuple(getattr(self, name))
+            object.__setattr__(self, name, chosen)
+            unknown = [value for value in chosen if value not in known]
+            if unknown:
+                raise ValueError(
+                    f"{name}: {unknown[0]!r} is not known here; known are {', '.join(known)}"
+                )
+            if not chosen:
+                raise ValueError(f"{name} is empty; a session needs at least one")
+            if len(set(chosen)) != len(chosen):
+                raise ValueError(f"{name} names an entry twice")
+        object.__setattr__(self, "extensions", tuple(self.extensions))
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        if not 1024 <= self.max_packet_size <= self.limits.packet_size - 1024:
+            raise ValueError("max_packet_size must lie between 1 KiB and limits.packet_size - 1 KiB")
+        if not self.max_packet_size <= self.window_size < 2**32:
+            raise ValueError("window_size must lie between max_packet_size and 2**32 - 1")
+        if not 0 < self.rekey_packets <= 2**31 or self.rekey_bytes <= 0 or self.rekey_time <= 0:
+            raise ValueError("rekey limits must be positive, rekey_packets at most 2**31")
+        if self.keep_alive_interval < 0 or self.keep_alive_count < 1:
+            raise ValueError("keep_alive_interval must not be negative, keep_alive_count positive")
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether sessions are encrypted and authenticated."""
+        return True
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some fields changed."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InsecureSessionConfig(SessionConfig):
+    """A configuration without any protection: no encryption, no integrity, no authentication.
+
+    For streams that are protected already, such as TLS or a pipe between parent and child. It
+    offers only ``none`` and so never comes to terms with a :class:`SessionConfig`.
+    """
+
+    _known: ClassVar[dict[str, tuple[str, ...]]] = {
+        "key_exchanges": (KeyExchange.NONE,),
+        "host_key_algorithms": (HostKeyAlgorithm.NONE,),
+        "encryptions": (Encryption.NONE,),
+        "macs": (Mac.NONE,),
+        "compressions": COMPRESSIONS,
+        "authentication_methods": AUTHENTICATION_METHODS,
+    }
+
+    key_exchanges: Sequence[str] = (KeyExchange.NONE,)
+    host_key_algorithms: Sequence[str] = (HostKeyAlgorithm.NONE,)
+    encryptions: Sequence[str] = (Encryption.NONE,)
+    macs: Sequence[str] = (Mac.NONE,)
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether sessions are encrypted and authenticated."""
+        return False

@@ -1,0 +1,176 @@
+"""The errors that anyssh raises. Every one is an :class:`SSHError`.
+
+``ConnectionLost`` also has to be an AnyIO error, so it stands in ``anyssh.session.errors``; the
+layers that know no AnyIO never raise it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .constants import ChannelOpenFailureReason, DisconnectReason
+
+__all__ = [
+    "AuthenticationError",
+    "ChannelOpenError",
+    "Disconnected",
+    "HostKeyError",
+    "KeyFormatError",
+    "LocalProtocolError",
+    "NegotiationError",
+    "PassphraseError",
+    "PassphraseRequired",
+    "ProtocolError",
+    "ReconnectError",
+    "RemoteProtocolError",
+    "RequestDenied",
+    "SSHError",
+    "WireError",
+    "WrongPassphrase",
+]
+
+
+class SSHError(Exception):
+    """The base of all anyssh errors."""
+
+
+class ProtocolError(SSHError):
+    """The SSH protocol was not kept, by us or by the peer."""
+
+
+class LocalProtocolError(ProtocolError):
+    """The call is not possible in the present state; nothing was changed."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer broke the protocol; the connection is over.
+
+    :ivar reason: what we told the peer in DISCONNECT
+    """
+
+    def __init__(self, message: str, reason: int = DisconnectReason.PROTOCOL_ERROR) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class WireError(RemoteProtocolError):
+    """Bytes do not have the form that their field or message demands."""
+
+
+class NegotiationError(SSHError):
+    """The two sides have no algorithm of one kind in common.
+
+    :ivar kind: what was negotiated, for example ``"encryption client to server"``
+    :ivar ours: our names, in order of preference
+    :ivar theirs: the peer's names, in order of preference
+    """
+
+    reason = DisconnectReason.KEY_EXCHANGE_FAILED
+
+    def __init__(
+        self, kind: str, ours: Sequence[str], theirs: Sequence[str], hint: str = ""
+    ) -> None:
+        self.kind = kind
+        self.ours = tuple(ours)
+        self.theirs = tuple(theirs)
+        text = f"no common {kind}: we offer {', '.join(ours) or 'nothing'}; "
+        text += f"the peer offers {', '.join(theirs) or 'nothing'}"
+        super().__init__(f"{text}; {hint}" if hint else text)
+
+
+class HostKeyError(SSHError):
+    """The server's host key was refused or does not prove itself.
+
+    :ivar fingerprint: ``SHA256:…`` of the key, when there was one
+    :ivar algorithm: the key's type, for example ``"ssh-ed25519"``
+    """
+
+    reason = DisconnectReason.HOST_KEY_NOT_VERIFIABLE
+
+    def __init__(self, message: str, fingerprint: str = "", algorithm: str = "") -> None:
+        super().__init__(message)
+        self.fingerprint = fingerprint
+        self.algorithm = algorithm
+
+
+class AuthenticationError(SSHError):
+    """The server refused every credential that we could offer.
+
+    :ivar methods_left: the methods that the server would still accept
+    """
+
+    def __init__(self, message: str, methods_left: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.methods_left = tuple(methods_left)
+
+
+class Disconnected(SSHError):
+    """A side ended the session with DISCONNECT.
+
+    :ivar reason: a :class:`~anyssh.DisconnectReason`, or the peer's own number
+    :ivar description: the text that came with it
+    """
+
+    def __init__(self, reason: int, description: str, by_peer: bool = True) -> None:
+        who = "the peer" if by_peer else "we"
+        name = reason_name(reason)
+        super().__init__(f"{who} ended the session: {name}: {description or 'no description'}")
+        self.reason = reason
+        self.description = description
+        self.by_peer = by_peer
+
+
+class ChannelOpenError(SSHError):
+    """The peer refused to open a channel.
+
+    :ivar reason: a :class:`~anyssh.ChannelOpenFailureReason`, or the peer's own number
+    :ivar description: the peer's words
+    """
+
+    def __init__(self, reason: int, description: str) -> None:
+        try:
+            name = ChannelOpenFailureReason(reason).name.lower().replace("_", " ")
+        except ValueError:
+            name = f"reason {reason}"
+        super().__init__(f"channel not opened: {name}: {description or 'no description'}")
+        self.reason = reason
+        self.description = description
+
+
+class RequestDenied(SSHError):
+    """The peer answered a request with failure where only success would do."""
+
+
+class ReconnectError(SSHError):
+    """A session could not go on over a new stream.
+
+    :ivar reason: the code of the reconnect extension: 1 to 4 from the server, 101 to 104 local
+    """
+
+    def __init__(self, reason: int, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class KeyFormatError(SSHError):
+    """Bytes are not a key in a format that we read."""
+
+
+class PassphraseError(KeyFormatError):
+    """An encrypted key could not be decrypted."""
+
+
+class PassphraseRequired(PassphraseError):
+    """The key is encrypted and no passphrase was given."""
+
+
+class WrongPassphrase(PassphraseError):
+    """The passphrase does not decrypt the key."""
+
+
+def reason_name(reason: int) -> str:
+    """Return the words for a disconnect reason, ``"reason N"`` for an unassigned one."""
+    try:
+        return DisconnectReason(reason).name.lower().replace("_", " ")
+    except ValueError:
+        return f"reason {reason}"

@@ -1,0 +1,204 @@
+"""The data types of RFC 4251 section 5: functions that write them, a reader that parses them.
+
+Writers return ``bytes`` and are joined by the caller: ``string("exec") + boolean(True)``. The
+:class:`Reader` walks over one buffer by offset. It is strict: it raises
+:class:`~anyssh.WireError` for whatever is short, and :meth:`Reader.expect_end` for what is long.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import Final
+
+from .errors import WireError
+
+__all__ = [
+    "MAX_NAMES",
+    "MAX_NAME_LIST_BYTES",
+    "Buffer",
+    "Reader",
+    "boolean",
+    "byte",
+    "displayable",
+    "mpint",
+    "name_list",
+    "string",
+    "uint32",
+    "uint64",
+]
+
+Buffer = bytes | bytearray | memoryview
+
+MAX_NAMES: Final = 256
+MAX_NAME_LIST_BYTES: Final = 16 * 1024
+MAX_DISPLAY_CHARACTERS: Final = 256
+
+_UINT32 = struct.Struct(">I")
+_UINT64 = struct.Struct(">Q")
+
+
+def byte(value: int) -> bytes:
+    """Encode one byte."""
+    return value.to_bytes(1, "big")
+
+
+def boolean(value: bool) -> bytes:
+    """Encode a truth value."""
+    return b"\x01" if value else b"\x00"
+
+
+def uint32(value: int) -> bytes:
+    """Encode an unsigned 32-bit number."""
+    return _UINT32.pack(value)
+
+
+def uint64(value: int) -> bytes:
+    """Encode an unsigned 64-bit number."""
+    return _UINT64.pack(value)
+
+
+def string(value: str | Buffer) -> bytes:
+    """Encode a string: its length, then its bytes. Text becomes UTF-8."""
+    data = value.encode() if isinstance(value, str) else value
+    return _UINT32.pack(len(data)) + data
+
+
+def mpint(value: int) -> bytes:
+    """Encode a signed integer of any size in two's complement with no superfluous bytes."""
+    if value == 0:
+        return b"\x00\x00\x00\x00"
+    # A negative power of two (-128) fits one bit tighter than its magnitude suggests.
+    bits = (value if value > 0 else -value - 1).bit_length()
+    return string(value.to_bytes(bits // 8 + 1, "big", signed=True))
+
+
+def name_list(names: Iterable[str]) -> bytes:
+    """Encode names as one comma-separated string; no names are an empty string."""
+    return string(",".join(names).encode("ascii"))
+
+
+def displayable(text: str) -> str:
+    """Make text from a peer safe to show: one line, no control or direction characters, short.
+
+    Characters that could forge a log line or move a terminal's cursor become their escapes;
+    anything beyond 256 characters is cut.
+    """
+    cut = text[:MAX_DISPLAY_CHARACTERS]
+    shown = cut if cut.isprintable() else "".join(map(_escaped, cut))
+    if len(shown) > MAX_DISPLAY_CHARACTERS:
+        shown = shown[:MAX_DISPLAY_CHARACTERS]
+    return shown
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable():
+        return character
+    return character.encode("unicode_escape").decode("ascii")
+
+
+class Reader:
+    """Parses one buffer from front to back; never reads beyond it, never copies what it skips."""
+
+    __slots__ = ("_data", "_end", "_offset")
+
+    def __init__(self, data: Buffer, offset: int = 0) -> None:
+        self._data = data
+        self._offset = offset
+        self._end = len(data)
+
+    @property
+    def offset(self) -> int:
+        """Where the next read begins."""
+        return self._offset
+
+    @property
+    def remaining(self) -> int:
+        """How many bytes are left."""
+        return self._end - self._offset
+
+    def byte(self) -> int:
+        """Read one byte."""
+        return self._data[self._advance(1)]
+
+    def boolean(self) -> bool:
+        """Read a truth value; every byte but zero is true."""
+        return self._data[self._advance(1)] != 0
+
+    def uint32(self) -> int:
+        """Read an unsigned 32-bit number."""
+        value: int = _UINT32.unpack_from(self._data, self._advance(4))[0]
+        return value
+
+    def uint64(self) -> int:
+        """Read an unsigned 64-bit number."""
+        value: int = _UINT64.unpack_from(self._data, self._advance(8))[0]
+        return value
+
+    def raw(self, size: int) -> bytes:
+        """Read ``size`` bytes that have no length of their own."""
+        start = self._advance(size)
+        return bytes(self._data[start : start + size])
+
+    def string(self) -> bytes:
+        """Read a string as bytes."""
+        return self.raw(self.uint32())
+
+    def text(self) -> str:
+        """Read a string that names something; it must be UTF-8."""
+        try:
+            return self.string().decode()
+        except UnicodeDecodeError as error:
+            raise WireError(f"a name must be UTF-8: {error}") from None
+
+    def lenient_text(self) -> str:
+        """Read a string that is meant for people; what is not UTF-8 is replaced."""
+        return self.string().decode(errors="replace")
+
+    def mpint(self) -> int:
+        """Read a signed integer; superfluous leading bytes are refused."""
+        data = self.string()
+        if len(data) > 1 and (
+            (data[0] == 0 and data[1] < 0x80) or (data[0] == 0xFF and data[1] >= 0x80)
+        ):
+            raise WireError("an mpint has superfluous leading bytes")
+        if data == b"\x00":
+            raise WireError("the mpint zero must be empty")
+        return int.from_bytes(data, "big", signed=True)
+
+    def name_list(self) -> tuple[str, ...]:
+        """Read a name-list of at most 256 names, each 1 to 64 printable ASCII characters."""
+        size = self.uint32()
+        if size > MAX_NAME_LIST_BYTES:
+            raise WireError(f"a name-list of {size} bytes; at most {MAX_NAME_LIST_BYTES} are read")
+        data = self.raw(size)
+        if not data:
+            return ()
+        if data.count(b",") >= MAX_NAMES:
+            raise WireError(f"a name-list of more than {MAX_NAMES} names")
+        try:
+            names = tuple(data.decode("ascii").split(","))
+        except UnicodeDecodeError:
+            raise WireError("a name-list must be ASCII") from None
+        for name in names:
+            if not 1 <= len(name) <= 64 or not name.isprintable() or " " in name:
+                raise WireError(f"not an algorithm name: {displayable(name)!r}")
+        return names
+
+    def rest(self) -> bytes:
+        """Read all that is left."""
+        return self.raw(self.remaining)
+
+    def expect_end(self) -> None:
+        """Raise :class:`~anyssh.WireError` unless everything was read."""
+        if self._offset != self._end:
+            raise WireError(f"{self._end - self._offset} bytes too many at offset {self._offset}")
+
+    def _advance(self, size: int) -> int:
+        start = self._offset
+        if size > self._end - start:
+            raise WireError(
+                f"{size} bytes expected at offset {start}, {self._end - start} are there"
+            )
+        self._offset = start + size
+        return start
