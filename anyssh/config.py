@@ -216,7 +216,9 @@ class SessionConfig:
 
     def _check_numbers(self) -> None:
         if not 1024 <= self.max_packet_size <= self.limits.packet_size - 1024:
-            raise ValueError("max_packet_size must lie between 1 KiB and limits.packet_size - 1 KiB")
+            raise ValueError(
+                "max_packet_size must lie between 1 KiB and limits.packet_size - 1 KiB"
+            )
         if not self.max_packet_size <= self.window_size < 2**32:
             raise ValueError("window_size must lie between max_packet_size and 2**32 - 1")
         if not 0 < self.rekey_packets <= 2**31 or self.rekey_bytes <= 0 or self.rekey_time <= 0:

@@ -11,8 +11,8 @@ from typing import Final
 
 __all__ = ["PeerVersion", "local_identification"]
 
-_LINE: Final = re.compile(r"SSH-(?P<protocol>\d+\.\d+)-(?P<software>[\x20-\x7e]+)")
-_VERSION: Final = re.compile(r"\d+(?:\.\d+)+")
+_LINE: Final = re.compile(r"SSH-(?P<protocol>\d+\.\d+)-(?P<software>[\x20-\x7e]+)", re.ASCII)
+_VERSION: Final = re.compile(r"\d+(?:\.\d+)+", re.ASCII)
 
 _DEV_TUNNELS_NAMES: Final = frozenset(
     {
@@ -60,9 +60,7 @@ class PeerVersion:
         if not underscore:
             name, tail = product, ""
         version = _VERSION.match(tail)
-        return cls(
-            text, match["protocol"], name.replace("_", " "), version[0] if version else ""
-        )
+        return cls(text, match["protocol"], name.replace("_", " "), version[0] if version else "")
 
     @property
     def is_dev_tunnels(self) -> bool:

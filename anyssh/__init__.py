@@ -1,0 +1,142 @@
+"""SSH-2 client and server for AnyIO: asyncio and Trio, any byte stream, Dev Tunnels compatible."""
+
+from __future__ import annotations
+
+from . import messages, wire
+from ._version import __version__
+from .config import InsecureSessionConfig, Limits, SessionConfig
+from .constants import (
+    AuthenticationMethod,
+    ChannelOpenFailureReason,
+    Compression,
+    DisconnectReason,
+    Encryption,
+    Extension,
+    HostKeyAlgorithm,
+    KeyExchange,
+    Mac,
+    MessageNumber,
+    Service,
+)
+from .errors import (
+    AuthenticationError,
+    ChannelOpenError,
+    Disconnected,
+    HostKeyError,
+    KeyFormatError,
+    LocalProtocolError,
+    NegotiationError,
+    PassphraseError,
+    PassphraseRequired,
+    ProtocolError,
+    ReconnectError,
+    RemoteProtocolError,
+    RequestDenied,
+    SSHError,
+    WireError,
+    WrongPassphrase,
+)
+from .identification import PeerVersion
+from .keys import Key, generate_key
+from .protocol.authentication import (
+    AuthAttempt,
+    Challenge,
+    HostBasedAttempt,
+    KeyboardInteractiveAttempt,
+    NoneAttempt,
+    PasswordAttempt,
+    Prompt,
+    PublicKeyAttempt,
+)
+from .protocol.negotiation import Algorithms
+from .session.attributes import SSHAttribute
+from .session.channel import Channel, ChannelClosed, ChannelOpening, StderrStream
+from .session.client import ClientSession
+from .session.credentials import ClientCredentials, HostBasedCredentials, Signer
+from .session.errors import ConnectionLost
+from .session.events import KeepAliveFailed, KeepAliveSucceeded, SessionEvent
+from .session.host_keys import HostKeyVerifier, InsecureAcceptAnyHostKey, PresentedHostKey, pin
+from .session.metrics import ChannelMetrics, SessionMetrics
+from .session.requests import ChannelRequest, IncomingRequest, Reply
+from .session.server import Server, ServerSession
+from .session.session import Session, SessionClosed
+from .trace import Progress, ProgressEvent, TraceEvent, TraceId, TraceLevel
+
+__all__ = [
+    "Algorithms",
+    "AuthAttempt",
+    "AuthenticationError",
+    "AuthenticationMethod",
+    "Challenge",
+    "Channel",
+    "ChannelClosed",
+    "ChannelMetrics",
+    "ChannelOpenError",
+    "ChannelOpenFailureReason",
+    "ChannelOpening",
+    "ChannelRequest",
+    "ClientCredentials",
+    "ClientSession",
+    "Compression",
+    "ConnectionLost",
+    "DisconnectReason",
+    "Disconnected",
+    "Encryption",
+    "Extension",
+    "HostBasedAttempt",
+    "HostBasedCredentials",
+    "HostKeyAlgorithm",
+    "HostKeyError",
+    "HostKeyVerifier",
+    "IncomingRequest",
+    "InsecureAcceptAnyHostKey",
+    "InsecureSessionConfig",
+    "KeepAliveFailed",
+    "KeepAliveSucceeded",
+    "Key",
+    "KeyExchange",
+    "KeyFormatError",
+    "KeyboardInteractiveAttempt",
+    "Limits",
+    "LocalProtocolError",
+    "Mac",
+    "MessageNumber",
+    "NegotiationError",
+    "NoneAttempt",
+    "PassphraseError",
+    "PassphraseRequired",
+    "PasswordAttempt",
+    "PeerVersion",
+    "PresentedHostKey",
+    "Progress",
+    "ProgressEvent",
+    "Prompt",
+    "ProtocolError",
+    "PublicKeyAttempt",
+    "ReconnectError",
+    "RemoteProtocolError",
+    "Reply",
+    "RequestDenied",
+    "SSHAttribute",
+    "SSHError",
+    "Server",
+    "ServerSession",
+    "Service",
+    "Session",
+    "SessionClosed",
+    "SessionConfig",
+    "SessionEvent",
+    "SessionMetrics",
+    "Signer",
+    "StderrStream",
+    "TraceEvent",
+    "TraceId",
+    "TraceLevel",
+    "WireError",
+    "WrongPassphrase",
+    "__version__",
+    "generate_key",
+    "messages",
+    "pin",
+    "wire",
+]

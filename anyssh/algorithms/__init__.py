@@ -1,0 +1,41 @@
+"""Key exchange, key derivation and packet protection: the arithmetic of the transport layer.
+
+Nothing here knows a message. Three things are asked of this package, each by an algorithm's name:
+
+* :func:`key_exchange` gives a method for agreeing on a secret; :func:`derive_key` makes keys of it,
+* :func:`encryption_parameters` and :func:`mac_key_size` tell which keys an algorithm needs,
+* :func:`packet_sealer` and :func:`packet_opener` turn payloads into packets and back.
+"""
+
+from __future__ import annotations
+
+from .derivation import derive_key
+from .key_exchange import ClientShare, KeyExchangeAlgorithm, is_available, key_exchange
+from .packets import PacketOpener, PacketSealer
+from .parameters import (
+    EncryptionParameters,
+    encryption_parameters,
+    mac_digest,
+    mac_key_size,
+    needs_strict_key_exchange,
+)
+from .protection import clear_opener, clear_sealer, packet_opener, packet_sealer
+
+__all__ = [
+    "ClientShare",
+    "EncryptionParameters",
+    "KeyExchangeAlgorithm",
+    "PacketOpener",
+    "PacketSealer",
+    "clear_opener",
+    "clear_sealer",
+    "derive_key",
+    "encryption_parameters",
+    "is_available",
+    "key_exchange",
+    "mac_digest",
+    "mac_key_size",
+    "needs_strict_key_exchange",
+    "packet_opener",
+    "packet_sealer",
+]

@@ -1,0 +1,83 @@
+"""Packets without keys: before the first key exchange, and for ever if ``none`` was chosen.
+
+They are aligned to 8 bytes when sent. When received they need not be: some peers leave the length
+field out of the sum, and there is nothing to protect.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from ..errors import RemoteProtocolError
+from ..wire import Buffer
+from .packets import (
+    LENGTH,
+    LENGTH_SIZE,
+    MIN_PADDING,
+    VIEW_FROM,
+    PaddingSource,
+    padding_sizes,
+)
+
+__all__ = ["ClearOpener", "ClearSealer"]
+
+_BLOCK_SIZE: Final = 8
+_PADDING: Final = padding_sizes(_BLOCK_SIZE)
+_HEAD: Final = struct.Struct(">IB")
+_BYTE_AND_PAYLOAD: Final = 2
+"""What a packet holds besides its padding, at least: padding_length and one byte."""
+
+
+class ClearSealer:
+    """Frames payloads, without any protection."""
+
+    __slots__ = ("_padding",)
+
+    def __init__(self, random: Callable[[int], bytes]) -> None:
+        self._padding = PaddingSource(random)
+
+    def seal(self, sequence: int, head: Buffer, body: Buffer = b"") -> bytes:
+        """Return the whole packet; see :meth:`PacketSealer.seal`."""
+        size = _HEAD.size + len(head) + len(body)
+        padding = _PADDING[size % _BLOCK_SIZE]
+        start = _HEAD.pack(size - LENGTH_SIZE + padding, padding)
+        return b"".join((start, head, body, self._padding.take(padding)))
+
+
+class ClearOpener:
+    """Takes the payload out of packets that nothing protects."""
+
+    __slots__ = ()
+
+    header_size: Final = LENGTH_SIZE
+    trailer_size: Final = 0
+
+    def packet_length(self, sequence: int, buffer: bytearray, offset: int) -> int:
+        """Return the length field; see :meth:`PacketOpener.packet_length`."""
+        length: int = LENGTH.unpack_from(buffer, offset)[0]
+        return length
+
+    def refuse_length(self, packet_length: int) -> int:
+        """Raise; see :meth:`PacketOpener.refuse_length`."""
+        raise RemoteProtocolError(f"a packet_length of {packet_length} is out of bounds")
+
+    def open(
+        self, sequence: int, buffer: bytearray, offset: int, packet_length: int
+    ) -> bytes | memoryview:
+        """Return the payload; see :meth:`PacketOpener.open`."""
+        longest = packet_length - _BYTE_AND_PAYLOAD
+        if longest < MIN_PADDING:
+            raise RemoteProtocolError(
+                f"packet_length must be at least {_BYTE_AND_PAYLOAD + MIN_PADDING}, "
+                f"is {packet_length}"
+            )
+        start = offset + LENGTH_SIZE
+        padding = buffer[start]
+        if not MIN_PADDING <= padding <= longest:
+            raise RemoteProtocolError(
+                f"padding_length must lie between {MIN_PADDING} and {longest}, is {padding}"
+            )
+        payload = buffer[start + 1 : start + packet_length - padding]
+        return bytes(payload) if packet_length < VIEW_FROM else memoryview(payload)

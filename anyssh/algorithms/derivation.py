@@ -1,0 +1,37 @@
+"""From the shared secret to keys: one hash chain per letter (RFC 4253 section 7.2).
+
+The first block is ``HASH(K || H || letter || session_id)``; each further one hashes ``K || H`` and
+all blocks so far. ``K`` comes encoded, because methods differ in how it enters the hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+__all__ = ["derive_key"]
+
+
+def derive_key(
+    hash_name: str,
+    encoded_secret: bytes,
+    exchange_hash: bytes,
+    letter: bytes,
+    session_id: bytes,
+    size: int,
+) -> bytes:
+    """Derive one key or initial vector (RFC 4253 section 7.2).
+
+    :param hash_name: the key exchange method's hash, a name for :func:`hashlib.new`
+    :param encoded_secret: the shared secret with its length, as it entered the exchange hash
+    :param exchange_hash: H of this key exchange
+    :param letter: ``b"A"`` to ``b"F"``: which of the six it is to be
+    :param session_id: H of the connection's first key exchange
+    :param size: bytes wanted; 0 gives ``b""``
+    """
+    common = hashlib.new(hash_name, encoded_secret + exchange_hash)
+    blocks = b""
+    while len(blocks) < size:
+        block = common.copy()
+        block.update(blocks or letter + session_id)
+        blocks += block.digest()
+    return blocks[:size]

@@ -1,0 +1,119 @@
+"""Diffie-Hellman in the groups 14 and 16 of RFC 3526, in plain Python integers.
+
+The cryptography package has deprecated its own Diffie-Hellman over finite fields, so this is done
+with :func:`pow`, whose time depends on the exponent. Each exponent is therefore used for
+one exchange only.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Final
+
+from ..wire import Buffer
+from .agreement import peer_value_error
+
+__all__ = ["GROUP14", "GROUP16", "DiffieHellmanPair", "Group"]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The numbers modulo a safe prime, with the generator 2.
+
+    :ivar prime: the modulus
+    :ivar exponent_bits: size of a private exponent (the larger estimate of RFC 3526 section 8)
+    """
+
+    prime: int
+    exponent_bits: int
+
+
+GROUP14: Final = Group(
+    int(
+        "FFFFFFFFFFFFFFFFC90FDAA22168C234C4C6628B80DC1CD129024E088A67CC74"
+        "020BBEA63B139B22514A08798E3404DDEF9519B3CD3A431B302B0A6DF25F1437"
+        "4FE1356D6D51C245E485B576625E7EC6F44C42E9A637ED6B0BFF5CB6F406B7ED"
+        "EE386BFB5A899FA5AE9F24117C4B1FE649286651ECE45B3DC2007CB8A163BF05"
+        "98DA48361C55D39A69163FA8FD24CF5F83655D23DCA3AD961C62F356208552BB"
+        "9ED529077096966D670C354E4ABC9804F1746C08CA18217C32905E462E36CE3B"
+        "E39E772C180E86039B2783A2EC07A28FB5C55DF06F4C52C9DE2BCBF695581718"
+        "3995497CEA956AE515D2261898FA051015728E5A8AACAA68FFFFFFFFFFFFFFFF",
+        16,
+    ),
+    320,
+)
+GROUP16: Final = Group(
+    int(
+        "FFFFFFFFFFFFFFFFC90FDAA22168C234C4C6628B80DC1CD129024E088A67CC74"
+        "020BBEA63B139B22514A08798E3404DDEF9519B3CD3A431B302B0A6DF25F1437"
+        "4FE1356D6D51C245E485B576625E7EC6F44C42E9A637ED6B0BFF5CB6F406B7ED"
+        "EE386BFB5A899FA5AE9F24117C4B1FE649286651ECE45B3DC2007CB8A163BF05"
+        "98DA48361C55D39A69163FA8FD24CF5F83655D23DCA3AD961C62F356208552BB"
+        "9ED529077096966D670C354E4ABC9804F1746C08CA18217C32905E462E36CE3B"
+        "E39E772C180E86039B2783A2EC07A28FB5C55DF06F4C52C9DE2BCBF695581718"
+        "3995497CEA956AE515D2261898FA051015728E5A8AAAC42DAD33170D04507A33"
+        "A85521ABDF1CBA64ECFB850458DBEF0A8AEA71575D060C7DB3970F85A6E1E4C7"
+        "ABF5AE8CDB0933D71E8C94E04A25619DCEE3D2261AD2EE6BF12FFA06D98A0864"
+        "D87602733EC86A64521F2B18177B200CBBE117577A615D6C770988C0BAD946E2"
+        "08E24FA074E5AB3143DB5BFCE0FD108E4B82D120A92108011A723C12A787E6D7"
+        "88719A10BDBA5B2699C327186AF4E23C1A946834B6150BDA2583E9CA2AD44CE8"
+        "DBBBC2DB04DE8EF92E8EFC141FBECAA6287C59474E6BC05D99B2964FA090C3A2"
+        "233BA186515BE7ED1F612970CEE2D7AFB81BDD762170481CD0069127D5B05AA9"
+        "93B4EA988D8FDDC186FFB7DC90A6C08F4DF435C934063199FFFFFFFFFFFFFFFF",
+        16,
+    ),
+    480,
+)
+
+
+class DiffieHellmanPair:
+    """One private exponent and its public value (RFC 4253 section 8)."""
+
+    __slots__ = ("_exponent", "_group", "public")
+
+    def __init__(self, group: Group, exponent: int | None = None) -> None:
+        """Make a key pair.
+
+        :param group: the group that both sides use
+        :param exponent: private; random unless given
+        """
+        if exponent is None:
+            bits = group.exponent_bits
+            exponent = secrets.randbits(bits) | 1 << (bits - 1)
+        self._group = group
+        self._exponent = exponent
+        self.public = _mpint_contents(pow(2, exponent, group.prime))
+
+    def agree(self, peer_public: Buffer) -> bytes:
+        """Return the shared secret, big-endian.
+
+        :param peer_public: contents of the peer's mpint
+        :raises RemoteProtocolError: it is not a minimal mpint from 2 to p - 2, or the secret is
+            0 or 1 (RFC 4253 section 8, RFC 8268 section 4)
+        """
+        prime = self._group.prime
+        value = _parse_mpint_contents(peer_public, prime)
+        if not 2 <= value <= prime - 2:
+            raise peer_value_error("a Diffie-Hellman value must lie between 2 and p - 2")
+        secret = pow(value, self._exponent, prime)
+        if secret <= 1:
+            raise peer_value_error("a Diffie-Hellman exchange gave a degenerate secret")
+        return _mpint_contents(secret)
+
+
+def _mpint_contents(value: int) -> bytes:
+    return value.to_bytes(value.bit_length() // 8 + 1, "big")
+
+
+def _parse_mpint_contents(data: Buffer, prime: int) -> int:
+    longest = prime.bit_length() // 8 + 1
+    if not 1 <= len(data) <= longest:
+        raise peer_value_error(
+            f"a Diffie-Hellman value must have 1 to {longest} bytes, not {len(data)}"
+        )
+    if data[0] >= 0x80:
+        raise peer_value_error("a Diffie-Hellman value must not be negative")
+    if data[0] == 0 and (len(data) == 1 or data[1] < 0x80):
+        raise peer_value_error("a Diffie-Hellman value has superfluous leading bytes")
+    return int.from_bytes(data, "big")

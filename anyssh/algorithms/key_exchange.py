@@ -1,0 +1,159 @@
+"""Key exchange methods by name: what the client sends, what the server answers, the shared secret.
+
+Public values are the contents of the wire string in the messages 30 and 31. The secret comes back
+encoded with its length, ready for the exchange hash and for key derivation: as an mpint, or as a
+string where the method says so.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from ..constants import KeyExchange
+from ..wire import mpint
+from .agreement import KeyPair, X25519Pair, curve_pairs
+from .finite_field import GROUP14, GROUP16, DiffieHellmanPair
+
+__all__ = ["ClientShare", "KeyExchangeAlgorithm", "is_available", "key_exchange"]
+
+
+class ClientShare(ABC):
+    """The client's half of one exchange.
+
+    :ivar public: contents of the wire string in message 30
+    """
+
+    __slots__ = ("public",)
+
+    def __init__(self, public: bytes) -> None:
+        self.public = public
+
+    @abstractmethod
+    def finish(self, server_public: bytes) -> bytes:
+        """Return the shared secret, encoded as it enters the exchange hash.
+
+        :param server_public: contents of the wire string in message 31
+        :raises RemoteProtocolError: the value is not acceptable; with ``KEY_EXCHANGE_FAILED``
+        """
+
+
+class KeyExchangeAlgorithm(ABC):
+    """A method to agree on a secret; stateless.
+
+    :ivar name: as it is negotiated
+    :ivar hash_name: of the exchange hash and the key derivation, for :mod:`hashlib`
+    """
+
+    __slots__ = ("hash_name", "name")
+
+    def __init__(self, name: str, hash_name: str) -> None:
+        self.name = name
+        self.hash_name = hash_name
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+    @abstractmethod
+    def client_share(self) -> ClientShare:
+        """Return the client's half, with fresh keys."""
+
+    @abstractmethod
+    def server_reply(self, client_public: bytes) -> tuple[bytes, bytes]:
+        """Answer a client, with fresh keys.
+
+        :param client_public: contents of the wire string in message 30
+        :returns: contents of the wire string for message 31, and the shared secret, encoded as it
+            enters the exchange hash
+        :raises RemoteProtocolError: the value is not acceptable; with ``KEY_EXCHANGE_FAILED``
+        """
+
+
+class DiffieHellmanShare(ClientShare):
+    """The client's half where both sides send the same kind of public value."""
+
+    __slots__ = ("_pair",)
+
+    def __init__(self, pair: KeyPair) -> None:
+        super().__init__(pair.public)
+        self._pair = pair
+
+    def finish(self, server_public: bytes) -> bytes:
+        """Return the shared secret as an mpint; see :meth:`ClientShare.finish`."""
+        return _as_mpint(self._pair.agree(server_public))
+
+
+class DiffieHellmanExchange(KeyExchangeAlgorithm):
+    """Two key pairs of one kind: finite field, NIST curve or Curve25519.
+
+    (RFC 4253 section 8, RFC 5656 section 4, RFC 8731.)
+    """
+
+    __slots__ = ("_generate",)
+
+    def __init__(self, name: str, hash_name: str, generate: Callable[[], KeyPair]) -> None:
+        super().__init__(name, hash_name)
+        self._generate = generate
+
+    def client_share(self) -> ClientShare:
+        """Return the client's half, with fresh keys."""
+        return DiffieHellmanShare(self._generate())
+
+    def server_reply(self, client_public: bytes) -> tuple[bytes, bytes]:
+        """Answer a client; see :meth:`KeyExchangeAlgorithm.server_reply`."""
+        pair = self._generate()
+        return pair.public, _as_mpint(pair.agree(client_public))
+
+
+_DIFFIE_HELLMAN: Final[dict[str, KeyExchangeAlgorithm]] = {
+    name: DiffieHellmanExchange(name, hash_name, generate)
+    for name, hash_name, generate in (
+        (KeyExchange.CURVE25519_SHA256, "sha256", X25519Pair),
+        (KeyExchange.CURVE25519_SHA256_LIBSSH, "sha256", X25519Pair),
+        (KeyExchange.ECDH_NISTP256, "sha256", curve_pairs(ec.SECP256R1())),
+        (KeyExchange.ECDH_NISTP384, "sha384", curve_pairs(ec.SECP384R1())),
+        (KeyExchange.ECDH_NISTP521, "sha512", curve_pairs(ec.SECP521R1())),
+        (KeyExchange.DH_GROUP14_SHA256, "sha256", partial(DiffieHellmanPair, GROUP14)),
+        (KeyExchange.DH_GROUP16_SHA512, "sha512", partial(DiffieHellmanPair, GROUP16)),
+    )
+}
+
+
+def key_exchange(name: str) -> KeyExchangeAlgorithm:
+    """Return a key exchange method.
+
+    :param name: one of :class:`~anyssh.constants.KeyExchange`, except ``none``
+    :raises ValueError: no such method is known, or the cryptography package here cannot do it
+    """
+    algorithm = _DIFFIE_HELLMAN.get(name)
+    if algorithm is None and name == KeyExchange.MLKEM768_X25519_SHA256:
+        algorithm = _hybrid()
+    if algorithm is None:
+        raise ValueError(f"the key exchange {name!r} is not available here")
+    return algorithm
+
+
+def is_available(name: str) -> bool:
+    """Tell whether :func:`key_exchange` knows a method and can do it with what is installed."""
+    if name == KeyExchange.MLKEM768_X25519_SHA256:
+        return _hybrid() is not None
+    return name in _DIFFIE_HELLMAN
+
+
+@cache
+def _hybrid() -> KeyExchangeAlgorithm | None:
+    # Releases of cryptography before 47 have no ML-KEM, nor have builds with older OpenSSL.
+    try:
+        from .hybrid import HybridExchange
+    except ImportError:
+        return None
+    algorithm = HybridExchange(KeyExchange.MLKEM768_X25519_SHA256, "sha256")
+    return algorithm if algorithm.is_supported() else None
+
+
+def _as_mpint(secret: bytes) -> bytes:
+    return mpint(int.from_bytes(secret, "big"))

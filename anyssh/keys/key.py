@@ -1,0 +1,285 @@
+"""The key: a public key, or a pair, immutable and known by its public blob.
+
+``Key`` holds the blob, the comment and the parsed objects of the cryptography package; what
+differs between RSA, ECDSA and Ed25519 stands in ``anyssh.keys._schemes``. Signatures are the wire
+blobs of RFC 4253 section 6.6: ``string algorithm || string signature``.
+
+The private part leaves a ``Key`` only through :meth:`Key.to_cryptography`, so that neither
+``repr``, nor ``pickle``, nor a log line can carry it away.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
+
+from ..constants import HostKeyAlgorithm
+from ..errors import KeyFormatError, LocalProtocolError, WireError
+from ..wire import Reader, displayable, string
+
+if TYPE_CHECKING:
+    from ._schemes import Scheme
+
+__all__ = ["SIGNATURE_ALGORITHMS", "Key", "generate_key", "key_type_for"]
+
+SIGNATURE_ALGORITHMS: Final = (
+    HostKeyAlgorithm.ED25519,
+    HostKeyAlgorithm.RSA_SHA2_512,
+    HostKeyAlgorithm.RSA_SHA2_256,
+    HostKeyAlgorithm.ECDSA_NISTP384,
+    HostKeyAlgorithm.ECDSA_NISTP256,
+    HostKeyAlgorithm.ECDSA_NISTP521,
+)
+"""Every algorithm that :meth:`Key.sign` and :meth:`Key.verify` know."""
+
+MAX_PUBLIC_BLOB_BYTES: Final = 4096
+
+_RSA_SIGNATURE_ALGORITHMS: Final = (HostKeyAlgorithm.RSA_SHA2_512, HostKeyAlgorithm.RSA_SHA2_256)
+_DEFAULT_RSA_BITS: Final = {
+    "ssh-rsa": 3072,
+    HostKeyAlgorithm.RSA_SHA2_256: 2048,
+    HostKeyAlgorithm.RSA_SHA2_512: 4096,
+}
+_RSA_EXPONENT: Final = 65537
+
+
+def key_type_for(signature_algorithm: str) -> str:
+    """Return the type of the keys that sign with an algorithm: ``"ssh-rsa"`` for both of RSA's.
+
+    :param signature_algorithm: one of :data:`SIGNATURE_ALGORITHMS`
+    :raises ValueError: it is not; ``"ssh-rsa"`` is none, it stands for SHA-1 (RFC 8332)
+    """
+    if signature_algorithm not in SIGNATURE_ALGORITHMS:
+        raise ValueError(f"not a signature algorithm: {displayable(signature_algorithm)!r}")
+    return "ssh-rsa" if signature_algorithm in _RSA_SIGNATURE_ALGORITHMS else signature_algorithm
+
+
+class Key:
+    """A public key, or a key pair. Immutable; equal to every key with the same public blob.
+
+    Made by :func:`generate_key`, :func:`import_key`, :meth:`from_public_blob` and
+    :meth:`from_cryptography`, never by its constructor.
+    """
+
+    __slots__ = ("_comment", "_hash", "_private", "_public", "_public_blob", "_scheme")
+
+    _comment: str
+    _hash: int
+    _private: Any
+    _public: Any
+    _public_blob: bytes
+    _scheme: Scheme
+
+    def __init__(self) -> None:
+        raise TypeError("keys come from generate_key, import_key, from_public_blob")
+
+    @classmethod
+    def _build(cls, scheme: Scheme, public: Any, private: Any, blob: bytes, comment: str) -> Self:
+        key = cls.__new__(cls)
+        key._scheme = scheme
+        key._public = public
+        key._private = private
+        key._public_blob = blob
+        key._comment = comment
+        key._hash = hash(blob)
+        return key
+
+    @classmethod
+    def from_public_blob(cls, blob: bytes) -> Self:
+        """Parse a public key as it travels in SSH.
+
+        The types ``rsa-sha2-256`` and ``rsa-sha2-512`` are read as the ``ssh-rsa`` that they mean.
+
+        :param blob: the contents of the wire string
+        :raises KeyFormatError: the type is unknown, the form is not exact, or the key is unsafe
+        """
+        from ._schemes import scheme_for
+
+        if len(blob) > MAX_PUBLIC_BLOB_BYTES:
+            raise KeyFormatError(
+                f"a public key of {len(blob)} bytes; at most {MAX_PUBLIC_BLOB_BYTES} are read"
+            )
+        try:
+            reader = Reader(blob)
+            name = reader.text()
+            scheme = scheme_for(name)
+            if scheme is None:
+                raise KeyFormatError(f"not a key type that we know: {displayable(name)!r}")
+            public = scheme.read_public(reader)
+            reader.expect_end()
+        except WireError as error:
+            raise KeyFormatError(f"not a public key: {error}") from None
+        canonical = bytes(blob) if name == scheme.algorithm else scheme.public_blob(public)
+        return cls._build(scheme, public, None, canonical, "")
+
+    @classmethod
+    def from_cryptography(cls, key: object, comment: str = "") -> Self:
+        """Wrap a key of the cryptography package, public or private.
+
+        :param key: an RSA, NIST curve or Ed25519 key; its classes may be someone else's, such as
+            a hardware module's, as long as they derive from cryptography's
+        :raises KeyFormatError: it is of another kind, or RSA outside of 2048 to 16384 bits
+        """
+        from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+        from ._schemes import scheme_of
+
+        private: Any = None
+        public: object = key
+        if isinstance(
+            key, ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+        ):
+            private = key
+            public = key.public_key()
+        scheme = scheme_of(public)
+        blob = scheme.public_blob(public)
+        # Reading the blob back applies the same bounds as to a key from a peer.
+        parsed = cls.from_public_blob(blob)
+        return cls._build(scheme, parsed._public, private, blob, comment)
+
+    def to_cryptography(self) -> Any:
+        """Return the cryptography package's private key, or its public key if there is none."""
+        return self._public if self._private is None else self._private
+
+    @property
+    def algorithm(self) -> str:
+        """The key's type, for example ``"ssh-ed25519"``; ``"ssh-rsa"`` for every RSA key."""
+        return self._scheme.algorithm
+
+    @property
+    def public_blob(self) -> bytes:
+        """The public key as it travels in SSH."""
+        return self._public_blob
+
+    @property
+    def comment(self) -> str:
+        """The text that key files carry along; not part of the key."""
+        return self._comment
+
+    @property
+    def has_private(self) -> bool:
+        """Whether the key can sign."""
+        return self._private is not None
+
+    @property
+    def fingerprint(self) -> str:
+        """``SHA256:`` and the digest of the public blob in base64 without padding."""
+        digest = hashlib.sha256(self._public_blob).digest()
+        return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+
+    @property
+    def bits(self) -> int:
+        """The size by which the key is known: that of the RSA modulus, or of the curve."""
+        return self._scheme.bits(self._public)
+
+    @property
+    def signature_algorithms(self) -> tuple[str, ...]:
+        """The algorithms that the key signs with, the preferred one first."""
+        return self._scheme.signature_algorithms
+
+    def public(self) -> Key:
+        """Return the key without its private part."""
+        if self._private is None:
+            return self
+        return self._build(self._scheme, self._public, None, self._public_blob, self._comment)
+
+    def with_comment(self, comment: str) -> Key:
+        """Return the same key with another comment."""
+        return self._build(self._scheme, self._public, self._private, self._public_blob, comment)
+
+    def sign(self, data: bytes, algorithm: str | None = None) -> bytes:
+        """Sign, and return the signature as it travels in SSH: algorithm and signature.
+
+        :param algorithm: one of :attr:`signature_algorithms`; the first of them if None
+        :raises LocalProtocolError: the key has no private part or does not know the algorithm
+        :raises SSHError: the signature just made does not verify (RSA); it was discarded
+        """
+        if self._private is None:
+            raise LocalProtocolError(f"{self!r} has no private part to sign with")
+        scheme = self._scheme
+        if algorithm is None:
+            algorithm = scheme.signature_algorithms[0]
+        elif algorithm not in scheme.signature_algorithms:
+            raise LocalProtocolError(
+                f"a key of type {scheme.algorithm} signs with "
+                f"{' or '.join(scheme.signature_algorithms)}, not {displayable(algorithm)!r}"
+            )
+        signature = scheme.sign(self._private, self._public, data, algorithm)
+        return string(algorithm) + string(signature)
+
+    def verify(self, data: bytes, signature: bytes, algorithm: str) -> bool:
+        """Tell whether a signature, as it travels in SSH, is good. Never raises for a bad one.
+
+        :param algorithm: what was negotiated or requested; the signature has to name the same
+        """
+        scheme = self._scheme
+        if algorithm not in scheme.signature_algorithms:
+            return False
+        try:
+            reader = Reader(signature)
+            if reader.string() != algorithm.encode():
+                return False
+            inner = reader.string()
+            reader.expect_end()
+            return scheme.verify(self._public, data, inner, algorithm)
+        except WireError:
+            return False
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Key):
+            return NotImplemented
+        return self._public_blob == other._public_blob
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __repr__(self) -> str:
+        kind = "key pair" if self.has_private else "public key"
+        comment = f" {displayable(self._comment)!r}" if self._comment else ""
+        return f"<{kind} {self.algorithm} {self.fingerprint}{comment}>"
+
+    def __copy__(self) -> Key:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Key:
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("keys are not pickled; export them in a key format")
+
+
+def generate_key(algorithm: str, *, bits: int | None = None, comment: str = "") -> Key:
+    """Make a new key pair. RSA takes a second or more: call it in a worker thread.
+
+    :param algorithm: ``"ssh-ed25519"``, ``"ecdsa-sha2-nistp256"`` (or 384, 521), ``"ssh-rsa"``,
+        ``"rsa-sha2-256"`` or ``"rsa-sha2-512"``
+    :param bits: of the RSA modulus, 2048 to 16384; by default 3072 for ``"ssh-rsa"``, 2048 for
+        ``"rsa-sha2-256"``, 4096 for ``"rsa-sha2-512"``
+    :raises ValueError: the algorithm is unknown, or has no keys of that size
+    """
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+    from ._schemes import MAX_RSA_BITS, MIN_RSA_BITS, EcdsaScheme, scheme_for
+
+    scheme = scheme_for(algorithm)
+    private: object
+    if scheme is None:
+        raise ValueError(f"not an algorithm that we have keys for: {algorithm!r}")
+    if algorithm in _DEFAULT_RSA_BITS:
+        size = _DEFAULT_RSA_BITS[algorithm] if bits is None else bits
+        if not MIN_RSA_BITS <= size <= MAX_RSA_BITS:
+            raise ValueError(f"RSA keys have {MIN_RSA_BITS} to {MAX_RSA_BITS} bits, not {size}")
+        private = rsa.generate_private_key(_RSA_EXPONENT, size)
+    elif isinstance(scheme, EcdsaScheme):
+        _check_fixed_size(algorithm, scheme.curve.key_size, bits)
+        private = ec.generate_private_key(scheme.curve)
+    else:
+        _check_fixed_size(algorithm, 256, bits)
+        private = ed25519.Ed25519PrivateKey.generate()
+    return Key.from_cryptography(private, comment)
+
+
+def _check_fixed_size(algorithm: str, size: int, bits: int | None) -> None:
+    if bits is not None and bits != size:
+        raise ValueError(f"a key of type {algorithm} has {size} bits, not {bits}")

@@ -1,0 +1,44 @@
+"""The one-line public form of OpenSSH: type, base64 of the blob, comment."""
+
+from __future__ import annotations
+
+import base64
+
+from ..errors import KeyFormatError
+from ..wire import displayable
+from .armor import decode_base64, one_line, tidy
+from .key import Key
+
+__all__ = ["is_public_line", "read", "write"]
+
+_TYPE_PREFIXES = ("ssh-", "ecdsa-sha2-", "rsa-sha2-", "sk-")
+
+
+def is_public_line(text: str) -> bool:
+    """Tell whether text looks like this form."""
+    return text.lstrip().startswith(_TYPE_PREFIXES)
+
+
+def read(text: str) -> Key:
+    """Read one line; empty lines around it are ignored.
+
+    :raises KeyFormatError: it is not one line of a type we know, or its blob is of another type
+    """
+    lines = [line for line in text.splitlines() if line.strip()]
+    if len(lines) != 1:
+        raise KeyFormatError(f"a public key is one line, these are {len(lines)}")
+    fields = lines[0].strip().split(maxsplit=2)
+    if len(fields) < 2:
+        raise KeyFormatError("a public key line is a type, base64 text and perhaps a comment")
+    name = fields[0]
+    key = Key.from_public_blob(decode_base64(fields[1]))
+    names = (key.algorithm, *key.signature_algorithms)
+    if name not in names:
+        raise KeyFormatError(f"the line says {displayable(name)!r}, its key is {key.algorithm}")
+    return key.with_comment(tidy(fields[2])) if len(fields) == 3 else key
+
+
+def write(key: Key) -> str:
+    """Write the line, with a line feed."""
+    line = f"{key.algorithm} {base64.b64encode(key.public_blob).decode()} {one_line(key.comment)}"
+    return line.rstrip() + "\n"

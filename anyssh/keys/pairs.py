@@ -1,0 +1,117 @@
+"""Key pairs from the numbers that key files hold, checked before they are believed.
+
+A file may hold numbers that do not belong together, by accident or to make a signature betray the
+key. The checks are arithmetic and quick whatever the numbers; for RSA one trial signature stands in
+for the primality tests, which would take minutes for the largest keys.
+"""
+
+from __future__ import annotations
+
+from cryptography.exceptions import InternalError
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+from ..errors import KeyFormatError, SSHError
+from ._schemes import CURVES, RSA, EcdsaScheme
+from .key import Key
+
+__all__ = ["curve_named", "ecdsa_pair", "ed25519_pair", "expect_same_public", "rsa_pair"]
+
+
+def curve_named(name: str) -> EcdsaScheme:
+    """Return the scheme of a curve by the name that SSH gives it.
+
+    :raises KeyFormatError: it is none of nistp256, nistp384, nistp521
+    """
+    for scheme in CURVES:
+        if scheme.curve_name == name:
+            return scheme
+    raise KeyFormatError("not a curve that we know; expected nistp256, nistp384 or nistp521")
+
+
+def rsa_pair(
+    *,
+    modulus: int,
+    public_exponent: int,
+    private_exponent: int,
+    prime1: int,
+    prime2: int,
+    coefficient: int,
+    exponent1: int | None = None,
+    exponent2: int | None = None,
+) -> Key:
+    """Build an RSA key pair; the names are those of RFC 8017 appendix A.1.2.
+
+    :raises KeyFormatError: the numbers do not belong together
+    """
+    public = RSA.public_from_numbers(modulus, public_exponent)
+    size = modulus.bit_length()
+    for number in (private_exponent, prime1, prime2):
+        if number < 0 or not 2 < number.bit_length() <= size:
+            raise KeyFormatError("the private numbers of an RSA key are out of range")
+    first, second = prime1 - 1, prime2 - 1
+    expected1, expected2 = private_exponent % first, private_exponent % second
+    consistent = (
+        prime1 * prime2 == modulus
+        and private_exponent < modulus
+        and 0 < coefficient < prime1
+        and coefficient * prime2 % prime1 == 1
+        and public_exponent * expected1 % first == 1
+        and public_exponent * expected2 % second == 1
+        and exponent1 in (None, expected1)
+        and exponent2 in (None, expected2)
+    )
+    if not consistent:
+        raise KeyFormatError("the private numbers of an RSA key do not belong together")
+    try:
+        private = rsa.RSAPrivateNumbers(
+            p=prime1,
+            q=prime2,
+            d=private_exponent,
+            dmp1=expected1,
+            dmq1=expected2,
+            iqmp=coefficient,
+            public_numbers=public.public_numbers(),
+        ).private_key(unsafe_skip_rsa_key_validation=True)
+        key = Key.from_cryptography(private)
+        key.sign(b"trial")
+    except (ValueError, InternalError, SSHError):
+        raise KeyFormatError("the private numbers of an RSA key do not sign") from None
+    return key
+
+
+def ecdsa_pair(scheme: EcdsaScheme, scalar: int, point: bytes | None) -> Key:
+    """Build an ECDSA key pair.
+
+    :param point: the public point that came along, uncompressed, or None
+    :raises KeyFormatError: the scalar is out of range, or the point is not its own
+    """
+    if not 0 < scalar < scheme.order:
+        raise KeyFormatError(f"the private scalar is out of range for {scheme.curve_name}")
+    private = ec.derive_private_key(scalar, scheme.curve)
+    if point is not None and point != scheme.point(private.public_key()):
+        raise KeyFormatError("the public point does not belong to the private scalar")
+    return Key.from_cryptography(private)
+
+
+def ed25519_pair(seed: bytes, public: bytes | None) -> Key:
+    """Build an Ed25519 key pair.
+
+    :param seed: 32 bytes (RFC 8032 section 5.1.5)
+    :param public: the public key that came along, or None
+    :raises KeyFormatError: the seed has another length, or the public key is not its own
+    """
+    if len(seed) != 32:
+        raise KeyFormatError(f"an Ed25519 private key has 32 bytes, this one has {len(seed)}")
+    private = ed25519.Ed25519PrivateKey.from_private_bytes(seed)
+    if public is not None and public != private.public_key().public_bytes_raw():
+        raise KeyFormatError("the public key does not belong to the private key")
+    return Key.from_cryptography(private)
+
+
+def expect_same_public(key: Key, blob: bytes) -> None:
+    """Check the public blob that stands beside a private key.
+
+    :raises KeyFormatError: it is another key's
+    """
+    if Key.from_public_blob(blob) != key:
+        raise KeyFormatError("the public half of the file does not belong to the private half")

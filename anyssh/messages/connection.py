@@ -1,0 +1,297 @@
+"""Messages of the connection protocol (RFC 4254): numbers 80 to 82 and 90 to 100.
+
+Opens, requests and their replies end in fields of their type, which stay bytes here (``payload``).
+The three messages that make up bulk transfer are packed by hand, because the generic way costs
+several times as much; what they do not take at first glance goes the generic way and fails there.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, Self
+
+from .. import wire
+from ..constants import MessageNumber
+from .declaration import Message, boolean, declared, lenient_text, rest, string, text, uint32
+
+__all__ = [
+    "ChannelClose",
+    "ChannelData",
+    "ChannelEof",
+    "ChannelExtendedData",
+    "ChannelFailure",
+    "ChannelOpen",
+    "ChannelOpenConfirmation",
+    "ChannelOpenFailure",
+    "ChannelRequest",
+    "ChannelSuccess",
+    "ChannelWindowAdjust",
+    "GlobalRequest",
+    "RequestFailure",
+    "RequestSuccess",
+    "channel_data_header",
+    "channel_extended_data_header",
+]
+
+_DATA_NUMBER: Final = int(MessageNumber.CHANNEL_DATA)
+_DATA_HEADER: Final = struct.Struct(">BII")
+_EXTENDED_DATA_NUMBER: Final = int(MessageNumber.CHANNEL_EXTENDED_DATA)
+_EXTENDED_DATA_HEADER: Final = struct.Struct(">BIII")
+_WINDOW_ADJUST_NUMBER: Final = int(MessageNumber.CHANNEL_WINDOW_ADJUST)
+_WINDOW_ADJUST: Final = struct.Struct(">BII")
+
+
+@declared
+class GlobalRequest(Message):
+    """A request about the whole connection (RFC 4254 section 4)."""
+
+    number = MessageNumber.GLOBAL_REQUEST
+
+    request_name: str = text()
+    want_reply: bool = boolean()
+    payload: bytes = rest(default=b"")
+
+
+@declared
+class RequestSuccess(Message):
+    """A global request was granted (RFC 4254 section 4)."""
+
+    number = MessageNumber.REQUEST_SUCCESS
+
+    payload: bytes = rest(default=b"")
+
+
+@declared
+class RequestFailure(Message):
+    """A global request was refused (RFC 4254 section 4).
+
+    :ivar payload: nothing, but for :class:`~anyssh.messages.SessionReconnectFailure`
+    """
+
+    number = MessageNumber.REQUEST_FAILURE
+
+    payload: bytes = rest(default=b"")
+
+
+@declared
+class ChannelOpen(Message):
+    """The wish to open a channel (RFC 4254 section 5.1).
+
+    :ivar sender_channel: the sender's number for the channel
+    :ivar initial_window_size: bytes that the receiver may send
+    :ivar maximum_packet_size: bytes of data in one message to the sender
+    """
+
+    number = MessageNumber.CHANNEL_OPEN
+
+    channel_type: str = text()
+    sender_channel: int = uint32()
+    initial_window_size: int = uint32()
+    maximum_packet_size: int = uint32()
+    payload: bytes = rest(default=b"")
+
+
+@declared
+class ChannelOpenConfirmation(Message):
+    """The channel is open (RFC 4254 section 5.1)."""
+
+    number = MessageNumber.CHANNEL_OPEN_CONFIRMATION
+
+    recipient_channel: int = uint32()
+    sender_channel: int = uint32()
+    initial_window_size: int = uint32()
+    maximum_packet_size: int = uint32()
+    payload: bytes = rest(default=b"")
+
+
+@declared
+class ChannelOpenFailure(Message):
+    """The channel was refused (RFC 4254 section 5.1). Some peers end after the reason."""
+
+    number = MessageNumber.CHANNEL_OPEN_FAILURE
+
+    recipient_channel: int = uint32()
+    reason_code: int = uint32()
+    description: str = lenient_text(default="", optional=True)
+    language: str = lenient_text(default="en", optional=True)
+
+
+@declared
+class ChannelWindowAdjust(Message):
+    """Room for more data (RFC 4254 section 5.2)."""
+
+    number = MessageNumber.CHANNEL_WINDOW_ADJUST
+
+    recipient_channel: int = uint32()
+    bytes_to_add: int = uint32()
+
+    def encode(self) -> bytes:
+        """Return the wire form.
+
+        :raises LocalProtocolError: a value does not fit its field
+        """
+        try:
+            return _WINDOW_ADJUST.pack(
+                _WINDOW_ADJUST_NUMBER, self.recipient_channel, self.bytes_to_add
+            )
+        except struct.error:
+            return self.encode_as_declared()
+
+    @classmethod
+    def decode(cls, data: wire.Buffer) -> Self:
+        """Parse a payload, number byte included.
+
+        :raises WireError: another message's number, or not the declared form
+        """
+        if len(data) == _WINDOW_ADJUST.size:
+            number, recipient_channel, bytes_to_add = _WINDOW_ADJUST.unpack(data)
+            if number == _WINDOW_ADJUST_NUMBER:
+                return cls(recipient_channel, bytes_to_add)
+        return cls.decode_as_declared(data)
+
+
+@declared
+class ChannelData(Message):
+    """Bytes of a channel (RFC 4254 section 5.2)."""
+
+    number = MessageNumber.CHANNEL_DATA
+
+    recipient_channel: int = uint32()
+    data: bytes = string()
+
+    def encode(self) -> bytes:
+        """Return the wire form.
+
+        :raises LocalProtocolError: a value does not fit its field
+        """
+        try:
+            header = _DATA_HEADER.pack(_DATA_NUMBER, self.recipient_channel, len(self.data))
+        except struct.error:
+            return self.encode_as_declared()
+        return header + self.data
+
+    @classmethod
+    def decode(cls, data: wire.Buffer) -> Self:
+        """Parse a payload, number byte included; the channel's bytes are copied once.
+
+        :raises WireError: another message's number, or not the declared form
+        """
+        body_size = len(data) - _DATA_HEADER.size
+        if body_size >= 0:
+            number, recipient_channel, size = _DATA_HEADER.unpack_from(data)
+            if number == _DATA_NUMBER and size == body_size:
+                return cls(recipient_channel, bytes(memoryview(data)[_DATA_HEADER.size :]))
+        return cls.decode_as_declared(data)
+
+
+@declared
+class ChannelExtendedData(Message):
+    """Bytes of a second kind, such as standard error (RFC 4254 section 5.2)."""
+
+    number = MessageNumber.CHANNEL_EXTENDED_DATA
+
+    recipient_channel: int = uint32()
+    data_type_code: int = uint32()
+    data: bytes = string()
+
+    def encode(self) -> bytes:
+        """Return the wire form.
+
+        :raises LocalProtocolError: a value does not fit its field
+        """
+        try:
+            header = _EXTENDED_DATA_HEADER.pack(
+                _EXTENDED_DATA_NUMBER, self.recipient_channel, self.data_type_code, len(self.data)
+            )
+        except struct.error:
+            return self.encode_as_declared()
+        return header + self.data
+
+    @classmethod
+    def decode(cls, data: wire.Buffer) -> Self:
+        """Parse a payload, number byte included; the channel's bytes are copied once.
+
+        :raises WireError: another message's number, or not the declared form
+        """
+        body_size = len(data) - _EXTENDED_DATA_HEADER.size
+        if body_size >= 0:
+            number, recipient_channel, code, size = _EXTENDED_DATA_HEADER.unpack_from(data)
+            if number == _EXTENDED_DATA_NUMBER and size == body_size:
+                body = bytes(memoryview(data)[_EXTENDED_DATA_HEADER.size :])
+                return cls(recipient_channel, code, body)
+        return cls.decode_as_declared(data)
+
+
+@declared
+class ChannelEof(Message):
+    """The sender will send no more data (RFC 4254 section 5.3)."""
+
+    number = MessageNumber.CHANNEL_EOF
+
+    recipient_channel: int = uint32()
+
+
+@declared
+class ChannelClose(Message):
+    """The sender is done with the channel (RFC 4254 section 5.3)."""
+
+    number = MessageNumber.CHANNEL_CLOSE
+
+    recipient_channel: int = uint32()
+
+
+@declared
+class ChannelRequest(Message):
+    """A request about one channel (RFC 4254 section 5.4)."""
+
+    number = MessageNumber.CHANNEL_REQUEST
+
+    recipient_channel: int = uint32()
+    request_type: str = text()
+    want_reply: bool = boolean()
+    payload: bytes = rest(default=b"")
+
+
+@declared
+class ChannelSuccess(Message):
+    """A channel request was granted (RFC 4254 section 5.4)."""
+
+    number = MessageNumber.CHANNEL_SUCCESS
+
+    recipient_channel: int = uint32()
+
+
+@declared
+class ChannelFailure(Message):
+    """A channel request was refused (RFC 4254 section 5.4)."""
+
+    number = MessageNumber.CHANNEL_FAILURE
+
+    recipient_channel: int = uint32()
+
+
+def channel_data_header(recipient_channel: int, size: int) -> bytes:
+    """Return the 9 bytes that stand before ``size`` bytes of data in CHANNEL_DATA.
+
+    For senders that pass header and data on separately (RFC 4254 section 5.2).
+
+    :param recipient_channel: the receiver's number for the channel
+    :param size: bytes of data that follow
+    :raises struct.error: a number is no uint32
+    """
+    return _DATA_HEADER.pack(_DATA_NUMBER, recipient_channel, size)
+
+
+def channel_extended_data_header(recipient_channel: int, data_type_code: int, size: int) -> bytes:
+    """Return the 13 bytes that stand before ``size`` bytes of data in CHANNEL_EXTENDED_DATA.
+
+    For senders that pass header and data on separately (RFC 4254 section 5.2).
+
+    :param recipient_channel: the receiver's number for the channel
+    :param data_type_code: what the data is; 1 is standard error
+    :param size: bytes of data that follow
+    :raises struct.error: a number is no uint32
+    """
+    return _EXTENDED_DATA_HEADER.pack(
+        _EXTENDED_DATA_NUMBER, recipient_channel, data_type_code, size
+    )

@@ -1,0 +1,426 @@
+"""How messages are declared: fields in wire order, from which encoding and decoding follow.
+
+A message is a dataclass with slots whose fields name their wire form::
+
+    @declared
+    class Disconnect(Message):
+        number = MessageNumber.DISCONNECT
+
+        reason: int = uint32()
+        description: str = lenient_text(default="")
+        language: str = lenient_text(default="", optional=True)
+
+A *field specifier* (``uint32()``) stands for a :class:`Codec`: one function that writes a value,
+one that reads it. :func:`declared` collects them once per class. A field is *optional* when a peer
+may end the message before it, which gives its default, and *conditional* when an earlier
+boolean says whether it is there. Both can only be the last fields and form the *tail*, which
+is handled field by field; all fields before it are the *head*, which is handled in one sweep.
+
+The type checker sees frozen dataclasses. At run time they are not frozen, because a frozen
+dataclass costs three times as much to build.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, dataclass, field, fields
+from typing import (
+    Any,
+    ClassVar,
+    Final,
+    Generic,
+    NamedTuple,
+    Self,
+    TypeVar,
+    cast,
+    dataclass_transform,
+)
+
+from .. import wire
+from ..errors import LocalProtocolError, WireError
+
+__all__ = [
+    "Codec",
+    "Message",
+    "Structure",
+    "boolean",
+    "coded",
+    "declared",
+    "embedded",
+    "fixed_bytes",
+    "lenient_text",
+    "name_list",
+    "read_count",
+    "rest",
+    "secret_text",
+    "string",
+    "system_text",
+    "text",
+    "uint32",
+    "uint64",
+]
+
+MAX_SHOWN_CHARACTERS: Final = 256
+
+Value = TypeVar("Value")
+
+
+class Codec(NamedTuple, Generic[Value]):
+    """One wire form: how a value is written and how it is read back."""
+
+    write: Callable[[Value], bytes]
+    read: Callable[[wire.Reader], Value]
+
+
+class _Member(NamedTuple):
+    """One declared field of a class; ``condition`` is the place of the boolean it hangs on."""
+
+    name: str
+    write: Callable[[Any], bytes]
+    read: Callable[[wire.Reader], Any]
+    default: Any
+    optional: bool
+    condition: int | None
+    secret: bool
+
+
+class Structure:
+    """Fields in wire order without a message number: what a message carries inside."""
+
+    __slots__ = ()
+
+    _members: ClassVar[tuple[_Member, ...]]
+    _writers: ClassVar[tuple[tuple[str, Callable[[Any], bytes]], ...]]
+    _readers: ClassVar[tuple[Callable[[wire.Reader], Any], ...]]
+    _tail: ClassVar[tuple[_Member, ...]]
+    _start: ClassVar[bytes]
+
+    def encode(self) -> bytes:
+        """Return the wire form; optional fields are always written.
+
+        :raises LocalProtocolError: a value does not fit its field
+        """
+        try:
+            parts = [self._start]
+            parts += [write(getattr(self, name)) for name, write in self._writers]
+            for member in self._tail:
+                if member.condition is None or self._holds(member.condition):
+                    parts.append(member.write(getattr(self, member.name)))
+            return b"".join(parts)
+        except (struct.error, ValueError):
+            pass
+        # Raised outside of the handler, so that no context carries a secret along.
+        raise self._refusal()
+
+    encode_as_declared = encode
+    """The same for classes whose own ``encode`` takes a shorter way."""
+
+    @classmethod
+    def decode(cls, data: wire.Buffer) -> Self:
+        """Parse a wire form, which must end where ``data`` ends.
+
+        :raises WireError: the bytes do not have the declared form
+        """
+        return cls._read_fields(wire.Reader(data))
+
+    decode_as_declared = decode
+    """The same for classes whose own ``decode`` takes a shorter way."""
+
+    @classmethod
+    def _read_fields(cls, reader: wire.Reader) -> Self:
+        try:
+            values = [read(reader) for read in cls._readers]
+            for member in cls._tail:
+                condition = member.condition
+                present = reader.remaining > 0 if condition is None else values[condition]
+                values.append(member.read(reader) if present else member.default)
+            reader.expect_end()
+        except WireError as error:
+            raise WireError(f"{cls.__name__}: {error}") from None
+        return cls(*values)
+
+    def _holds(self, position: int) -> bool:
+        return bool(getattr(self, self._members[position].name))
+
+    def _refusal(self) -> LocalProtocolError:
+        """Say which field cannot be written, and why unless it is secret."""
+        for member in self._members:
+            try:
+                member.write(getattr(self, member.name))
+            except (struct.error, ValueError) as error:
+                problem = "cannot be encoded" if member.secret else str(error)
+                return LocalProtocolError(f"{type(self).__name__}.{member.name}: {problem}")
+        return LocalProtocolError(f"{type(self).__name__} cannot be encoded")
+
+    def __eq__(self, other: object) -> bool:
+        if other.__class__ is not self.__class__:
+            return NotImplemented
+        return all(
+            getattr(self, member.name) == getattr(other, member.name) for member in self._members
+        )
+
+    def __repr__(self) -> str:
+        shown = [
+            f"{member.name}={_shown(getattr(self, member.name))}"
+            for member in self._members
+            if not member.secret
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+class Message(Structure):
+    """A whole payload: the number byte, then the fields.
+
+    :cvar number: the message number (RFC 4250 section 4.1.2)
+    """
+
+    __slots__ = ()
+
+    number: ClassVar[int]
+
+    @classmethod
+    def decode(cls, data: wire.Buffer) -> Self:
+        """Parse a payload, number byte included.
+
+        :raises WireError: another message's number, or not the declared form
+        """
+        reader = wire.Reader(data)
+        number = reader.byte() if reader.remaining else "nothing"
+        if number != cls.number:
+            raise WireError(f"{cls.__name__}: message {cls.number:d} expected, {number} is there")
+        return cls._read_fields(reader)
+
+    decode_as_declared = decode
+
+
+def _shown(value: object) -> str:
+    """Show a value on one short line: bytes as their length, text escaped and cut."""
+    match value:
+        case bytes() | bytearray() | memoryview():
+            return f"<{len(value)} bytes>"
+        case str():
+            return repr(value[:MAX_SHOWN_CHARACTERS])
+        case dict():
+            return "{" + ", ".join(f"{_shown(k)}: {_shown(v)}" for k, v in value.items()) + "}"
+        case tuple():
+            return "(" + ", ".join(map(_shown, value)) + ")"
+    return repr(value)
+
+
+# --- field specifiers -----------------------------------------------------------------------------
+
+_REQUIRED: Any = MISSING
+
+
+def coded(
+    codec: Codec[Value],
+    *,
+    default: Value = _REQUIRED,
+    optional: bool = False,
+    condition: str = "",
+    secret: bool = False,
+) -> Value:
+    """Declare a field of any wire form.
+
+    :param default: the value when the constructor is not given one, or the wire has none
+    :param optional: whether a peer may end the message before this field
+    :param condition: the name of the boolean field that says whether this one is there
+    :param secret: whether ``repr`` leaves the field out
+    """
+    metadata = {"codec": codec, "optional": optional, "condition": condition}
+    return field(default=default, repr=not secret, metadata=metadata)
+
+
+def boolean(*, default: bool = _REQUIRED) -> bool:
+    """Declare a truth value of one byte."""
+    return coded(_BOOLEAN, default=default)
+
+
+def uint32(*, default: int = _REQUIRED, optional: bool = False) -> int:
+    """Declare an unsigned 32-bit number."""
+    return coded(_UINT32, default=default, optional=optional)
+
+
+def uint64() -> int:
+    """Declare an unsigned 64-bit number."""
+    return coded(_UINT64)
+
+
+def fixed_bytes(size: int) -> bytes:
+    """Declare ``size`` bytes without a length of their own."""
+
+    def write(value: bytes) -> bytes:
+        if len(value) != size:
+            raise ValueError(f"{size} bytes expected, {len(value)} given")
+        return bytes(value)
+
+    return coded(Codec(write, lambda reader: reader.raw(size)))
+
+
+def string(
+    *,
+    default: bytes = _REQUIRED,
+    optional: bool = False,
+    condition: str = "",
+    secret: bool = False,
+) -> bytes:
+    """Declare a string of bytes."""
+    return coded(_STRING, default=default, optional=optional, condition=condition, secret=secret)
+
+
+def text(*, default: str = _REQUIRED) -> str:
+    """Declare a string that names something; bytes that are not UTF-8 are refused."""
+    return coded(_TEXT, default=default)
+
+
+def lenient_text(*, default: str = _REQUIRED, optional: bool = False) -> str:
+    """Declare a string for people to read; bytes that are not UTF-8 are replaced."""
+    return coded(_LENIENT_TEXT, default=default, optional=optional)
+
+
+def system_text(*, default: str = _REQUIRED) -> str:
+    """Declare a command, path or variable: UTF-8 in which any other byte survives as a surrogate.
+
+    Operating systems take such strings as bytes. This is the form of :func:`os.fsdecode`: readable
+    as text, and a value that is passed on is the one that came, byte for byte.
+    """
+    return coded(_SYSTEM_TEXT, default=default)
+
+
+def secret_text(*, default: str = _REQUIRED, condition: str = "") -> str:
+    """Declare a password: UTF-8, shown neither by ``repr`` nor in an error."""
+    return coded(SECRET_TEXT, default=default, condition=condition, secret=True)
+
+
+def name_list(*, default: tuple[str, ...] = _REQUIRED) -> tuple[str, ...]:
+    """Declare a comma-separated list of names (RFC 4251 section 5)."""
+    return coded(_NAME_LIST, default=default)
+
+
+def rest(*, default: bytes = _REQUIRED, secret: bool = False) -> bytes:
+    """Declare everything up to the end: what only the receiver of this type understands."""
+    return coded(_REST, default=default, secret=secret)
+
+
+EmbeddedStructure = TypeVar("EmbeddedStructure", bound=Structure)
+
+
+def embedded(kind: type[EmbeddedStructure]) -> EmbeddedStructure:
+    """Declare a whole message that fills everything up to the end."""
+
+    def write(value: EmbeddedStructure) -> bytes:
+        return value.encode()
+
+    return coded(Codec(write, lambda reader: kind.decode(reader.rest())))
+
+
+# --- wire forms -----------------------------------------------------------------------------------
+
+
+def read_count(reader: wire.Reader, most: int, entry_size: int, what: str) -> int:
+    """Read how many entries follow; refuse a number that the bytes there cannot hold.
+
+    :param most: the largest count accepted
+    :param entry_size: bytes that the smallest entry takes
+    :param what: the entries' name, for the error
+    :raises WireError: too many, or more than the remaining bytes can hold
+    """
+    count = reader.uint32()
+    if count > most:
+        raise WireError(f"{count} {what}; at most {most} are read")
+    if count * entry_size > reader.remaining:
+        raise WireError(f"{count} {what} do not fit into {reader.remaining} bytes")
+    return count
+
+
+def _read_secret_text(reader: wire.Reader) -> str:
+    data = reader.string()
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        pass
+    # Raised outside of the handler: the decoder's error holds the bytes.
+    raise WireError("a password or an answer must be UTF-8")
+
+
+def _write_system_text(value: str) -> bytes:
+    return wire.string(value.encode("utf-8", "surrogateescape"))
+
+
+def _read_system_text(reader: wire.Reader) -> str:
+    return reader.string().decode("utf-8", "surrogateescape")
+
+
+_BOOLEAN: Final = Codec(wire.boolean, wire.Reader.boolean)
+_UINT32: Final = Codec(wire.uint32, wire.Reader.uint32)
+_UINT64: Final = Codec(wire.uint64, wire.Reader.uint64)
+_STRING: Final[Codec[bytes]] = Codec(wire.string, wire.Reader.string)
+_TEXT: Final[Codec[str]] = Codec(wire.string, wire.Reader.text)
+_LENIENT_TEXT: Final[Codec[str]] = Codec(wire.string, wire.Reader.lenient_text)
+_SYSTEM_TEXT: Final = Codec(_write_system_text, _read_system_text)
+SECRET_TEXT: Final[Codec[str]] = Codec(wire.string, _read_secret_text)
+_NAME_LIST: Final[Codec[tuple[str, ...]]] = Codec(wire.name_list, wire.Reader.name_list)
+_REST: Final[Codec[bytes]] = Codec(bytes, wire.Reader.rest)
+
+
+# --- the decorator --------------------------------------------------------------------------------
+
+Declared = TypeVar("Declared", bound=Structure)
+
+
+@dataclass_transform(
+    frozen_default=True,
+    field_specifiers=(
+        boolean,
+        coded,
+        embedded,
+        fixed_bytes,
+        lenient_text,
+        name_list,
+        rest,
+        secret_text,
+        string,
+        system_text,
+        text,
+        uint32,
+        uint64,
+    ),
+)
+def declared(cls: type[Declared]) -> type[Declared]:
+    """Make a dataclass with slots out of a declaration and derive its wire form.
+
+    :raises TypeError: a field follows one that can be missing, and cannot be missing itself
+    """
+    made = dataclass(slots=True, repr=False, eq=False)(cls)
+    members = tuple(_members_of(made))
+    head = tuple(member for member in members if not _can_be_missing(member))
+    made._members = members
+    made._writers = tuple((member.name, member.write) for member in head)
+    made._readers = tuple(member.read for member in head)
+    made._tail = members[len(head) :]
+    made._start = wire.byte(made.number) if issubclass(made, Message) else b""
+    if not all(map(_can_be_missing, made._tail)):
+        raise TypeError(f"{cls.__name__}: fields that can be missing must come last")
+    return made
+
+
+def _members_of(made: type[Structure]) -> Iterable[_Member]:
+    entries = fields(cast(Any, made))
+    positions = {entry.name: position for position, entry in enumerate(entries)}
+    for entry in entries:
+        codec: Codec[Any] = entry.metadata["codec"]
+        condition = entry.metadata["condition"]
+        yield _Member(
+            name=entry.name,
+            write=codec.write,
+            read=codec.read,
+            default=entry.default,
+            optional=entry.metadata["optional"],
+            condition=positions[condition] if condition else None,
+            secret=not entry.repr,
+        )
+
+
+def _can_be_missing(member: _Member) -> bool:
+    return member.optional or member.condition is not None

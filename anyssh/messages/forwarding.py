@@ -1,0 +1,109 @@
+"""Payloads of port and socket forwarding.
+
+TCP forwarding is RFC 4254 section 7; forwarding of UNIX domain sockets is OpenSSH's protocol
+extension. Classes know the name of the request or the type of the channel they belong to.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from .declaration import Structure, declared, string, system_text, text, uint32
+
+__all__ = [
+    "DirectStreamLocal",
+    "DirectTcpip",
+    "ForwardedStreamLocal",
+    "ForwardedTcpip",
+    "StreamLocalForward",
+    "TcpipForward",
+    "TcpipForwardSuccess",
+]
+
+
+@declared
+class TcpipForward(Structure):
+    """Where the peer shall listen, or shall listen no more (RFC 4254 section 7.1).
+
+    :ivar address_to_bind: ``""`` for all addresses, ``"localhost"``, or an address
+    :ivar port: 0 lets the peer choose
+    """
+
+    request_name: ClassVar = "tcpip-forward"
+    cancel_request_name: ClassVar = "cancel-tcpip-forward"
+
+    address_to_bind: str = text()
+    port: int = uint32()
+
+
+@declared
+class TcpipForwardSuccess(Structure):
+    """The port that the peer listens on (RFC 4254 section 7.1).
+
+    :ivar port: 0 when the reply has no port, which means the one that was asked for
+    """
+
+    port: int = uint32(default=0, optional=True)
+
+
+@declared
+class ForwardedTcpip(Structure):
+    """A connection that arrived where the peer listens for us (RFC 4254 section 7.2).
+
+    :ivar host: the address that was connected to, as it was asked for
+    :ivar port: the port that was connected to
+    """
+
+    channel_type: ClassVar = "forwarded-tcpip"
+
+    host: str = text()
+    port: int = uint32()
+    originator_address: str = text()
+    originator_port: int = uint32()
+
+
+@declared
+class DirectTcpip(Structure):
+    """A connection that the peer shall make (RFC 4254 section 7.2).
+
+    :ivar host: a name or an address to connect to
+    :ivar port: the port to connect to
+    """
+
+    channel_type: ClassVar = "direct-tcpip"
+
+    host: str = text()
+    port: int = uint32()
+    originator_address: str = text()
+    originator_port: int = uint32()
+
+
+@declared
+class StreamLocalForward(Structure):
+    """The socket path that the peer shall listen on, or shall listen on no more."""
+
+    request_name: ClassVar = "streamlocal-forward@openssh.com"
+    cancel_request_name: ClassVar = "cancel-streamlocal-forward@openssh.com"
+
+    socket_path: str = system_text()
+
+
+@declared
+class ForwardedStreamLocal(Structure):
+    """A connection that arrived at a socket that the peer listens on for us."""
+
+    channel_type: ClassVar = "forwarded-streamlocal@openssh.com"
+
+    socket_path: str = system_text()
+    reserved: bytes = string(default=b"")
+
+
+@declared
+class DirectStreamLocal(Structure):
+    """A connection to a socket that the peer shall make."""
+
+    channel_type: ClassVar = "direct-streamlocal@openssh.com"
+
+    socket_path: str = system_text()
+    reserved_string: bytes = string(default=b"")
+    reserved_number: int = uint32(default=0)

@@ -1,0 +1,125 @@
+"""Payloads of channel requests (RFC 4254 section 6) that have a standard form.
+
+Each class knows the ``request_type`` it belongs to. ``shell`` has no payload, hence no class.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from .declaration import (
+    Structure,
+    boolean,
+    declared,
+    lenient_text,
+    string,
+    system_text,
+    text,
+    uint32,
+)
+
+__all__ = [
+    "EnvRequest",
+    "ExecRequest",
+    "ExitSignal",
+    "ExitStatus",
+    "PtyRequest",
+    "Signal",
+    "SubsystemRequest",
+    "WindowChange",
+]
+
+
+@declared
+class PtyRequest(Structure):
+    """A terminal to allocate (RFC 4254 section 6.2).
+
+    :ivar term: the terminal's type, for example ``"xterm-256color"``
+    :ivar encoded_modes: opcodes and arguments (section 8)
+    """
+
+    request_type: ClassVar = "pty-req"
+
+    term: str = text()
+    width_characters: int = uint32()
+    height_rows: int = uint32()
+    width_pixels: int = uint32(default=0)
+    height_pixels: int = uint32(default=0)
+    encoded_modes: bytes = string(default=b"")
+
+
+@declared
+class EnvRequest(Structure):
+    """An environment variable to set (RFC 4254 section 6.4)."""
+
+    request_type: ClassVar = "env"
+
+    variable_name: str = system_text()
+    variable_value: str = system_text()
+
+
+@declared
+class ExecRequest(Structure):
+    """A command to run (RFC 4254 section 6.5).
+
+    :ivar command: text; bytes that are not UTF-8 are kept as lone surrogates, as in
+        :func:`os.fsdecode`, so that the command can be passed on unchanged
+    """
+
+    request_type: ClassVar = "exec"
+
+    command: str = system_text()
+
+
+@declared
+class SubsystemRequest(Structure):
+    """A subsystem to start (RFC 4254 section 6.5)."""
+
+    request_type: ClassVar = "subsystem"
+
+    subsystem_name: str = text()
+
+
+@declared
+class WindowChange(Structure):
+    """The terminal's new size (RFC 4254 section 6.7)."""
+
+    request_type: ClassVar = "window-change"
+
+    width_characters: int = uint32()
+    height_rows: int = uint32()
+    width_pixels: int = uint32(default=0)
+    height_pixels: int = uint32(default=0)
+
+
+@declared
+class Signal(Structure):
+    """A signal to deliver (RFC 4254 section 6.9).
+
+    :ivar signal_name: without the ``SIG`` that systems put before it
+    """
+
+    request_type: ClassVar = "signal"
+
+    signal_name: str = text()
+
+
+@declared
+class ExitStatus(Structure):
+    """How a command ended by itself (RFC 4254 section 6.10)."""
+
+    request_type: ClassVar = "exit-status"
+
+    exit_status: int = uint32()
+
+
+@declared
+class ExitSignal(Structure):
+    """How a command was ended by a signal (RFC 4254 section 6.10)."""
+
+    request_type: ClassVar = "exit-signal"
+
+    signal_name: str = text()
+    core_dumped: bool = boolean(default=False)
+    error_message: str = lenient_text(default="")
+    language: str = lenient_text(default="", optional=True)

@@ -1,0 +1,200 @@
+"""Messages of the transport layer (RFC 4253, RFC 8308): numbers 1 to 7, 20, 21, 30 and 31."""
+
+from __future__ import annotations
+
+from typing import Final, Self
+
+from .. import wire
+from ..constants import MessageNumber
+from ..errors import WireError
+from .declaration import (
+    Codec,
+    Message,
+    boolean,
+    coded,
+    declared,
+    fixed_bytes,
+    lenient_text,
+    name_list,
+    read_count,
+    string,
+    text,
+    uint32,
+)
+
+__all__ = [
+    "Debug",
+    "Disconnect",
+    "ExtInfo",
+    "Ignore",
+    "KexDhInit",
+    "KexDhReply",
+    "KexInit",
+    "NewKeys",
+    "ServiceAccept",
+    "ServiceRequest",
+    "Unimplemented",
+]
+
+MAX_EXTENSIONS: Final = 64
+MAX_EXTENSION_BYTES: Final = 16 * 1024
+MAX_KEXINIT_BYTES: Final = 16 * 1024
+
+
+@declared
+class Disconnect(Message):
+    """The end of the connection (RFC 4253 section 11.1). Some peers leave out the language."""
+
+    number = MessageNumber.DISCONNECT
+
+    reason: int = uint32()
+    description: str = lenient_text(default="")
+    language: str = lenient_text(default="", optional=True)
+
+
+@declared
+class Ignore(Message):
+    """Bytes without meaning (RFC 4253 section 11.2). Some peers leave out even the string."""
+
+    number = MessageNumber.IGNORE
+
+    data: bytes = string(default=b"", optional=True)
+
+
+@declared
+class Unimplemented(Message):
+    """The answer to an unknown message number (RFC 4253 section 11.4).
+
+    :ivar sequence_number: the refused packet's number, its low 32 bits
+    """
+
+    number = MessageNumber.UNIMPLEMENTED
+
+    sequence_number: int = uint32()
+
+
+@declared
+class Debug(Message):
+    """A text that may help in finding a fault (RFC 4253 section 11.3)."""
+
+    number = MessageNumber.DEBUG
+
+    always_display: bool = boolean()
+    message: str = lenient_text()
+    language: str = lenient_text(default="", optional=True)
+
+
+@declared
+class ServiceRequest(Message):
+    """The wish to use a service (RFC 4253 section 10)."""
+
+    number = MessageNumber.SERVICE_REQUEST
+
+    service_name: str = text()
+
+
+@declared
+class ServiceAccept(Message):
+    """The grant of a service (RFC 4253 section 10)."""
+
+    number = MessageNumber.SERVICE_ACCEPT
+
+    service_name: str = text()
+
+
+def _write_extensions(extensions: dict[str, bytes]) -> bytes:
+    parts = [wire.uint32(len(extensions))]
+    for name, value in extensions.items():
+        parts += (wire.string(name), wire.string(value))
+    return b"".join(parts)
+
+
+def _read_extensions(reader: wire.Reader) -> dict[str, bytes]:
+    if reader.remaining > MAX_EXTENSION_BYTES:
+        raise WireError(
+            f"extensions of {reader.remaining} bytes; at most {MAX_EXTENSION_BYTES} are read"
+        )
+    count = read_count(reader, MAX_EXTENSIONS, 8, "extensions")
+    return {reader.text(): reader.string() for _ in range(count)}
+
+
+@declared
+class ExtInfo(Message):
+    """What a side supports beyond the standard (RFC 8308 section 2.3).
+
+    At most 64 entries in 16 KiB are read. Of entries with one name the last one counts.
+    """
+
+    number = MessageNumber.EXT_INFO
+
+    extensions: dict[str, bytes] = coded(Codec(_write_extensions, _read_extensions))
+
+
+@declared
+class KexInit(Message):
+    """What a side can negotiate (RFC 4253 section 7.1); at most 16 KiB are read.
+
+    :ivar cookie: 16 random bytes
+    """
+
+    number = MessageNumber.KEXINIT
+
+    cookie: bytes = fixed_bytes(16)
+    kex_algorithms: tuple[str, ...] = name_list()
+    server_host_key_algorithms: tuple[str, ...] = name_list()
+    encryption_algorithms_client_to_server: tuple[str, ...] = name_list()
+    encryption_algorithms_server_to_client: tuple[str, ...] = name_list()
+    mac_algorithms_client_to_server: tuple[str, ...] = name_list()
+    mac_algorithms_server_to_client: tuple[str, ...] = name_list()
+    compression_algorithms_client_to_server: tuple[str, ...] = name_list()
+    compression_algorithms_server_to_client: tuple[str, ...] = name_list()
+    languages_client_to_server: tuple[str, ...] = name_list(default=())
+    languages_server_to_client: tuple[str, ...] = name_list(default=())
+    first_kex_packet_follows: bool = boolean(default=False)
+    reserved: int = uint32(default=0)
+
+    @classmethod
+    def decode(cls, data: wire.Buffer) -> Self:
+        """Parse a payload, number byte included.
+
+        :raises WireError: longer than 16 KiB, another message's number, or not the declared form
+        """
+        if len(data) > MAX_KEXINIT_BYTES:
+            raise WireError(
+                f"KexInit: a payload of {len(data)} bytes; at most {MAX_KEXINIT_BYTES} are read"
+            )
+        return cls.decode_as_declared(data)
+
+
+@declared
+class NewKeys(Message):
+    """From here on the sender uses the new keys (RFC 4253 section 7.3)."""
+
+    number = MessageNumber.NEWKEYS
+
+
+@declared
+class KexDhInit(Message):
+    """The client's public value (RFC 4253 section 8, RFC 5656 section 4).
+
+    All key exchange methods share one wire form: the content of the string is an mpint for
+    finite-field Diffie-Hellman, a point for ECDH, and key and ciphertext for a hybrid method.
+    """
+
+    number = MessageNumber.KEX_INIT
+
+    client_public: bytes = string()
+
+
+@declared
+class KexDhReply(Message):
+    """The server's host key, its public value and the signature over the exchange hash.
+
+    The public value has the form that :class:`KexDhInit` tells.
+    """
+
+    number = MessageNumber.KEX_REPLY
+
+    host_key: bytes = string()
+    server_public: bytes = string()
+    signature: bytes = string()

@@ -1,0 +1,187 @@
+"""Which messages are legal when: the one table that every received packet is looked up in.
+
+A row says that some message numbers may come to some roles in some phases, and under which
+condition. Whatever no row allows ends the connection with DISCONNECT, before it is parsed and
+before anything else happens. Handlers may therefore assume that their message was legal.
+
+Conditions are names here; :class:`~anyssh.protocol.core.Core` knows the state that decides them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from ..constants import MessageNumber as N
+
+__all__ = ["TABLE", "Condition", "Phase", "Role", "Row", "compiled"]
+
+
+class Role(Enum):
+    """Which end of the session we are; named after the receiver in the table."""
+
+    CLIENT = auto()
+    SERVER = auto()
+
+    @property
+    def other(self) -> Role:
+        """The peer's role."""
+        return Role.SERVER if self is Role.CLIENT else Role.CLIENT
+
+
+class Phase(Enum):
+    """How far one connection has come."""
+
+    VERSION = auto()
+    KEY_EXCHANGE = auto()
+    ENCRYPTED = auto()
+    AUTHENTICATION = auto()
+    RUNNING = auto()
+    REKEYING = auto()
+    """From the peer's later KEXINIT until its NEWKEYS; ours may be behind or ahead."""
+    TERMINATED = auto()
+
+
+class Condition(Enum):
+    """What has to hold besides role and phase, or what becomes of the message."""
+
+    ALWAYS = auto()
+    FEW_AND_NOT_STRICT = auto()
+    """At most 8 during the first key exchange, and none with strict key exchange."""
+    NOISE = auto()
+    """Legal, but counted: too much of it is an attack."""
+    KEXINIT_EXPECTED = auto()
+    KEX_INIT_EXPECTED = auto()
+    KEX_REPLY_EXPECTED = auto()
+    NEWKEYS_EXPECTED = auto()
+    REKEY_ALLOWED = auto()
+    SERVICE_NOT_REQUESTED = auto()
+    SERVICE_PENDING = auto()
+    EXT_INFO_EXPECTED = auto()
+    USERAUTH_REPLY_EXPECTED = auto()
+    USERAUTH_METHOD_MESSAGE_EXPECTED = auto()
+    INFO_RESPONSE_EXPECTED = auto()
+    LATE_USERAUTH_REQUEST = auto()
+    """Dropped until the first message of the connection protocol came (RFC 4252 section 5.1)."""
+    DEV_TUNNELS_IGNORED = auto()
+    """Dropped when it comes from the Dev Tunnels family, whose clients answer prompts with it."""
+    DEV_TUNNELS_REFUSED = auto()
+    """Answered with a refusal for the Dev Tunnels family, which tries before it authenticates."""
+    DEV_TUNNELS_DEFERRED = auto()
+    """Kept until the new keys are in use for the Dev Tunnels family, which does not hold back."""
+    UNKNOWN = auto()
+    """No such message: answered with UNIMPLEMENTED (RFC 4253 section 11.4)."""
+
+
+_BOTH: Final = (Role.CLIENT, Role.SERVER)
+_CLIENT: Final = (Role.CLIENT,)
+_SERVER: Final = (Role.SERVER,)
+
+_NOISE: Final = (N.IGNORE, N.UNIMPLEMENTED, N.DEBUG)
+_GLOBAL: Final = (N.GLOBAL_REQUEST, N.REQUEST_SUCCESS, N.REQUEST_FAILURE)
+_CHANNEL: Final = tuple(range(N.CHANNEL_OPEN, N.CHANNEL_FAILURE + 1))
+_UNASSIGNED: Final = (
+    *range(8, 20),
+    *range(22, 30),
+    *range(32, 50),
+    *range(54, 60),
+    *range(62, 80),
+    *range(83, 90),
+    *range(101, 256),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Some messages are legal for some receivers in some phases."""
+
+    numbers: tuple[int, ...]
+    receivers: tuple[Role, ...]
+    phases: tuple[Phase, ...]
+    condition: Condition = Condition.ALWAYS
+
+
+_ENCRYPTED: Final = (Phase.ENCRYPTED, Phase.AUTHENTICATION, Phase.RUNNING, Phase.REKEYING)
+_UNAUTHENTICATED: Final = (Phase.ENCRYPTED, Phase.AUTHENTICATION)
+
+TABLE: Final = (
+    Row((N.DISCONNECT,), _BOTH, (Phase.KEY_EXCHANGE, *_ENCRYPTED)),
+    Row(_NOISE, _BOTH, (Phase.KEY_EXCHANGE,), Condition.FEW_AND_NOT_STRICT),
+    Row(_NOISE, _BOTH, _ENCRYPTED, Condition.NOISE),
+    # Key exchange
+    Row((N.KEXINIT,), _BOTH, (Phase.KEY_EXCHANGE,), Condition.KEXINIT_EXPECTED),
+    Row((N.KEXINIT,), _BOTH, (Phase.RUNNING,), Condition.REKEY_ALLOWED),
+    Row(
+        (N.KEX_INIT,),
+        _SERVER,
+        (Phase.KEY_EXCHANGE, Phase.REKEYING),
+        Condition.KEX_INIT_EXPECTED,
+    ),
+    Row(
+        (N.KEX_REPLY,),
+        _CLIENT,
+        (Phase.KEY_EXCHANGE, Phase.REKEYING),
+        Condition.KEX_REPLY_EXPECTED,
+    ),
+    Row((N.NEWKEYS,), _BOTH, (Phase.KEY_EXCHANGE, Phase.REKEYING), Condition.NEWKEYS_EXPECTED),
+    # Authentication
+    Row((N.SERVICE_REQUEST,), _SERVER, (Phase.ENCRYPTED,), Condition.SERVICE_NOT_REQUESTED),
+    Row((N.SERVICE_ACCEPT,), _CLIENT, (Phase.ENCRYPTED,), Condition.SERVICE_PENDING),
+    Row((N.EXT_INFO,), _BOTH, _UNAUTHENTICATED, Condition.EXT_INFO_EXPECTED),
+    Row((N.USERAUTH_REQUEST,), _SERVER, (Phase.AUTHENTICATION,)),
+    Row((N.USERAUTH_REQUEST,), _SERVER, (Phase.RUNNING,), Condition.LATE_USERAUTH_REQUEST),
+    Row(
+        (N.USERAUTH_FAILURE, N.USERAUTH_SUCCESS, N.USERAUTH_BANNER),
+        _CLIENT,
+        (Phase.AUTHENTICATION,),
+        Condition.USERAUTH_REPLY_EXPECTED,
+    ),
+    Row(
+        (N.USERAUTH_FAILURE, N.USERAUTH_SUCCESS),
+        _SERVER,
+        (Phase.AUTHENTICATION,),
+        Condition.DEV_TUNNELS_IGNORED,
+    ),
+    Row(
+        (N.USERAUTH_PK_OK,),
+        _CLIENT,
+        (Phase.AUTHENTICATION,),
+        Condition.USERAUTH_METHOD_MESSAGE_EXPECTED,
+    ),
+    Row(
+        (N.USERAUTH_INFO_RESPONSE,),
+        _SERVER,
+        (Phase.AUTHENTICATION,),
+        Condition.INFO_RESPONSE_EXPECTED,
+    ),
+    # Connection
+    Row(
+        (N.GLOBAL_REQUEST, N.CHANNEL_OPEN),
+        _SERVER,
+        _UNAUTHENTICATED,
+        Condition.DEV_TUNNELS_REFUSED,
+    ),
+    Row((N.SERVICE_REQUEST,), _SERVER, (Phase.RUNNING,)),
+    Row((N.SERVICE_ACCEPT,), _CLIENT, (Phase.RUNNING,), Condition.SERVICE_PENDING),
+    Row((*_GLOBAL, *_CHANNEL), _BOTH, (Phase.RUNNING,)),
+    Row((*_GLOBAL, *_CHANNEL), _BOTH, (Phase.REKEYING,), Condition.DEV_TUNNELS_DEFERRED),
+    Row(_UNASSIGNED, _BOTH, (Phase.RUNNING,), Condition.UNKNOWN),
+)
+
+
+def compiled(role: Role) -> dict[Phase, tuple[Condition | None, ...]]:
+    """Return the table of one receiver: for each phase 256 conditions, None for what is illegal."""
+    result: dict[Phase, list[Condition | None]] = {phase: [None] * 256 for phase in Phase}
+    for row in _rows_for(role):
+        for phase in row.phases:
+            for number in row.numbers:
+                if result[phase][number] is not None:
+                    raise ValueError(f"two rows for message {number} in {phase}")
+                result[phase][number] = row.condition
+    return {phase: tuple(conditions) for phase, conditions in result.items()}
+
+
+def _rows_for(role: Role) -> Iterable[Row]:
+    return (row for row in TABLE if role in row.receivers)

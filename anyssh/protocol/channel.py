@@ -1,0 +1,165 @@
+"""The state of one channel: two halves, two windows, two queues of requests (RFC 4254 section 5).
+
+This is data with a little arithmetic. What messages do to it is decided in
+:mod:`anyssh.protocol.connection`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any
+
+from ..errors import LocalProtocolError, RemoteProtocolError
+
+__all__ = [
+    "ChannelPhase",
+    "ChannelState",
+    "Half",
+    "PendingRequest",
+    "ReceiveWindow",
+    "ReplySlot",
+]
+
+MAX_WINDOW = 2**32 - 1
+
+
+class ChannelPhase(Enum):
+    """How far a channel has come."""
+
+    OPENING = auto()
+    """We asked for it."""
+    ABANDONED = auto()
+    """We asked for it and no longer want it; it is closed once the peer confirms it."""
+    OFFERED = auto()
+    """The peer asked for it, and we have not answered."""
+    OPEN = auto()
+    CLOSING = auto()
+    """We sent CLOSE and wait for the peer's."""
+    CLOSED = auto()
+
+
+class Half(Enum):
+    """One direction of a channel."""
+
+    OPEN = auto()
+    EOF = auto()
+
+
+class ReceiveWindow:
+    """What the peer may still send, and what we owe it for bytes consumed.
+
+    Credit returns in half-window steps: the peer gets an adjustment once what it may still send
+    plus what lies unread has fallen to half of the limit.
+    """
+
+    __slots__ = ("_consumed", "limit", "remaining")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.remaining = limit
+        self._consumed = 0
+
+    def take(self, size: int) -> None:
+        """Account for bytes that came.
+
+        :raises RemoteProtocolError: they are more than the window allows
+        """
+        if size > self.remaining:
+            raise RemoteProtocolError(
+                f"{size} bytes of channel data; the window has room for {self.remaining}"
+            )
+        self.remaining -= size
+
+    def consume(self, size: int) -> int:
+        """Account for bytes that the application took; return the adjustment to send, or 0."""
+        self._consumed += size
+        if self._consumed < self.limit - self.limit // 2:
+            return 0
+        adjustment, self._consumed = self._consumed, 0
+        self.remaining += adjustment
+        return adjustment
+
+
+@dataclass(slots=True, eq=False)
+class ReplySlot:
+    """The place of one request of ours in the queue of those that wait for replies.
+
+    Replies carry no number, so a slot stays in its queue until its reply has come, whether or not
+    anybody still waits for it.
+
+    :ivar owner: whatever the session wants to find again
+    """
+
+    owner: Any = None
+
+
+@dataclass(slots=True, eq=False)
+class PendingRequest:
+    """A request of the peer that waits for its answer.
+
+    :ivar answer: the decision; None until it is made
+    :ivar reply_payload: goes with a positive answer to a global request
+    """
+
+    name: str
+    payload: bytes = field(repr=False)
+    want_reply: bool
+    channel: ChannelState | None = None
+    answer: bool | None = None
+    reply_payload: bytes = field(default=b"", repr=False)
+
+
+@dataclass(slots=True, eq=False)
+class ChannelState:
+    """Everything that the protocol knows of one channel.
+
+    :ivar local_id: our number for it, never used again
+    :ivar remote_id: the peer's number for it, -1 until it is known
+    :ivar send_window: bytes that we may still send
+    :ivar send_packet_size: bytes that one message of ours may carry
+    :ivar send_blocked: somebody waits for the window to open
+    :ivar owner: whatever the session wants to find again
+    """
+
+    local_id: int
+    channel_type: str
+    phase: ChannelPhase
+    receive_window: ReceiveWindow
+    receive_packet_size: int
+    remote_id: int = -1
+    send_window: int = 0
+    send_packet_size: int = 0
+    send_blocked: bool = False
+    send_half: Half = Half.OPEN
+    receive_half: Half = Half.OPEN
+    exit_status: int | None = None
+    exit_signal: str | None = None
+    exit_message: str | None = None
+    core_dumped: bool = False
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    owner: Any = field(default=None, repr=False)
+    replies: deque[ReplySlot] = field(default_factory=deque, repr=False)
+    requests: deque[PendingRequest] = field(default_factory=deque, repr=False)
+
+    def open_window(self, size: int) -> bool:
+        """Let us send more; return whether a blocked sender can go on.
+
+        :raises RemoteProtocolError: the window would exceed 2**32 - 1
+        """
+        if self.send_window + size > MAX_WINDOW:
+            raise RemoteProtocolError(
+                f"the window of channel {self.local_id} would exceed 2**32 - 1 bytes"
+            )
+        self.send_window += size
+        unblocked = self.send_blocked and size > 0
+        if unblocked:
+            self.send_blocked = False
+        return unblocked
+
+    def require_open(self) -> None:
+        """Raise :class:`~anyssh.LocalProtocolError` unless we can send on the channel."""
+        if self.phase is not ChannelPhase.OPEN:
+            raise LocalProtocolError(f"channel {self.local_id} is {self.phase.name.lower()}")

@@ -1,0 +1,218 @@
+"""User authentication as a client (RFC 4252, RFC 4256): one request at a time.
+
+Which credential comes next is decided above; this machine sends requests and knows which replies
+they may have. The first request carries the service request along, without waiting for the
+service to be granted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from enum import Enum, auto
+from typing import Final
+
+from ..constants import AuthenticationMethod, Extension, Service
+from ..errors import LocalProtocolError, RemoteProtocolError, WireError
+from ..keys import Key
+from ..messages import (
+    GroupedUserauthInfoRequest,
+    HostBasedFields,
+    KeyboardInteractiveFields,
+    PasswordFields,
+    PublicKeyFields,
+    ServiceRequest,
+    UserauthBanner,
+    UserauthFailure,
+    UserauthInfoRequest,
+    UserauthInfoResponse,
+    UserauthPkOk,
+    UserauthRequest,
+    UserauthSuccess,
+)
+from .authentication import Challenge, Prompt, host_based_signed_data, public_key_signed_data
+from .events import (
+    Authenticated,
+    AuthenticationFailed,
+    BannerReceived,
+    ChallengeReceived,
+    Event,
+    KeyAccepted,
+)
+
+__all__ = ["ClientAuthentication"]
+
+MAX_BANNERS: Final = 16
+
+
+class _Waiting(Enum):
+    """What the server owes us."""
+
+    NOTHING = auto()
+    REPLY = auto()
+    QUERY_REPLY = auto()
+    INTERACTIVE_REPLY = auto()
+    OUR_ANSWERS = auto()
+
+
+class ClientAuthentication:
+    """Sends authentication requests and understands their replies."""
+
+    def __init__(
+        self,
+        session_id: Callable[[], bytes],
+        send: Callable[[bytes], None],
+        emit: Callable[[Event], None],
+        *,
+        grouped_prompts: bool,
+    ) -> None:
+        self._session_id = session_id
+        self._send = send
+        self._emit = emit
+        self._grouped_prompts = grouped_prompts
+        self._waiting = _Waiting.NOTHING
+        self._service_requested = False
+        self._queried: tuple[str, bytes] | None = None
+        self._prompt_count = 0
+        self._banners = 0
+        self.signature_algorithms: frozenset[str] | None = None
+        self.is_authenticated = False
+
+    @property
+    def expects_reply(self) -> bool:
+        """Whether FAILURE, SUCCESS or a banner may come."""
+        return self._waiting not in (_Waiting.NOTHING, _Waiting.OUR_ANSWERS)
+
+    @property
+    def expects_method_message(self) -> bool:
+        """Whether a message 60 may come."""
+        return self._waiting in (_Waiting.QUERY_REPLY, _Waiting.INTERACTIVE_REPLY)
+
+    def learn_extensions(self, extensions: dict[str, bytes]) -> None:
+        """Note which signature algorithms the server takes (RFC 8308 section 3.1)."""
+        value = extensions.get(Extension.SERVER_SIG_ALGS)
+        if value:
+            self.signature_algorithms = frozenset(value.decode("ascii", "replace").split(","))
+
+    # Requests
+
+    def request_none(self, username: str) -> None:
+        """Ask to be let in without any proof."""
+        self._request(username, AuthenticationMethod.NONE, b"", _Waiting.REPLY)
+
+    def request_password(self, username: str, password: str) -> None:
+        """Offer a password."""
+        fields = PasswordFields(False, password).encode()
+        self._request(username, AuthenticationMethod.PASSWORD, fields, _Waiting.REPLY)
+
+    def query_key(self, username: str, key: Key, algorithm: str) -> None:
+        """Ask whether a key is worth signing with."""
+        fields = PublicKeyFields(False, algorithm, key.public_blob).encode()
+        self._queried = (algorithm, key.public_blob)
+        self._request(username, AuthenticationMethod.PUBLIC_KEY, fields, _Waiting.QUERY_REPLY)
+
+    def public_key_data(self, username: str, key: Key, algorithm: str) -> bytes:
+        """Return what has to be signed for :meth:`request_public_key`."""
+        return public_key_signed_data(
+            self._session_id(), username, Service.CONNECTION, algorithm, key.public_blob
+        )
+
+    def request_public_key(self, username: str, key: Key, algorithm: str, signature: bytes) -> None:
+        """Offer a key with the proof that we hold it."""
+        fields = PublicKeyFields(True, algorithm, key.public_blob, signature).encode()
+        self._request(username, AuthenticationMethod.PUBLIC_KEY, fields, _Waiting.REPLY)
+
+    def host_based_data(self, username: str, fields: HostBasedFields) -> bytes:
+        """Return what has to be signed for :meth:`request_host_based`."""
+        return host_based_signed_data(self._session_id(), username, Service.CONNECTION, fields)
+
+    def request_host_based(self, username: str, fields: HostBasedFields, signature: bytes) -> None:
+        """Offer the word of this machine."""
+        signed = replace(fields, signature=signature).encode()
+        self._request(username, AuthenticationMethod.HOST_BASED, signed, _Waiting.REPLY)
+
+    def request_interactive(self, username: str) -> None:
+        """Ask to be asked."""
+        fields = KeyboardInteractiveFields().encode()
+        self._request(
+            username,
+            AuthenticationMethod.KEYBOARD_INTERACTIVE,
+            fields,
+            _Waiting.INTERACTIVE_REPLY,
+        )
+
+    def respond(self, responses: tuple[str, ...]) -> None:
+        """Answer a challenge.
+
+        :raises LocalProtocolError: there is none, or it has another number of prompts
+        """
+        if self._waiting is not _Waiting.OUR_ANSWERS:
+            raise LocalProtocolError("the server has not asked anything")
+        if len(responses) != self._prompt_count:
+            raise LocalProtocolError(f"{self._prompt_count} answers needed, got {len(responses)}")
+        self._waiting = _Waiting.INTERACTIVE_REPLY
+        self._send(UserauthInfoResponse(responses).encode())
+
+    def _request(self, username: str, method: str, fields: bytes, waiting: _Waiting) -> None:
+        if self._waiting not in (_Waiting.NOTHING, _Waiting.OUR_ANSWERS):
+            raise LocalProtocolError("an authentication request is under way")
+        if self.is_authenticated:
+            raise LocalProtocolError("the session is authenticated already")
+        if not self._service_requested:
+            self._service_requested = True
+            self._send(ServiceRequest(Service.USERAUTH).encode())
+        self._waiting = waiting
+        self._send(UserauthRequest(username, Service.CONNECTION, method, fields).encode())
+
+    # Replies
+
+    def receive_failure(self, payload: bytes) -> None:
+        """Pass a refusal on."""
+        failure = UserauthFailure.decode(payload)
+        self._waiting = _Waiting.NOTHING
+        self._emit(
+            AuthenticationFailed(failure.authentications_that_can_continue, failure.partial_success)
+        )
+
+    def receive_success(self, payload: bytes) -> None:
+        """Pass success on."""
+        UserauthSuccess.decode(payload)
+        if self._waiting is _Waiting.QUERY_REPLY:
+            raise RemoteProtocolError("the server let us in for a question about a key")
+        self._waiting = _Waiting.NOTHING
+        self.is_authenticated = True
+        self._emit(Authenticated(None))
+
+    def receive_banner(self, payload: bytes) -> None:
+        """Pass a text for the user on."""
+        self._banners += 1
+        if self._banners > MAX_BANNERS:
+            raise RemoteProtocolError(f"more than {MAX_BANNERS} authentication banners")
+        self._emit(BannerReceived(UserauthBanner.decode(payload).message))
+
+    def receive_method_message(self, payload: bytes) -> None:
+        """Pass on what message 60 means for the method in progress."""
+        if self._waiting is _Waiting.QUERY_REPLY:
+            accepted = UserauthPkOk.decode(payload)
+            if self._queried is None or accepted.public_key != self._queried[1]:
+                raise RemoteProtocolError("the server accepted a key that we did not ask about")
+            self._waiting = _Waiting.NOTHING
+            self._emit(KeyAccepted())
+        else:
+            challenge = self._decode_challenge(payload)
+            self._prompt_count = len(challenge.prompts)
+            self._waiting = _Waiting.OUR_ANSWERS
+            self._emit(ChallengeReceived(challenge))
+
+    def _decode_challenge(self, payload: bytes) -> Challenge:
+        """Decode prompts in the peer's layout; some peers claim one and use the other."""
+        layouts: list[type[UserauthInfoRequest | GroupedUserauthInfoRequest]]
+        layouts = [UserauthInfoRequest, GroupedUserauthInfoRequest]
+        if self._grouped_prompts:
+            layouts.reverse()
+        try:
+            message = layouts[0].decode(payload)
+        except WireError:
+            message = layouts[1].decode(payload)
+        prompts = tuple(Prompt(prompt.text, prompt.echo) for prompt in message.prompts)
+        return Challenge(message.name, message.instruction, prompts)

@@ -1,0 +1,633 @@
+"""The connection protocol (RFC 4254): channels, their data and requests, requests of the session.
+
+A :class:`Connection` lives as long as its session and knows nothing of packets or keys: it hands
+payloads to whatever link it is attached to. Its handlers assume that the acceptance table let
+their message through; what they still check is what only the channel table can know.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from ..config import SessionConfig
+from ..constants import ChannelOpenFailureReason, Extension, MessageNumber
+from ..errors import LocalProtocolError, RemoteProtocolError, WireError
+from ..messages import (
+    ChannelClose,
+    ChannelData,
+    ChannelEof,
+    ChannelExtendedData,
+    ChannelFailure,
+    ChannelOpen,
+    ChannelOpenConfirmation,
+    ChannelOpenFailure,
+    ChannelRequest,
+    ChannelSuccess,
+    ChannelWindowAdjust,
+    ExitSignal,
+    ExitStatus,
+    GlobalRequest,
+    RequestFailure,
+    RequestSuccess,
+    channel_data_header,
+    channel_extended_data_header,
+)
+from ..wire import Buffer, displayable
+from .channel import ChannelPhase, ChannelState, Half, PendingRequest, ReceiveWindow, ReplySlot
+from .events import (
+    ChannelClosed,
+    ChannelDataReceived,
+    ChannelEofReceived,
+    ChannelExtendedDataReceived,
+    ChannelOpened,
+    ChannelOpenFailed,
+    ChannelOpenReceived,
+    ChannelRequestReceived,
+    Event,
+    GlobalRequestReceived,
+    ReplyReceived,
+    WindowOpened,
+)
+
+__all__ = ["Connection", "Link"]
+
+MIN_WINDOW: Final = 32 * 1024
+MAX_CLOSING: Final = 1024
+MAX_CHANNEL_ID: Final = 2**31 - 1
+
+
+class Link(Protocol):
+    """What a connection needs of the transport below it."""
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether data must wait for a key exchange."""
+
+    @property
+    def pending(self) -> int:
+        """Bytes that wait for the stream."""
+
+    def send(self, payload: bytes) -> None:
+        """Queue a payload."""
+
+    def send_now(self, head: bytes, body: Buffer = b"") -> None:
+        """Queue a payload that needs not wait, given in two pieces."""
+
+
+class Connection:
+    """Channels and requests of one session."""
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        emit: Callable[[Event], None],
+        count_noise: Callable[[int], None],
+    ) -> None:
+        self._config = config
+        self._limits = config.limits
+        self._emit = emit
+        self._count_noise = count_noise
+        self._link: Link | None = None
+        self._channels: dict[int, ChannelState] = {}
+        self._remote_ids: set[int] = set()
+        self._closing: dict[int, ChannelState] = {}
+        self._next_id = 0
+        self._granted = 0
+        self._offered = 0
+        self._replies: deque[ReplySlot] = deque()
+        self._requests: deque[PendingRequest] = deque()
+        self.handlers: dict[int, Callable[[Buffer], None]] = {
+            MessageNumber.GLOBAL_REQUEST: self._global_request,
+            MessageNumber.REQUEST_SUCCESS: self._request_success,
+            MessageNumber.REQUEST_FAILURE: self._request_failure,
+            MessageNumber.CHANNEL_OPEN: self._channel_open,
+            MessageNumber.CHANNEL_OPEN_CONFIRMATION: self._open_confirmation,
+            MessageNumber.CHANNEL_OPEN_FAILURE: self._open_failure,
+            MessageNumber.CHANNEL_WINDOW_ADJUST: self._window_adjust,
+            MessageNumber.CHANNEL_DATA: self._data,
+            MessageNumber.CHANNEL_EXTENDED_DATA: self._extended_data,
+            MessageNumber.CHANNEL_EOF: self._eof,
+            MessageNumber.CHANNEL_CLOSE: self._close,
+            MessageNumber.CHANNEL_REQUEST: self._channel_request,
+            MessageNumber.CHANNEL_SUCCESS: self._channel_success,
+            MessageNumber.CHANNEL_FAILURE: self._channel_failure,
+        }
+
+    def attach(self, link: Link) -> None:
+        """Send through ``link`` from now on."""
+        self._link = link
+
+    @property
+    def _attached(self) -> Link:
+        if self._link is None:
+            raise LocalProtocolError("the session is not ready: authenticate first")
+        return self._link
+
+    def _send(self, payload: bytes) -> None:
+        self._attached.send(payload)
+
+    @property
+    def channel_count(self) -> int:
+        """How many channels are in the table, those being closed included."""
+        return len(self._channels)
+
+    # Opening
+
+    def open_channel(
+        self,
+        channel_type: str,
+        payload: bytes = b"",
+        *,
+        window_size: int | None = None,
+        max_packet_size: int | None = None,
+    ) -> ChannelState:
+        """Ask the peer for a channel; ends in ChannelOpened or ChannelOpenFailed.
+
+        :raises LocalProtocolError: the session is not ready, or has its limit of channels
+        """
+        if self._open_count() >= self._limits.channels:
+            raise LocalProtocolError(f"{self._limits.channels} channels are open, the limit")
+        link = self._attached
+        channel = self._new_channel(
+            channel_type,
+            ChannelPhase.OPENING,
+            self._config.window_size if window_size is None else window_size,
+            self._config.max_packet_size if max_packet_size is None else max_packet_size,
+        )
+        link.send(
+            ChannelOpen(
+                channel_type,
+                channel.local_id,
+                channel.receive_window.limit,
+                channel.receive_packet_size,
+                payload,
+            ).encode()
+        )
+        return channel
+
+    def abandon_open(self, channel: ChannelState) -> None:
+        """Forget a channel that is being opened; it is closed should the peer still confirm it."""
+        if channel.phase is ChannelPhase.OPENING:
+            channel.phase = ChannelPhase.ABANDONED
+
+    def accept_channel(
+        self, channel: ChannelState, payload: bytes = b"", *, window_size: int | None = None
+    ) -> None:
+        """Confirm a channel that the peer has asked for.
+
+        :raises LocalProtocolError: it was answered before, or the peer has gone
+        """
+        self._require_offered(channel)
+        if window_size is not None:
+            self._resize_window(channel, window_size)
+        channel.phase = ChannelPhase.OPEN
+        self._offered -= 1
+        self._send(
+            ChannelOpenConfirmation(
+                channel.remote_id,
+                channel.local_id,
+                channel.receive_window.limit,
+                channel.receive_packet_size,
+                payload,
+            ).encode()
+        )
+
+    def reject_channel(self, channel: ChannelState, reason: int, description: str) -> None:
+        """Refuse a channel that the peer has asked for.
+
+        :raises LocalProtocolError: it was answered before, or the peer has gone
+        """
+        self._require_offered(channel)
+        self._offered -= 1
+        self._remove(channel)
+        self._send(ChannelOpenFailure(channel.remote_id, reason, description).encode())
+
+    def _require_offered(self, channel: ChannelState) -> None:
+        if channel.phase is not ChannelPhase.OFFERED:
+            raise LocalProtocolError(f"channel {channel.local_id} was answered before")
+
+    def _new_channel(
+        self, channel_type: str, phase: ChannelPhase, window_size: int, packet_size: int
+    ) -> ChannelState:
+        if self._next_id > MAX_CHANNEL_ID:
+            raise LocalProtocolError("this session has used up its channel numbers")
+        window = ReceiveWindow(self._grant(window_size))
+        channel = ChannelState(
+            self._next_id, channel_type, phase, window, min(packet_size, window.limit)
+        )
+        self._next_id += 1
+        self._channels[channel.local_id] = channel
+        return channel
+
+    def _grant(self, wanted: int) -> int:
+        """Take a window out of the session's memory, so that 1,024 channels still get one each."""
+        reserved = self._limits.channels * MIN_WINDOW
+        free = max(0, self._limits.receive_memory - reserved - self._granted)
+        size = min(wanted, max(MIN_WINDOW, free // 4 if free < 4 * wanted else wanted))
+        self._granted += size
+        return size
+
+    def _resize_window(self, channel: ChannelState, wanted: int) -> None:
+        self._granted -= channel.receive_window.limit
+        channel.receive_window = ReceiveWindow(self._grant(wanted))
+        channel.receive_packet_size = min(channel.receive_packet_size, channel.receive_window.limit)
+
+    def _remove(self, channel: ChannelState) -> None:
+        if self._channels.pop(channel.local_id, None) is not None:
+            self._granted -= channel.receive_window.limit
+            self._remote_ids.discard(channel.remote_id)
+        channel.phase = ChannelPhase.CLOSED
+
+    def _open_count(self) -> int:
+        return len(self._channels) - len(self._closing)
+
+    # Sending
+
+    def send_data(self, channel: ChannelState, data: memoryview) -> int:
+        """Send as much as the window, the key exchange and the output bound allow.
+
+        Returns the number of bytes taken. When it is less than all, and it is the window that is
+        closed, :class:`~anyssh.protocol.events.WindowOpened` tells when to go on.
+
+        :raises LocalProtocolError: the channel is not open, or EOF was sent
+        """
+        return self._send_chunks(channel, data, None)
+
+    def send_extended_data(self, channel: ChannelState, data_type: int, data: memoryview) -> int:
+        """Send bytes of another kind, like :meth:`send_data`."""
+        return self._send_chunks(channel, data, data_type)
+
+    def _send_chunks(self, channel: ChannelState, data: memoryview, data_type: int | None) -> int:
+        channel.require_open()
+        if channel.send_half is not Half.OPEN:
+            raise LocalProtocolError(f"EOF was sent on channel {channel.local_id}")
+        link = self._attached
+        if link.is_holding:
+            return 0
+        size = len(data)
+        sent = 0
+        while sent < size and link.pending < self._limits.pending_output:
+            count = min(size - sent, channel.send_window, channel.send_packet_size)
+            if count == 0:
+                channel.send_blocked = True
+                break
+            if data_type is None:
+                head = channel_data_header(channel.remote_id, count)
+            else:
+                head = channel_extended_data_header(channel.remote_id, data_type, count)
+            link.send_now(head, data[sent : sent + count])
+            channel.send_window -= count
+            sent += count
+        channel.bytes_sent += sent
+        return sent
+
+    def consume(self, channel: ChannelState, size: int) -> bool:
+        """Give the peer credit for bytes that the application took; return whether it was sent."""
+        adjustment = channel.receive_window.consume(size)
+        if (
+            adjustment == 0
+            or channel.phase is not ChannelPhase.OPEN
+            or channel.receive_half is not Half.OPEN
+        ):
+            return False
+        self._send(ChannelWindowAdjust(channel.remote_id, adjustment).encode())
+        return True
+
+    def send_eof(self, channel: ChannelState) -> None:
+        """Tell the peer that no more data comes; does nothing the second time.
+
+        :raises LocalProtocolError: the channel is not open
+        """
+        channel.require_open()
+        if channel.send_half is Half.OPEN:
+            channel.send_half = Half.EOF
+            self._send(ChannelEof(channel.remote_id).encode())
+
+    def close(
+        self,
+        channel: ChannelState,
+        *,
+        exit_status: int | None = None,
+        signal: str | None = None,
+        message: str = "",
+    ) -> None:
+        """Close a channel, with an exit status or signal if given; does nothing the second time."""
+        if channel.phase is ChannelPhase.OFFERED:
+            self.reject_channel(
+                channel, ChannelOpenFailureReason.ADMINISTRATIVELY_PROHIBITED, "not accepted"
+            )
+        if channel.phase is not ChannelPhase.OPEN:
+            return
+        if exit_status is not None:
+            self._send_exit(channel, "exit-status", ExitStatus(exit_status).encode())
+        elif signal is not None:
+            self._send_exit(channel, "exit-signal", ExitSignal(signal, False, message).encode())
+        self._send(ChannelClose(channel.remote_id).encode())
+        self._await_close(channel)
+
+    def _send_exit(self, channel: ChannelState, name: str, payload: bytes) -> None:
+        self._send(ChannelRequest(channel.remote_id, name, False, payload).encode())
+
+    def _await_close(self, channel: ChannelState) -> None:
+        """Keep the number until the peer closes too; some peers never do, so not for ever."""
+        channel.phase = ChannelPhase.CLOSING
+        channel.requests.clear()
+        self._closing[channel.local_id] = channel
+        if len(self._closing) > MAX_CLOSING:
+            oldest = next(iter(self._closing))
+            self._remove(self._closing.pop(oldest))
+
+    # Requests of ours
+
+    def request_channel(
+        self, channel: ChannelState, name: str, payload: bytes, *, want_reply: bool
+    ) -> ReplySlot:
+        """Send a request on a channel; with ``want_reply`` ReplyReceived answers it.
+
+        :raises LocalProtocolError: the channel is not open
+        """
+        channel.require_open()
+        slot = ReplySlot()
+        self._send(ChannelRequest(channel.remote_id, name, want_reply, payload).encode())
+        if want_reply:
+            channel.replies.append(slot)
+        return slot
+
+    def request_global(self, name: str, payload: bytes, *, want_reply: bool) -> ReplySlot:
+        """Send a request of the session; with ``want_reply`` ReplyReceived answers it."""
+        slot = ReplySlot()
+        self._send(GlobalRequest(name, want_reply, payload).encode())
+        if want_reply:
+            self._replies.append(slot)
+        return slot
+
+    # Answers of ours
+
+    def answer(self, request: PendingRequest, is_success: bool, payload: bytes = b"") -> None:
+        """Decide a request of the peer. Replies leave in the order in which requests came.
+
+        :raises LocalProtocolError: it was decided before
+        """
+        if request.answer is not None:
+            raise LocalProtocolError(f"the request {request.name!r} was answered before")
+        request.answer = is_success
+        request.reply_payload = payload
+        queue = self._requests if request.channel is None else request.channel.requests
+        while queue and queue[0].answer is not None:
+            self._reply(queue.popleft())
+
+    def _reply(self, request: PendingRequest) -> None:
+        if not request.want_reply:
+            return
+        channel = request.channel
+        if channel is None:
+            reply = RequestSuccess(request.reply_payload) if request.answer else RequestFailure(b"")
+            self._send(reply.encode())
+        elif channel.phase is ChannelPhase.OPEN:
+            kind = ChannelSuccess if request.answer else ChannelFailure
+            self._send(kind(channel.remote_id).encode())
+
+    # Messages about opening
+
+    def _channel_open(self, payload: Buffer) -> None:
+        message = ChannelOpen.decode(payload)
+        remote_id = message.sender_channel
+        if remote_id in self._remote_ids:
+            raise RemoteProtocolError(f"the peer opened its channel {remote_id} twice")
+        refusal = self._refusal(message)
+        if refusal is not None:
+            self._send(ChannelOpenFailure(remote_id, *refusal).encode())
+            return
+        channel = self._new_channel(
+            message.channel_type,
+            ChannelPhase.OFFERED,
+            self._config.window_size,
+            self._config.max_packet_size,
+        )
+        self._set_peer(channel, remote_id, message.initial_window_size, message.maximum_packet_size)
+        self._offered += 1
+        self._emit(ChannelOpenReceived(channel, message.payload))
+
+    def _refusal(self, message: ChannelOpen) -> tuple[int, str] | None:
+        if not message.channel_type:
+            return ChannelOpenFailureReason.UNKNOWN_CHANNEL_TYPE, "no channel type"
+        if message.maximum_packet_size == 0:
+            return (
+                ChannelOpenFailureReason.ADMINISTRATIVELY_PROHIBITED,
+                "a maximum packet size of 0 lets nothing through",
+            )
+        if (
+            self._open_count() >= self._limits.channels
+            or self._offered >= self._limits.unaccepted_channels
+        ):
+            return ChannelOpenFailureReason.RESOURCE_SHORTAGE, "too many channels"
+        return None
+
+    def _set_peer(
+        self, channel: ChannelState, remote_id: int, window: int, packet_size: int
+    ) -> None:
+        channel.remote_id = remote_id
+        channel.send_window = window
+        channel.send_packet_size = min(packet_size, self._config.max_packet_size)
+        self._remote_ids.add(remote_id)
+
+    def _open_confirmation(self, payload: Buffer) -> None:
+        message = ChannelOpenConfirmation.decode(payload)
+        channel = self._opening(message.recipient_channel)
+        if message.sender_channel in self._remote_ids:
+            raise RemoteProtocolError(f"the peer opened its channel {message.sender_channel} twice")
+        was_abandoned = channel.phase is ChannelPhase.ABANDONED
+        self._set_peer(
+            channel,
+            message.sender_channel,
+            message.initial_window_size,
+            message.maximum_packet_size,
+        )
+        channel.phase = ChannelPhase.OPEN
+        if was_abandoned:
+            self.close(channel)
+        elif message.maximum_packet_size == 0:
+            self.close(channel)
+            self._emit(
+                ChannelOpenFailed(
+                    channel,
+                    ChannelOpenFailureReason.CONNECT_FAILED,
+                    "the peer's maximum packet size of 0 lets nothing through",
+                )
+            )
+        else:
+            self._emit(ChannelOpened(channel, message.payload))
+
+    def _open_failure(self, payload: Buffer) -> None:
+        message = ChannelOpenFailure.decode(payload)
+        channel = self._opening(message.recipient_channel)
+        was_abandoned = channel.phase is ChannelPhase.ABANDONED
+        self._remove(channel)
+        if not was_abandoned:
+            self._emit(
+                ChannelOpenFailed(channel, message.reason_code, displayable(message.description))
+            )
+
+    def _opening(self, local_id: int) -> ChannelState:
+        channel = self._channels.get(local_id)
+        if channel is None or channel.phase not in (ChannelPhase.OPENING, ChannelPhase.ABANDONED):
+            raise RemoteProtocolError(f"the peer answered for channel {local_id}, never asked for")
+        return channel
+
+    # Messages on open channels
+
+    def _find(self, local_id: int) -> ChannelState | None:
+        """Return a channel whose messages count; those to other numbers are noise."""
+        channel = self._channels.get(local_id)
+        if channel is None:
+            self._count_noise(0)
+            return None
+        if channel.phase is ChannelPhase.OPEN:
+            return channel
+        if channel.phase is not ChannelPhase.CLOSING:
+            raise RemoteProtocolError(f"a message on channel {local_id} before it is open")
+        return None
+
+    def _data(self, payload: Buffer) -> None:
+        message = ChannelData.decode(payload)
+        channel = self._find(message.recipient_channel)
+        if channel is not None:
+            data = message.data
+            self._receive(channel, len(data))
+            if data:
+                self._emit(ChannelDataReceived(channel, data))
+
+    def _extended_data(self, payload: Buffer) -> None:
+        message = ChannelExtendedData.decode(payload)
+        channel = self._find(message.recipient_channel)
+        if channel is not None:
+            data = message.data
+            self._receive(channel, len(data))
+            if data:
+                self._emit(ChannelExtendedDataReceived(channel, message.data_type_code, data))
+
+    def _receive(self, channel: ChannelState, size: int) -> None:
+        if channel.receive_half is not Half.OPEN:
+            raise RemoteProtocolError(f"data on channel {channel.local_id} after EOF")
+        if size == 0:
+            self._count_noise(0)
+        elif size > channel.receive_packet_size:
+            raise RemoteProtocolError(
+                f"{size} bytes in one message; channel {channel.local_id} takes "
+                f"{channel.receive_packet_size}"
+            )
+        channel.receive_window.take(size)
+        channel.bytes_received += size
+
+    def _window_adjust(self, payload: Buffer) -> None:
+        message = ChannelWindowAdjust.decode(payload)
+        channel = self._find(message.recipient_channel)
+        if channel is None:
+            return
+        if message.bytes_to_add == 0:
+            self._count_noise(0)
+        if channel.open_window(message.bytes_to_add):
+            self._emit(WindowOpened(channel))
+
+    def _eof(self, payload: Buffer) -> None:
+        channel = self._find(ChannelEof.decode(payload).recipient_channel)
+        if channel is None:
+            return
+        if channel.receive_half is Half.EOF:
+            raise RemoteProtocolError(f"a second EOF on channel {channel.local_id}")
+        channel.receive_half = Half.EOF
+        self._emit(ChannelEofReceived(channel))
+
+    def _close(self, payload: Buffer) -> None:
+        local_id = ChannelClose.decode(payload).recipient_channel
+        channel = self._channels.get(local_id)
+        if channel is None:
+            self._count_noise(0)
+            return
+        if channel.phase is ChannelPhase.OPEN:
+            self._send(ChannelClose(channel.remote_id).encode())
+        elif channel.phase is ChannelPhase.CLOSING:
+            del self._closing[local_id]
+        else:
+            raise RemoteProtocolError(f"a message on channel {local_id} before it is open")
+        channel.requests.clear()
+        replies, channel.replies = channel.replies, deque()
+        self._remove(channel)
+        for slot in replies:
+            self._emit(ReplyReceived(slot, False, b""))
+        self._emit(ChannelClosed(channel))
+
+    # Messages about requests
+
+    def _channel_request(self, payload: Buffer) -> None:
+        message = ChannelRequest.decode(payload)
+        channel = self._find(message.recipient_channel)
+        if channel is None:
+            return
+        if message.request_type in ("exit-status", "exit-signal"):
+            self._exit(channel, message)
+            return
+        request = PendingRequest(message.request_type, message.payload, message.want_reply, channel)
+        if self._queue(channel.requests, request):
+            self._emit(ChannelRequestReceived(channel, request))
+
+    def _exit(self, channel: ChannelState, message: ChannelRequest) -> None:
+        """Keep how the peer's program ended; such requests are never answered."""
+        try:
+            if message.request_type == "exit-status":
+                channel.exit_status = ExitStatus.decode(message.payload).exit_status
+            else:
+                signal = ExitSignal.decode(message.payload)
+                channel.exit_signal = displayable(signal.signal_name)
+                channel.exit_message = displayable(signal.error_message)
+                channel.core_dumped = signal.core_dumped
+        except WireError as error:
+            raise WireError(f"{message.request_type}: {error}") from None
+
+    def _global_request(self, payload: Buffer) -> None:
+        message = GlobalRequest.decode(payload)
+        request = PendingRequest(message.request_name, message.payload, message.want_reply)
+        if message.request_name == Extension.KEEP_ALIVE_REQUEST:
+            self._requests.append(request)
+            self.answer(request, False)
+        elif self._queue(self._requests, request):
+            self._emit(GlobalRequestReceived(request))
+
+    def _queue(self, queue: deque[PendingRequest], request: PendingRequest) -> bool:
+        """Keep a request for the application, or refuse it when too many wait already."""
+        if sum(kept.answer is None for kept in queue) < self._limits.requests:
+            queue.append(request)
+            return True
+        self._count_noise(len(request.payload))
+        if request.want_reply:
+            # Its refusal must wait for the answers before it, so it takes a place all the same.
+            if len(queue) >= self._limits.noise_messages:
+                raise RemoteProtocolError(f"{len(queue)} requests of the peer wait for answers")
+            request.payload = b""
+            queue.append(request)
+            self.answer(request, False)
+        return False
+
+    def _request_success(self, payload: Buffer) -> None:
+        self._replied(self._replies, True, RequestSuccess.decode(payload).payload)
+
+    def _request_failure(self, payload: Buffer) -> None:
+        self._replied(self._replies, False, RequestFailure.decode(payload).payload)
+
+    def _channel_success(self, payload: Buffer) -> None:
+        channel = self._find(ChannelSuccess.decode(payload).recipient_channel)
+        if channel is not None:
+            self._replied(channel.replies, True, b"")
+
+    def _channel_failure(self, payload: Buffer) -> None:
+        channel = self._find(ChannelFailure.decode(payload).recipient_channel)
+        if channel is not None:
+            self._replied(channel.replies, False, b"")
+
+    def _replied(self, slots: deque[ReplySlot], is_success: bool, payload: bytes) -> None:
+        if not slots:
+            self._count_noise(len(payload))
+            return
+        self._emit(ReplyReceived(slots.popleft(), is_success, payload))

@@ -1,0 +1,344 @@
+"""What a core tells its session: events in the order in which they came about.
+
+Most are plain facts. An :class:`Obligation` is a question to the outside world; the core goes no
+further on that axis until one of its answer methods was called, exactly once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import LocalProtocolError
+from ..identification import PeerVersion
+from ..keys import Key
+from .authentication import AuthAttempt, Challenge
+from .channel import ChannelState, PendingRequest, ReplySlot
+from .negotiation import Algorithms
+
+__all__ = [
+    "AttemptMade",
+    "Authenticated",
+    "AuthenticationFailed",
+    "BannerReceived",
+    "ChallengeReceived",
+    "ChannelClosed",
+    "ChannelDataReceived",
+    "ChannelEofReceived",
+    "ChannelExtendedDataReceived",
+    "ChannelOpenFailed",
+    "ChannelOpenReceived",
+    "ChannelOpened",
+    "ChannelRequestReceived",
+    "ConnectionTerminated",
+    "DebugReceived",
+    "Event",
+    "ExtensionsReceived",
+    "GlobalRequestReceived",
+    "HostKeyPresented",
+    "KeepAliveAnswered",
+    "KeepAliveMissed",
+    "KeyAccepted",
+    "KeyExchangeCompleted",
+    "KeyExchangeStarted",
+    "KeyQueried",
+    "Obligation",
+    "ReplyReceived",
+    "ServiceAccepted",
+    "SignatureRequested",
+    "VersionReceived",
+    "WindowOpened",
+]
+
+
+class Event:
+    """The base of everything that a core tells."""
+
+    __slots__ = ()
+
+
+class Obligation(Event):
+    """A question that the core waits for; answered through a method, once."""
+
+    __slots__ = ("_answer",)
+    _answer: Callable[..., None] | None
+
+    def guard(self, wrap: Callable[[Callable[..., None]], Callable[..., None]]) -> None:
+        """Let ``wrap`` handle what answering raises."""
+        if self._answer is not None:
+            self._answer = wrap(self._answer)
+
+    def _answer_with(self, *answer: Any) -> None:
+        if self._answer is None:
+            raise LocalProtocolError(f"{type(self).__name__} was answered before")
+        answer_method, self._answer = self._answer, None
+        answer_method(*answer)
+
+
+# The connection
+
+
+@dataclass(slots=True)
+class VersionReceived(Event):
+    """The peer has identified itself."""
+
+    version: PeerVersion
+
+
+@dataclass(slots=True)
+class KeyExchangeStarted(Event):
+    """A side has sent KEXINIT."""
+
+    is_initial: bool
+
+
+@dataclass(slots=True)
+class KeyExchangeCompleted(Event):
+    """New keys are in use in both directions."""
+
+    algorithms: Algorithms
+    is_initial: bool
+
+
+@dataclass(slots=True)
+class ExtensionsReceived(Event):
+    """The peer has announced its extensions."""
+
+    extensions: dict[str, bytes]
+
+
+@dataclass(slots=True)
+class DebugReceived(Event):
+    """The peer sent a text for developers; it is safe to show."""
+
+    message: str
+    always_display: bool
+
+
+@dataclass(slots=True)
+class KeepAliveAnswered(Event):
+    """The peer gave a sign of life, for the ``count``-th time in a row."""
+
+    count: int
+
+
+@dataclass(slots=True)
+class KeepAliveMissed(Event):
+    """The peer gave no sign of life, for the ``count``-th time in a row."""
+
+    count: int
+
+
+@dataclass(slots=True)
+class ConnectionTerminated(Event):
+    """The connection is over; nothing follows.
+
+    :ivar error: why: a :class:`~anyssh.SSHError`, or None when the stream just ended
+    """
+
+    error: Exception | None
+
+
+@dataclass(slots=True)
+class HostKeyPresented(Obligation):
+    """The server has proved that it holds this host key: is it the right one?"""
+
+    key: Key
+    _answer: Callable[..., None] | None = field(repr=False)
+
+    def accept(self) -> None:
+        """Go on."""
+        self._answer_with(None)
+
+    def reject(self, error: Exception) -> None:
+        """End the connection with DISCONNECT 9."""
+        self._answer_with(error)
+
+
+@dataclass(slots=True)
+class SignatureRequested(Obligation):
+    """A server needs the exchange hash signed with one of its host keys."""
+
+    key: Key
+    algorithm: str
+    data: bytes = field(repr=False)
+    _answer: Callable[..., None] | None = field(repr=False)
+
+    def supply(self, signature: bytes) -> None:
+        """Give the signature, in its wire form."""
+        self._answer_with(signature, None)
+
+    def fail(self, error: Exception) -> None:
+        """End the connection: there will be no signature."""
+        self._answer_with(b"", error)
+
+
+# Authentication
+
+
+@dataclass(slots=True)
+class ServiceAccepted(Event):
+    """The server has granted a service."""
+
+    name: str
+
+
+@dataclass(slots=True)
+class KeyQueried(Obligation):
+    """A client asks whether a key is worth signing with."""
+
+    username: str
+    key: Key
+    _answer: Callable[..., None] | None = field(repr=False)
+
+    def answer(self, is_worthwhile: bool) -> None:
+        """Tell the client."""
+        self._answer_with(is_worthwhile)
+
+
+@dataclass(slots=True)
+class AttemptMade(Obligation):
+    """A client has offered a proof: is it good?"""
+
+    attempt: AuthAttempt
+    _answer: Callable[..., None] | None = field(repr=False)
+
+    def accept(self, principal: object) -> None:
+        """Let the client in as ``principal``."""
+        self._answer_with(principal, None)
+
+    def reject(self) -> None:
+        """Refuse the proof."""
+        self._answer_with(None, None)
+
+    def challenge(self, challenge: Challenge) -> None:
+        """Ask the user something (keyboard-interactive only)."""
+        self._answer_with(None, challenge)
+
+
+@dataclass(slots=True)
+class Authenticated(Event):
+    """The client is authenticated. ``principal`` is known to a server only."""
+
+    principal: object | None
+
+
+@dataclass(slots=True)
+class AuthenticationFailed(Event):
+    """The server refused a request."""
+
+    methods_left: tuple[str, ...]
+    partial_success: bool
+
+
+@dataclass(slots=True)
+class KeyAccepted(Event):
+    """The server would accept a signature with the key that was queried."""
+
+
+@dataclass(slots=True)
+class ChallengeReceived(Event):
+    """The server asks the user something."""
+
+    challenge: Challenge
+
+
+@dataclass(slots=True)
+class BannerReceived(Event):
+    """The server sent a text for the user; it is as it came."""
+
+    message: str
+
+
+# Channels
+
+
+@dataclass(slots=True)
+class ChannelOpenReceived(Event):
+    """The peer wants to open a channel."""
+
+    channel: ChannelState
+    payload: bytes = field(repr=False)
+
+
+@dataclass(slots=True)
+class ChannelOpened(Event):
+    """The peer has confirmed a channel of ours."""
+
+    channel: ChannelState
+    payload: bytes = field(repr=False)
+
+
+@dataclass(slots=True)
+class ChannelOpenFailed(Event):
+    """The peer has refused a channel of ours."""
+
+    channel: ChannelState
+    reason: int
+    description: str
+
+
+@dataclass(slots=True)
+class ChannelDataReceived(Event):
+    """Bytes came, within the window."""
+
+    channel: ChannelState
+    data: bytes = field(repr=False)
+
+
+@dataclass(slots=True)
+class ChannelExtendedDataReceived(Event):
+    """Bytes of another kind came, such as standard error."""
+
+    channel: ChannelState
+    data_type: int
+    data: bytes = field(repr=False)
+
+
+@dataclass(slots=True)
+class ChannelEofReceived(Event):
+    """The peer sends no more data on a channel."""
+
+    channel: ChannelState
+
+
+@dataclass(slots=True)
+class ChannelClosed(Event):
+    """The peer has closed a channel; it is gone from the table."""
+
+    channel: ChannelState
+
+
+@dataclass(slots=True)
+class WindowOpened(Event):
+    """A channel can send again."""
+
+    channel: ChannelState
+
+
+# Requests
+
+
+@dataclass(slots=True)
+class ChannelRequestReceived(Event):
+    """The peer wants something of a channel."""
+
+    channel: ChannelState
+    request: PendingRequest
+
+
+@dataclass(slots=True)
+class GlobalRequestReceived(Event):
+    """The peer wants something of the session."""
+
+    request: PendingRequest
+
+
+@dataclass(slots=True)
+class ReplyReceived(Event):
+    """A request of ours was answered."""
+
+    slot: ReplySlot
+    is_success: bool
+    payload: bytes = field(repr=False)

@@ -1,0 +1,187 @@
+"""Agreeing on algorithms (RFC 4253 section 7.1): two KEXINITs in, one result out.
+
+For each kind the first name of the client's list that the server's list has too is taken. The
+result does not depend on who computes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from ..algorithms import encryption_parameters, needs_strict_key_exchange
+from ..constants import Compression, Marker
+from ..errors import NegotiationError
+from ..messages import KexInit
+from .acceptance import Role
+
+__all__ = ["Algorithms", "guess_is_right", "is_strict", "negotiate", "wants_ext_info"]
+
+_MARKERS: Final = frozenset(
+    {
+        Marker.EXT_INFO_CLIENT,
+        Marker.EXT_INFO_SERVER,
+        Marker.STRICT_CLIENT,
+        Marker.STRICT_SERVER,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithms:
+    """What a key exchange has agreed on.
+
+    :ivar is_strict: both sides keep strict key exchange
+    """
+
+    key_exchange: str
+    host_key: str
+    encryption_client_to_server: str
+    encryption_server_to_client: str
+    mac_client_to_server: str
+    mac_server_to_client: str
+    compression_client_to_server: str = Compression.NONE
+    compression_server_to_client: str = Compression.NONE
+    is_strict: bool = False
+
+    def __str__(self) -> str:
+        return (
+            f"kex={self.key_exchange} host_key={self.host_key} "
+            f"client_to_server={self.encryption_client_to_server}+{self.mac_client_to_server} "
+            f"server_to_client={self.encryption_server_to_client}+{self.mac_server_to_client}"
+            f"{' strict' if self.is_strict else ''}"
+        )
+
+
+def negotiate(role: Role, client: KexInit, server: KexInit, *, strict: bool) -> Algorithms:
+    """Return the algorithms that two KEXINITs agree on.
+
+    ``strict`` is whether the first exchange of this connection agreed on strict key exchange.
+
+    :raises NegotiationError: for some kind the lists have nothing in common, or what they have
+        in common needs strict key exchange and the peer does not keep it
+    """
+    choose = _Chooser(role)
+    key_exchange = choose(
+        "key exchange method", _methods(client.kex_algorithms), _methods(server.kex_algorithms)
+    )
+    host_key = choose(
+        "host key algorithm",
+        client.server_host_key_algorithms,
+        server.server_host_key_algorithms,
+    )
+    to_server = _protection(choose, role, "client to server", client, server, strict)
+    to_client = _protection(choose, role, "server to client", client, server, strict)
+    return Algorithms(
+        key_exchange,
+        host_key,
+        to_server.encryption,
+        to_client.encryption,
+        to_server.mac,
+        to_client.mac,
+        to_server.compression,
+        to_client.compression,
+        strict,
+    )
+
+
+class _Protection(NamedTuple):
+    encryption: str
+    mac: str
+    compression: str
+
+
+class _Offer(NamedTuple):
+    encryptions: tuple[str, ...]
+    macs: tuple[str, ...]
+    compressions: tuple[str, ...]
+
+    @classmethod
+    def of(cls, kexinit: KexInit, direction: str) -> _Offer:
+        if direction == "client to server":
+            return cls(
+                kexinit.encryption_algorithms_client_to_server,
+                kexinit.mac_algorithms_client_to_server,
+                kexinit.compression_algorithms_client_to_server,
+            )
+        return cls(
+            kexinit.encryption_algorithms_server_to_client,
+            kexinit.mac_algorithms_server_to_client,
+            kexinit.compression_algorithms_server_to_client,
+        )
+
+
+def _protection(
+    choose: _Chooser, role: Role, direction: str, client: KexInit, server: KexInit, strict: bool
+) -> _Protection:
+    offers = _Offer.of(client, direction), _Offer.of(server, direction)
+    encryption = choose(f"encryption {direction}", *(offer.encryptions for offer in offers))
+    macs = [offer.macs for offer in offers]
+    # The MAC of an authenticated cipher only keys reconnect tokens: none in common is no error.
+    if encryption_parameters(encryption).is_aead:
+        mac = _first_common(*macs) or ""
+    else:
+        mac = choose(f"MAC {direction}", *macs)
+    if needs_strict_key_exchange(encryption, mac) and not strict:
+        ours, theirs = offers if role is Role.CLIENT else offers[::-1]
+        raise NegotiationError(
+            f"safe encryption {direction}",
+            ours.encryptions,
+            theirs.encryptions,
+            f"{encryption} needs strict key exchange here, which the peer does not offer",
+        )
+    compression = choose(f"compression {direction}", *(offer.compressions for offer in offers))
+    return _Protection(encryption, mac, compression)
+
+
+def is_strict(client: KexInit, server: KexInit) -> bool:
+    """Return whether the first KEXINITs of both sides announce strict key exchange."""
+    return (
+        Marker.STRICT_CLIENT in client.kex_algorithms
+        and Marker.STRICT_SERVER in server.kex_algorithms
+    )
+
+
+def wants_ext_info(peer: Role, kexinit: KexInit) -> bool:
+    """Return whether a peer's first KEXINIT asks for EXT_INFO (RFC 8308 section 2.1)."""
+    marker = Marker.EXT_INFO_CLIENT if peer is Role.CLIENT else Marker.EXT_INFO_SERVER
+    return marker in kexinit.kex_algorithms
+
+
+def guess_is_right(client: KexInit, server: KexInit, *, by_method_only: bool, method: str) -> bool:
+    """Return whether a guessed first message is to be used.
+
+    RFC 4253 section 7 compares the first key exchange method and the first host key algorithm of
+    both lists. The Dev Tunnels family (``by_method_only``) compares the negotiated method with
+    the client's first one.
+    """
+    first_method = _methods(client.kex_algorithms)[:1]
+    if by_method_only:
+        return first_method == (method,)
+    return (
+        first_method == _methods(server.kex_algorithms)[:1]
+        and client.server_host_key_algorithms[:1] == server.server_host_key_algorithms[:1]
+    )
+
+
+def _methods(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if name not in _MARKERS)
+
+
+def _first_common(client: Sequence[str], server: Sequence[str]) -> str | None:
+    return next((name for name in client if name in server), None)
+
+
+class _Chooser:
+    """Chooses like both sides do; words its error for the side that we are."""
+
+    def __init__(self, role: Role) -> None:
+        self._role = role
+
+    def __call__(self, kind: str, client: Sequence[str], server: Sequence[str]) -> str:
+        chosen = _first_common(client, server)
+        if chosen is None:
+            ours, theirs = (client, server) if self._role is Role.CLIENT else (server, client)
+            raise NegotiationError(kind, ours, theirs)
+        return chosen

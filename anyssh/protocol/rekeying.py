@@ -1,0 +1,102 @@
+"""Decides when a connection needs new keys, and whether its peer asks for them too often.
+
+For most peers we start at the first of so many bytes or packets in a direction, or so many
+seconds. The Dev Tunnels family cannot be asked at will: its members take a KEXINIT only when they
+are about to send one themselves, which they decide by the bytes of both directions together. So
+we count as they do and start for no other reason; the Go member is never asked.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Final
+
+from ..config import SessionConfig
+from ..errors import RemoteProtocolError
+from ..identification import PeerVersion
+from .rate import Bucket
+from .transport import Transport
+
+__all__ = ["Rekeying"]
+
+MAX_PACKETS: Final = 2**31
+MAX_BYTES: Final = 2**32 * 16
+"""RFC 4344 section 3.2: no more than 2**32 blocks under one key."""
+
+PACKET_LENGTH_FIELD: Final = 4
+LITTLE_TRAFFIC: Final = 1024 * 1024
+
+
+class _Habit(Enum):
+    """What a peer understands."""
+
+    STANDARD = auto()
+    COUNTS_LIKE_US = auto()
+    ANSWERS_ONLY = auto()
+
+
+class Rekeying:
+    """Watches one transport's counters."""
+
+    def __init__(self, config: SessionConfig, transport: Transport) -> None:
+        limits = config.limits
+        self._config = config
+        self._transport = transport
+        self._habit = _Habit.STANDARD
+        self._overhead = 0
+        self._bucket = Bucket(limits.rekey_burst, 1 / limits.rekey_interval)
+        self._last = transport.traffic
+        self._last_time = 0.0
+
+    def learn_peer(self, version: PeerVersion) -> None:
+        """Adapt to the peer's habit."""
+        if version.is_dev_tunnels_go:
+            self._habit = _Habit.ANSWERS_ONLY
+        elif version.is_dev_tunnels:
+            self._habit = _Habit.COUNTS_LIKE_US
+
+    def keys_changed(self, now: float) -> None:
+        """Count from here on."""
+        self._last = self._transport.traffic
+        self._last_time = now
+        self._overhead = PACKET_LENGTH_FIELD + self._transport.trailer_size
+
+    @property
+    def deadline(self) -> float | None:
+        """When new keys are due by time."""
+        if self._habit is _Habit.STANDARD:
+            return self._last_time + self._config.rekey_time
+        return None
+
+    def is_due(self, now: float) -> bool:
+        """Whether we should start a key exchange.
+
+        :raises RemoteProtocolError: the peer has gone on with old keys for too long
+        """
+        transport, last, config = self._transport, self._last, self._config
+        sent = transport.bytes_sent - last.bytes_sent
+        received = transport.bytes_received - last.bytes_received
+        packets_sent = transport.messages_sent - last.messages_sent
+        packets_received = transport.messages_received - last.messages_received
+        if max(packets_sent, packets_received) >= MAX_PACKETS or max(sent, received) >= MAX_BYTES:
+            raise RemoteProtocolError("the keys are used up and the peer has not changed them")
+        if self._habit is _Habit.ANSWERS_ONLY:
+            return False
+        if self._habit is _Habit.COUNTS_LIKE_US:
+            counted = sent + received - (packets_sent + packets_received) * self._overhead
+            return counted > config.rekey_bytes
+        return (
+            max(sent, received) >= config.rekey_bytes
+            or max(packets_sent, packets_received) >= config.rekey_packets
+            or now - self._last_time >= config.rekey_time
+        )
+
+    def peer_may_start(self, now: float) -> bool:
+        """Whether the peer may have new keys again.
+
+        An exchange after a good deal of traffic is always welcome; others are rationed.
+        """
+        transport, last = self._transport, self._last
+        traffic = transport.bytes_sent + transport.bytes_received
+        traffic -= last.bytes_sent + last.bytes_received
+        return traffic >= LITTLE_TRAFFIC or self._bucket.take(1, now)

@@ -1,0 +1,338 @@
+"""User authentication as a server (RFC 4252, RFC 4256): requests in turn, one reply to each.
+
+Requests may be pipelined; they are queued and judged in order. A request is judged in three
+steps: is its method offered and its form right, is its signature good, does the application
+accept it. Whatever falls through is a failure; success exists only in :meth:`_accept`.
+
+Failures of passwords and keys leave no sooner than 50 ms after their request came, so that the
+time tells nothing about what was wrong with them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from ..config import SessionConfig
+from ..constants import AuthenticationMethod, DisconnectReason, Service
+from ..errors import KeyFormatError, LocalProtocolError, RemoteProtocolError, WireError
+from ..keys import Key
+from ..messages import (
+    GroupedUserauthInfoRequest,
+    HostBasedFields,
+    KeyboardInteractiveFields,
+    Message,
+    PasswordFields,
+    PublicKeyFields,
+    UserauthFailure,
+    UserauthInfoRequest,
+    UserauthInfoResponse,
+    UserauthPkOk,
+    UserauthRequest,
+    UserauthSuccess,
+)
+from ..messages import Prompt as WirePrompt
+from .authentication import (
+    AuthAttempt,
+    Challenge,
+    HostBasedAttempt,
+    KeyboardInteractiveAttempt,
+    NoneAttempt,
+    PasswordAttempt,
+    PublicKeyAttempt,
+    host_based_signed_data,
+    public_key_signed_data,
+)
+from .events import AttemptMade, Authenticated, Event, KeyQueried
+
+__all__ = ["ServerAuthentication"]
+
+MAX_USERNAME_BYTES: Final = 1024
+MAX_PASSWORD_BYTES: Final = 4096
+MAX_ROUNDS: Final = 10
+FAILURE_TIME: Final = 0.050
+FAILURE_TIME_SPREAD: Final = 0.010
+
+
+@dataclass(slots=True)
+class _Delayed:
+    """A failure that must not leave too early."""
+
+    time: float
+    counts: bool
+
+
+class ServerAuthentication:
+    """Judges a client's requests until one succeeds."""
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        session_id: Callable[[], bytes],
+        send: Callable[[bytes], None],
+        emit: Callable[[Event], None],
+        *,
+        delay_secret: bytes,
+        grouped_prompts: bool,
+    ) -> None:
+        self._methods = tuple(config.authentication_methods)
+        self._algorithms = tuple(config.host_key_algorithms)
+        self._limits = config.limits
+        self._session_id = session_id
+        self._send = send
+        self._emit = emit
+        self._delay_secret = delay_secret
+        self._grouped_prompts = grouped_prompts
+        self._queue: deque[UserauthRequest] = deque()
+        self._current: UserauthRequest | None = None
+        self._received_at = 0.0
+        self._delayed: _Delayed | None = None
+        self._challenge: Challenge | None = None
+        self._rounds = 0
+        self._username: str | None = None
+        self._requests = 0
+        self._failures = 0
+        self._probed = False
+        self.is_authenticated = False
+        self.principal: object | None = None
+        self._judges: dict[str, Callable[[UserauthRequest], None]] = {
+            AuthenticationMethod.NONE: self._judge_none,
+            AuthenticationMethod.PASSWORD: self._judge_password,
+            AuthenticationMethod.PUBLIC_KEY: self._judge_public_key,
+            AuthenticationMethod.KEYBOARD_INTERACTIVE: self._judge_interactive,
+            AuthenticationMethod.HOST_BASED: self._judge_host_based,
+        }
+
+    @property
+    def expects_info_response(self) -> bool:
+        """Whether the client owes answers to a challenge."""
+        return self._challenge is not None
+
+    @property
+    def deadline(self) -> float | None:
+        """When a failure that waits may leave."""
+        return None if self._delayed is None else self._delayed.time
+
+    def handle_timeout(self, now: float) -> None:
+        """Let a failure leave whose time has come."""
+        if self._delayed is not None and now >= self._delayed.time:
+            delayed, self._delayed = self._delayed, None
+            self._send_failure(counts=delayed.counts)
+            self._judge_next(now)
+
+    # The client's messages
+
+    def receive_request(self, payload: bytes, now: float) -> None:
+        """Queue a request and judge it when its turn has come."""
+        request = UserauthRequest.decode(payload)
+        self._requests += 1
+        if self._requests > self._limits.authentication_requests:
+            raise _too_many()
+        self._check_identity(request)
+        if self._challenge is not None:
+            # A new request abandons the exchange of prompts (RFC 4252 section 5.1).
+            self._challenge = None
+            self._current = None
+        self._queue.append(request)
+        self._judge_next(now)
+
+    def _check_identity(self, request: UserauthRequest) -> None:
+        if len(request.user_name.encode()) > MAX_USERNAME_BYTES:
+            raise RemoteProtocolError(
+                f"a user name of more than {MAX_USERNAME_BYTES} bytes",
+                DisconnectReason.ILLEGAL_USER_NAME,
+            )
+        if request.service_name != Service.CONNECTION:
+            raise RemoteProtocolError(
+                f"authentication for a service other than {Service.CONNECTION}",
+                DisconnectReason.SERVICE_NOT_AVAILABLE,
+            )
+        if self._username is None:
+            self._username = request.user_name
+        elif self._username != request.user_name:
+            raise RemoteProtocolError("the user name changed between authentication requests")
+
+    def _judge_next(self, now: float) -> None:
+        while self._queue and self._current is None and not self.is_authenticated:
+            request = self._queue.popleft()
+            self._current = request
+            self._received_at = now
+            judge = self._judges.get(request.method_name)
+            if judge is None or request.method_name not in self._methods:
+                self._fail(counts=not self._is_first_probe(request))
+            else:
+                judge(request)
+
+    def _is_first_probe(self, request: UserauthRequest) -> bool:
+        """Return whether this is the usual first question for the methods on offer."""
+        is_first = request.method_name == AuthenticationMethod.NONE and not self._probed
+        self._probed = self._probed or is_first
+        return is_first
+
+    # Methods
+
+    def _judge_none(self, request: UserauthRequest) -> None:
+        self._attempt(NoneAttempt(request.user_name), counts=not self._is_first_probe(request))
+
+    def _judge_password(self, request: UserauthRequest) -> None:
+        fields = PasswordFields.decode(request.method_fields)
+        if len(fields.password.encode()) > MAX_PASSWORD_BYTES:
+            raise RemoteProtocolError(f"a password of more than {MAX_PASSWORD_BYTES} bytes")
+        if fields.change:
+            self._fail()
+        else:
+            self._attempt(PasswordAttempt(request.user_name, fields.password))
+
+    def _judge_public_key(self, request: UserauthRequest) -> None:
+        fields = PublicKeyFields.decode(request.method_fields)
+        key = self._usable_key(fields.public_key, fields.algorithm)
+        if key is None:
+            self._fail()
+        elif not fields.has_signature:
+            self._query(request.user_name, key, fields)
+        elif key.verify(
+            public_key_signed_data(
+                self._session_id(),
+                request.user_name,
+                request.service_name,
+                fields.algorithm,
+                fields.public_key,
+            ),
+            fields.signature,
+            fields.algorithm,
+        ):
+            self._attempt(PublicKeyAttempt(request.user_name, key, fields.algorithm))
+        else:
+            self._fail()
+
+    def _query(self, username: str, key: Key, fields: PublicKeyFields) -> None:
+        def answer(is_worthwhile: bool) -> None:
+            if is_worthwhile:
+                self._conclude(UserauthPkOk(fields.algorithm, fields.public_key))
+            else:
+                self._fail()
+            self._judge_next(self._received_at)
+
+        self._emit(KeyQueried(username, key, answer))
+
+    def _judge_interactive(self, request: UserauthRequest) -> None:
+        KeyboardInteractiveFields.decode(request.method_fields)
+        self._rounds = 0
+        self._attempt(KeyboardInteractiveAttempt(request.user_name))
+
+    def receive_info_response(self, payload: bytes, now: float) -> None:
+        """Hand the answers to a challenge to the application."""
+        response = UserauthInfoResponse.decode(payload)
+        challenge, self._challenge = self._challenge, None
+        if challenge is None or self._current is None:
+            raise RemoteProtocolError("answers without a challenge")
+        if len(response.responses) != len(challenge.prompts):
+            raise RemoteProtocolError(
+                f"{len(response.responses)} answers to {len(challenge.prompts)} prompts"
+            )
+        self._received_at = now
+        self._rounds += 1
+        if AuthenticationMethod.KEYBOARD_INTERACTIVE not in self._methods:
+            self._fail()
+            return
+        self._attempt(
+            KeyboardInteractiveAttempt(
+                self._current.user_name, tuple(response.responses), self._rounds
+            )
+        )
+
+    def _judge_host_based(self, request: UserauthRequest) -> None:
+        fields = HostBasedFields.decode(request.method_fields)
+        key = self._usable_key(fields.host_key, fields.algorithm)
+        if key is None:
+            self._fail()
+            return
+        signed = host_based_signed_data(
+            self._session_id(), request.user_name, request.service_name, fields
+        )
+        if key.verify(signed, fields.signature, fields.algorithm):
+            self._attempt(
+                HostBasedAttempt(
+                    request.user_name,
+                    key,
+                    fields.algorithm,
+                    fields.client_host_name,
+                    fields.client_user_name,
+                )
+            )
+        else:
+            self._fail()
+
+    def _usable_key(self, blob: bytes, algorithm: str) -> Key | None:
+        if algorithm not in self._algorithms:
+            return None
+        try:
+            key = Key.from_public_blob(blob)
+        except (KeyFormatError, WireError):
+            return None
+        return key if algorithm in key.signature_algorithms else None
+
+    # Verdicts
+
+    def _attempt(self, attempt: AuthAttempt, *, counts: bool = True) -> None:
+        def answer(principal: object | None, challenge: Challenge | None) -> None:
+            if principal is not None:
+                self._accept(principal)
+            elif challenge is not None:
+                self._ask(attempt, challenge)
+            else:
+                self._fail(counts=counts)
+            self._judge_next(self._received_at)
+
+        self._emit(AttemptMade(attempt, answer))
+
+    def _accept(self, principal: object) -> None:
+        self.is_authenticated = True
+        self.principal = principal
+        self._queue.clear()
+        self._conclude(UserauthSuccess())
+        self._emit(Authenticated(principal))
+
+    def _ask(self, attempt: AuthAttempt, challenge: Challenge) -> None:
+        if not isinstance(attempt, KeyboardInteractiveAttempt):
+            raise LocalProtocolError(f"{attempt.method} knows no challenges")
+        if self._rounds >= MAX_ROUNDS:
+            self._fail()
+            return
+        self._challenge = challenge
+        layout = GroupedUserauthInfoRequest if self._grouped_prompts else UserauthInfoRequest
+        prompts = tuple(WirePrompt(prompt.text, prompt.echo) for prompt in challenge.prompts)
+        self._send(layout(challenge.name, challenge.instruction, "", prompts).encode())
+
+    def _fail(self, *, counts: bool = True) -> None:
+        """Refuse the current request, in time."""
+        request = self._current
+        if request is not None and request.method_name != AuthenticationMethod.NONE:
+            self._delayed = _Delayed(self._received_at + self._failure_time(), counts)
+        else:
+            self._send_failure(counts=counts)
+
+    def _failure_time(self) -> float:
+        digest = hmac.digest(self._delay_secret, (self._username or "").encode(), hashlib.sha256)
+        return FAILURE_TIME + FAILURE_TIME_SPREAD * digest[0] / 255
+
+    def _send_failure(self, *, counts: bool) -> None:
+        self._conclude(UserauthFailure(self._methods, False))
+        if counts:
+            self._failures += 1
+            if self._failures >= self._limits.authentication_failures:
+                raise _too_many()
+
+    def _conclude(self, reply: Message) -> None:
+        self._current = None
+        self._send(reply.encode())
+
+
+def _too_many() -> RemoteProtocolError:
+    return RemoteProtocolError(
+        "too many authentication failures", DisconnectReason.NO_MORE_AUTH_METHODS_AVAILABLE
+    )

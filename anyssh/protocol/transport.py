@@ -1,0 +1,231 @@
+"""The binary packet protocol of one byte stream (RFC 4253 section 6): bytes here, payloads there.
+
+A transport holds the receive buffer, the protection of each direction, the packet numbers and the
+output that waits for the stream. It knows when payloads must wait for a key exchange, but not how
+keys are exchanged, nor what payloads mean.
+
+The receive buffer is one ``bytearray`` read by offset and trimmed once per chunk: to cut off every
+packet as it comes costs thirty times as much.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from ..algorithms import PacketOpener, PacketSealer, clear_opener, clear_sealer
+from ..config import Limits
+from ..constants import DisconnectReason, MessageNumber
+from ..errors import RemoteProtocolError
+from ..identification import PeerVersion
+from ..wire import Buffer
+from .acceptance import Role
+from .greeting import Greeting
+
+__all__ = ["Traffic", "Transport"]
+
+MIN_PACKET_LENGTH: Final = 5
+_LAST_UNHELD: Final = MessageNumber.DEBUG
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What went over a stream in both directions, framing and padding included."""
+
+    bytes_sent: int
+    bytes_received: int
+    messages_sent: int
+    messages_received: int
+
+
+class Transport:
+    """Turns the bytes of one stream into payloads and back."""
+
+    __slots__ = (
+        "_buffer",
+        "_greeting",
+        "_held",
+        "_held_size",
+        "_holding",
+        "_limits",
+        "_max_packet_length",
+        "_offset",
+        "_on_send",
+        "_opener",
+        "_output",
+        "_output_size",
+        "_sealer",
+        "bytes_received",
+        "bytes_sent",
+        "is_encrypted",
+        "messages_received",
+        "messages_sent",
+        "peer_version",
+        "receive_sequence",
+        "send_sequence",
+    )
+
+    def __init__(
+        self,
+        role: Role,
+        limits: Limits,
+        identification: str,
+        random: Callable[[int], bytes],
+        on_send: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._on_send = on_send
+        self._limits = limits
+        self._greeting = Greeting(role.other)
+        self.peer_version: PeerVersion | None = None
+        self._buffer = bytearray()
+        self._offset = 0
+        self._max_packet_length = limits.unauthenticated_packet_size
+        self._sealer: PacketSealer = clear_sealer(random)
+        self._opener: PacketOpener = clear_opener()
+        self.is_encrypted = False
+        self.send_sequence = 0
+        self.receive_sequence = 0
+        self._holding = False
+        self._held: deque[bytes] = deque()
+        self._held_size = 0
+        line = identification.encode("ascii") + b"\r\n"
+        self._output: list[bytes] = [line]
+        self._output_size = len(line)
+        self.bytes_sent = len(line)
+        self.bytes_received = 0
+        self.messages_sent = 0
+        self.messages_received = 0
+
+    @property
+    def traffic(self) -> Traffic:
+        """The counters as they stand."""
+        return Traffic(
+            self.bytes_sent, self.bytes_received, self.messages_sent, self.messages_received
+        )
+
+    # Receiving
+
+    def feed(self, data: Buffer) -> None:
+        """Append bytes from the stream; take what they hold with :meth:`next_payload`."""
+        self._buffer += data
+        self.bytes_received += len(data)
+
+    def read_greeting(self) -> PeerVersion | None:
+        """Return the peer's identification once its line is complete.
+
+        :raises RemoteProtocolError: what came is not an SSH identification
+        """
+        self.peer_version = self._greeting.read(self._buffer)
+        return self.peer_version
+
+    def next_payload(self) -> bytes | memoryview | None:
+        """Return the next payload, or None when the buffer holds no further whole packet.
+
+        :raises RemoteProtocolError: the packet's form, MAC or tag is wrong
+        """
+        opener = self._opener
+        buffer = self._buffer
+        offset = self._offset
+        available = len(buffer) - offset
+        if available >= opener.header_size:
+            length = opener.packet_length(self.receive_sequence, buffer, offset)
+            if not MIN_PACKET_LENGTH <= length <= self._max_packet_length:
+                raise self._length_error(length)
+            size = 4 + length + opener.trailer_size
+            if available >= size:
+                payload = opener.open(self.receive_sequence, buffer, offset, length)
+                self._offset = offset + size
+                self.receive_sequence += 1
+                self.messages_received += 1
+                return payload
+        self._trim()
+        return None
+
+    def _trim(self) -> None:
+        if self._offset:
+            del self._buffer[: self._offset]
+            self._offset = 0
+
+    def _length_error(self, length: int) -> RemoteProtocolError:
+        if self.is_encrypted:
+            return RemoteProtocolError("a packet could not be verified", DisconnectReason.MAC_ERROR)
+        limits = f"{MIN_PACKET_LENGTH} to {self._max_packet_length}"
+        return RemoteProtocolError(f"a packet_length of {length}; {limits} are accepted")
+
+    @property
+    def trailer_size(self) -> int:
+        """Bytes of MAC or tag behind each packet."""
+        return self._opener.trailer_size
+
+    def install_opener(self, opener: PacketOpener, *, reset_sequence: bool) -> None:
+        """Protect what comes from the next packet on with other keys."""
+        self._opener = opener
+        self.is_encrypted = True
+        if reset_sequence:
+            self.receive_sequence = 0
+
+    def allow_large_packets(self) -> None:
+        """Lift the bound on packets to that of authenticated peers."""
+        self._max_packet_length = self._limits.packet_size
+
+    # Sending
+
+    def send(self, payload: bytes) -> None:
+        """Queue a payload, behind the key exchange that is under way unless it may interrupt it."""
+        if self._holding and payload[0] > _LAST_UNHELD:
+            self._held.append(payload)
+            self._held_size += len(payload)
+        else:
+            self.send_now(payload)
+
+    def send_now(self, head: bytes, body: Buffer = b"") -> None:
+        """Seal a payload, given as one or two pieces, whatever key exchange is under way."""
+        if self._on_send is not None and not body:
+            self._on_send(head[0], self.send_sequence)
+        packet = self._sealer.seal(self.send_sequence, head, body)
+        self.send_sequence += 1
+        self.messages_sent += 1
+        size = len(packet)
+        self.bytes_sent += size
+        self._output_size += size
+        self._output.append(packet)
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether payloads wait for a key exchange."""
+        return self._holding
+
+    def hold(self) -> None:
+        """Let payloads wait from now on (RFC 4253 section 7.1)."""
+        self._holding = True
+
+    def release(self) -> None:
+        """Send the payloads that waited, in their order."""
+        self._holding = False
+        held, self._held = self._held, deque()
+        self._held_size = 0
+        for payload in held:
+            self.send_now(payload)
+
+    def install_sealer(self, sealer: PacketSealer, *, reset_sequence: bool) -> None:
+        """Protect what is sent from the next packet on with other keys."""
+        self._sealer = sealer
+        if reset_sequence:
+            self.send_sequence = 0
+
+    @property
+    def pending(self) -> int:
+        """Bytes that wait for the stream or for a key exchange."""
+        return self._output_size + self._held_size
+
+    def take_output(self) -> bytes:
+        """Return, and forget, the bytes that wait for the stream."""
+        output = self._output
+        if not output:
+            return b""
+        data = output[0] if len(output) == 1 else b"".join(output)
+        self._output = []
+        self._output_size = 0
+        return data

@@ -1,0 +1,1 @@
+"""Sessions on AnyIO: the only part of the package that awaits."""

@@ -1,0 +1,505 @@
+"""A channel as an AnyIO byte stream.
+
+The reader of the session puts bytes into a queue and wakes whoever waits; the window bounds what
+can lie there, and goes back to the peer as the application takes bytes out. Sending hands bytes to
+the core as far as the window and the output bound allow, and waits for more room otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio
+import anyio.lowlevel
+from anyio import ResourceGuard
+from anyio.abc import ByteReceiveStream, ByteStream
+
+from ..constants import EXTENDED_DATA_STDERR
+from ..errors import ChannelOpenError, LocalProtocolError, RequestDenied
+from ..messages import Signal
+from ..protocol.channel import ChannelPhase, ChannelState, Half, PendingRequest
+from ._bytes import ByteQueue
+from ._waiting import Notice
+from .attributes import SSHAttribute
+from .metrics import ChannelMetrics
+from .requests import ChannelRequest, Reply, RequestIterator, RequestQueue
+
+if TYPE_CHECKING:
+    from .session import Session
+
+__all__ = ["Channel", "ChannelClosed", "ChannelOpening", "StderrStream"]
+
+DEFAULT_RECEIVE_BYTES = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelClosed:
+    """How a channel ended.
+
+    :ivar exit_status: the status of the program behind it, if one was sent
+    :ivar exit_signal: the signal that ended that program, without ``SIG``, if one was sent
+    :ivar message: the text that came with the signal
+    :ivar error: why the session ended, if that ended the channel
+    """
+
+    exit_status: int | None = None
+    exit_signal: str | None = None
+    message: str | None = None
+    error: Exception | None = None
+
+
+class _Inbox:
+    """Bytes of one kind on their way from the peer to a reader."""
+
+    __slots__ = ("_channel", "_guard", "is_ended", "notice", "queue")
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._guard = ResourceGuard("reading from")
+        self.queue = ByteQueue()
+        self.notice = Notice()
+        self.is_ended = False
+
+    def put(self, data: bytes) -> None:
+        self.queue.append(data)
+        self.notice.notify()
+
+    def end(self) -> None:
+        self.is_ended = True
+        self.notice.notify()
+
+    async def receive(self, max_bytes: int) -> bytes:
+        if max_bytes < 1:
+            raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
+        with self._guard:
+            queue = self.queue
+            if queue.size:
+                await anyio.lowlevel.checkpoint()
+            else:
+                await self._wait_for_bytes()
+            # Nothing awaits from here on, so a cancelled call never loses bytes.
+            self._channel._require_not_closed()
+            data = queue.take(max_bytes)
+        self._channel._consumed(len(data))
+        return data
+
+    async def _wait_for_bytes(self) -> None:
+        channel = self._channel
+        waited = False
+        while not self.queue.size:
+            try:
+                channel._require_not_closed()
+                if self.is_ended:
+                    raise anyio.EndOfStream
+                channel._require_session()
+            except BaseException:
+                if not waited:
+                    await anyio.lowlevel.checkpoint()
+                raise
+            waited = True
+            await self.notice.wait()
+
+
+class StderrStream(ByteReceiveStream):
+    """What the peer sends as standard error.
+
+    It counts against the channel's window. Unread bytes therefore hold up the channel once they
+    fill it: read this stream, or :meth:`aclose` it to discard them.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._inbox = _Inbox(channel)
+        self._is_closed = False
+
+    async def receive(self, max_bytes: int = DEFAULT_RECEIVE_BYTES) -> bytes:
+        """Receive at least one and at most ``max_bytes`` bytes; see :meth:`Channel.receive`."""
+        self._channel._requests.disregard()
+        if self._is_closed:
+            await anyio.lowlevel.checkpoint()
+            raise anyio.ClosedResourceError
+        return await self._inbox.receive(max_bytes)
+
+    async def aclose(self) -> None:
+        """Discard what came and what will come."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._channel._consumed(self._inbox.queue.clear())
+            self._inbox.end()
+        await anyio.lowlevel.checkpoint()
+
+    def _put(self, data: bytes) -> None:
+        if self._is_closed:
+            self._channel._consumed(len(data))
+        else:
+            self._inbox.put(data)
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """The attributes of the channel."""
+        return self._channel.extra_attributes
+
+
+class Channel(ByteStream):
+    """One of the byte streams that a session carries, with requests beside the bytes.
+
+    Made by :meth:`Session.open_channel` and by accepting a :class:`ChannelOpening`. Leaving
+    ``async with`` closes it.
+    """
+
+    def __init__(self, session: Session, state: ChannelState, open_payload: bytes = b"") -> None:
+        self._session = session
+        self._state = state
+        state.owner = self
+        self._open_payload = open_payload
+        self._opened = Notice()
+        self._refusal: tuple[int, str] | None = None
+        self._inbox = _Inbox(self)
+        self._stderr = StderrStream(self)
+        self._send_guard = ResourceGuard("writing to")
+        self._writable = Notice()
+        self._ended = Notice()
+        self._closed: ChannelClosed | None = None
+        self._is_closed_here = False
+        self._requests = RequestQueue(self._refuse_request)
+
+    # What it is
+
+    @property
+    def channel_type(self) -> str:
+        """The type that the channel was opened with."""
+        return self._state.channel_type
+
+    @property
+    def channel_id(self) -> int:
+        """Our number for the channel."""
+        return self._state.local_id
+
+    @property
+    def remote_channel_id(self) -> int:
+        """The peer's number for the channel."""
+        return self._state.remote_id
+
+    @property
+    def open_payload(self) -> bytes:
+        """What came behind the standard fields of the open, or of its confirmation if we opened."""
+        return self._open_payload
+
+    @property
+    def stderr(self) -> StderrStream:
+        """The stream of what the peer sends as standard error."""
+        return self._stderr
+
+    @property
+    def metrics(self) -> ChannelMetrics:
+        """What the channel has moved so far."""
+        return ChannelMetrics(self._state.bytes_sent, self._state.bytes_received)
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """The attributes of the session, and :attr:`SSHAttribute.channel_type`."""
+        own = {SSHAttribute.channel_type: lambda: self.channel_type}
+        return {**self._session.extra_attributes, **own}
+
+    # Bytes
+
+    async def receive(self, max_bytes: int = DEFAULT_RECEIVE_BYTES) -> bytes:
+        """Receive at least one and at most ``max_bytes`` bytes. Cancelling loses none.
+
+        :raises ~anyio.EndOfStream: the peer has sent EOF or closed the channel
+        :raises ~anyio.ClosedResourceError: the channel was closed here
+        :raises ~anyio.BrokenResourceError: the session has ended; its error is the cause
+        :raises ~anyio.BusyResourceError: another task is receiving
+        :raises ValueError: ``max_bytes`` is less than 1
+        """
+        self._requests.disregard()
+        return await self._inbox.receive(max_bytes)
+
+    async def send(self, item: bytes) -> None:
+        """Send bytes; return when they are accepted under flow control.
+
+        When cancelled, bytes that fit the window and one message were sent either whole or not at
+        all. Of more, a part may have been sent: :attr:`metrics` tells how much.
+
+        :raises ~anyio.ClosedResourceError: the channel was closed here, or EOF was sent
+        :raises ~anyio.BrokenResourceError: the peer has closed the channel, or the session ended
+        :raises ~anyio.BusyResourceError: another task is sending
+        """
+        self._requests.disregard()
+        await self._send(item, None)
+
+    async def send_stderr(self, item: bytes) -> None:
+        """Send bytes as standard error; see :meth:`send`."""
+        self._requests.disregard()
+        await self._send(item, EXTENDED_DATA_STDERR)
+
+    async def _send(self, item: bytes, data_type: int | None) -> None:
+        with self._send_guard:
+            await anyio.lowlevel.checkpoint()
+            self._require_sendable()
+            rest = memoryview(item)
+            session, state = self._session, self._state
+            connection = session._core.connection
+            while rest:
+                if data_type is None:
+                    sent = connection.send_data(state, rest)
+                else:
+                    sent = connection.send_extended_data(state, data_type, rest)
+                if sent:
+                    session._flush()
+                    rest = rest[sent:]
+                if rest:
+                    if state.send_blocked:
+                        await self._writable.wait()
+                    else:
+                        await session._wait_for_room()
+                    self._require_sendable()
+
+    async def send_eof(self) -> None:
+        """Tell the peer that no more bytes come; does nothing the second time.
+
+        :raises ~anyio.ClosedResourceError: the channel was closed here
+        :raises ~anyio.BusyResourceError: another task is sending
+        """
+        with self._send_guard:
+            await anyio.lowlevel.checkpoint()
+            self._require_not_closed()
+            if self._state.phase is ChannelPhase.OPEN and self._session._is_alive:
+                self._session._core.connection.send_eof(self._state)
+                self._session._flush()
+
+    # Requests
+
+    def requests(self) -> RequestIterator:
+        """Iterate over the peer's requests; the iteration ends with the channel.
+
+        Until this is called, up to 16 requests are held. A channel whose bytes are used without
+        ever calling it refuses all requests.
+        """
+        self._requests.handle()
+        return RequestIterator(self._session, self._requests)
+
+    async def request(self, name: str, payload: bytes = b"", *, want_reply: bool = True) -> Reply:
+        """Ask something of the peer; return its reply, which is true when it was granted.
+
+        A cancelled call does not disturb the replies of others. Without ``want_reply`` the call
+        does not wait, and the reply is true. A channel that is closed meanwhile answers no.
+
+        :param payload: what belongs to the request, in wire form
+        :raises ~anyio.ClosedResourceError: the channel was closed here
+        :raises ~anyio.BrokenResourceError: the peer has closed the channel, or the session ended
+        """
+        await anyio.lowlevel.checkpoint()
+        self._require_usable()
+        slot = self._session._core.connection.request_channel(
+            self._state, name, payload, want_reply=want_reply
+        )
+        self._session._flush()
+        if not want_reply:
+            return Reply(True)
+        return await self._session._reply_to(slot)
+
+    async def send_signal(self, name: str) -> None:
+        """Send a signal to the program at the other end (RFC 4254 section 6.9).
+
+        :param name: without ``SIG``, for example ``"TERM"``
+        """
+        await self.request("signal", Signal(name).encode(), want_reply=False)
+
+    def _refuse_request(self, request: PendingRequest) -> None:
+        self._session._answer_request(request, False, b"")
+
+    # The end
+
+    async def aclose(
+        self,
+        *,
+        exit_status: int | None = None,
+        signal: str | None = None,
+        message: str = "",
+    ) -> None:
+        """Close the channel in both directions; does nothing the second time.
+
+        Bytes sent before are still delivered. Does not wait for the peer.
+
+        :param exit_status: of the program that this end stands for
+        :param signal: that ended this program, without ``SIG``
+        :param message: goes with the signal
+        :raises ValueError: both a status and a signal were given
+        """
+        if exit_status is not None and signal is not None:
+            raise ValueError("a program ends with a status or by a signal, not both")
+        if not self._is_closed_here:
+            self._close_now(exit_status, signal, message)
+        await anyio.lowlevel.checkpoint()
+
+    def _close_now(
+        self, exit_status: int | None = None, signal: str | None = None, message: str = ""
+    ) -> None:
+        self._is_closed_here = True
+        if self._closed is None:
+            self._closed = ChannelClosed(
+                exit_status, signal, message if signal is not None else None
+            )
+        connection = self._session._core.connection
+        if self._state.phase is ChannelPhase.OPENING:
+            connection.abandon_open(self._state)
+        elif self._session._is_alive:
+            connection.close(self._state, exit_status=exit_status, signal=signal, message=message)
+            self._session._flush()
+        self._inbox.queue.clear()
+        self._wake_all()
+
+    async def wait_closed(self) -> ChannelClosed:
+        """Wait until the channel is closed by either side or with its session; tell how."""
+        await anyio.lowlevel.checkpoint()
+        while self._closed is None:
+            await self._ended.wait()
+        return self._closed
+
+    def _wake_all(self) -> None:
+        self._opened.notify()
+        self._writable.notify()
+        self._ended.notify()
+        self._inbox.notice.notify()
+        self._stderr._inbox.notice.notify()
+        self._requests.end()
+
+    # What the session's reader tells
+
+    def _data_received(self, data: bytes) -> None:
+        if not self._is_closed_here:
+            self._inbox.put(data)
+
+    def _extended_data_received(self, data_type: int, data: bytes) -> None:
+        if data_type == EXTENDED_DATA_STDERR and not self._is_closed_here:
+            self._stderr._put(data)
+        else:
+            self._consumed(len(data))
+
+    def _eof_received(self) -> None:
+        self._inbox.end()
+        self._stderr._inbox.end()
+
+    def _window_opened(self) -> None:
+        self._writable.notify()
+
+    def _peer_closed(self) -> None:
+        state = self._state
+        if self._closed is None:
+            self._closed = ChannelClosed(state.exit_status, state.exit_signal, state.exit_message)
+        self._eof_received()
+        self._wake_all()
+
+    def _session_ended(self, error: Exception) -> None:
+        if self._closed is None:
+            self._closed = ChannelClosed(
+                self._state.exit_status,
+                self._state.exit_signal,
+                self._state.exit_message,
+                error,
+            )
+        self._wake_all()
+
+    def _request_received(self, request: PendingRequest) -> None:
+        self._requests.put(request)
+
+    def _confirmed(self, payload: bytes) -> None:
+        self._open_payload = payload
+        self._opened.notify()
+
+    def _refused(self, reason: int, description: str) -> None:
+        self._refusal = (reason, description)
+        self._opened.notify()
+
+    async def _wait_opened(self) -> None:
+        while self._state.phase is ChannelPhase.OPENING and self._refusal is None:
+            self._session._require_alive()
+            await self._opened.wait()
+        if self._refusal is not None:
+            raise ChannelOpenError(*self._refusal)
+        self._session._require_alive()
+
+    async def _first_request(self, request: ChannelRequest) -> None:
+        granted = await self.request(request.name, request.payload, want_reply=request.want_reply)
+        if not granted:
+            raise RequestDenied(f"the peer refused the request {request.name!r}")
+
+    # Conditions
+
+    def _consumed(self, size: int) -> None:
+        if size and self._session._core.connection.consume(self._state, size):
+            self._session._flush()
+
+    def _require_not_closed(self) -> None:
+        if self._is_closed_here:
+            raise anyio.ClosedResourceError
+
+    def _require_session(self) -> None:
+        """Raise unless what ended the channel, if anything, was its peer."""
+        if self._closed is not None and self._closed.error is not None:
+            raise anyio.BrokenResourceError from self._closed.error
+
+    def _require_usable(self) -> None:
+        self._require_not_closed()
+        self._require_session()
+        if self._state.phase is not ChannelPhase.OPEN:
+            raise anyio.BrokenResourceError from LocalProtocolError("the peer closed the channel")
+
+    def _require_sendable(self) -> None:
+        if self._state.phase is ChannelPhase.OPEN and not self._session._is_over:
+            if self._state.send_half is Half.OPEN:
+                return
+            raise anyio.ClosedResourceError("EOF was sent")
+        self._require_usable()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    def __repr__(self) -> str:
+        state = self._state
+        return f"<Channel {state.channel_type!r} {state.local_id} {state.phase.name.lower()}>"
+
+
+class ChannelOpening:
+    """A channel that the peer wants to open and that waits for our decision."""
+
+    def __init__(self, session: Session, state: ChannelState, payload: bytes) -> None:
+        self._session = session
+        self._state = state
+        self._payload = payload
+
+    @property
+    def channel_type(self) -> str:
+        """What kind of channel it is to be."""
+        return self._state.channel_type
+
+    @property
+    def payload(self) -> bytes:
+        """What belongs to the type, in wire form."""
+        return self._payload
+
+    async def accept(self, *, payload: bytes = b"", window_size: int | None = None) -> Channel:
+        """Open the channel.
+
+        :param payload: appended to the confirmation
+        :param window_size: bytes that the peer may send ahead; the configured number if not given
+        :raises LocalProtocolError: it was decided before
+        :raises SSHError: the session has ended
+        """
+        await anyio.lowlevel.checkpoint()
+        return self._session._accept_opening(self._state, self._payload, payload, window_size)
+
+    async def reject(self, reason: int = 1, description: str = "") -> None:
+        """Refuse the channel.
+
+        :param reason: a :class:`~anyssh.ChannelOpenFailureReason`
+        :raises LocalProtocolError: it was decided before
+        """
+        await anyio.lowlevel.checkpoint()
+        self._session._reject_opening(self._state, reason, description)
+
+    def __repr__(self) -> str:
+        return f"<ChannelOpening {self.channel_type!r}>"

@@ -1,0 +1,233 @@
+"""A session as a client: verify the server, then prove who we are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import anyio
+import anyio.lowlevel
+
+from ..config import SessionConfig
+from ..constants import Service
+from ..errors import HostKeyError, LocalProtocolError
+from ..keys import Key
+from ..protocol import Role
+from ..protocol.events import (
+    Authenticated,
+    AuthenticationFailed,
+    BannerReceived,
+    ChallengeReceived,
+    Event,
+    ExtensionsReceived,
+    HostKeyPresented,
+    KeyAccepted,
+)
+from ..trace import Progress, TraceHandler, TraceId, TraceLevel
+from .attributes import SSHAttribute
+from .client_authentication import Authenticator
+from .credentials import ClientCredentials
+from .host_keys import HostKeyVerifier, PresentedHostKey
+from .session import ProgressHandler, Session, Transport
+
+__all__ = ["ClientSession"]
+
+
+class ClientSession(Session):
+    """The client's end of a session; made by :meth:`connect`."""
+
+    _role = Role.CLIENT
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        verify_host: HostKeyVerifier | None,
+        credentials: ClientCredentials | None = None,
+        config: SessionConfig | None = None,
+        trace: TraceHandler | None = None,
+        on_progress: ProgressHandler | None = None,
+    ) -> None:
+        config = config if config is not None else SessionConfig()
+        if config.is_secure and not callable(verify_host):
+            raise TypeError(
+                "verify_host is needed: pin('SHA256:…'), another async callable, or "
+                "InsecureAcceptAnyHostKey() if anybody may pose as the server"
+            )
+        super().__init__(transport, config, trace=trace, on_progress=on_progress)
+        self._verify_host = verify_host
+        self._credentials = credentials
+        self._authenticator: Authenticator
+        self._banner = ""
+
+    @classmethod
+    def connect(
+        cls,
+        transport: Transport,
+        *,
+        verify_host: HostKeyVerifier | None,
+        credentials: ClientCredentials | None = None,
+        config: SessionConfig | None = None,
+        trace: TraceHandler | None = None,
+        on_progress: ProgressHandler | None = None,
+    ) -> Self:
+        """Return a session to be entered with ``async with``, which connects it.
+
+        The session owns the stream from then on and closes it on every path. Without
+        ``credentials`` it stops after the key exchange; :meth:`authenticate` goes on.
+
+        Entering raises:
+
+        * :exc:`HostKeyError` when the host key was refused,
+        * :exc:`NegotiationError` when there is an algorithm that the two sides do not share,
+        * :exc:`AuthenticationError` when the server took none of the credentials,
+        * :exc:`RemoteProtocolError`, :exc:`Disconnected` or :exc:`ConnectionLost` when the peer
+          does not speak SSH, refuses to, or goes away,
+        * whatever the connectable raises when it cannot connect.
+
+        :param transport: a byte stream, or a connectable that gives one
+        :param verify_host: decides whether the server is the right one; may be None only when
+            the configuration is an :class:`InsecureSessionConfig`
+        :param credentials: who we are
+        :param config: algorithms, limits and timers
+        :param trace: called with what happens, for developers
+        :param on_progress: called with the stages of the set-up
+        :raises TypeError: there is no ``verify_host``
+        """
+        return cls(
+            transport,
+            verify_host=verify_host,
+            credentials=credentials,
+            config=config,
+            trace=trace,
+            on_progress=on_progress,
+        )
+
+    @property
+    def host_key(self) -> Key:
+        """The server's host key."""
+        key = self._core.exchanger.host_key
+        if key is None:
+            raise LocalProtocolError("the server has not shown its host key")
+        return key
+
+    @property
+    def is_authenticated(self) -> bool:
+        """Whether the server has let us in."""
+        return self._is_alive
+
+    @property
+    def banner(self) -> str:
+        """The text that the server sent for its users before it let us in, as it came."""
+        return self._banner
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """The attributes of the stream, then those of :class:`SSHAttribute`."""
+        own = {SSHAttribute.host_key: lambda: self.host_key}
+        return {**super().extra_attributes, **own}
+
+    # Setting up
+
+    async def _set_up(self) -> None:
+        exchanger = self._core.exchanger
+        if not self._config.is_secure:
+            await self._wait_until(lambda: exchanger.completed_count > 0)
+            return
+        await self._wait_until(
+            lambda: exchanger.completed_count > 0 and exchanger.host_key_is_accepted
+        )
+        if self._credentials is not None:
+            await self.authenticate(self._credentials)
+
+    async def authenticate(self, credentials: ClientCredentials) -> None:
+        """Prove who we are, with one credential after the other until the server is satisfied.
+
+        :raises AuthenticationError: the server took none of them; others may be tried
+        :raises LocalProtocolError: the session is authenticated already
+        :raises SSHError: the session has ended
+        """
+        await anyio.lowlevel.checkpoint()
+        self._require_alive()
+        self._progress(Progress.STARTING_AUTHENTICATION)
+        self._trace(TraceId.SESSION_AUTHENTICATING, TraceLevel.INFO, f"as {credentials.username!r}")
+        self._authenticator = Authenticator(self._core, self._config, self._flush, self._failure)
+        try:
+            await self._authenticator.run(credentials)
+        finally:
+            self._progress(Progress.COMPLETED_AUTHENTICATION)
+        self._trace(TraceId.SESSION_AUTHENTICATED, TraceLevel.INFO, "authenticated")
+
+    async def query_public_key(self, username: str, key: Key) -> bool:
+        """Ask whether the server would accept a key, without proving that we hold it.
+
+        :raises SSHError: the session has ended
+        """
+        await anyio.lowlevel.checkpoint()
+        self._require_alive()
+        self._authenticator = Authenticator(self._core, self._config, self._flush, self._failure)
+        return await self._authenticator.query(username, key)
+
+    async def request_service(self, name: str = Service.CONNECTION) -> None:
+        """Ask the server for a service (RFC 4253 section 10).
+
+        :raises Disconnected: the server does not have it
+        :raises LocalProtocolError: another request is under way
+        """
+        await anyio.lowlevel.checkpoint()
+        self._require_alive()
+        granted = len(self._granted_services)
+        self._core.request_service(name)
+        self._flush()
+        await self._wait_until(lambda: len(self._granted_services) > granted)
+
+    # Events of the core
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case HostKeyPresented():
+                self._services.start_soon(self._judge_host_key, event)
+            case AuthenticationFailed() | KeyAccepted() | ChallengeReceived() | Authenticated():
+                self._authenticator.reply_received(event)
+            case BannerReceived(message):
+                self._banner += message
+            case ExtensionsReceived():
+                pass
+
+    async def _judge_host_key(self, event: HostKeyPresented) -> None:
+        presented = PresentedHostKey(event.key, self.peer_version, self._remote_address())
+        try:
+            with anyio.fail_after(self._config.limits.handler_time):
+                verdict = await self._ask_verifier(presented)
+        except Exception as error:
+            self._reject_host_key(event, error)
+        else:
+            if verdict is True:
+                event.accept()
+            else:
+                self._reject_host_key(event, None)
+        self._after_answer()
+
+    async def _ask_verifier(self, presented: PresentedHostKey) -> bool:
+        if self._verify_host is None:
+            return False
+        return await self._verify_host(presented)
+
+    def _reject_host_key(self, event: HostKeyPresented, error: Exception | None) -> None:
+        if not isinstance(error, HostKeyError):
+            key = event.key
+            refusal = HostKeyError(
+                f"the {key.algorithm} host key {key.fingerprint} was not accepted",
+                key.fingerprint,
+                key.algorithm,
+            )
+            refusal.__cause__ = error
+            error = refusal
+        self._trace(TraceId.SERVER_AUTHENTICATION_FAILED, TraceLevel.WARNING, str(error), error)
+        event.reject(error)
+
+    def _terminated(self, event: Any) -> None:
+        super()._terminated(event)
+        authenticator = getattr(self, "_authenticator", None)
+        if authenticator is not None:
+            authenticator.session_ended()

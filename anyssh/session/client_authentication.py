@@ -1,0 +1,219 @@
+"""Trying a client's credentials one after the other (RFC 4252 section 5).
+
+Each credential that the server may take becomes one step. After a refusal, the methods that the
+server still names decide which of the remaining steps are worth taking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+
+from ..config import SessionConfig
+from ..constants import AuthenticationMethod
+from ..errors import AuthenticationError, SSHError
+from ..keys import Key
+from ..messages import HostBasedFields
+from ..protocol import Core
+from ..protocol.events import (
+    Authenticated,
+    AuthenticationFailed,
+    ChallengeReceived,
+    KeyAccepted,
+)
+from ._waiting import Notice
+from .credentials import ClientCredentials, HostBasedCredentials, Signer
+from .signing import public_key_of, signed
+
+__all__ = ["Authenticator"]
+
+AuthenticationReply = AuthenticationFailed | KeyAccepted | ChallengeReceived | Authenticated
+Step = tuple[str, Callable[[], Awaitable[AuthenticationReply | None]]]
+
+
+class Authenticator:
+    """One attempt to authenticate.
+
+    :param flush: sends what the core has queued
+    :param failure: makes the exception that tells why the session has ended
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        config: SessionConfig,
+        flush: Callable[[], None],
+        failure: Callable[[], SSHError],
+    ) -> None:
+        self._core = core
+        self._config = config
+        self._flush = flush
+        self._failure = failure
+        self._reply: AuthenticationReply | None = None
+        self._has_ended = False
+        self._notice = Notice()
+        self._methods_left: tuple[str, ...] | None = None
+
+    def reply_received(self, reply: AuthenticationReply) -> None:
+        """Take the server's reply to the request under way."""
+        self._reply = reply
+        self._notice.notify()
+
+    def session_ended(self) -> None:
+        """No reply comes any more."""
+        self._has_ended = True
+        self._notice.notify()
+
+    async def run(self, credentials: ClientCredentials) -> None:
+        """Take steps until one succeeds.
+
+        :raises AuthenticationError: none did
+        """
+        for method, step in self._steps(credentials):
+            if self._methods_left is not None and method not in self._methods_left:
+                continue
+            reply = await step()
+            if isinstance(reply, Authenticated):
+                return
+            if isinstance(reply, AuthenticationFailed):
+                self._methods_left = reply.methods_left
+        left = self._methods_left or ()
+        offers = f"it would take {', '.join(left)}" if left else "it names no other method"
+        raise AuthenticationError(
+            f"the server refused every credential of {credentials.username!r}; {offers}", left
+        )
+
+    async def query(self, username: str, key: Key) -> bool:
+        """Ask whether a key is worth signing with."""
+        return isinstance(await self._query(username, key), KeyAccepted)
+
+    # Steps
+
+    def _steps(self, credentials: ClientCredentials) -> list[Step]:
+        enabled = self._config.authentication_methods
+        user = credentials.username
+        steps: list[Step] = [
+            (AuthenticationMethod.PUBLIC_KEY, partial(self._try_key, credentials, key))
+            for key in credentials.keys
+        ]
+        if credentials.host_based is not None:
+            host = credentials.host_based
+            steps.append(
+                (AuthenticationMethod.HOST_BASED, lambda: self._try_host_based(user, host))
+            )
+        if credentials.password is not None or credentials.password_provider is not None:
+            steps.append((AuthenticationMethod.PASSWORD, lambda: self._try_password(credentials)))
+        if credentials.respond is not None:
+            steps.append(
+                (
+                    AuthenticationMethod.KEYBOARD_INTERACTIVE,
+                    lambda: self._try_interactive(credentials),
+                )
+            )
+        steps = [step for step in steps if step[0] in enabled]
+        if not steps:
+            steps = [(AuthenticationMethod.NONE, lambda: self._try_none(user))]
+        return steps
+
+    async def _try_none(self, username: str) -> AuthenticationReply:
+        self._core.client_authentication.request_none(username)
+        return await self._next_reply()
+
+    async def _try_password(self, credentials: ClientCredentials) -> AuthenticationReply | None:
+        password = credentials.password
+        if credentials.password_provider is not None:
+            password = await credentials.password_provider()
+        if not password:
+            return None
+        self._core.client_authentication.request_password(credentials.username, password)
+        return await self._next_reply()
+
+    async def _try_key(
+        self, credentials: ClientCredentials, key: Key | Signer
+    ) -> AuthenticationReply | None:
+        user = credentials.username
+        public_key = public_key_of(key)
+        if isinstance(key, Key) and key.has_private:
+            return await self._prove(user, key)
+        # Signing may ask a person or a device, so first ask whether it is worth it.
+        reply = await self._query(user, public_key)
+        if not isinstance(reply, KeyAccepted):
+            return reply
+        if isinstance(key, Key):
+            if credentials.key_provider is None:
+                return None
+            found = await credentials.key_provider(public_key)
+            if found is None:
+                return None
+            key = found
+        return await self._prove(user, key)
+
+    async def _query(self, username: str, key: Key) -> AuthenticationReply | None:
+        algorithm = self._algorithm_for(key)
+        if algorithm is None:
+            return None
+        self._core.client_authentication.query_key(username, key.public(), algorithm)
+        return await self._next_reply()
+
+    async def _prove(self, username: str, key: Key | Signer) -> AuthenticationReply | None:
+        public_key = public_key_of(key)
+        algorithm = self._algorithm_for(public_key)
+        if algorithm is None:
+            return None
+        authentication = self._core.client_authentication
+        data = authentication.public_key_data(username, public_key, algorithm)
+        signature = await signed(key, data, algorithm)
+        authentication.request_public_key(username, public_key, algorithm, signature)
+        return await self._next_reply()
+
+    async def _try_host_based(
+        self, username: str, host: HostBasedCredentials
+    ) -> AuthenticationReply | None:
+        host_key = public_key_of(host.host_key)
+        algorithm = self._algorithm_for(host_key)
+        if algorithm is None:
+            return None
+        fields = HostBasedFields(
+            algorithm, host_key.public_blob, host.client_host_name, host.client_user_name, b""
+        )
+        authentication = self._core.client_authentication
+        data = authentication.host_based_data(username, fields)
+        signature = await signed(host.host_key, data, algorithm)
+        authentication.request_host_based(username, fields, signature)
+        return await self._next_reply()
+
+    async def _try_interactive(self, credentials: ClientCredentials) -> AuthenticationReply | None:
+        respond = credentials.respond
+        if respond is None:
+            return None
+        self._core.client_authentication.request_interactive(credentials.username)
+        reply = await self._next_reply()
+        while isinstance(reply, ChallengeReceived):
+            responses = await self._answers(respond(reply.challenge))
+            if responses is None:
+                return None
+            self._core.client_authentication.respond(tuple(responses))
+            reply = await self._next_reply()
+        return reply
+
+    async def _answers(self, asked: Awaitable[Sequence[str] | None]) -> Sequence[str] | None:
+        return await asked
+
+    def _algorithm_for(self, key: Key) -> str | None:
+        """Return the best signature algorithm that both sides take with this key."""
+        theirs = self._core.client_authentication.signature_algorithms
+        for name in self._config.host_key_algorithms:
+            if name in key.signature_algorithms and (theirs is None or name in theirs):
+                return name
+        return None
+
+    # Replies
+
+    async def _next_reply(self) -> AuthenticationReply:
+        self._flush()
+        while self._reply is None:
+            if self._has_ended:
+                raise self._failure()
+            await self._notice.wait()
+        reply, self._reply = self._reply, None
+        return reply

@@ -1,0 +1,69 @@
+"""What a client can prove who it is with, and the order in which it is tried."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from ..keys import Key
+from ..protocol.authentication import Challenge
+
+__all__ = ["ClientCredentials", "HostBasedCredentials", "Signer"]
+
+
+@runtime_checkable
+class Signer(Protocol):
+    """A key pair whose private half lives elsewhere: in an agent, a token, another process."""
+
+    @property
+    def key(self) -> Key:
+        """The public key."""
+
+    async def sign(self, data: bytes, algorithm: str) -> bytes:
+        """Return the signature of ``data`` in wire form: the algorithm's name, then its bytes."""
+
+
+PasswordProvider = Callable[[], Awaitable[str | None]]
+KeyProvider = Callable[[Key], Awaitable["Key | Signer | None"]]
+Responder = Callable[[Challenge], Awaitable[Sequence[str] | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class HostBasedCredentials:
+    """The word of this machine for its user (RFC 4252 section 9).
+
+    :ivar host_key: this machine's own host key
+    :ivar client_host_name: this machine's name, as the server knows it
+    :ivar client_user_name: the user on this machine
+    """
+
+    host_key: Key | Signer
+    client_host_name: str
+    client_user_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCredentials:
+    """Who a client is and how it can prove it.
+
+    Tried in this order, as far as the server takes the method: keys, host-based, password,
+    answers to prompts; with none of these, the bare user name.
+
+    :ivar username: whom to log in as
+    :ivar password: sent once the host key was verified
+    :ivar keys: pairs, signers, or public keys whose private half ``key_provider`` finds
+    :ivar password_provider: asked for the password when its turn has come; takes precedence over
+        ``password``; None or an empty text skips the method
+    :ivar key_provider: asked for the private half of a public key that the server would accept
+    :ivar respond: answers the prompts of keyboard-interactive, one text for each; None gives up
+    :ivar host_based: the word of this machine
+    """
+
+    username: str
+    password: str | None = field(default=None, repr=False, kw_only=True)
+    keys: Sequence[Key | Signer] = field(default=(), kw_only=True)
+    password_provider: PasswordProvider | None = field(default=None, repr=False, kw_only=True)
+    key_provider: KeyProvider | None = field(default=None, repr=False, kw_only=True)
+    respond: Responder | None = field(default=None, repr=False, kw_only=True)
+    host_based: HostBasedCredentials | None = field(default=None, repr=False, kw_only=True)

@@ -1,0 +1,69 @@
+"""Facts that a session tells an application that cares to listen."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Self
+
+import anyio
+import anyio.lowlevel
+
+from ._waiting import Notice
+
+__all__ = ["EventQueue", "KeepAliveFailed", "KeepAliveSucceeded", "SessionEvent"]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEvent:
+    """The base of all facts."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAliveSucceeded(SessionEvent):
+    """The peer gave a sign of life.
+
+    :ivar count: for so many intervals in a row
+    """
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAliveFailed(SessionEvent):
+    """The peer gave no sign of life.
+
+    :ivar count: for so many intervals in a row
+    """
+
+    count: int
+
+
+class EventQueue:
+    """Iterates over facts; keeps the latest up to a bound; ends with the session."""
+
+    def __init__(self, size: int) -> None:
+        self._events: deque[SessionEvent] = deque(maxlen=size)
+        self._notice = Notice()
+        self._ended = False
+
+    def put(self, event: SessionEvent) -> None:
+        """Keep a fact; forget the oldest when there are too many."""
+        self._events.append(event)
+        self._notice.notify()
+
+    def end(self) -> None:
+        """Nothing more happens."""
+        self._ended = True
+        self._notice.notify()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> SessionEvent:
+        await anyio.lowlevel.checkpoint()
+        while not self._events:
+            if self._ended:
+                raise StopAsyncIteration
+            await self._notice.wait()
+        return self._events.popleft()

@@ -1,0 +1,176 @@
+"""One byte stream under a session: a reader, a writer and a timer around one core.
+
+The reader awaits nothing but the stream, so nobody can hold it up. The writer is the only one that
+sends, so packets are never torn by a cancelled user. Both end soon after the core has: the writer
+once the last words are out, the reader once the peer has closed its side or time is up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import anyio
+from anyio.abc import AnyByteStream, ByteReceiveStream
+
+from ..config import Limits
+from ..protocol import Core, Phase
+from ..protocol.events import Event
+from ._waiting import Notice
+
+__all__ = ["Link"]
+
+RECEIVE_BYTES: Final = 256 * 1024
+
+
+class Link:
+    """Moves bytes between a stream and a core until either has ended.
+
+    :param dispatch: called with the events of the core, in order; must not raise
+    :param on_room: called whenever output was handed to the stream
+    """
+
+    def __init__(
+        self,
+        stream: AnyByteStream,
+        core: Core,
+        limits: Limits,
+        dispatch: Callable[[Iterable[Event]], None],
+        on_room: Callable[[], None],
+    ) -> None:
+        self._stream = stream
+        self._core = core
+        self._limits = limits
+        self._dispatch = dispatch
+        self._on_room = on_room
+        self._output = Notice()
+        self._deadline_moved = Notice()
+        self._sleeping_until = math.inf
+        self._reading = anyio.CancelScope()
+        self._writing = anyio.CancelScope()
+        self._error: Exception | None = None
+        self._written = anyio.Event()
+        self._finished = anyio.Event()
+
+    @property
+    def error(self) -> Exception | None:
+        """What the stream raised, if anything."""
+        return self._error
+
+    def wake(self) -> None:
+        """Let the writer send what waits in the core, and the timer look at its deadline."""
+        self._output.notify()
+        self._check_deadline()
+
+    def give_last_time(self) -> None:
+        """Give the goodbye its time to leave, and the peer its time to close."""
+        now = anyio.current_time()
+        limits = self._limits
+        self._writing.deadline = min(self._writing.deadline, now + limits.disconnect_time)
+        self._reading.deadline = min(self._reading.deadline, now + limits.close_time)
+
+    def hurry(self) -> None:
+        """Give the goodbye no more time than :attr:`Limits.disconnect_time`."""
+        deadline = anyio.current_time() + self._limits.disconnect_time
+        self._writing.deadline = min(self._writing.deadline, deadline)
+        self._reading.cancel()
+
+    async def wait_finished(self) -> None:
+        """Wait until the stream is closed."""
+        await self._finished.wait()
+
+    async def run(self) -> None:
+        """Move bytes until the end, then close the stream.
+
+        Shielded: cancelling what surrounds a session must leave time for its goodbye. It is the
+        session that ends its link, and each step of the end has its deadline.
+        """
+        with anyio.CancelScope(shield=True):
+            try:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._watch_deadline)
+                    tasks.start_soon(self._write)
+                    await self._read()
+                    self._process(self._core.receive_eof(anyio.current_time()))
+                    await self._written.wait()
+                    tasks.cancel_scope.cancel()
+            finally:
+                await self._close_stream()
+                self._finished.set()
+
+    def _process(self, events: list[Event]) -> None:
+        if events:
+            self._dispatch(events)
+        self._output.notify()
+        self._check_deadline()
+        if self._core.phase is Phase.TERMINATED:
+            self.give_last_time()
+
+    # Reading
+
+    async def _read(self) -> None:
+        with self._reading:
+            try:
+                if isinstance(self._stream, ByteReceiveStream):
+                    while True:
+                        self._received(await self._stream.receive(RECEIVE_BYTES))
+                while True:
+                    self._received(await self._stream.receive())
+            except anyio.EndOfStream:
+                return
+            except Exception as error:  # whatever a stream raises means that it is gone
+                self._lost(error)
+
+    def _received(self, data: bytes) -> None:
+        self._process(self._core.receive_data(data, anyio.current_time()))
+
+    def _lost(self, error: Exception) -> None:
+        if self._error is None:
+            self._error = error
+
+    # Writing
+
+    async def _write(self) -> None:
+        try:
+            with self._writing:
+                while self._core.phase is not Phase.TERMINATED:
+                    await self._write_pending()
+                    await self._output.wait()
+                await self._write_pending()
+                await self._stream.send_eof()
+        except Exception as error:  # whatever a stream raises means that it is gone
+            self._lost(error)
+            # The peer's last words may still be on their way to the reader.
+            self.give_last_time()
+        finally:
+            self._written.set()
+
+    async def _write_pending(self) -> None:
+        while data := self._core.data_to_send():
+            self._on_room()
+            await self._stream.send(data)
+
+    async def _close_stream(self) -> None:
+        with anyio.CancelScope(shield=True, deadline=anyio.current_time() + 1):
+            try:
+                await self._stream.aclose()
+            except Exception as error:
+                self._lost(error)
+
+    # Time
+
+    def _check_deadline(self) -> None:
+        deadline = self._core.next_deadline()
+        if deadline is not None and deadline < self._sleeping_until:
+            self._deadline_moved.notify()
+
+    async def _watch_deadline(self) -> None:
+        while True:
+            deadline = self._core.next_deadline()
+            self._sleeping_until = math.inf if deadline is None else deadline
+            with anyio.CancelScope(deadline=self._sleeping_until):
+                await self._deadline_moved.wait()
+            now = anyio.current_time()
+            if now >= self._sleeping_until:
+                self._process(self._core.handle_timeout(now))

@@ -1,0 +1,250 @@
+"""Sessions as a server, one by one or for every connection of a listener."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from logging import getLogger
+from typing import Any, TypeVar
+
+import anyio
+from anyio import TASK_STATUS_IGNORED
+from anyio.abc import AnyByteStream, Listener, TaskStatus
+
+from ..config import SessionConfig
+from ..errors import SSHError
+from ..keys import Key
+from ..protocol import Role
+from ..protocol.authentication import AuthAttempt, Challenge, KeyboardInteractiveAttempt
+from ..protocol.events import (
+    AttemptMade,
+    Authenticated,
+    Event,
+    ExtensionsReceived,
+    KeyQueried,
+)
+from ..trace import Progress, TraceHandler, TraceId, TraceLevel
+from .attributes import SSHAttribute
+from .credentials import Signer
+from .session import ProgressHandler, Session
+from .signing import public_key_of
+
+__all__ = ["Server", "ServerSession"]
+
+logger = getLogger("anyssh")
+
+Authenticate = Callable[[AuthAttempt], Awaitable[object | None]]
+MayUseKey = Callable[[str, Key], Awaitable[bool]]
+SessionHandler = Callable[["ServerSession"], Awaitable[object]]
+
+
+class ServerSession(Session):
+    """The server's end of a session; made by :meth:`Server.accept`."""
+
+    _role = Role.SERVER
+
+    def __init__(
+        self,
+        stream: AnyByteStream,
+        config: SessionConfig,
+        *,
+        host_keys: Iterable[Key | Signer],
+        authenticate: Authenticate | None,
+        may_use_key: MayUseKey | None,
+        trace: TraceHandler | None = None,
+        on_progress: ProgressHandler | None = None,
+    ) -> None:
+        super().__init__(stream, config, host_keys=host_keys, trace=trace, on_progress=on_progress)
+        self._authenticate = authenticate
+        self._may_use_key = may_use_key
+        self._principal: object | None = None
+        self._username: str | None = None
+
+    @property
+    def principal(self) -> object | None:
+        """Who the client is: what ``authenticate`` returned. None without authentication."""
+        return self._principal
+
+    @property
+    def username(self) -> str | None:
+        """The name that the client was let in with."""
+        return self._username
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """The attributes of the stream, then those of :class:`SSHAttribute`."""
+        own = {SSHAttribute.principal: lambda: self.principal}
+        return {**super().extra_attributes, **own}
+
+    async def _set_up(self) -> None:
+        await self._wait_until(lambda: self._core.is_running)
+
+    # Events of the core
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case AttemptMade():
+                self._services.start_soon(self._judge, event)
+            case KeyQueried():
+                self._services.start_soon(self._judge_query, event)
+            case Authenticated(principal):
+                self._principal = principal
+                self._trace(TraceId.SESSION_AUTHENTICATED, TraceLevel.INFO, "authenticated")
+            case ExtensionsReceived():
+                pass
+
+    async def _judge(self, event: AttemptMade) -> None:
+        attempt = event.attempt
+        self._progress(Progress.STARTING_AUTHENTICATION)
+        self._trace(
+            TraceId.SESSION_AUTHENTICATING,
+            TraceLevel.INFO,
+            f"{attempt.method} for {attempt.username!r}",
+        )
+        verdict = await self._ask(self._authenticate, attempt)
+        self._progress(Progress.COMPLETED_AUTHENTICATION)
+        if isinstance(verdict, Challenge) and isinstance(attempt, KeyboardInteractiveAttempt):
+            event.challenge(verdict)
+        elif verdict is None or verdict is False or isinstance(verdict, Challenge):
+            self._trace(
+                TraceId.CLIENT_AUTHENTICATION_FAILED,
+                TraceLevel.WARNING,
+                f"{attempt.method} for {attempt.username!r} refused",
+            )
+            event.reject()
+        else:
+            self._username = attempt.username
+            event.accept(verdict)
+        self._after_answer()
+
+    async def _judge_query(self, event: KeyQueried) -> None:
+        is_worthwhile: object = True
+        if self._may_use_key is not None:
+            is_worthwhile = await self._ask(self._may_use_key, event.username, event.key)
+        event.answer(is_worthwhile is True)
+        self._after_answer()
+
+    async def _ask(self, callback: Callable[..., Awaitable[Any]] | None, *question: Any) -> Any:
+        """Ask the application; an exception or too much time means no."""
+        if callback is None:
+            return None
+        try:
+            with anyio.fail_after(self._config.limits.handler_time):
+                return await callback(*question)
+        except Exception as error:
+            logger.exception("an authentication callback failed; the attempt is refused")
+            self._trace(
+                TraceId.AUTHENTICATION_ERROR, TraceLevel.ERROR, "the callback failed", error
+            )
+            return None
+
+
+StreamT = TypeVar("StreamT", bound=AnyByteStream)
+
+
+class Server:
+    """What the sessions of one service have in common.
+
+    :param host_keys: pairs or signers, at least one; of several that fit, the first is used
+    :param authenticate: given each proof that a client offers, after it was verified; returns
+        the principal to accept, None to refuse, or a :class:`Challenge` to ask the user (for
+        :class:`KeyboardInteractiveAttempt`)
+    :param may_use_key: asked when a client wants to know whether a key is worth signing with;
+        yes to every key if not given
+    :param config: algorithms, limits and timers
+    :param trace: called with what happens in every session, for developers
+    :param on_progress: called with the stages of every session's set-up
+    :raises ValueError: there is no usable host key
+    :raises TypeError: there is no ``authenticate``
+    """
+
+    def __init__(
+        self,
+        *,
+        host_keys: Iterable[Key | Signer] = (),
+        authenticate: Authenticate | None = None,
+        may_use_key: MayUseKey | None = None,
+        config: SessionConfig | None = None,
+        trace: TraceHandler | None = None,
+        on_progress: ProgressHandler | None = None,
+    ) -> None:
+        self._config = config if config is not None else SessionConfig()
+        self._host_keys = tuple(host_keys)
+        self._authenticate = authenticate
+        self._may_use_key = may_use_key
+        self._trace = trace
+        self._on_progress = on_progress
+        if self._config.is_secure:
+            self._check()
+
+    def _check(self) -> None:
+        if not callable(self._authenticate):
+            raise TypeError("authenticate is needed: an async callable that judges each client")
+        held = set()
+        for key in self._host_keys:
+            if isinstance(key, Key) and not key.has_private:
+                raise ValueError(f"the host key {key.fingerprint} has no private half")
+            held |= set(public_key_of(key).signature_algorithms)
+        if not held & set(self._config.host_key_algorithms):
+            raise ValueError(
+                "no host key fits: the configuration names "
+                f"{', '.join(self._config.host_key_algorithms)}, the keys are good for "
+                f"{', '.join(sorted(held)) or 'nothing'}"
+            )
+
+    @property
+    def config(self) -> SessionConfig:
+        """The configuration of every session."""
+        return self._config
+
+    def accept(self, stream: AnyByteStream) -> ServerSession:
+        """Return a session to be entered with ``async with``, which authenticates the client.
+
+        The session owns the stream from then on and closes it on every path.
+
+        Entering raises:
+
+        * :exc:`NegotiationError` when there is an algorithm that the two sides do not share,
+        * :exc:`RemoteProtocolError`, :exc:`Disconnected` or :exc:`ConnectionLost` when the peer
+          does not speak SSH, fails to authenticate, or goes away.
+        """
+        return ServerSession(
+            stream,
+            self._config,
+            host_keys=self._host_keys,
+            authenticate=self._authenticate,
+            may_use_key=self._may_use_key,
+            trace=self._trace,
+            on_progress=self._on_progress,
+        )
+
+    async def serve(
+        self,
+        listener: Listener[StreamT],
+        handler: SessionHandler,
+        *,
+        task_status: TaskStatus[None] = TASK_STATUS_IGNORED,
+    ) -> None:
+        """Accept every connection of a listener and run ``handler`` for each, until cancelled.
+
+        A handler runs once its client is authenticated; the session ends when it returns. An
+        exception of one connection or handler ends that connection and is logged; the others and
+        the listener go on.
+
+        :param task_status: told when connections are accepted
+        """
+
+        async def handle(stream: StreamT) -> None:
+            await self._serve_one(stream, handler)
+
+        async with anyio.create_task_group() as connections:
+            task_status.started()
+            await listener.serve(handle, connections)
+
+    async def _serve_one(self, stream: AnyByteStream, handler: SessionHandler) -> None:
+        try:
+            async with self.accept(stream) as session:
+                await handler(session)
+        except SSHError as error:
+            logger.info("a connection ended: %s", error)
+        except Exception:
+            logger.exception("the handler of a connection failed")

@@ -1,0 +1,727 @@
+"""What clients and servers have in common: a link, channels, requests, facts, the end.
+
+The session owns one core and one link. The link's reader hands the core's events to
+:meth:`Session._dispatch`, which does its work at once and never waits. Whatever the application
+must be asked runs as a task of the session's service group, which outlives the body of ``async
+with``, so that a goodbye can still be said when the body has gone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from logging import getLogger
+from typing import Any, Final, Self
+
+import anyio
+import anyio.lowlevel
+from anyio import AsyncContextManagerMixin
+from anyio.abc import AnyByteStream, ByteStreamConnectable, SocketAttribute, TaskGroup
+
+from .._version import __version__
+from ..config import SessionConfig
+from ..constants import DisconnectReason
+from ..errors import Disconnected, LocalProtocolError, SSHError
+from ..identification import PeerVersion, local_identification
+from ..keys import Key
+from ..protocol import Core, Role
+from ..protocol.channel import ChannelState, PendingRequest, ReplySlot
+from ..protocol.events import (
+    ChannelClosed,
+    ChannelDataReceived,
+    ChannelEofReceived,
+    ChannelExtendedDataReceived,
+    ChannelOpened,
+    ChannelOpenFailed,
+    ChannelOpenReceived,
+    ChannelRequestReceived,
+    ConnectionTerminated,
+    DebugReceived,
+    Event,
+    GlobalRequestReceived,
+    KeepAliveAnswered,
+    KeepAliveMissed,
+    KeyExchangeCompleted,
+    KeyExchangeStarted,
+    ReplyReceived,
+    ServiceAccepted,
+    SignatureRequested,
+    VersionReceived,
+    WindowOpened,
+)
+from ..protocol.negotiation import Algorithms
+from ..trace import Progress, ProgressEvent, TraceEvent, TraceHandler, TraceId, TraceLevel
+from ._waiting import Notice, Turnstile
+from .attributes import SSHAttribute
+from .channel import Channel, ChannelOpening
+from .credentials import Signer
+from .errors import ConnectionLost
+from .events import EventQueue, KeepAliveFailed, KeepAliveSucceeded
+from .link import Link
+from .metrics import SessionMetrics
+from .requests import (
+    ChannelRequest,
+    PendingReply,
+    Reply,
+    RequestIterator,
+    RequestQueue,
+)
+from .signing import public_key_of, signed
+
+__all__ = ["Session", "SessionClosed", "Transport"]
+
+logger = getLogger("anyssh")
+
+Transport = AnyByteStream | ByteStreamConnectable
+"""What a session can run over: a stream, or a way to get one."""
+
+ProgressHandler = Callable[[ProgressEvent], None]
+
+_session_numbers = itertools.count(1)
+_process_secret: Final = os.urandom(32)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionClosed:
+    """How a session ended.
+
+    :ivar reason: a :class:`~anyssh.DisconnectReason`, or the peer's own number
+    :ivar description: the text that went with it
+    :ivar error: what operations on the session raise from now on
+    """
+
+    reason: int
+    description: str
+    error: SSHError
+
+
+class ChannelOpenings:
+    """Iterates over the channels that the peer wants to open; ends with the session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ChannelOpening:
+        opening = await self._session._next_opening(None)
+        if opening is None:
+            raise StopAsyncIteration
+        return opening
+
+
+class Session(AsyncContextManagerMixin):
+    """One end of an SSH session. Made by :class:`ClientSession` and :class:`Server`.
+
+    Entered once, with ``async with``, and left in the same task. Leaving says goodbye, closes the
+    stream and ends every task of the session.
+    """
+
+    _role: Role
+
+    def __init__(
+        self,
+        transport: Transport,
+        config: SessionConfig,
+        *,
+        host_keys: Iterable[Key | Signer] = (),
+        trace: TraceHandler | None = None,
+        on_progress: ProgressHandler | None = None,
+    ) -> None:
+        self._transport = transport
+        self._config = config
+        self._host_keys = {public_key_of(key): key for key in host_keys}
+        self._trace_handler = trace
+        self._on_progress = on_progress
+        self._number = next(_session_numbers)
+        self._stream: AnyByteStream | None = None
+        self._core: Core
+        self._link: Link
+        self._services: TaskGroup
+        self._end: SessionClosed | None = None
+        self._has_started = False
+        self._changed = Notice()
+        self._ended = Notice()
+        self._room = Turnstile()
+        self._channels: set[Channel] = set()
+        self._openings: deque[ChannelOpening] = deque()
+        self._opening_came = Notice()
+        self._pending_replies: set[PendingReply] = set()
+        self._granted_services: list[str] = []
+        self._requests = RequestQueue(self._refuse_request)
+        self._events = EventQueue(config.limits.events)
+
+    # What it is
+
+    @property
+    def config(self) -> SessionConfig:
+        """The configuration that the session was made with."""
+        return self._config
+
+    @property
+    def peer_version(self) -> PeerVersion:
+        """What the peer said it is."""
+        version = self._core.transport.peer_version
+        if version is None:
+            raise LocalProtocolError("the peer has not identified itself yet")
+        return version
+
+    @property
+    def algorithms(self) -> Algorithms:
+        """What the last key exchange agreed on."""
+        algorithms = self._core.exchanger.algorithms
+        if algorithms is None:
+            raise LocalProtocolError("the first key exchange is not complete yet")
+        return algorithms
+
+    @property
+    def metrics(self) -> SessionMetrics:
+        """What the session has moved so far."""
+        traffic = self._core.traffic
+        return SessionMetrics(
+            traffic.bytes_sent,
+            traffic.bytes_received,
+            traffic.messages_sent,
+            traffic.messages_received,
+        )
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """The channels that are open now."""
+        return tuple(self._channels)
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """The attributes of the stream, then those of :class:`SSHAttribute`."""
+        stream = self._stream
+        inherited = {} if stream is None else stream.extra_attributes
+        own = {
+            SSHAttribute.peer_version: lambda: self.peer_version,
+            SSHAttribute.algorithms: lambda: self.algorithms,
+        }
+        return {**inherited, **own}
+
+    # Life
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
+        if self._has_started:
+            raise RuntimeError("a session is entered once")
+        self._has_started = True
+        body_error: BaseException | None = None
+        self._progress(Progress.OPENING_SESSION_CONNECTION)
+        stream = await self._open_stream()
+        async with anyio.create_task_group() as services:
+            self._start(stream, services)
+            try:
+                await self._set_up()
+                yield self
+                await self._leave()
+            except anyio.get_cancelled_exc_class():
+                await self._leave_at_once()
+                raise
+            except BaseException as error:
+                body_error = error
+                await self._leave_at_once()
+            finally:
+                services.cancel_scope.cancel()
+        if body_error is not None:
+            # Outside the group, which would have wrapped it.
+            raise body_error
+
+    async def _open_stream(self) -> AnyByteStream:
+        transport = self._transport
+        if isinstance(transport, ByteStreamConnectable):
+            return await transport.connect()
+        return transport
+
+    def _start(self, stream: AnyByteStream, services: TaskGroup) -> None:
+        self._stream = stream
+        self._services = services
+        self._core = Core(
+            self._role,
+            self._config,
+            now=anyio.current_time(),
+            random=os.urandom,
+            identification=local_identification(__version__),
+            host_keys=tuple(self._host_keys),
+            delay_secret=_process_secret,
+            trace=self._trace_handler,
+        )
+        self._link = Link(
+            stream, self._core, self._config.limits, self._dispatch, self._room_appeared
+        )
+        self._trace(TraceId.SESSION_CONNECTING, TraceLevel.INFO, "connecting")
+        self._progress(Progress.STARTING_VERSION_EXCHANGE)
+        services.start_soon(self._link.run)
+
+    async def _set_up(self) -> None:
+        """Wait until the session is ready for the body of ``async with``."""
+        raise NotImplementedError
+
+    async def _leave(self) -> None:
+        try:
+            await self.aclose()
+        finally:
+            await self._leave_at_once()
+
+    async def _leave_at_once(self) -> None:
+        """Say goodbye as far as the stream takes it at once, and wait for the link to end."""
+        self._core.disconnect(DisconnectReason.BY_APPLICATION, "the session was left")
+        self._dispatch(self._core.poll_events())
+        self._link.wake()
+        self._link.hurry()
+        with anyio.CancelScope(shield=True):
+            await self._link.wait_finished()
+
+    async def aclose(self) -> None:
+        """End the session: say goodbye, let it leave, close the stream.
+
+        Takes at most :attr:`Limits.disconnect_time` and :attr:`Limits.close_time`. Does nothing
+        the second time.
+        """
+        await self.disconnect(DisconnectReason.BY_APPLICATION, "")
+
+    async def disconnect(self, reason: int, description: str = "") -> None:
+        """End the session like :meth:`aclose`, with a reason of one's own.
+
+        :param reason: a :class:`~anyssh.DisconnectReason`, or any number below 2**32
+        :param description: a text for the peer
+        """
+        self._trace(TraceId.SESSION_CLOSING, TraceLevel.INFO, f"closing: {reason} {description}")
+        self._core.disconnect(reason, description)
+        self._dispatch(self._core.poll_events())
+        self._link.wake()
+        self._link.give_last_time()
+        await self._link.wait_finished()
+
+    async def wait_closed(self) -> SessionClosed:
+        """Wait until the session has ended; tell how."""
+        await anyio.lowlevel.checkpoint()
+        while self._end is None:
+            await self._ended.wait()
+        return self._end
+
+    def events(self) -> EventQueue:
+        """Iterate over facts: keep-alive, for one. Unread facts beyond a bound are dropped."""
+        return self._events
+
+    # Channels
+
+    async def open_channel(
+        self,
+        channel_type: str = "session",
+        *,
+        request: ChannelRequest | None = None,
+        payload: bytes = b"",
+        window_size: int | None = None,
+    ) -> Channel:
+        """Open a channel.
+
+        When cancelled, the channel is closed as soon as the peer confirms it.
+
+        :param channel_type: what kind of channel it is
+        :param request: sent right behind; the call then also waits for its reply
+        :param payload: what belongs to the type, in wire form
+        :param window_size: bytes that the peer may send ahead; the configured number if not given
+        :raises ChannelOpenError: the peer refused the channel
+        :raises RequestDenied: the peer refused the request; the channel is closed again
+        :raises SSHError: the session has ended
+        """
+        await anyio.lowlevel.checkpoint()
+        self._require_alive()
+        state = self._core.connection.open_channel(channel_type, payload, window_size=window_size)
+        channel = Channel(self, state)
+        self._channels.add(channel)
+        self._flush()
+        try:
+            await channel._wait_opened()
+            if request is not None:
+                await channel._first_request(request)
+        except BaseException:
+            self._channels.discard(channel)
+            channel._close_now()
+            raise
+        return channel
+
+    def incoming_channels(self) -> ChannelOpenings:
+        """Iterate over the channels that the peer wants to open.
+
+        They are held until asked for, up to 64, then refused. The iteration ends with the session.
+        """
+        self._requests.disregard()
+        return ChannelOpenings(self)
+
+    async def accept_channel(self, channel_type: str | None = None) -> Channel:
+        """Wait for a channel that the peer opens, and accept it.
+
+        :param channel_type: only take channels of this type
+        :raises SSHError: the session has ended
+        """
+        self._requests.disregard()
+        opening = await self._next_opening(channel_type)
+        if opening is None:
+            raise self._failure()
+        return await opening.accept()
+
+    async def serve(self, handler: Callable[[Channel], Awaitable[object]]) -> None:
+        """Accept every channel and run ``handler`` for each in a task of its own.
+
+        Returns when the session has ended and every handler has returned. A channel is closed when
+        its handler returns; an exception of a handler closes its channel and is logged.
+        """
+        async with anyio.create_task_group() as handlers:
+            async for opening in self.incoming_channels():
+                try:
+                    channel = await opening.accept()
+                except SSHError:
+                    continue
+                handlers.start_soon(self._run_handler, handler, channel)
+
+    async def _run_handler(
+        self, handler: Callable[[Channel], Awaitable[object]], channel: Channel
+    ) -> None:
+        async with channel:
+            try:
+                await handler(channel)
+            except (SSHError, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+                logger.debug("%r ended: %r", channel, error)
+            except Exception:
+                logger.exception("the handler of %r failed", channel)
+
+    async def _next_opening(self, channel_type: str | None) -> ChannelOpening | None:
+        await anyio.lowlevel.checkpoint()
+        while True:
+            for opening in self._openings:
+                if channel_type is None or opening.channel_type == channel_type:
+                    self._openings.remove(opening)
+                    return opening
+            if self._end is not None:
+                return None
+            await self._opening_came.wait()
+
+    def _accept_opening(
+        self, state: ChannelState, open_payload: bytes, payload: bytes, window_size: int | None
+    ) -> Channel:
+        self._require_alive()
+        self._core.connection.accept_channel(state, payload, window_size=window_size)
+        channel = Channel(self, state, open_payload)
+        self._channels.add(channel)
+        self._flush()
+        self._trace(TraceId.CHANNEL_OPENED, TraceLevel.INFO, f"opened {channel!r}")
+        return channel
+
+    def _reject_opening(self, state: ChannelState, reason: int, description: str) -> None:
+        if self._is_alive:
+            self._core.connection.reject_channel(state, reason, description)
+            self._flush()
+
+    # Requests
+
+    def requests(self) -> RequestIterator:
+        """Iterate over the peer's requests of the session; the iteration ends with it.
+
+        Until this is called, up to 16 requests are held. A session that takes channels without
+        ever calling it refuses all requests. Keep-alive is answered without asking.
+        """
+        self._requests.handle()
+        return RequestIterator(self, self._requests)
+
+    async def request(self, name: str, payload: bytes = b"", *, want_reply: bool = True) -> Reply:
+        """Ask something of the peer's session; return its reply, true when it was granted.
+
+        A cancelled call does not disturb the replies of others. Without ``want_reply`` the call
+        does not wait, and the reply is true.
+
+        :param payload: what belongs to the request, in wire form
+        :raises SSHError: the session has ended
+        """
+        await anyio.lowlevel.checkpoint()
+        self._require_alive()
+        slot = self._core.connection.request_global(name, payload, want_reply=want_reply)
+        self._flush()
+        if not want_reply:
+            return Reply(True)
+        return await self._reply_to(slot)
+
+    async def _reply_to(self, slot: ReplySlot) -> Reply:
+        pending = PendingReply(slot)
+        self._pending_replies.add(pending)
+        try:
+            return await pending.wait()
+        finally:
+            self._pending_replies.discard(pending)
+            slot.owner = None
+
+    def _answer_request(self, request: PendingRequest, is_success: bool, payload: bytes) -> None:
+        if self._is_alive:
+            self._core.connection.answer(request, is_success, payload)
+            self._flush()
+
+    def _refuse_request(self, request: PendingRequest) -> None:
+        self._answer_request(request, False, b"")
+
+    # Keys
+
+    async def rekey(self) -> None:
+        """Exchange new keys now; return when they are in use.
+
+        :raises LocalProtocolError: an exchange is under way
+        :raises SSHError: the session has ended
+        """
+        await anyio.lowlevel.checkpoint()
+        self._require_alive()
+        exchanger = self._core.exchanger
+        before = exchanger.completed_count
+        self._core.start_rekey()
+        self._dispatch(self._core.poll_events())
+        self._flush()
+        await self._wait_until(lambda: exchanger.completed_count > before)
+
+    # State
+
+    @property
+    def _is_alive(self) -> bool:
+        return self._end is None and self._core.is_running
+
+    @property
+    def _is_over(self) -> bool:
+        return self._end is not None
+
+    def _require_alive(self) -> None:
+        if self._end is not None:
+            raise self._failure()
+
+    def _failure(self) -> SSHError:
+        """Return a fresh exception that tells why the session has ended."""
+        if self._end is None:
+            return LocalProtocolError("the session has not ended")
+        error = self._end.error
+        if isinstance(error, Disconnected):
+            copy: SSHError = Disconnected(error.reason, error.description, error.by_peer)
+        elif isinstance(error, ConnectionLost):
+            copy = ConnectionLost(*error.args)
+        else:
+            copy = error.with_traceback(None)
+            return copy
+        copy.__cause__ = error.__cause__
+        return copy
+
+    async def _wait_until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._require_alive()
+            await self._changed.wait()
+
+    async def _wait_for_room(self) -> None:
+        """Wait, in turn, until the output has room again."""
+        await self._room.wait()
+
+    def _room_appeared(self) -> None:
+        self._room.release()
+
+    def _flush(self) -> None:
+        self._link.wake()
+        if self._core.transport.pending < self._config.limits.pending_output:
+            self._room.release()
+
+    # Events of the core
+
+    def _dispatch(self, events: Iterable[Event]) -> None:
+        for event in events:
+            handler = _HANDLERS.get(type(event))
+            if handler is not None:
+                handler(self, event)
+            else:
+                self._handle(event)
+        self._changed.notify()
+
+    def _handle(self, event: Event) -> None:
+        """Handle an event that only one role knows."""
+        logger.debug("nobody handles %r", event)
+
+    def _version_received(self, event: VersionReceived) -> None:
+        self._trace(TraceId.PROTOCOL_VERSION, TraceLevel.INFO, f"peer is {event.version}")
+        self._progress(Progress.COMPLETED_VERSION_EXCHANGE)
+        self._progress(Progress.STARTING_KEY_EXCHANGE)
+
+    def _key_exchange_started(self, event: KeyExchangeStarted) -> None:
+        pass
+
+    def _key_exchange_completed(self, event: KeyExchangeCompleted) -> None:
+        self._trace(TraceId.ALGORITHM_NEGOTIATION, TraceLevel.INFO, str(event.algorithms))
+        if event.is_initial:
+            self._trace(TraceId.SESSION_ENCRYPTED, TraceLevel.INFO, "encrypted")
+            self._progress(Progress.COMPLETED_KEY_EXCHANGE)
+            self._progress(Progress.OPENED_SESSION_CONNECTION)
+        self._room.release_all()
+
+    def _signature_requested(self, event: SignatureRequested) -> None:
+        key = self._host_keys[event.key]
+        if isinstance(key, Key):
+            event.supply(key.sign(event.data, event.algorithm))
+            self._after_answer()
+        else:
+            self._services.start_soon(self._sign, event, key)
+
+    async def _sign(self, event: SignatureRequested, signer: Signer) -> None:
+        try:
+            with anyio.fail_after(self._config.limits.handler_time):
+                signature = await signed(signer, event.data, event.algorithm)
+        except Exception as error:
+            logger.exception("the host key %s could not sign", event.key.fingerprint)
+            failure = LocalProtocolError("no signature from the host key")
+            failure.__cause__ = error
+            self._core.terminate(failure)
+        else:
+            event.supply(signature)
+        self._after_answer()
+
+    def _after_answer(self) -> None:
+        """Go on with what an answered obligation has set free."""
+        self._dispatch(self._core.poll_events())
+        self._flush()
+
+    def _debug_received(self, event: DebugReceived) -> None:
+        level = TraceLevel.INFO if event.always_display else TraceLevel.VERBOSE
+        self._trace(TraceId.DEBUG_MESSAGE, level, event.message)
+
+    def _keep_alive_answered(self, event: KeepAliveAnswered) -> None:
+        self._events.put(KeepAliveSucceeded(event.count))
+
+    def _keep_alive_missed(self, event: KeepAliveMissed) -> None:
+        self._events.put(KeepAliveFailed(event.count))
+        if event.count >= self._config.keep_alive_count:
+            self._core.terminate(
+                ConnectionLost(f"no sign of life from the peer, {event.count} times in a row")
+            )
+            self._dispatch(self._core.poll_events())
+
+    def _service_accepted(self, event: ServiceAccepted) -> None:
+        self._granted_services.append(event.name)
+
+    def _channel_open_received(self, event: ChannelOpenReceived) -> None:
+        self._openings.append(ChannelOpening(self, event.channel, event.payload))
+        self._opening_came.notify()
+
+    def _channel_opened(self, event: ChannelOpened) -> None:
+        channel: Channel = event.channel.owner
+        channel._confirmed(event.payload)
+        self._trace(TraceId.CHANNEL_OPENED, TraceLevel.INFO, f"opened {channel!r}")
+
+    def _channel_open_failed(self, event: ChannelOpenFailed) -> None:
+        channel: Channel = event.channel.owner
+        channel._refused(event.reason, event.description)
+        self._trace(
+            TraceId.CHANNEL_OPEN_FAILED, TraceLevel.WARNING, f"{channel!r}: {event.description}"
+        )
+
+    def _channel_data_received(self, event: ChannelDataReceived) -> None:
+        event.channel.owner._data_received(event.data)
+
+    def _channel_extended_data_received(self, event: ChannelExtendedDataReceived) -> None:
+        event.channel.owner._extended_data_received(event.data_type, event.data)
+
+    def _channel_eof_received(self, event: ChannelEofReceived) -> None:
+        event.channel.owner._eof_received()
+
+    def _channel_closed(self, event: ChannelClosed) -> None:
+        channel: Channel = event.channel.owner
+        self._channels.discard(channel)
+        channel._peer_closed()
+        self._trace(TraceId.CHANNEL_CLOSED, TraceLevel.INFO, f"closed {channel!r}")
+
+    def _window_opened(self, event: WindowOpened) -> None:
+        event.channel.owner._window_opened()
+
+    def _channel_request_received(self, event: ChannelRequestReceived) -> None:
+        event.channel.owner._request_received(event.request)
+
+    def _global_request_received(self, event: GlobalRequestReceived) -> None:
+        self._requests.put(event.request)
+
+    def _reply_received(self, event: ReplyReceived) -> None:
+        pending: PendingReply | None = event.slot.owner
+        if pending is not None:
+            pending.resolve(event.is_success, event.payload)
+
+    def _terminated(self, event: ConnectionTerminated) -> None:
+        """Wake everybody who waits; each raises a fresh exception."""
+        error = event.error
+        if error is None:
+            error = ConnectionLost("the stream ended without a goodbye")
+            error.__cause__ = self._link.error
+        if not isinstance(error, SSHError):
+            failure = SSHError("the session ended by an error of its own")
+            failure.__cause__ = error
+            error = failure
+        reason = getattr(error, "reason", DisconnectReason.CONNECTION_LOST)
+        description = getattr(error, "description", str(error))
+        self._end = SessionClosed(reason, description, error)
+        self._trace(TraceId.SESSION_CLOSING, TraceLevel.INFO, f"closed: {error}", error)
+        for channel in tuple(self._channels):
+            channel._session_ended(error)
+        self._channels.clear()
+        self._openings.clear()
+        self._opening_came.notify()
+        for pending in self._pending_replies:
+            pending.fail(self._failure)
+        self._requests.end()
+        self._events.end()
+        self._room.release_all()
+        self._ended.notify()
+        self._link.wake()
+
+    # Watching
+
+    def _trace(
+        self,
+        trace_id: TraceId,
+        level: TraceLevel,
+        message: str,
+        error: BaseException | None = None,
+    ) -> None:
+        if self._trace_handler is not None:
+            self._trace_handler(TraceEvent(trace_id, level, message, error))
+
+    def _progress(self, progress: Progress) -> None:
+        if self._on_progress is not None:
+            self._on_progress(ProgressEvent(progress, self._number))
+
+    def _remote_address(self) -> tuple[str, int] | None:
+        if self._stream is None:
+            return None
+        address = self._stream.extra(SocketAttribute.remote_address, None)
+        return (address[0], address[1]) if isinstance(address, tuple) else None
+
+    def __repr__(self) -> str:
+        state = "new" if not self._has_started else "ended" if self._end else "open"
+        return f"<{type(self).__name__} {self._number} {state}>"
+
+
+_HANDLERS: Final[dict[type[Event], Callable[[Session, Any], None]]] = {
+    ChannelDataReceived: Session._channel_data_received,
+    WindowOpened: Session._window_opened,
+    ChannelExtendedDataReceived: Session._channel_extended_data_received,
+    ChannelEofReceived: Session._channel_eof_received,
+    ChannelClosed: Session._channel_closed,
+    ChannelOpenReceived: Session._channel_open_received,
+    ChannelOpened: Session._channel_opened,
+    ChannelOpenFailed: Session._channel_open_failed,
+    ChannelRequestReceived: Session._channel_request_received,
+    GlobalRequestReceived: Session._global_request_received,
+    ReplyReceived: Session._reply_received,
+    VersionReceived: Session._version_received,
+    KeyExchangeStarted: Session._key_exchange_started,
+    KeyExchangeCompleted: Session._key_exchange_completed,
+    SignatureRequested: Session._signature_requested,
+    ServiceAccepted: Session._service_accepted,
+    DebugReceived: Session._debug_received,
+    KeepAliveAnswered: Session._keep_alive_answered,
+    KeepAliveMissed: Session._keep_alive_missed,
+    ConnectionTerminated: Session._terminated,
+}

@@ -1,0 +1,112 @@
+"""Trace and progress: what a session tells a developer who wants to watch it.
+
+The identifiers are those of the Dev Tunnels SSH libraries, so that logs of both ends can be read
+side by side. Events never hold secrets or the bytes of channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+
+__all__ = [
+    "Progress",
+    "ProgressEvent",
+    "TraceEvent",
+    "TraceHandler",
+    "TraceId",
+    "TraceLevel",
+]
+
+
+class TraceLevel(IntEnum):
+    """How much a trace event matters."""
+
+    ERROR = 0
+    WARNING = 1
+    INFO = 2
+    VERBOSE = 3
+
+
+class TraceId(IntEnum):
+    """What a trace event is about."""
+
+    UNKNOWN_ERROR = 9000
+    STREAM_READ_ERROR = 9001
+    STREAM_WRITE_ERROR = 9002
+    STREAM_CLOSE_ERROR = 9003
+    SEND_MESSAGE_FAILED = 9004
+    RECEIVE_MESSAGE_FAILED = 9005
+    HANDLE_MESSAGE_FAILED = 9006
+    SERVER_AUTHENTICATION_FAILED = 9007
+    CLIENT_AUTHENTICATION_FAILED = 9008
+    AUTHENTICATION_ERROR = 9009
+    CHANNEL_WAIT_FOR_WINDOW_ADJUST = 9011
+    SESSION_REQUEST_FAILED = 9023
+    CHANNEL_REQUEST_FAILED = 9024
+    KEEP_ALIVE_FAILED = 9062
+    KEEP_ALIVE_REQUEST_RECEIVED = 9063
+    PROTOCOL_VERSION = 9100
+    SENDING_MESSAGE = 9101
+    RECEIVING_MESSAGE = 9102
+    SENDING_CHANNEL_DATA = 9103
+    RECEIVING_CHANNEL_DATA = 9104
+    SESSION_ENCRYPTED = 9110
+    SESSION_AUTHENTICATING = 9111
+    SESSION_AUTHENTICATED = 9112
+    SESSION_CLOSING = 9113
+    SESSION_CONNECTING = 9114
+    CHANNEL_OPENED = 9120
+    CHANNEL_OPEN_FAILED = 9121
+    CHANNEL_EOF_RECEIVED = 9122
+    CHANNEL_CLOSED = 9123
+    SERVER_LISTENING = 9150
+    SERVER_CLIENT_CONNECTED = 9151
+    SESSION_DISCONNECTED = 9160
+    ALGORITHM_NEGOTIATION = 9170
+    DEBUG_MESSAGE = 9200
+
+
+@dataclass(frozen=True, slots=True)
+class TraceEvent:
+    """One line of a trace.
+
+    :ivar id: what it is about
+    :ivar level: how much it matters
+    :ivar message: one line of text, safe to show
+    :ivar error: the exception behind it, if there is one
+    """
+
+    id: TraceId
+    level: TraceLevel
+    message: str
+    error: BaseException | None = None
+
+
+TraceHandler = Callable[[TraceEvent], None]
+
+
+class Progress(Enum):
+    """The stages of a session that is being set up."""
+
+    OPENING_SESSION_CONNECTION = "OpeningSshSessionConnection"
+    STARTING_VERSION_EXCHANGE = "StartingProtocolVersionExchange"
+    COMPLETED_VERSION_EXCHANGE = "CompletedProtocolVersionExchange"
+    STARTING_KEY_EXCHANGE = "StartingKeyExchange"
+    COMPLETED_KEY_EXCHANGE = "CompletedKeyExchange"
+    OPENED_SESSION_CONNECTION = "OpenedSshSessionConnection"
+    STARTING_AUTHENTICATION = "StartingSessionAuthentication"
+    COMPLETED_AUTHENTICATION = "CompletedSessionAuthentication"
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressEvent:
+    """A stage that a session has reached.
+
+    :ivar progress: the stage
+    :ivar session_number: counts the sessions of this process, from 1
+    """
+
+    progress: Progress
+    session_number: int

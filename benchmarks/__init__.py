@@ -1,0 +1,1 @@
+"""Measures anyssh beside other SSH implementations; run it with ``python -m benchmarks``."""

@@ -1,0 +1,286 @@
+"""Starts peer programs, talks to them, and reads what the kernel knows about their processes.
+
+CPU time comes from the kernel's clock of each process, read by the driver when the measured work
+begins and when it has ended: so interpreter start-up, imports and warm-up do not count, the peers
+need no code for it, and an exited child still counts. Peak memory is the high-water mark of the
+resident set. Both exist on Linux only; elsewhere the benchmarks do not run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+_CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
+_STOP_SECONDS: Final = 5.0
+_SAMPLE_SECONDS: Final = 0.02
+_ERROR_LINES: Final = 8
+
+Line = dict[str, Any]
+
+
+class PeerFailed(Exception):
+    """A peer program ended early, said nothing in time, or said something else."""
+
+
+class Program:
+    """One peer program, started as server or client.
+
+    :param command: what to execute
+    :param directory: where
+    :param only_children: its work is done by processes it starts, its own does not count
+    """
+
+    def __init__(self, command: Sequence[str], directory: Path, only_children: bool) -> None:
+        self._errors = tempfile.TemporaryFile()
+        self._command = command
+        self._only_children = only_children
+        self._buffer = b""
+        self._process = subprocess.Popen(
+            command,
+            cwd=directory,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            bufsize=0,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def read_line(self, seconds: float, while_waiting: Callable[[], None] | None = None) -> Line:
+        """Return the next line the program prints.
+
+        :param seconds: how long to wait
+        :param while_waiting: called again and again until then
+        :raises PeerFailed: the program ended, or the time is over
+        """
+        assert self._process.stdout is not None
+        deadline = time.monotonic() + seconds
+        while b"\n" not in self._buffer:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise PeerFailed(f"no answer for {seconds:.0f} s{self._last_errors()}")
+            if while_waiting is not None:
+                while_waiting()
+                remaining = min(remaining, _SAMPLE_SECONDS)
+            if select.select([self._process.stdout], [], [], remaining)[0]:
+                data = os.read(self._process.stdout.fileno(), 65536)
+                if not data:
+                    code = self._process.wait(_STOP_SECONDS)
+                    raise PeerFailed(f"ended with exit status {code}{self._last_errors()}")
+                self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        try:
+            fields: Line = json.loads(line)
+        except ValueError:
+            raise PeerFailed(f"expected a line of JSON, got {line[:200]!r}") from None
+        return fields
+
+    def expect(
+        self, event: str, seconds: float, while_waiting: Callable[[], None] | None = None
+    ) -> Line:
+        """Return the next line, which must tell this event.
+
+        :raises PeerFailed: the program ended, the time is over, or the line tells something else
+        """
+        line = self.read_line(seconds, while_waiting)
+        if line.get("event") != event:
+            raise PeerFailed(f"expected the event {event!r}, got {line}")
+        return line
+
+    def stop(self) -> None:
+        """End the program by ending its input; kill it if that does not help."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._errors.close()
+
+    def _last_errors(self) -> str:
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return "".join(f"\n    {line}" for line in lines[-_ERROR_LINES:])
+
+    def processes(self) -> list[int]:
+        """Return the ids of the processes that do the program's work."""
+        own = self._process.pid
+        return _descendants(own) if self._only_children else [own, *_descendants(own)]
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time, user and system, that its processes have used so far."""
+        ended = _cpu_seconds_of_ended_children(self._process.pid) if self._only_children else 0.0
+        return ended + sum(_cpu_seconds(process) for process in self.processes())
+
+    def resident_bytes(self) -> int:
+        """Return the memory its processes hold now."""
+        return sum(_status_bytes(process, "VmRSS") for process in self.processes())
+
+    def peak_bytes(self) -> int:
+        """Return the most memory that each of its processes has held, added up."""
+        return sum(_status_bytes(process, "VmHWM") for process in self.processes())
+
+
+def _descendants(process: int) -> list[int]:
+    """Return the ids of the children, their children, and so on."""
+    found = []
+    try:
+        for children in Path(f"/proc/{process}/task").glob("*/children"):
+            for child in map(int, children.read_text().split()):
+                found += [child, *_descendants(child)]
+    except FileNotFoundError:
+        pass  # it has just ended
+    return found
+
+
+def _cpu_seconds(process: int) -> float:
+    """Return what a process has used, with the children it has waited for."""
+    try:
+        # The clock id of another process, as clock_getcpuclockid(3) makes it; it has nanoseconds.
+        own = time.clock_gettime((~process << 3) | 2)
+    except OSError:
+        return 0.0  # it has just ended, and its parent counts it
+    return own + _cpu_seconds_of_ended_children(process)
+
+
+def _cpu_seconds_of_ended_children(process: int) -> float:
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return 0.0
+    fields = stat.rpartition(")")[2].split()  # the name before may hold anything
+    return (int(fields[13]) + int(fields[14])) / _CLOCK_TICKS
+
+
+def _status_bytes(process: int, name: str) -> int:
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    for line in lines:
+        if line.startswith(name + ":"):
+            return int(line.split()[1]) * 1024
+    return 0  # an exited process that nobody has waited for yet
+
+
+@dataclass(slots=True)
+class MemorySamples:
+    """The resident memory of both processes over time, in bytes."""
+
+    client: list[int] = field(default_factory=list)
+    server: list[int] = field(default_factory=list)
+
+    def take(self, client: Program, server: Program) -> None:
+        """Add one sample."""
+        self.client.append(client.resident_bytes())
+        self.server.append(server.resident_bytes())
+
+    @staticmethod
+    def growth(samples: list[int]) -> int:
+        """Return by how much the peak of the second half exceeds the peak of the first.
+
+        The first tenth is left out, since buffers are made then.
+        """
+        settled = samples[len(samples) // 10 :]
+        middle = max(len(settled) // 2, 1)
+        return max(settled[middle:], default=0) - max(settled[:middle], default=0)
+
+
+@dataclass(slots=True)
+class Measurement:
+    """One run of one workload.
+
+    :ivar line: what the client told at the end
+    :ivar client_cpu: seconds of CPU time of the client during the work
+    :ivar server_cpu: seconds of CPU time of the server during the work
+    :ivar client_peak: bytes, the most the client has held
+    :ivar server_peak: bytes, the most the server has held
+    :ivar note: what the server said about itself
+    :ivar samples: memory over the work, if asked for
+    :ivar stalled_samples: how many of them were taken before a slow reader went on
+    """
+
+    line: Line
+    client_cpu: float
+    server_cpu: float
+    client_peak: int
+    server_peak: int
+    note: str
+    samples: MemorySamples
+    stalled_samples: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """How to start the two roles of an implementation, without their options."""
+
+    program: Sequence[str]
+    directory: Path
+    only_children: bool = False
+
+    def start(self, role: str, options: Sequence[str]) -> Program:
+        """Start a role."""
+        command = [*self.program, role, *options]
+        return Program(command, self.directory, self.only_children)
+
+
+def measure(
+    commands: Commands,
+    common_options: Sequence[str],
+    client_options: Sequence[str],
+    *,
+    seconds: float,
+    sample_memory: bool,
+    stalls: bool,
+) -> Measurement:
+    """Start a server and a client, let them work, and look at both.
+
+    :param seconds: after which a silent peer counts as failed
+    :param sample_memory: look at memory all the time, which costs some CPU time
+    :param stalls: the client stops reading for a while
+    :raises PeerFailed: one of them did not do what it should
+    """
+    with commands.start("server", common_options) as server:
+        hello = server.read_line(seconds)
+        options = [*common_options, "--port", str(hello["port"]), *client_options]
+        with commands.start("client", options) as client:
+            client.expect("start", seconds)
+            before = client.cpu_seconds(), server.cpu_seconds()
+            samples = MemorySamples()
+            sample = (lambda: samples.take(client, server)) if sample_memory else None
+            stalled = 0
+            if stalls:
+                client.expect("resumed", seconds, sample)
+                stalled = len(samples.client)
+            line = client.expect("done", seconds, sample)
+            return Measurement(
+                line=line,
+                client_cpu=client.cpu_seconds() - before[0],
+                server_cpu=server.cpu_seconds() - before[1],
+                client_peak=client.peak_bytes(),
+                server_peak=server.peak_bytes(),
+                note=hello.get("note", ""),
+                samples=samples,
+                stalled_samples=stalled,
+            )

@@ -1,0 +1,233 @@
+"""What is measured: implementations, how to start them, and whether they can run here."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from .harness import Commands
+
+_HERE: Final = Path(__file__).parent
+_NPM: Final = _HERE / "npm"
+_ADMINISTRATION: Final = os.pathsep.join((os.defpath, "/usr/sbin", "/usr/local/sbin"))
+
+
+class Kind(Enum):
+    """Why an implementation is in the table."""
+
+    LIMIT = "limit"
+    SUBJECT = "subject"
+    PEER = "peer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Implementation:
+    """One column of programs.
+
+    :ivar name: as in the table and for ``--only``
+    :ivar kind: see :class:`Kind`
+    :ivar loop: ``asyncio``, ``uvloop``, ``trio`` or ``none``
+    :ivar commands: how to start it
+    :ivar mib: MiB that it moves in about a second
+    :ivar workloads: what it can do
+    :ivar missing: tells what it lacks to run here, ``""`` for nothing
+    :ivar version: tells its version
+    """
+
+    name: str
+    kind: Kind
+    loop: str
+    commands: Commands
+    mib: int
+    workloads: frozenset[str]
+    missing: Callable[[], str]
+    version: Callable[[], str]
+
+    @property
+    def family(self) -> str:
+        """The name without the loop."""
+        return self.name.partition("/")[0]
+
+
+BULK: Final = ("upload", "download")
+ALL: Final = frozenset((*BULK, "ping-pong", "set-up", "memory-upload", "memory-download"))
+WITH_SLOW_READER: Final = ALL | {"slow-reader"}
+LIMITED: Final = frozenset((*BULK, "ping-pong"))
+
+
+def _missing_modules(*names: str) -> str:
+    absent = [name for name in names if importlib.util.find_spec(name) is None]
+    return f"not installed: {', '.join(absent)}" if absent else ""
+
+
+def _missing_anyssh() -> str:
+    try:
+        import anyssh
+    except ImportError as error:
+        return f"cannot be imported: {error}"
+    return "" if hasattr(anyssh, "ClientSession") else "has no ClientSession"
+
+
+@cache
+def _missing_packages() -> str:
+    """Install the npm packages, once; tell what stands in the way."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        return "node and npm are not installed"
+    if not (_NPM / "node_modules").exists():
+        install = subprocess.run(
+            ["npm", "ci", "--no-audit", "--no-fund"],
+            cwd=_NPM,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        if install.returncode:
+            return f"npm ci failed: {' '.join(install.stdout.split())[-200:]}"
+    return ""
+
+
+def _missing_openssh() -> str:
+    absent = [name for name in ("ssh", "dd") if shutil.which(name) is None]
+    if shutil.which("sshd", path=_ADMINISTRATION) is None:
+        absent.append("sshd")
+    return f"not installed: {', '.join(absent)}" if absent else ""
+
+
+def _anyssh_version() -> str:
+    from anyssh._version import __version__
+
+    return __version__
+
+
+def _npm_version(package: str) -> str:
+    manifest = _NPM / "node_modules" / package / "package.json"
+    version: str = json.loads(manifest.read_text())["version"]
+    return version
+
+
+def _openssh_version() -> str:
+    # It is printed to the standard error, as in "OpenSSH_9.2p1 Debian-2, OpenSSL 3.0.19".
+    told = subprocess.run(["ssh", "-V"], capture_output=True, text=True).stderr
+    return told.partition(",")[0].removeprefix("OpenSSH_").strip()
+
+
+def _python(module: str, *options: str, only_children: bool = False) -> Commands:
+    program = [sys.executable, "-m", f"benchmarks.peers.{module}", *options]
+    return Commands(program, _HERE.parent, only_children)
+
+
+def _node(script: str) -> Commands:
+    return Commands(["node", str(_NPM / script)], _NPM)
+
+
+def _on_loops(
+    name: str,
+    kind: Kind,
+    commands: Commands,
+    loops: tuple[str, ...],
+    mib: int,
+    workloads: frozenset[str],
+    missing: Callable[[str], str],
+    distribution: str,
+    version: Callable[[str], str] = importlib.metadata.version,
+) -> Iterator[Implementation]:
+    for loop in loops:
+        yield Implementation(
+            name=f"{name}/{loop}",
+            kind=kind,
+            loop=loop,
+            commands=commands,
+            mib=mib,
+            workloads=workloads,
+            missing=lambda loop=loop: missing(loop),  # type: ignore[misc]
+            version=lambda: version(distribution),
+        )
+
+
+def implementations() -> list[Implementation]:
+    """Return everything that can be measured, in the order of the table."""
+    loops = ("asyncio", "uvloop", "trio")
+
+    def missing_raw(loop: str) -> str:
+        return _missing_modules("anyio", "cryptography", loop)
+
+    return [
+        *_on_loops(
+            "tcp", Kind.LIMIT, _python("raw", "--plain"), loops, 1024, LIMITED, missing_raw, "anyio"
+        ),
+        *_on_loops(
+            "framing", Kind.LIMIT, _python("raw"), loops, 1024, LIMITED, missing_raw, "anyio"
+        ),
+        *_on_loops(
+            "anyssh",
+            Kind.SUBJECT,
+            _python("anyssh_peer"),
+            loops,
+            512,
+            WITH_SLOW_READER,
+            lambda loop: _missing_modules(loop) or _missing_anyssh(),
+            "anyssh",
+            lambda _: _anyssh_version(),
+        ),
+        *_on_loops(
+            "asyncssh",
+            Kind.PEER,
+            _python("asyncssh_peer"),
+            loops[:2],
+            384,
+            WITH_SLOW_READER,
+            lambda loop: _missing_modules("asyncssh", loop),
+            "asyncssh",
+        ),
+        Implementation(
+            name="paramiko",
+            kind=Kind.PEER,
+            loop="none",
+            commands=_python("paramiko_peer"),
+            mib=192,
+            workloads=WITH_SLOW_READER,
+            missing=lambda: _missing_modules("paramiko"),
+            version=lambda: importlib.metadata.version("paramiko"),
+        ),
+        Implementation(
+            name="dev-tunnels-ssh",
+            kind=Kind.PEER,
+            loop="none",
+            commands=_node("dev-tunnels-ssh.js"),
+            mib=256,
+            workloads=ALL,
+            missing=_missing_packages,
+            version=lambda: _npm_version("@microsoft/dev-tunnels-ssh"),
+        ),
+        Implementation(
+            name="ssh2",
+            kind=Kind.PEER,
+            loop="none",
+            commands=_node("ssh2.js"),
+            mib=512,
+            workloads=ALL,
+            missing=_missing_packages,
+            version=lambda: _npm_version("ssh2"),
+        ),
+        Implementation(
+            name="openssh",
+            kind=Kind.PEER,
+            loop="none",
+            commands=_python("openssh", only_children=True),
+            mib=384,
+            workloads=ALL,
+            missing=_missing_openssh,
+            version=_openssh_version,
+        ),
+    ]

@@ -1,0 +1,125 @@
+"""asyncssh, with its stream API, on asyncio or uvloop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+
+import asyncssh
+
+from .common import (
+    ENCRYPTION,
+    HOST,
+    HOST_KEY_ALGORITHM,
+    KEY_EXCHANGE,
+    RECEIVE_SIZE,
+    USERNAME,
+    Channel,
+    Data,
+    Task,
+    answer,
+    emit,
+    main,
+)
+
+_ALGORITHMS = {
+    "kex_algs": [KEY_EXCHANGE],
+    "encryption_algs": [ENCRYPTION],
+    "compression_algs": ["none"],
+    "signature_algs": [HOST_KEY_ALGORITHM],
+}
+
+
+class StreamChannel:
+    """A channel by its reader and its writer."""
+
+    def __init__(
+        self, reader: asyncssh.SSHReader[bytes], writer: asyncssh.SSHWriter[bytes]
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def send(self, data: Data) -> None:
+        """Send it all."""
+        self._writer.write(bytes(data))
+        await self._writer.drain()
+
+    async def receive(self) -> Data:
+        """Return some bytes, ``b""`` at the end."""
+        return await self._reader.read(RECEIVE_SIZE)
+
+    async def send_eof(self) -> None:
+        """Say that no more will be sent."""
+        self._writer.write_eof()
+
+    async def aclose(self) -> None:
+        """Close it."""
+        self._writer.channel.close()
+        await self._writer.channel.wait_closed()
+
+
+async def _handle(
+    reader: asyncssh.SSHReader[bytes],
+    writer: asyncssh.SSHWriter[bytes],
+    _errors: asyncssh.SSHWriter[bytes],
+) -> None:
+    try:
+        await answer(writer.channel.get_command() or "", StreamChannel(reader, writer))
+        writer.channel.exit(0)
+    except (BrokenPipeError, asyncssh.DisconnectError):
+        writer.close()  # the client has what it wanted
+
+
+async def serve(task: Task) -> None:
+    """Answer commands."""
+    server = await asyncssh.listen(
+        HOST,
+        0,
+        server_host_keys=[str(task.keys / "host")],
+        authorized_client_keys=str(task.keys / "user.pub"),
+        session_factory=_handle,
+        encoding=None,
+        config=[],
+        **_ALGORITHMS,
+    )
+    emit(port=server.get_port())
+    await asyncio.get_running_loop().create_future()
+
+
+@cache
+def _options(task: Task) -> asyncssh.SSHClientConnectionOptions:
+    public = (task.keys / "host.pub").read_text()
+    return asyncssh.SSHClientConnectionOptions(
+        username=USERNAME,
+        client_keys=[str(task.keys / "user")],
+        known_hosts=asyncssh.import_known_hosts(f"[{HOST}]:{task.port} {public}"),
+        agent_path=None,
+        config=[],
+        server_host_key_algs=[HOST_KEY_ALGORITHM],
+        **_ALGORITHMS,
+    )
+
+
+class AsyncsshConnection:
+    """A client connection."""
+
+    def __init__(self, connection: asyncssh.SSHClientConnection) -> None:
+        self._connection = connection
+
+    async def open(self, command: str) -> Channel:
+        """Return a channel on which the server runs the command."""
+        writer, reader, _errors = await self._connection.open_session(command, encoding=None)
+        return StreamChannel(reader, writer)
+
+
+@asynccontextmanager
+async def connect(task: Task) -> AsyncIterator[AsyncsshConnection]:
+    """Connect, verify the host key, authenticate; close at the end."""
+    async with asyncssh.connect(HOST, task.port, options=_options(task)) as connection:
+        yield AsyncsshConnection(connection)
+
+
+if __name__ == "__main__":
+    main(serve, connect)

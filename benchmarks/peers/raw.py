@@ -1,0 +1,183 @@
+"""The limits: AnyIO sockets alone (``tcp``), and with SSH framing and AES-GCM (``framing``).
+
+``framing`` does what no SSH implementation on AnyIO can leave out: it splits data into packets of
+32 KiB, seals each one, sends the packets of one write together, and opens them at the other end.
+It has no windows, no dispatch, no channels; each command has a connection and fixed keys of its own.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+from anyio.abc import ByteStream, SocketAttribute
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from .common import HOST, RECEIVE_SIZE, Channel, Data, Task, answer, emit, main
+
+PACKET_DATA = 32 * 1024
+TAG_SIZE = 16
+BLOCK_SIZE = 16
+CHANNEL_DATA = 94
+CHANNEL_EOF = 96
+_LENGTH = struct.Struct(">I")
+_NONCE = struct.Struct(">IQ")
+_DATA_HEADER = struct.Struct(">BBII")  # padding length, message number, channel, data length
+_KEY = bytes(range(32))
+
+
+class PlainChannel:
+    """A TCP connection as it is."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self._stream = stream
+
+    async def send(self, data: Data) -> None:
+        """Send it all."""
+        await self._stream.send(data)  # type: ignore[arg-type]  # sockets take any buffer
+
+    async def receive(self) -> Data:
+        """Return some bytes, ``b""`` at the end."""
+        try:
+            return await self._stream.receive(RECEIVE_SIZE)
+        except anyio.EndOfStream:
+            return b""
+
+    async def send_eof(self) -> None:
+        """Say that no more will be sent."""
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        """Close it."""
+        await self._stream.aclose()
+
+
+class FramedChannel:
+    """A TCP connection that carries sealed CHANNEL_DATA packets and nothing else."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self._stream = stream
+        self._cipher = AESGCM(_KEY)
+        self._sent = self._received = 0
+        self._input = bytearray()
+        self._offset = 0
+        self._opened = bytearray(PACKET_DATA + 4 * BLOCK_SIZE)
+
+    async def send(self, data: Data) -> None:
+        """Seal in packets and send them in one call."""
+        view = memoryview(data)
+        output = bytearray(len(view) + (len(view) // PACKET_DATA + 1) * 64)
+        with memoryview(output) as target:
+            end = 0
+            for start in range(0, len(view), PACKET_DATA):
+                piece = view[start : start + PACKET_DATA]
+                padding = -(_DATA_HEADER.size + len(piece) + 4) % BLOCK_SIZE + 4
+                header = _DATA_HEADER.pack(padding, CHANNEL_DATA, 0, len(piece))
+                end = self._seal(b"".join((header, piece, bytes(padding))), target, end)
+        del output[end:]
+        await self._stream.send(output)  # type: ignore[arg-type]  # sockets take any buffer
+
+    def _seal(self, plaintext: bytes, target: memoryview, start: int) -> int:
+        length = _LENGTH.pack(len(plaintext))
+        body = start + len(length)
+        end = body + len(plaintext) + TAG_SIZE
+        target[start:body] = length
+        nonce = _NONCE.pack(1, self._sent)
+        self._cipher.encrypt_into(nonce, plaintext, length, target[body:end])
+        self._sent += 1
+        return end
+
+    async def receive(self) -> Data:
+        """Return the data of the next packet, which stays valid until the next call."""
+        while True:
+            available = len(self._input) - self._offset
+            if available >= _LENGTH.size:
+                (length,) = _LENGTH.unpack_from(self._input, self._offset)
+                if available >= _LENGTH.size + length + TAG_SIZE:
+                    return self._open(length)
+            del self._input[: self._offset]
+            self._offset = 0
+            self._input += await self._stream.receive(RECEIVE_SIZE)
+
+    def _open(self, length: int) -> Data:
+        body = self._offset + _LENGTH.size
+        end = body + length + TAG_SIZE
+        with memoryview(self._input) as view, memoryview(self._opened) as opened:
+            nonce = _NONCE.pack(1, self._received)
+            header = view[self._offset : body]
+            self._cipher.decrypt_into(nonce, view[body:end], header, opened[:length])
+        self._received += 1
+        self._offset = end
+        _, number, _, size = _DATA_HEADER.unpack_from(self._opened)
+        if number == CHANNEL_EOF:
+            return b""
+        return memoryview(self._opened)[_DATA_HEADER.size : _DATA_HEADER.size + size]
+
+    async def send_eof(self) -> None:
+        """Say that no more will be sent."""
+        packet = bytearray(_LENGTH.size + BLOCK_SIZE + TAG_SIZE)
+        plaintext = _DATA_HEADER.pack(10, CHANNEL_EOF, 0, 0) + bytes(6)
+        self._seal(plaintext, memoryview(packet), 0)
+        await self._stream.send(packet)  # type: ignore[arg-type]  # sockets take any buffer
+
+    async def aclose(self) -> None:
+        """Close it."""
+        await self._stream.aclose()
+
+
+def _channel(stream: ByteStream) -> Channel:
+    return FramedChannel(stream) if _FRAMING else PlainChannel(stream)
+
+
+async def _handle(stream: ByteStream) -> None:
+    channel = _channel(stream)
+    try:
+        command = bytearray()
+        while not command.endswith(b"\n"):
+            data = await channel.receive()
+            if not data:
+                return
+            command += data
+        await channel.send(b"+")  # nothing else may follow the command before this
+        await answer(command.decode(), channel)
+    except (anyio.BrokenResourceError, anyio.EndOfStream):
+        return  # the client has what it wanted
+    finally:
+        await stream.aclose()
+
+
+async def serve(task: Task) -> None:
+    """Answer commands, one per connection."""
+    listener = await anyio.create_tcp_listener(local_host=HOST)
+    emit(port=listener.extra(SocketAttribute.local_port))
+    await listener.serve(_handle)
+
+
+class RawConnection:
+    """Opens a TCP connection for each command."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+
+    async def open(self, command: str) -> Channel:
+        """Return a connection on which the server runs the command."""
+        channel = _channel(await anyio.connect_tcp(HOST, self._task.port))
+        await channel.send(command.encode() + b"\n")
+        await channel.receive()
+        return channel
+
+
+@asynccontextmanager
+async def connect(task: Task) -> AsyncIterator[RawConnection]:
+    """Give access to the server."""
+    yield RawConnection(task)
+
+
+if __name__ == "__main__":
+    _FRAMING = "--plain" not in sys.argv
+    if not _FRAMING:
+        sys.argv.remove("--plain")
+    main(serve, connect)

@@ -1,0 +1,86 @@
+"""The checks, one session each. ``nox`` runs those of every change; ``nox --list`` shows all.
+
+With ``nox --no-venv --no-install`` they run in the environment that nox itself lives in.
+"""
+
+from __future__ import annotations
+
+import nox
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PROJECT)
+LOWEST = ["anyio==4.10.*", "bcrypt==4.1.*", "cryptography==45.*", "trio==0.31.*"]
+
+nox.needs_version = ">=2026.10.20"
+nox.options.sessions = ["lint", "typing", "docs", "tests"]
+nox.options.error_on_missing_interpreters = False
+nox.options.reuse_venv = "yes"
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    """Install the package as users get it, and what the session needs besides."""
+    needs = [need for group in groups for need in nox.project.dependency_groups(PROJECT, group)]
+    session.install("-e", ".", *needs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, likely mistakes, formatting."""
+    session.install(*nox.project.dependency_groups(PROJECT, "lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Types: strict inside, complete outside."""
+    install(session, "typing")
+    session.run("mypy")
+    session.run("pyright", "--verifytypes", "anyssh", "--ignoreexternal")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation; every warning is an error."""
+    install(session, "docs")
+    session.run("sphinx-build", "-nW", "--keep-going", "-q", "docs", "docs/_build")
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """The tests, without other programs, on every Python that is here."""
+    install(session, "test")
+    session.run("pytest", "--ignore=tests/interop", *session.posargs)
+
+
+@nox.session
+def interop(session: nox.Session) -> None:
+    """The tests against other SSH programs; installs those that are missing, where it may."""
+    install(session, "test", "interop")
+    session.run("tests/interop/install_peers.sh", "python", external=True)
+    session.run("pytest", "tests/interop", *session.posargs)
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """The tests on the oldest libraries that we say we work with."""
+    install(session, "test")
+    session.install(*LOWEST, "pytest<9.2")
+    session.run("pytest", "--ignore=tests/interop", *session.posargs)
+
+
+@nox.session
+def nightly(session: nox.Session) -> None:
+    """The tests with many more generated examples, and those that are too slow for every change."""
+    install(session, "test", "interop")
+    session.run("tests/interop/install_peers.sh", "python", external=True)
+    everything = ["-m", "nightly or not nightly", "--hypothesis-profile=nightly"]
+    session.run("pytest", *everything, *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """The benchmarks, side by side with other SSH programs."""
+    install(session, "bench")
+    session.run("tests/interop/install_peers.sh", "python", external=True)
+    session.run("python", "-m", "benchmarks", *session.posargs)

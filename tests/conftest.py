@@ -1,0 +1,100 @@
+"""What all tests share: the backends, and a time limit that works on each of them.
+
+Every coroutine test runs on asyncio, uvloop and Trio, by AnyIO's plugin. One that needs Trio's own
+instruments says ``@pytest.mark.trio`` and belongs to pytest-trio alone; ``autojump_clock`` and the
+like are then there.
+
+A hanging coroutine test is cancelled from inside its own event loop after two thirds of its
+``timeout``, because uvloop and Trio do not notice a signal. If that does not help, pytest-timeout
+ends the whole run and shows all stacks.
+
+While a coroutine test runs on asyncio or uvloop, a blocking call made by anyssh raises
+``BlockingError``; ``@pytest.mark.blocking_allowed`` turns this off.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from inspect import iscoroutinefunction
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import settings
+
+BACKENDS = [
+    pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
+    pytest.param(("trio", {}), id="trio"),
+]
+if sys.implementation.name == "cpython" and sys.platform != "win32":
+    BACKENDS.insert(1, pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"))
+
+NIGHTLY_EXAMPLES = 5_000
+
+settings.register_profile("default", deadline=None)
+settings.register_profile("nightly", deadline=None, max_examples=NIGHTLY_EXAMPLES)
+settings.load_profile("default")
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """The event loop that a coroutine test runs on."""
+    backend: tuple[str, dict[str, Any]] = request.param
+    return backend
+
+
+def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> None:
+    """Take tests marked ``trio`` back from AnyIO's plugin, which claims every coroutine test."""
+    marks = getattr(obj, "pytestmark", [])
+    if any(mark.name == "trio" for mark in marks):
+        obj.pytestmark = [  # type: ignore[attr-defined]
+            mark for mark in marks if (mark.name, mark.args) != ("usefixtures", ("anyio_backend",))
+        ]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
+    """Give a coroutine test a time limit inside its event loop."""
+    backend = pyfuncitem.funcargs.get("anyio_backend")
+    if backend is None or not iscoroutinefunction(pyfuncitem.obj):
+        return
+    if "clock" in backend[1]:  # virtual time would jump to the limit
+        return
+    marker = pyfuncitem.get_closest_marker("timeout")
+    limit = float(marker.args[0] if marker else pyfuncitem.config.getini("timeout")) * 2 / 3
+    pyfuncitem.obj = _limited(pyfuncitem.obj, limit)
+
+
+def _limited(test: Callable[..., Awaitable[None]], limit: float) -> Callable[..., Awaitable[None]]:
+    @functools.wraps(test)
+    async def run(*args: Any, **kwargs: Any) -> None:
+        where: BaseException | None = None
+        with anyio.move_on_after(limit) as scope:
+            try:
+                await test(*args, **kwargs)
+            except BaseException as error:
+                where = error
+                raise
+        if scope.cancelled_caught:
+            raise TimeoutError(f"the test still ran after {limit:g} seconds") from where
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _no_blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Make calls of anyssh that block the event loop raise, where there is one."""
+    watched = (
+        "anyio_backend" in request.fixturenames
+        and sys.implementation.name == "cpython"
+        and request.node.get_closest_marker("blocking_allowed") is None
+    )
+    if not watched:
+        yield
+        return
+    from blockbuster import blockbuster_ctx
+
+    with blockbuster_ctx("anyssh"):
+        yield

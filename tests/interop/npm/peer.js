@@ -1,0 +1,445 @@
+// The Dev Tunnels package as a peer. Its command line and its JSON lines are those of
+// ../scripts/peer_common.py, with these additions:
+//
+//   --guess                 a client sends its first key exchange message early
+//   --insecure              no algorithms at all
+//   scenario plain          the server echoes on a channel without any exec request
+//   scenario stderr         the same with extended data, both ways: received
+//   scenario early          opens a channel before it authenticates: reason
+//   scenario request        an unknown and a known session request: granted, a list
+'use strict';
+
+const crypto = require('crypto');
+const fs = require('fs');
+const net = require('net');
+const { parseArgs } = require('util');
+const ssh = require('@microsoft/dev-tunnels-ssh');
+const { SshServer } = require('@microsoft/dev-tunnels-ssh-tcp');
+const { importKeyFile } = require('@microsoft/dev-tunnels-ssh-keys');
+
+const ECHO = 'cat';
+const REPORT = 'printf output; printf errors >&2; exit 42';
+const SIGNAL = 'kill -TERM $$';
+const DISCONNECT = 'disconnect ';
+const PROMPTS = [
+	{ prompt: 'First colour: ', echo: true },
+	{ prompt: 'Second colour: ', echo: false },
+];
+const GREETING = Buffer.from('hello, peer');
+
+function emit(event, members = {}) {
+	process.stdout.write(JSON.stringify({ event, ...members }) + '\n');
+}
+
+function pattern(size, seed = 0) {
+	const blocks = [];
+	for (let n = 0; n < 1024; n++) {
+		blocks.push(crypto.createHash('sha256').update(`${seed} ${n}`).digest());
+	}
+	const block = Buffer.concat(blocks);
+	return Buffer.concat(Array(Math.floor(size / block.length) + 1).fill(block)).subarray(0, size);
+}
+
+function sha256(data) {
+	return crypto.createHash('sha256').update(data).digest('hex');
+}
+
+const text = { type: 'string' };
+const texts = { type: 'string', multiple: true, default: [] };
+const flag = { type: 'boolean', default: false };
+
+const { values: options, positionals } = parseArgs({
+	allowPositionals: true,
+	options: {
+		user: { type: 'string', default: 'alice' },
+		password: text,
+		kex: text,
+		'host-key-algorithms': text,
+		ciphers: text,
+		macs: text,
+		'rekey-bytes': text,
+		'keep-alive': text,
+		'host-key': texts,
+		authorized: text,
+		interactive: flag,
+		port: text,
+		key: texts,
+		'host-public-key': texts,
+		answers: { type: 'string', default: 'red,blue' },
+		scenario: { type: 'string', default: 'echo' },
+		bytes: { type: 'string', default: '1048576' },
+		reason: { type: 'string', default: '11' },
+		message: { type: 'string', default: 'good night' },
+		guess: flag,
+		insecure: flag,
+	},
+});
+
+const ANSWERS = options.answers.split(',');
+
+function choose(list, known, names) {
+	if (!names) return;
+	const all = Object.values(known).filter((algorithm) => algorithm);
+	const chosen = names.split(',').map((name) => {
+		const found = all.find((algorithm) => algorithm.name === name);
+		if (!found) throw new Error(`${name} is not known to this peer`);
+		return found;
+	});
+	list.splice(0, list.length, ...chosen);
+}
+
+function configure() {
+	const config = new ssh.SshSessionConfiguration(!options.insecure);
+	const known = ssh.SshAlgorithms;
+	choose(config.keyExchangeAlgorithms, known.keyExchange, options.kex);
+	choose(config.publicKeyAlgorithms, known.publicKey, options['host-key-algorithms']);
+	choose(config.encryptionAlgorithms, known.encryption, options.ciphers);
+	choose(config.hmacAlgorithms, known.hmac, options.macs);
+	if (options['rekey-bytes']) config.keyRotationThreshold = Number(options['rekey-bytes']);
+	if (options['keep-alive']) config.keepAliveTimeoutInSeconds = Number(options['keep-alive']);
+	config.enableKeyExchangeGuess = options.guess;
+	if (options.interactive) {
+		const methods = config.authenticationMethods;
+		methods.splice(0, methods.length, 'none', 'keyboard-interactive');
+	}
+	return config;
+}
+
+// Ends a session by our own will, which is not told as an event.
+const leaving = new WeakSet();
+
+function leave(session, reason, message) {
+	leaving.add(session);
+	return session.close(reason, message);
+}
+
+function observe(session) {
+	session.trace = (level, id, message) => {
+		process.stderr.write(`${level} ${id} ${message}\n`);
+		// Each kind of algorithm has a line of its own.
+		const negotiated = id === ssh.SshTraceEventIds.algorithmNegotiation;
+		if (negotiated && message.startsWith('KeyExchange ')) emit('key_exchange');
+		if (id === ssh.SshTraceEventIds.keepAliveRequestReceived) emit('asked_alive');
+	};
+	// The first success only says that something came since the connection was made.
+	let count = 0;
+	session.onKeepAliveSucceeded(() => {
+		if (++count > 1) emit('keep_alive');
+	});
+	session.onKeepAliveFailed((count) => emit('keep_alive_failed', { count }));
+	session.onClosed((e) => {
+		if (!leaving.has(session)) emit('disconnected', { reason: e.reason, message: e.message });
+	});
+}
+
+function publicBlobs(names) {
+	const lines = names.flatMap((name) => fs.readFileSync(name, 'utf8').split('\n'));
+	return lines.filter((line) => line).map((line) => Buffer.from(line.split(' ')[1], 'base64'));
+}
+
+async function isAmong(key, blobs) {
+	const blob = await key.getPublicKeyBytes();
+	return blobs.some((other) => other.equals(blob));
+}
+
+// --- the server
+
+function infoRequest() {
+	const request = new ssh.AuthenticationInfoRequestMessage();
+	request.name = 'Two questions';
+	request.instruction = 'Answer both';
+	request.prompts = PROMPTS;
+	return request;
+}
+
+async function decide(args, authorized) {
+	const kind = ssh.SshAuthenticationType;
+	if (args.username !== options.user) return null;
+	switch (args.authenticationType) {
+		case kind.clientPassword:
+			return args.password === options.password ? { method: 'password' } : null;
+		case kind.clientPublicKeyQuery:
+		case kind.clientPublicKey:
+			return (await isAmong(args.publicKey, authorized)) ? { method: 'publickey' } : null;
+		case kind.clientInteractive:
+			if (!options.interactive) return null;
+			if (!args.infoResponse) {
+				args.infoRequest = infoRequest();
+				return null;
+			}
+			return JSON.stringify(args.infoResponse.responses) === JSON.stringify(ANSWERS)
+				? { method: 'keyboard-interactive' }
+				: null;
+		default:
+			return null;
+	}
+}
+
+async function finish(channel, action) {
+	try {
+		await action();
+	} catch (error) {
+		process.stderr.write(`channel ${channel.channelId}: ${error.message}\n`);
+	}
+}
+
+function runCommand(session, channel, command) {
+	if (command === REPORT) {
+		finish(channel, async () => {
+			await channel.send(Buffer.from('output'));
+			await channel.sendExtendedData(1, Buffer.from('errors'));
+			await channel.close(42);
+		});
+	} else if (command === SIGNAL) {
+		finish(channel, () => channel.close('TERM', 'terminated'));
+	} else if (command.startsWith(DISCONNECT)) {
+		const [, reason, message] = /^disconnect (\d+) (.*)$/.exec(command);
+		leave(session, Number(reason), message);
+	}
+}
+
+function echo(session, channel) {
+	// Sending is one chain, so that EOF comes behind all data.
+	let sending = Promise.resolve();
+	let echoing = true;
+	const queue = (action) => {
+		sending = sending.then(() => finish(channel, action));
+	};
+	channel.onDataReceived((data) => {
+		const copy = Buffer.from(data);
+		queue(async () => {
+			await channel.send(copy);
+			channel.adjustWindow(copy.length);
+		});
+	});
+	channel.onExtendedDataReceived((e) => {
+		const copy = Buffer.from(e.data);
+		queue(async () => {
+			await channel.sendExtendedData(1, copy);
+			channel.adjustWindow(copy.length);
+		});
+	});
+	channel.onEof(() => queue(async () => {
+		if (!echoing) return;
+		await channel.send(Buffer.alloc(0));
+		await channel.close(0);
+	}));
+	channel.onRequest((e) => {
+		if (e.requestType !== 'exec') return;
+		const command = e.request.convertTo(new ssh.CommandRequestMessage()).command;
+		e.isAuthorized = true;
+		echoing = command === ECHO;
+		// The reply must leave first; it is sent when this handler has returned.
+		setImmediate(() => runCommand(session, channel, command));
+	});
+}
+
+async function serve() {
+	const server = new SshServer(configure());
+	for (const name of options['host-key']) {
+		if (!options.insecure) server.credentials.publicKeys.push(await importKeyFile(name));
+	}
+	const authorized = options.authorized ? publicBlobs([options.authorized]) : [];
+	server.onSessionOpened((session) => {
+		observe(session);
+		session.onAuthenticating((e) => {
+			e.authenticationPromise = decide(e, authorized);
+		});
+		session.onClientAuthenticated(() => {
+			emit('authenticated', { user: options.user, method: session.principal.method });
+		});
+		session.onRequest((e) => {
+			e.isAuthorized = e.requestType === 'known@example.com';
+		});
+		session.onChannelOpening((e) => {
+			if (e.isRemoteRequest) echo(session, e.channel);
+		});
+	});
+	const listener = net.createServer((socket) => server.acceptSession(socket));
+	listener.listen(0, '127.0.0.1', () => emit('listening', { port: listener.address().port }));
+	process.stdin.on('end', () => process.exit(0)).resume();
+}
+
+// --- the client
+
+async function open(session, command) {
+	const channel = await session.openChannel('session');
+	if (command !== null) {
+		const request = new ssh.CommandRequestMessage();
+		request.command = command;
+		request.wantReply = true;
+		if (!(await channel.request(request))) throw new Error(`${command} was refused`);
+	}
+	return channel;
+}
+
+function collect(channel) {
+	const output = [];
+	const errors = [];
+	channel.onDataReceived((data) => {
+		output.push(Buffer.from(data));
+		channel.adjustWindow(data.length);
+	});
+	channel.onExtendedDataReceived((e) => {
+		errors.push(Buffer.from(e.data));
+		channel.adjustWindow(e.data.length);
+	});
+	return new Promise((resolve) => {
+		channel.onClosed((e) => resolve({
+			output: Buffer.concat(output),
+			errors: Buffer.concat(errors),
+			status: e.exitStatus ?? null,
+			signal: e.exitSignal ?? null,
+		}));
+	});
+}
+
+// The handlers must be there before the command can answer, so exec is sent after them.
+async function run(session, command, data) {
+	const channel = await session.openChannel('session');
+	const closed = collect(channel);
+	if (command !== null) {
+		const request = new ssh.CommandRequestMessage();
+		request.command = command;
+		request.wantReply = true;
+		if (!(await channel.request(request))) throw new Error(`${command} was refused`);
+	}
+	if (data) {
+		await channel.send(data);
+		await channel.send(Buffer.alloc(0));
+	}
+	return closed;
+}
+
+async function request(session, name) {
+	const message = new ssh.SessionRequestMessage();
+	message.requestType = name;
+	message.wantReply = true;
+	return session.request(message);
+}
+
+const scenarios = {
+	async authenticate() {
+		emit('result');
+	},
+	async echo(session) {
+		const done = await run(session, ECHO, GREETING);
+		emit('result', { received: done.output.toString(), status: done.status });
+	},
+	async plain(session) {
+		const done = await run(session, null, GREETING);
+		emit('result', { received: done.output.toString(), status: done.status });
+	},
+	async bulk(session) {
+		const done = await run(session, ECHO, pattern(Number(options.bytes)));
+		const { output, status } = done;
+		emit('result', { received: output.length, sha256: sha256(output), status });
+	},
+	async channels(session) {
+		const sent = [0, 1, 2].map((seed) => pattern(65536, seed));
+		const done = await Promise.all(sent.map((data) => run(session, ECHO, data)));
+		emit('result', { intact: done.map((one, seed) => one.output.equals(sent[seed])) });
+	},
+	async exec(session) {
+		const { output, errors, status } = await run(session, REPORT, null);
+		emit('result', { stdout: output.toString(), stderr: errors.toString(), status });
+	},
+	async signal(session) {
+		const done = await run(session, SIGNAL, null);
+		emit('result', { signal: done.signal });
+	},
+	async stderr(session) {
+		const channel = await session.openChannel('session');
+		const closed = collect(channel);
+		await channel.sendExtendedData(1, GREETING);
+		await channel.send(Buffer.alloc(0));
+		emit('result', { received: (await closed).errors.toString() });
+	},
+	async request(session) {
+		const granted = [];
+		for (const name of ['unknown@example.com', 'known@example.com']) {
+			granted.push(await request(session, name));
+		}
+		emit('result', { granted });
+	},
+	async disconnect(session) {
+		await leave(session, Number(options.reason), options.message);
+	},
+	async wait(session) {
+		const closed = new Promise((resolve) => session.onClosed(resolve));
+		await open(session, ECHO);
+		await closed;
+	},
+	async alive(session) {
+		let count = 0;
+		const twice = new Promise((resolve) => {
+			session.onKeepAliveSucceeded(() => (++count === 3 ? resolve() : undefined));
+		});
+		await twice;
+	},
+};
+
+async function early(session) {
+	await session.authenticateServer();
+	try {
+		await session.openChannel('session');
+		emit('result', { reason: 0 });
+	} catch (error) {
+		emit('result', { reason: error.reason ?? null });
+	}
+}
+
+async function authenticate(session) {
+	const credentials = { username: options.user };
+	if (options.password !== undefined) credentials.password = options.password;
+	if (options.key.length) {
+		credentials.publicKeys = await Promise.all(options.key.map((name) => importKeyFile(name)));
+	}
+	const granted = await session.authenticate(credentials);
+	emit(granted ? 'authenticated' : 'refused');
+	return granted;
+}
+
+async function connect() {
+	const trusted = publicBlobs(options['host-public-key']);
+	const session = new ssh.SshClientSession(configure());
+	observe(session);
+	session.onAuthenticating((e) => {
+		if (e.authenticationType === ssh.SshAuthenticationType.serverPublicKey) {
+			e.authenticationPromise = isAmong(e.publicKey, trusted).then((good) => (good ? {} : null));
+		} else if (e.infoRequest) {
+			const { name, instruction, prompts } = e.infoRequest;
+			emit('challenge', { name, instruction, prompts: prompts.map((p) => [p.prompt, p.echo]) });
+			e.infoResponse = new ssh.AuthenticationInfoResponseMessage();
+			e.infoResponse.responses = ANSWERS.slice(0, prompts.length);
+			e.authenticationPromise = Promise.resolve(null);
+		}
+	});
+	const socket = net.connect(Number(options.port), '127.0.0.1');
+	await new Promise((resolve, reject) => socket.once('connect', resolve).once('error', reject));
+	socket.setNoDelay(true);
+	process.stdin.on('end', () => process.exit(0)).resume();
+	await session.connect(new ssh.NodeStream(socket));
+	const { cipher, messageSigner } = session.algorithms ?? {};
+	emit('connected', { encrypted: !!cipher, authenticated: !!messageSigner });
+	if (options.scenario === 'early') {
+		await early(session);
+	} else if (options.insecure || (await authenticate(session))) {
+		const play = scenarios[options.scenario];
+		if (!play) throw new Error(`no scenario ${options.scenario}`);
+		await play(session);
+	}
+	if (!session.isClosed) await leave(session, ssh.SshDisconnectReason.byApplication, 'done');
+}
+
+if (positionals[0] === 'server') {
+	serve();
+} else {
+	connect().then(
+		() => process.exit(0),
+		(error) => {
+			emit('failed', { error: `${error.name}: ${error.message}` });
+			process.exit(0);
+		},
+	);
+}

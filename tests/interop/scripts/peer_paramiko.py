@@ -1,0 +1,287 @@
+"""paramiko as a peer; the command line is that of :mod:`peer_common`."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import logging
+import socket
+import sys
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import paramiko
+from paramiko.common import cMSG_DISCONNECT
+from peer_common import (
+    DISCONNECT,
+    ECHO,
+    GREETING,
+    PROMPTS,
+    REPORT,
+    SIGNAL,
+    emit,
+    end_with_input,
+    log_actions,
+    parse_arguments,
+    pattern,
+    sha256,
+    watch_log,
+)
+
+TIME = 30.0
+
+
+def public_blobs(names: Iterable[str]) -> set[bytes]:
+    lines = [line for name in names for line in Path(name).read_text().splitlines()]
+    return {base64.b64decode(line.split()[1]) for line in lines if line}
+
+
+def configure(transport: paramiko.Transport, arguments: argparse.Namespace) -> None:
+    options = transport.get_security_options()
+    for name, chosen in (
+        ("kex", arguments.kex),
+        ("ciphers", arguments.ciphers),
+        ("digests", arguments.macs),
+        ("key_types", arguments.host_key_algorithms),
+    ):
+        if chosen:
+            setattr(options, name, tuple(chosen))
+    if arguments.rekey_bytes:
+        transport.packetizer.REKEY_BYTES = arguments.rekey_bytes
+
+
+def send_disconnect(transport: paramiko.Transport, reason: int, text: str) -> None:
+    message = paramiko.Message()
+    message.add_byte(cMSG_DISCONNECT)
+    message.add_int(reason)
+    message.add_string(text)
+    message.add_string("")
+    transport._send_message(message)
+    transport.close()
+
+
+class PeerServer(paramiko.ServerInterface):
+    def __init__(self, arguments: argparse.Namespace, transport: paramiko.Transport) -> None:
+        self.arguments = arguments
+        self.transport = transport
+        self.authorized = public_blobs([arguments.authorized]) if arguments.authorized else set()
+
+    def _answer(self, good: bool, user: str, method: str) -> int:
+        if good and user == self.arguments.user:
+            emit("authenticated", user=user, method=method)
+            return int(paramiko.AUTH_SUCCESSFUL)
+        return int(paramiko.AUTH_FAILED)
+
+    def get_allowed_auths(self, username: str) -> str:
+        methods = ["publickey"] if self.authorized else []
+        methods += ["keyboard-interactive"] if self.arguments.interactive else []
+        methods += ["password"] if self.arguments.password is not None else []
+        return ",".join(methods)
+
+    def check_auth_password(self, username: str, password: str) -> int:
+        good = self.arguments.password is not None and password == self.arguments.password
+        return self._answer(good, username, "password")
+
+    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+        good = key.asbytes() in self.authorized and username == self.arguments.user
+        return int(paramiko.AUTH_SUCCESSFUL if good else paramiko.AUTH_FAILED)
+
+    def check_auth_interactive(self, username: str, submethods: str) -> Any:
+        if not self.arguments.interactive:
+            return paramiko.AUTH_FAILED
+        self.user = username
+        return paramiko.InteractiveQuery("Two questions", "Answer both", *PROMPTS)
+
+    def check_auth_interactive_response(self, responses: list[str]) -> int:
+        return self._answer(list(responses) == self.arguments.answers, self.user, "keyboard-interactive")
+
+    def check_channel_request(self, kind: str, chanid: int) -> int:
+        if kind == "session":
+            return int(paramiko.OPEN_SUCCEEDED)
+        return int(paramiko.OPEN_FAILED_UNKNOWN_CHANNEL_TYPE)
+
+    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        arguments = (self.transport, channel, command.decode())
+        threading.Thread(target=run_command, args=arguments, daemon=True).start()
+        return True
+
+
+def run_command(transport: paramiko.Transport, channel: paramiko.Channel, command: str) -> None:
+    if command == ECHO:
+        while chunk := channel.recv(65536):
+            channel.sendall(chunk)
+        channel.send_exit_status(0)
+    elif command == REPORT:
+        channel.sendall(b"output")
+        channel.sendall_stderr(b"errors")
+        channel.send_exit_status(42)
+    elif command == SIGNAL:
+        message = paramiko.Message()
+        message.add_byte(paramiko.common.cMSG_CHANNEL_REQUEST)
+        message.add_int(channel.remote_chanid)
+        message.add_string("exit-signal")
+        message.add_boolean(False)
+        message.add_string("TERM")
+        message.add_boolean(False)
+        message.add_string("terminated")
+        message.add_string("")
+        transport._send_user_message(message)
+    elif command.startswith(DISCONNECT):
+        reason, _, text = command.removeprefix(DISCONNECT).partition(" ")
+        send_disconnect(transport, int(reason), text)
+        return
+    channel.shutdown_write()
+    channel.close()
+
+
+def serve_one(stream: socket.socket, arguments: argparse.Namespace) -> None:
+    transport = paramiko.Transport(stream)
+    configure(transport, arguments)
+    for name in arguments.host_key:
+        transport.add_server_key(paramiko.PKey.from_path(name))
+    try:
+        transport.start_server(server=PeerServer(arguments, transport))
+    except paramiko.SSHException as error:
+        emit("failed", error=str(error))
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    emit("listening", port=listener.getsockname()[1])
+
+    def accept() -> None:
+        while True:
+            stream, _ = listener.accept()
+            threading.Thread(target=serve_one, args=(stream, arguments), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    sys.stdin.read()
+
+
+def exchange(transport: paramiko.Transport, data: bytes) -> tuple[bytes, int]:
+    """Send data through ``cat`` while reading, return what came back and the exit status."""
+    channel = transport.open_session(timeout=TIME)
+    channel.settimeout(TIME)
+    channel.exec_command(ECHO)
+
+    def send() -> None:
+        channel.sendall(data)
+        channel.shutdown_write()
+
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    received = bytearray()
+    while chunk := channel.recv(65536):
+        received += chunk
+    sender.join(TIME)
+    return bytes(received), channel.recv_exit_status()
+
+
+def exchange_three(transport: paramiko.Transport) -> list[bool]:
+    intact = [False] * 3
+
+    def one(seed: int) -> None:
+        data = pattern(65536, seed)
+        intact[seed] = exchange(transport, data)[0] == data
+
+    threads = [threading.Thread(target=one, args=(seed,), daemon=True) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIME)
+    return intact
+
+
+def report(transport: paramiko.Transport) -> None:
+    channel = transport.open_session(timeout=TIME)
+    channel.settimeout(TIME)
+    channel.exec_command(REPORT)
+    output = channel.makefile("rb").read()
+    errors = channel.makefile_stderr("rb").read()
+    status = channel.recv_exit_status()
+    emit("result", stdout=output.decode(), stderr=errors.decode(), status=status)
+
+
+def play(transport: paramiko.Transport, arguments: argparse.Namespace) -> None:
+    match arguments.scenario:
+        case "authenticate":
+            emit("result")
+        case "echo":
+            received, status = exchange(transport, GREETING)
+            emit("result", received=received.decode(), status=status)
+        case "bulk":
+            received, status = exchange(transport, pattern(arguments.bytes))
+            emit("result", received=len(received), sha256=sha256(received), status=status)
+        case "channels":
+            emit("result", intact=exchange_three(transport))
+        case "exec":
+            report(transport)
+        case "disconnect":
+            send_disconnect(transport, arguments.reason, arguments.message)
+        case "wait":
+            transport.open_session(timeout=TIME).exec_command(ECHO)
+            transport.join(TIME)
+        case unknown:
+            raise SystemExit(f"no scenario {unknown!r}")
+
+
+def authenticate(transport: paramiko.Transport, arguments: argparse.Namespace) -> str:
+    def answer(name: str, instruction: str, prompts: list[tuple[str, bool]]) -> list[str]:
+        emit("challenge", name=name, instruction=instruction, prompts=prompts)
+        answers: list[str] = arguments.answers
+        return answers[: len(prompts)]
+
+    if arguments.key:
+        transport.auth_publickey(arguments.user, paramiko.PKey.from_path(arguments.key[0]))
+        return "publickey"
+    if arguments.interactive:
+        transport.auth_interactive(arguments.user, answer)
+        return "keyboard-interactive"
+    transport.auth_password(arguments.user, arguments.password or "", fallback=False)
+    return "password"
+
+
+def connect(arguments: argparse.Namespace) -> None:
+    end_with_input()
+    transport = paramiko.Transport(socket.create_connection(("127.0.0.1", arguments.port)))
+    transport.auth_timeout = transport.banner_timeout = TIME
+    configure(transport, arguments)
+    try:
+        transport.start_client(timeout=TIME)
+        key = transport.get_remote_server_key()
+        if key.asbytes() not in public_blobs(arguments.host_public_key):
+            raise paramiko.SSHException("the host key is not the expected one")
+        emit("connected", cipher=transport.remote_cipher, mac=transport.remote_mac)
+        method = authenticate(transport, arguments)
+    except paramiko.AuthenticationException as error:
+        emit("refused", error=str(error))
+    except (paramiko.SSHException, EOFError, OSError) as error:
+        emit("failed", error=f"{type(error).__name__}: {error}")
+    else:
+        emit("authenticated", method=method)
+        play(transport, arguments)
+    transport.close()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    watch_log(
+        "paramiko",
+        logging.DEBUG,
+        log_actions(
+            key_exchange="Switch to new keys",
+            disconnected=r"Disconnect \(code (?P<reason>\d+)\): (?P<message>.*)",
+            asked_alive='Received global request "keepalive@openssh.com"',
+            keep_alive="(?!)",  # its own keep-alives ask for no answer
+        ),
+    )
+    if arguments.role == "server":
+        serve(arguments)
+    else:
+        connect(arguments)
+
+
+if __name__ == "__main__":
+    main()

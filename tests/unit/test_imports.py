@@ -1,0 +1,300 @@
+"""The shape of the package, read from its source: who imports whom, and what no layer may do.
+
+``docs/design.md`` has the picture. A new part of the package is entered in ``LAYERS`` first.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "anyssh"
+
+LAYERS = {
+    "_version": 0,
+    "config": 0,
+    "constants": 0,
+    "errors": 0,
+    "identification": 0,
+    "trace": 0,
+    "wire": 0,
+    "algorithms": 1,
+    "keys": 1,
+    "messages": 1,
+    "protocol": 2,
+    "session": 3,
+    "": 4,  # anyssh/__init__.py: the public names
+    "testing": 5,
+    "demo": 6,
+    "__main__": 7,
+}
+"""Parts of the package and how high they stand; a part may import what stands lower, and itself."""
+
+PURE = 2
+"""Up to this layer nothing waits, reads a clock, or finds randomness by itself."""
+
+PUBLIC = LAYERS[""]
+"""From the layer above this one on, code lives on public names, as an application does."""
+
+NEIGHBOURS = {("algorithms", "keys"), ("keys", "algorithms")}
+"""Parts of one height that may know each other, besides those of layer 0."""
+
+PUBLIC_MODULES = {"messages", "testing", "wire"}
+
+LIBRARIES = {0: set(), 1: {"bcrypt", "cryptography"}, 2: set(), 3: {"anyio"}, 4: {"anyio"}}
+"""What a layer may import besides the standard library; higher layers are as the highest here."""
+
+IMPURE = {
+    "asyncio",
+    "logging",
+    "multiprocessing",
+    "random",
+    "select",
+    "selectors",
+    "signal",
+    "socket",
+    "ssl",
+    "subprocess",
+    "threading",
+    "time",
+}
+ENTROPY = {"urandom", "getrandom"}
+MAKES_KEYS = {"algorithms", "keys"}
+"""Parts that generate keys and so draw on the system's entropy, through ``secrets`` at most."""
+
+ASYNCHRONOUS = (ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith, ast.Await)
+SECRET = re.compile(r"(^|_)(mac|password|passphrase|secret|tag|token)$")
+PUBLIC_TAGS = {"anyssh.keys.der"}
+"""Modules whose tags are numbers of a file format."""
+
+
+@dataclass(frozen=True)
+class Module:
+    """One source file: the part of the package it belongs to, its dotted name, its syntax."""
+
+    name: str
+    tree: ast.Module
+    is_package: bool = False
+
+    @property
+    def part(self) -> str:
+        return part_of(self.name)
+
+    @property
+    def layer(self) -> int:
+        return LAYERS[self.part]
+
+    @classmethod
+    def read(cls, path: Path) -> Module:
+        names = ["anyssh", *path.relative_to(PACKAGE).with_suffix("").parts]
+        is_package = names[-1] == "__init__"
+        if is_package:
+            del names[-1]
+        return cls(".".join(names), ast.parse(path.read_text(), str(path)), is_package)
+
+    @classmethod
+    def sample(cls, name: str, source: str) -> Module:
+        return cls(name, ast.parse(source))
+
+
+def part_of(name: str) -> str:
+    """Give the entry of LAYERS for ``anyssh.part.anything``."""
+    return name.split(".")[1] if "." in name else ""
+
+
+def imports(module: Module) -> Iterator[tuple[int, str]]:
+    """Give the line and the absolute name of every import, inside functions too.
+
+    ``from anyssh import wire`` counts as ``anyssh.wire``, ``from anyssh import Channel`` as ``anyssh``.
+    """
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = module.name.split(".")
+                up = node.level - 1 if module.is_package else node.level
+                base = ".".join([*package[: len(package) - up], *filter(None, [node.module])])
+            for alias in node.names:
+                below = f"{base}.{alias.name}"
+                yield node.lineno, below if base == "anyssh" and alias.name in LAYERS else base
+
+
+def wrong_imports(module: Module) -> Iterator[str]:
+    for line, name in imports(module):
+        top = name.partition(".")[0]
+        problem = wrong_part(module, name) if top == "anyssh" else wrong_library(module, top)
+        if problem:
+            yield f"{module.name}:{line} imports {name}: {problem}"
+
+
+def wrong_part(module: Module, name: str) -> str | None:
+    """Say why a module may not import this part of the package."""
+    part = part_of(name)
+    if part == module.part:
+        return None
+    if part not in LAYERS:
+        return "a part that LAYERS does not know"
+    if module.layer > PUBLIC and part and part not in PUBLIC_MODULES and LAYERS[part] < PUBLIC:
+        return "not public"
+    if LAYERS[part] < module.layer or LAYERS[part] == 0 or (module.part, part) in NEIGHBOURS:
+        return None
+    return "it does not stand lower"
+
+
+def wrong_library(module: Module, top: str) -> str | None:
+    """Say why a module may not import this foreign package."""
+    if module.layer <= PURE and top in IMPURE:
+        return "time, entropy and the outside world are arguments here"
+    if top == "secrets" and module.layer <= PURE and module.part not in MAKES_KEYS:
+        return "entropy is an argument here"
+    if top in sys.stdlib_module_names or top in LIBRARIES[min(module.layer, max(LIBRARIES))]:
+        return None
+    return "not a library of this layer"
+
+
+def wrong_statements(module: Module) -> Iterator[str]:
+    for node in ast.walk(module.tree):
+        problem = None
+        if isinstance(node, ast.Assert):
+            problem = "assert is no check: python -O removes it"
+        elif isinstance(node, ast.Compare) and module.name not in PUBLIC_TAGS:
+            problem = leaking_comparison(node)
+        elif module.layer <= PURE:
+            problem = impurity(node)
+        if problem:
+            yield f"{module.name}:{getattr(node, 'lineno', 0)} {problem}"
+
+
+def impurity(node: ast.AST) -> str | None:
+    """Say what a node does that only the session layer may do."""
+    if isinstance(node, ASYNCHRONOUS) or (isinstance(node, ast.comprehension) and node.is_async):
+        return "async and await belong to the session layer"
+    if isinstance(node, ast.Attribute) and node.attr in ENTROPY:
+        return "entropy is an argument"
+    if isinstance(node, ast.ImportFrom) and any(alias.name in ENTROPY for alias in node.names):
+        return "entropy is an argument"
+    return None
+
+
+def leaking_comparison(node: ast.Compare) -> str | None:
+    """Say which secret is compared in a time that depends on where it differs.
+
+    Comparing with a literal or with a name from a class of constants tells nothing and is fine.
+    """
+    if not any(isinstance(operator, ast.Eq | ast.NotEq) for operator in node.ops):
+        return None
+    operands = [node.left, *node.comparators]
+    if any(is_constant(operand) for operand in operands):
+        return None
+    for operand in operands:
+        while isinstance(operand, ast.Subscript):
+            operand = operand.value
+        name = getattr(operand, "id", getattr(operand, "attr", ""))
+        if SECRET.search(name):
+            return f"{name} is compared with ==; use hmac.compare_digest"
+    return None
+
+
+def is_constant(node: ast.expr) -> bool:
+    if isinstance(node, ast.Constant):
+        return True
+    return isinstance(node, ast.Attribute) and node.attr.isupper()
+
+
+def problems(module: Module) -> list[str]:
+    """Give everything that is wrong with a module."""
+    if module.part not in LAYERS:
+        return [f"{module.name} has no entry in LAYERS"]
+    return [*wrong_imports(module), *wrong_statements(module)]
+
+
+def package_modules() -> list[Module]:
+    return [Module.read(path) for path in sorted(PACKAGE.rglob("*.py"))]
+
+
+@pytest.mark.parametrize("module", package_modules(), ids=lambda module: module.name)
+def test_a_module_keeps_to_its_layer(module: Module) -> None:
+    assert problems(module) == []
+
+
+def test_all_modules_are_read() -> None:
+    names = {module.name for module in package_modules()}
+    assert {"anyssh.wire", "anyssh.config", "anyssh.errors"} <= names
+
+
+@pytest.mark.parametrize(
+    "name,source",
+    [
+        ("anyssh.wire", "import cryptography"),
+        ("anyssh.wire", "from .messages import Disconnect"),
+        ("anyssh.wire", "from . import protocol"),
+        ("anyssh.wire", "from . import SSHError"),
+        ("anyssh.novelty", "x = 1"),
+        ("anyssh.wire", "from .novelty import x"),
+        ("anyssh.messages.transport", "from ..algorithms import packet_sealer"),
+        ("anyssh.messages.transport", "from ..keys import Key"),
+        ("anyssh.algorithms.mac", "from anyssh.messages import Disconnect"),
+        ("anyssh.keys.openssh", "import anyssh.messages.transport"),
+        ("anyssh.protocol.core", "def f():\n    from anyssh.session import Channel"),
+        ("anyssh.protocol.core", "import anyio"),
+        ("anyssh.protocol.core", "import time"),
+        ("anyssh.protocol.core", "from time import monotonic"),
+        ("anyssh.protocol.core", "import logging"),
+        ("anyssh.protocol.core", "import secrets"),
+        ("anyssh.protocol.core", "import asyncio.events"),
+        ("anyssh.protocol.core", "import os\nos.urandom(8)"),
+        ("anyssh.protocol.core", "from os import urandom"),
+        ("anyssh.protocol.core", "async def f(): pass"),
+        ("anyssh.protocol.core", "x = [a async for a in b]"),
+        ("anyssh.session.link", "import anyssh"),
+        ("anyssh.session.link", "from anyssh import Channel"),
+        ("anyssh.session.link", "import trio"),
+        ("anyssh.session.link", "from ..testing import FaultStream"),
+        ("anyssh.session.link", "assert x, 'is there'"),
+        ("anyssh.session.link", "received_mac == mac"),
+        ("anyssh.session.link", "self.tag != other.tag"),
+        ("anyssh.session.link", "data[:16] == tag[:16]"),
+        ("anyssh.session.link", "shared_secret == wanted"),
+        ("anyssh.testing.pairs", "from ..session.link import Link"),
+        ("anyssh.testing.pairs", "from ..protocol import Core"),
+        ("anyssh.demo", "from anyssh.session import Channel"),
+        ("anyssh.demo", "import rich"),
+        ("anyssh", "from .testing import session_pair"),
+    ],
+)
+def test_what_is_wrong_is_found(name: str, source: str) -> None:
+    assert len(problems(Module.sample(name, source))) == 1
+
+
+@pytest.mark.parametrize(
+    "name,source",
+    [
+        ("anyssh.wire", "from .errors import WireError\nimport struct"),
+        ("anyssh.keys.openssh", "import bcrypt\nfrom cryptography.hazmat.primitives import hashes"),
+        ("anyssh.algorithms.signature", "from ..keys import Key\nfrom .. import wire"),
+        ("anyssh.messages.transport", "from .. import wire\nfrom ..constants import MessageNumber"),
+        ("anyssh.protocol.core", "from ..messages import Disconnect\nfrom .events import Event"),
+        ("anyssh.session.link", "import anyio, time\nasync def f(): await g()"),
+        ("anyssh.session.link", "from ..protocol import Core\nfrom . import channel"),
+        ("anyssh.session.link", "hmac.compare_digest(tag, received_tag)"),
+        ("anyssh.session.link", "mac == 'none' or mac == Mac.NONE or len(tag) == tag_size"),
+        ("anyssh.session.link", "stage == other_stage"),
+        (
+            "anyssh.testing.pairs",
+            "from anyssh import Channel\nfrom anyssh import wire\nimport anyio",
+        ),
+        ("anyssh.demo", "import anyssh\nfrom anyssh.testing import session_pair"),
+        ("anyssh.__main__", "from anyssh.demo import main"),
+    ],
+)
+def test_what_is_right_passes(name: str, source: str) -> None:
+    assert problems(Module.sample(name, source)) == []
