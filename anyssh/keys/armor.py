@@ -33,12 +33,17 @@ class Block:
 def decode_base64(text: str) -> bytes:
     """Decode base64; white space may stand anywhere.
 
-    :raises KeyFormatError: other characters, or a wrong length
+    :raises KeyFormatError: other characters, too much or too little padding
     """
+    joined = "".join(text.split())
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
+        data = base64.b64decode(joined, validate=True)
     except (binascii.Error, ValueError):
         raise KeyFormatError("not base64") from None
+    # The decoder passes over padding that is too much and over bits that do not count.
+    if base64.b64encode(data).decode() != joined:
+        raise KeyFormatError("not base64 in its one exact form")
+    return data
 
 
 def tidy(comment: str) -> str:

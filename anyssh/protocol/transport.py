@@ -17,8 +17,7 @@ from typing import Final
 
 from ..algorithms import PacketOpener, PacketSealer, clear_opener, clear_sealer
 from ..config import Limits
-from ..constants import DisconnectReason, MessageNumber
-from ..errors import RemoteProtocolError
+from ..constants import MessageNumber
 from ..identification import PeerVersion
 from ..wire import Buffer
 from .acceptance import Role
@@ -59,7 +58,6 @@ class Transport:
         "_sealer",
         "bytes_received",
         "bytes_sent",
-        "is_encrypted",
         "messages_received",
         "messages_sent",
         "peer_version",
@@ -84,7 +82,6 @@ class Transport:
         self._max_packet_length = limits.unauthenticated_packet_size
         self._sealer: PacketSealer = clear_sealer(random)
         self._opener: PacketOpener = clear_opener()
-        self.is_encrypted = False
         self.send_sequence = 0
         self.receive_sequence = 0
         self._holding = False
@@ -127,16 +124,17 @@ class Transport:
         """
         opener = self._opener
         buffer = self._buffer
-        offset = self._offset
-        available = len(buffer) - offset
-        if available >= opener.header_size:
+        while (available := len(buffer) - self._offset) >= opener.header_size:
+            offset = self._offset
             length = opener.packet_length(self.receive_sequence, buffer, offset)
             if not MIN_PACKET_LENGTH <= length <= self._max_packet_length:
-                raise self._length_error(length)
+                length = opener.refuse_length(length)
             size = 4 + length + opener.trailer_size
-            if available >= size:
-                payload = opener.open(self.receive_sequence, buffer, offset, length)
-                self._offset = offset + size
+            if available < size:
+                break
+            payload = opener.open(self.receive_sequence, buffer, offset, length)
+            self._offset = offset + size
+            if payload:
                 self.receive_sequence += 1
                 self.messages_received += 1
                 return payload
@@ -148,12 +146,6 @@ class Transport:
             del self._buffer[: self._offset]
             self._offset = 0
 
-    def _length_error(self, length: int) -> RemoteProtocolError:
-        if self.is_encrypted:
-            return RemoteProtocolError("a packet could not be verified", DisconnectReason.MAC_ERROR)
-        limits = f"{MIN_PACKET_LENGTH} to {self._max_packet_length}"
-        return RemoteProtocolError(f"a packet_length of {length}; {limits} are accepted")
-
     @property
     def trailer_size(self) -> int:
         """Bytes of MAC or tag behind each packet."""
@@ -162,7 +154,6 @@ class Transport:
     def install_opener(self, opener: PacketOpener, *, reset_sequence: bool) -> None:
         """Protect what comes from the next packet on with other keys."""
         self._opener = opener
-        self.is_encrypted = True
         if reset_sequence:
             self.receive_sequence = 0
 

@@ -111,7 +111,7 @@ def part_of(name: str) -> str:
 def imports(module: Module) -> Iterator[tuple[int, str]]:
     """Give the line and the absolute name of every import, inside functions too.
 
-    ``from anyssh import wire`` counts as ``anyssh.wire``, ``from anyssh import Channel`` as ``anyssh``.
+    ``from anyssh import wire`` counts as ``anyssh.wire``, other names from there as ``anyssh``.
     """
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Import):

@@ -140,7 +140,7 @@ def test_the_format_can_be_demanded(path: Path) -> None:  # KEY-02
 
 @EVERY_FILE
 def test_line_ends_byte_order_marks_and_surrounding_text_do_not_matter(path: Path) -> None:
-    kind, name, format, passphrase = facts(path)
+    _, name, format, passphrase = facts(path)
     text = path.read_text()
     key = public_line(name)
     assert import_key(text.replace("\n", "\r\n"), passphrase) == key
@@ -304,8 +304,8 @@ def test_binary_forms_are_read_with_and_without_the_format(format: str) -> None:
     for path in sorted(DATA.glob(f"testkey-*-{format}.txt")):
         text = path.read_text()
         block = read_ssh2(text) if format == "ssh2" else read_pem(text)
-        for given in (None, format):
-            key = import_key(block.data, format=given)
+        for demanded in (None, format):
+            key = import_key(block.data, format=demanded)
             assert key == public_line(facts(path)[1])
             assert key.has_private is (facts(path)[0] == "private")
         bare = base64.encodebytes(block.data).decode()
@@ -340,11 +340,10 @@ def test_the_public_line() -> None:
         f"ssh-rsa {encoded}AAAA",
         f"ssh-rsa !{encoded}",
         f"ssh-rsa {encoded}\nssh-rsa {encoded}\n",
-        encoded,
         export_private_key(key),
     ):
         with pytest.raises(KeyFormatError):
-            import_key(bad, format="ssh") if bad != encoded else import_key(encoded, format="jwk")
+            import_public_key(bad)
 
 
 def test_no_comment_can_add_a_line() -> None:
@@ -675,22 +674,33 @@ def test_rsa_factors_that_are_not_prime_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "scalar",
+    "identifier, size, order",
     [
-        0,
-        P256 := int("FFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551", 16),
-        P256 + 1,
-        (1 << 256) - 1,
+        ("1.2.840.10045.3.1.7", 32, 2**256 - 2**224 + 2**192 - 0x4319055258E8617B0C46353D039CDAAF),
+        ("1.3.132.0.34", 48, 2**384 - 0x389CB27E0BC8D220A7E5F24DB74F58851313E695333AD68D),
+        (
+            "1.3.132.0.35",
+            66,
+            2**521 - 0x5AE79787C40D069948033FEB708F65A2FC44A36477663B851449048E16EC79BF7,
+        ),
     ],
+    ids=["P-256", "P-384", "P-521"],
 )
-def test_scalars_out_of_range_are_refused(scalar: int) -> None:
-    data = der.sequence(
-        der.integer(1),
-        der.octet_string(scalar.to_bytes(32, "big")),
-        der.context(0, der.object_identifier("1.2.840.10045.3.1.7")),
-    )
-    with pytest.raises(KeyFormatError, match="out of range"):
-        import_key(data)
+def test_scalars_out_of_range_are_refused(identifier: str, size: int, order: int) -> None:
+    def key_of(scalar: int) -> Key:
+        return import_key(
+            der.sequence(
+                der.integer(1),
+                der.octet_string(scalar.to_bytes(size, "big")),
+                der.context(0, der.object_identifier(identifier)),
+            )
+        )
+
+    for scalar in (1, order - 1):
+        assert key_of(scalar).sign(b"data")
+    for scalar in (0, order, order + 1, (1 << 8 * size) - 1):
+        with pytest.raises(KeyFormatError, match="out of range"):
+            key_of(scalar)
 
 
 @pytest.mark.parametrize(
@@ -841,9 +851,9 @@ def test_private_files_are_created_with_mode_0600(
     modes: list[int] = []
     real_fdopen = os.fdopen
 
-    def looking_fdopen(descriptor: int, *arguments: str) -> object:
+    def looking_fdopen(descriptor: int, mode: str) -> object:
         modes.append(stat.S_IMODE(os.fstat(descriptor).st_mode))
-        return real_fdopen(descriptor, *arguments)
+        return real_fdopen(descriptor, mode)
 
     monkeypatch.setattr(os, "fdopen", looking_fdopen)
     monkeypatch.setattr(os, "chmod", lambda *arguments: pytest.fail("chmod"))
@@ -925,11 +935,7 @@ def check_damaged(data: str | bytes) -> None:
         patch.setattr(encryption, "MAX_BCRYPT_ROUNDS", 16)
         patch.setattr(encryption, "MAX_PBKDF2_ITERATIONS", 4096)
         try:
-            key = (
-                import_key(data, None if b"{" in data[:2:] else PASSPHRASE)
-                if isinstance(data, bytes)
-                else import_key(data, PASSPHRASE)
-            )
+            key = import_key(data, None if data[:1] in ("{", b"{") else PASSPHRASE)
         except KeyFormatError:
             return
     assert Key.from_public_blob(key.public_blob) == key
@@ -1016,7 +1022,7 @@ def test_ssh_keygen_reads_what_we_write(key: Key, passphrase: str | None, tmp_pa
     if key.algorithm == "ssh-ed25519":
         formats -= {"pkcs8"}  # the OpenSSL that ssh-keygen was built with may not do that
     for format in sorted(formats):
-        lengths = range(0, 16, 1 if passphrase is None else 5) if format == "openssh" else [3]
+        lengths = range(0, 16, 1 if passphrase is None else 9) if format == "openssh" else [3]
         for length in lengths:
             text = export_private_key(key.with_comment("c" * length), format, passphrase)
             path = private_file(tmp_path / f"{format}{length}", text)
@@ -1133,9 +1139,9 @@ def test_we_read_the_encryptions_of_openssl(key: Key, tmp_path: Path) -> None:  
         assert import_key(text, PASSPHRASE) == key
         with pytest.raises(WrongPassphrase):
             import_key(text, "wrong")
-    for options in (("-scrypt",), ("-v2", "camellia-256-cbc")):
+    for other in (("-scrypt",), ("-v2", "camellia-256-cbc")):
         with pytest.raises(KeyFormatError, match="must use"):
-            import_key(run(*head, *options), PASSPHRASE)
+            import_key(run(*head, *other), PASSPHRASE)
 
 
 @needs("openssl")
@@ -1144,8 +1150,8 @@ def test_we_read_the_older_encryption_of_openssl(algorithm: str, tool: str, tmp_
     key = KEYS[algorithm]
     path = private_file(tmp_path / "key", export_private_key(key))
     for cipher in ("-aes128", "-aes192", "-aes256", "-des3"):
-        command = ["openssl", tool, "-in", path, cipher, "-passout", f"pass:{PASSPHRASE}"]
-        text = run(*command, *(["-traditional"] if tool == "rsa" else []))
+        older = ["-traditional"] if tool == "rsa" else []
+        text = run("openssl", tool, "-in", path, cipher, "-passout", f"pass:{PASSPHRASE}", *older)
         assert "DEK-Info" in text
         assert import_key(text, PASSPHRASE) == key
         with pytest.raises(PassphraseRequired):
@@ -1228,8 +1234,7 @@ def test_damaged_putty_files_are_refused(version: str, tmp_path: Path) -> None:
                 imported = import_key(damaged, PASSPHRASE)
             except KeyFormatError:
                 continue
-            # Hexadecimal digits in capitals, or a base64 character whose last bits do not count.
-            assert text[position] == "a" or text[position + 1] in "=\n"
+            assert text[position] == "a"  # a hexadecimal digit, now a capital
             assert imported == key
         for size in range(0, len(text) - 3, 7):
             with pytest.raises(KeyFormatError):

@@ -21,7 +21,12 @@ from anyssh.errors import KeyFormatError, LocalProtocolError, SSHError
 from anyssh.keys import SIGNATURE_ALGORITHMS, Key, generate_key, key_type_for
 from anyssh.wire import Reader, mpint, string, uint32
 
-P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+# SEC 2, section 2: what is missing to the power of two below which the orders lie.
+ORDERS = {
+    "nistp256": (1 << 256) - (1 << 224) + (1 << 192) - 0x4319055258E8617B0C46353D039CDAAF,
+    "nistp384": (1 << 384) - 0x389CB27E0BC8D220A7E5F24DB74F58851313E695333AD68D,
+    "nistp521": (1 << 521) - 0x5AE79787C40D069948033FEB708F65A2FC44A36477663B851449048E16EC79BF7,
+}
 KEYS = {
     "ssh-ed25519": generate_key("ssh-ed25519", comment="ed"),
     "ecdsa-sha2-nistp256": generate_key("ecdsa-sha2-nistp256"),
@@ -373,9 +378,11 @@ def test_garbage_is_never_a_signature(key: Key, garbage: bytes) -> None:
     assert not key.verify(b"data", string(algorithm) + string(garbage), algorithm)
 
 
-def test_ecdsa_numbers_out_of_range_or_form_are_refused() -> None:  # HR-43
-    key = KEYS["ecdsa-sha2-nistp256"]
-    name = key.algorithm
+@pytest.mark.parametrize("curve", ORDERS)
+def test_ecdsa_numbers_out_of_range_or_form_are_refused(curve: str) -> None:  # HR-43
+    name = f"ecdsa-sha2-{curve}"
+    key = KEYS[name]
+    order = ORDERS[curve]
     reader = Reader(inner_signature(key.sign(b"data")))
     r, s = reader.mpint(), reader.mpint()
 
@@ -383,19 +390,26 @@ def test_ecdsa_numbers_out_of_range_or_form_are_refused() -> None:  # HR-43
         return key.verify(b"data", string(name) + string(inner), name)
 
     assert verifies(mpint(r) + mpint(s))
-    order = P256_ORDER
-    outside = (0, -1, order, order + 1, -r, r + order, 1 << 300)
-    for number in outside:
+    assert verifies(mpint(r) + mpint(order - s))  # ECDSA's own symmetry shows the right order
+    for number in (0, -1, order, order + 1, -r, r + order, 1 << 600):
         assert not verifies(mpint(number) + mpint(s))
         assert not verifies(mpint(r) + mpint(number))
         assert not verifies(mpint(number) + mpint(number))
-    wide_r = string(b"\0" + mpint(r)[4:])
-    assert not verifies(wide_r + mpint(s))
+    assert not verifies(mpint(r) + mpint(s + order))
+    assert not verifies(string(b"\0" + mpint(r)[4:]) + mpint(s))
     assert not verifies(mpint(r) + string(b"\0" + mpint(s)[4:]))
     assert not verifies(mpint(r) + mpint(s) + b"\0")
     assert not verifies(mpint(r))
-    der = key.to_cryptography().sign(b"data", ec.ECDSA(hashes.SHA256()))
-    assert not verifies(der)
+    assert not verifies(key.to_cryptography().sign(b"data", ec.ECDSA(hashes.SHA256())))
+
+
+def test_many_ecdsa_signatures_verify() -> None:
+    """Numbers of every length come up, those with leading zeros among them."""
+    for curve in ORDERS:
+        key = KEYS[f"ecdsa-sha2-{curve}"]
+        for number in range(150):
+            data = number.to_bytes(2, "big")
+            assert key.verify(data, key.sign(data), key.algorithm)
 
 
 def test_rsa_signatures_may_lack_leading_zeros_but_not_be_long() -> None:  # HR-42

@@ -1,4 +1,4 @@
-"""The reference map is complete, and what it says exists does exist."""
+"""The reference map is complete, and what it says exists does exist; so is the API reference."""
 
 from __future__ import annotations
 
@@ -92,6 +92,14 @@ def test_named_equivalent_exists(name: str, parameter: str) -> None:
     found = look_up(name)
     if parameter:
         assert parameter in inspect.signature(found).parameters
+
+
+def test_every_public_name_is_in_the_api_reference() -> None:
+    documented = re.findall(
+        r"^\.\. auto\w+:: (?:anyssh\.)?(\w+)$", (DOCS / "api.md").read_text(), re.M
+    )
+    public = set(importlib.import_module("anyssh").__all__) - {"__version__"}
+    assert sorted(public - set(documented)) == []
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,8 @@ class PeerServer(paramiko.ServerInterface):
         return paramiko.InteractiveQuery("Two questions", "Answer both", *PROMPTS)
 
     def check_auth_interactive_response(self, responses: list[str]) -> int:
-        return self._answer(list(responses) == self.arguments.answers, self.user, "keyboard-interactive")
+        good = list(responses) == self.arguments.answers
+        return self._answer(good, self.user, "keyboard-interactive")
 
     def check_channel_request(self, kind: str, chanid: int) -> int:
         if kind == "session":
