@@ -83,8 +83,8 @@ function connect(task) {
       host: names.HOST,
       port: task.port,
       username: names.USERNAME,
-      privateKey: cached.privateKey,
-      authHandler: ['publickey'],
+      // Given here and not as `privateKey`, a key that is parsed already is accepted.
+      authHandler: [{ type: 'publickey', username: names.USERNAME, key: cached.privateKey }],
       hostVerifier: (key) => cached.hostKey.equals(key),
       algorithms,
     });

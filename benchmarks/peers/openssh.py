@@ -1,7 +1,8 @@
 """OpenSSH: ``sshd`` with a configuration of its own, and one ``ssh`` process per channel.
 
 Each channel is a new connection. That does not count in bulk and ping-pong, which start their
-clock once the remote command runs; a session set-up is a whole run of ``ssh ... true``.
+clock once the remote command runs; a session set-up is a whole run of ``ssh``, with the subsystem
+that sshd has built in, so that no shell and its start-up files count.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ KexAlgorithms {kex}
 HostKeyAlgorithms {key}
 PubkeyAcceptedAlgorithms {key}
 Compression no
+Subsystem sftp internal-sftp
 """
 _CLIENT = """\
 Host *
@@ -205,7 +207,8 @@ async def connect(task: Task) -> AsyncIterator[OpenSSHConnection]:
         public = (task.keys / "host.pub").read_text()
         (task.keys / "known_hosts").write_text(f"[{HOST}]:{task.port} {public}")
     if task.workload == "set-up":
-        subprocess.run(["ssh", "-nF", str(configuration), "peer", "true"], check=True)
+        command = ["ssh", "-n", "-s", "-F", str(configuration), "peer", "sftp"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     yield OpenSSHConnection(configuration)
 
 
