@@ -6,6 +6,7 @@ A :class:`Core` is fed bytes and the time and tells what they mean; see ``docs/d
 from __future__ import annotations
 
 from .acceptance import Phase, Role
+from .connection import Connection
 from .core import Core
 
-__all__ = ["Core", "Phase", "Role"]
+__all__ = ["Connection", "Core", "Phase", "Role"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, NoReturn, Protocol
 
 from ..config import SessionConfig
 from ..constants import ChannelOpenFailureReason, Extension, MessageNumber
@@ -79,17 +79,12 @@ class Link(Protocol):
 class Connection:
     """Channels and requests of one session."""
 
-    def __init__(
-        self,
-        config: SessionConfig,
-        emit: Callable[[Event], None],
-        count_noise: Callable[[int], None],
-    ) -> None:
+    def __init__(self, config: SessionConfig) -> None:
         self._config = config
         self._limits = config.limits
-        self._emit = emit
-        self._count_noise = count_noise
         self._link: Link | None = None
+        self._emit: Callable[[Event], None] = _unattached
+        self._count_noise: Callable[[int], None] = _unattached
         self._channels: dict[int, ChannelState] = {}
         self._remote_ids: set[int] = set()
         self._closing: dict[int, ChannelState] = {}
@@ -115,14 +110,22 @@ class Connection:
             MessageNumber.CHANNEL_FAILURE: self._channel_failure,
         }
 
-    def attach(self, link: Link) -> None:
-        """Send through ``link`` from now on."""
+    def attach(
+        self, link: Link, emit: Callable[[Event], None], count_noise: Callable[[int], None]
+    ) -> None:
+        """Work over ``link`` from now on.
+
+        :param emit: takes the events
+        :param count_noise: told the bytes of each message without effect; raises for too many
+        """
         self._link = link
+        self._emit = emit
+        self._count_noise = count_noise
 
     @property
     def _attached(self) -> Link:
         if self._link is None:
-            raise LocalProtocolError("the session is not ready: authenticate first")
+            _unattached(None)
         return self._link
 
     def _send(self, payload: bytes) -> None:
@@ -631,3 +634,7 @@ class Connection:
             self._count_noise(len(payload))
             return
         self._emit(ReplyReceived(slots.popleft(), is_success, payload))
+
+
+def _unattached(value: object) -> NoReturn:
+    raise LocalProtocolError("the session is not ready: authenticate first")

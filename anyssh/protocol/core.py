@@ -76,6 +76,7 @@ class Core:
     :param now: monotonic seconds
     :param random: returns so many unpredictable bytes
     :param identification: our line, without its end
+    :param connection: what the session has besides this stream; attached once authenticated
     :param host_keys: a server's host keys, in order of preference; their private halves may live
         elsewhere
     :param delay_secret: makes the times of failed authentications unpredictable
@@ -90,6 +91,7 @@ class Core:
         now: float,
         random: Callable[[int], bytes],
         identification: str,
+        connection: Connection,
         host_keys: Sequence[Key] = (),
         delay_secret: bytes = b"",
         trace: TraceHandler | None = None,
@@ -117,7 +119,7 @@ class Core:
         )
         self._rekeying = Rekeying(config, self.transport)
         self._authentication: ClientAuthentication | ServerAuthentication | None = None
-        self.connection = Connection(config, self._events.append, self._count_noise)
+        self._connection = connection
         self._keep_alive = KeepAlive(config.keep_alive_interval)
         limits = config.limits
         self._noise = Bucket(limits.noise_messages, limits.noise_rate)
@@ -481,7 +483,7 @@ class Core:
             MessageNumber.KEX_REPLY: self._exchanger.receive_reply,
             MessageNumber.NEWKEYS: self._exchanger.receive_newkeys,
         }
-        return handlers | self.connection.handlers
+        return handlers | self._connection.handlers
 
     def _disconnect_came(self, payload: bytes) -> None:
         message = Disconnect.decode(payload)
@@ -567,7 +569,7 @@ class Core:
         self._success_must_follow = False
         self.transport.allow_large_packets()
         self.transport.release()
-        self.connection.attach(self.transport)
+        self._connection.attach(self.transport, self._events.append, self._count_noise)
         self._keep_alive.start(self._now)
 
     def _ext_info_came(self, payload: bytes) -> None:
@@ -644,7 +646,7 @@ class Core:
             self._tell(
                 TraceId.KEEP_ALIVE_FAILED, TraceLevel.WARNING, f"no sign of life, {event.count}"
             )
-        self.connection.request_global(Extension.KEEP_ALIVE_REQUEST, b"", want_reply=True)
+        self._connection.request_global(Extension.KEEP_ALIVE_REQUEST, b"", want_reply=True)
 
     # Trace
 

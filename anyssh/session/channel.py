@@ -241,7 +241,7 @@ class Channel(ByteStream):
             self._require_sendable()
             rest = memoryview(item)
             session, state = self._session, self._state
-            connection = session._core.connection
+            connection = session._connection
             while rest:
                 if data_type is None:
                     sent = connection.send_data(state, rest)
@@ -267,7 +267,7 @@ class Channel(ByteStream):
             await anyio.lowlevel.checkpoint()
             self._require_not_closed()
             if self._state.phase is ChannelPhase.OPEN and self._session._is_alive:
-                self._session._core.connection.send_eof(self._state)
+                self._session._connection.send_eof(self._state)
                 self._session._flush()
 
     # Requests
@@ -293,7 +293,7 @@ class Channel(ByteStream):
         """
         await anyio.lowlevel.checkpoint()
         self._require_usable()
-        slot = self._session._core.connection.request_channel(
+        slot = self._session._connection.request_channel(
             self._state, name, payload, want_reply=want_reply
         )
         self._session._flush()
@@ -343,7 +343,7 @@ class Channel(ByteStream):
             self._closed = ChannelClosed(
                 exit_status, signal, message if signal is not None else None
             )
-        connection = self._session._core.connection
+        connection = self._session._connection
         if self._state.phase is ChannelPhase.OPENING:
             connection.abandon_open(self._state)
         elif self._session._is_alive:
@@ -430,7 +430,7 @@ class Channel(ByteStream):
     # Conditions
 
     def _consumed(self, size: int) -> None:
-        if size and self._session._core.connection.consume(self._state, size):
+        if size and self._session._connection.consume(self._state, size):
             self._session._flush()
 
     def _require_not_closed(self) -> None:

@@ -28,7 +28,7 @@ from ..constants import DisconnectReason
 from ..errors import Disconnected, LocalProtocolError, SSHError
 from ..identification import PeerVersion, local_identification
 from ..keys import Key
-from ..protocol import Core, Role
+from ..protocol import Connection, Core, Role
 from ..protocol.channel import ChannelState, PendingRequest, ReplySlot
 from ..protocol.events import (
     ChannelClosed,
@@ -140,6 +140,7 @@ class Session(AsyncContextManagerMixin):
         self._on_progress = on_progress
         self._number = next(_session_numbers)
         self._stream: AnyByteStream | None = None
+        self._connection = Connection(config)
         self._core: Core
         self._link: Link
         self._services: TaskGroup
@@ -249,6 +250,7 @@ class Session(AsyncContextManagerMixin):
             now=anyio.current_time(),
             random=os.urandom,
             identification=local_identification(__version__),
+            connection=self._connection,
             host_keys=tuple(self._host_keys),
             delay_secret=_process_secret,
             trace=self._trace_handler,
@@ -335,7 +337,7 @@ class Session(AsyncContextManagerMixin):
         """
         await anyio.lowlevel.checkpoint()
         self._require_alive()
-        state = self._core.connection.open_channel(channel_type, payload, window_size=window_size)
+        state = self._connection.open_channel(channel_type, payload, window_size=window_size)
         channel = Channel(self, state)
         self._channels.add(channel)
         self._flush()
@@ -409,7 +411,7 @@ class Session(AsyncContextManagerMixin):
         self, state: ChannelState, open_payload: bytes, payload: bytes, window_size: int | None
     ) -> Channel:
         self._require_alive()
-        self._core.connection.accept_channel(state, payload, window_size=window_size)
+        self._connection.accept_channel(state, payload, window_size=window_size)
         channel = Channel(self, state, open_payload)
         self._channels.add(channel)
         self._flush()
@@ -418,7 +420,7 @@ class Session(AsyncContextManagerMixin):
 
     def _reject_opening(self, state: ChannelState, reason: int, description: str) -> None:
         if self._is_alive:
-            self._core.connection.reject_channel(state, reason, description)
+            self._connection.reject_channel(state, reason, description)
             self._flush()
 
     # Requests
@@ -443,7 +445,7 @@ class Session(AsyncContextManagerMixin):
         """
         await anyio.lowlevel.checkpoint()
         self._require_alive()
-        slot = self._core.connection.request_global(name, payload, want_reply=want_reply)
+        slot = self._connection.request_global(name, payload, want_reply=want_reply)
         self._flush()
         if not want_reply:
             return Reply(True)
@@ -460,7 +462,7 @@ class Session(AsyncContextManagerMixin):
 
     def _answer_request(self, request: PendingRequest, is_success: bool, payload: bytes) -> None:
         if self._is_alive:
-            self._core.connection.answer(request, is_success, payload)
+            self._connection.answer(request, is_success, payload)
             self._flush()
 
     def _refuse_request(self, request: PendingRequest) -> None:

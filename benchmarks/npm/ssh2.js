@@ -2,6 +2,7 @@
 // The npm package ssh2. Its native addon is built by `npm install` if there is a compiler.
 
 const fs = require('fs');
+const net = require('net');
 const { Client, Server, utils } = require('ssh2');
 const { answer, emit, run, ...names } = require('./common.js');
 
@@ -64,7 +65,6 @@ function connect(task) {
   return new Promise((resolve, reject) => {
     client.on('error', reject);
     client.on('ready', () => {
-      client.setNoDelay(true);
       resolve({
         open: (command) =>
           new Promise((opened, failed) =>
@@ -80,8 +80,8 @@ function connect(task) {
       });
     });
     client.connect({
-      host: names.HOST,
-      port: task.port,
+      // A socket of our own, because the client's setNoDelay comes too late for the handshake.
+      sock: net.connect({ host: names.HOST, port: task.port, noDelay: true }),
       username: names.USERNAME,
       // Given here and not as `privateKey`, a key that is parsed already is accepted.
       authHandler: [{ type: 'publickey', username: names.USERNAME, key: cached.privateKey }],

@@ -26,6 +26,7 @@ CHANNEL_EOF = 96
 _LENGTH = struct.Struct(">I")
 _NONCE = struct.Struct(">IQ")
 _DATA_HEADER = struct.Struct(">BBII")  # padding length, message number, channel, data length
+_PADDING = bytes(BLOCK_SIZE + 4)
 _KEY = bytes(range(32))
 
 
@@ -55,6 +56,12 @@ class PlainChannel:
         await self._stream.aclose()
 
 
+def _packet_size(data_size: int) -> int:
+    """Return the size of a packet: length, header, data, 4 bytes of padding or more, tag."""
+    smallest = _DATA_HEADER.size + data_size + 4
+    return _LENGTH.size + smallest + -smallest % BLOCK_SIZE + TAG_SIZE
+
+
 class FramedChannel:
     """A TCP connection that carries sealed CHANNEL_DATA packets and nothing else."""
 
@@ -69,22 +76,24 @@ class FramedChannel:
     async def send(self, data: Data) -> None:
         """Seal in packets and send them in one call."""
         view = memoryview(data)
-        output = bytearray(len(view) + (len(view) // PACKET_DATA + 1) * 64)
+        whole, rest = divmod(len(view), PACKET_DATA)
+        size = whole * _packet_size(PACKET_DATA) + (_packet_size(rest) if rest else 0)
+        output = bytearray(size)
         with memoryview(output) as target:
             end = 0
             for start in range(0, len(view), PACKET_DATA):
-                piece = view[start : start + PACKET_DATA]
-                padding = -(_DATA_HEADER.size + len(piece) + 4) % BLOCK_SIZE + 4
-                header = _DATA_HEADER.pack(padding, CHANNEL_DATA, 0, len(piece))
-                end = self._seal(b"".join((header, piece, bytes(padding))), target, end)
-        del output[end:]
+                end = self._seal(CHANNEL_DATA, view[start : start + PACKET_DATA], target, end)
         await self._stream.send(output)  # type: ignore[arg-type]  # sockets take any buffer
 
-    def _seal(self, plaintext: bytes, target: memoryview, start: int) -> int:
-        length = _LENGTH.pack(len(plaintext))
-        body = start + len(length)
-        end = body + len(plaintext) + TAG_SIZE
+    def _seal(self, number: int, data: Data, target: memoryview, start: int) -> int:
+        """Write a packet to ``target`` from ``start`` on, and return where it ends."""
+        end = start + _packet_size(len(data))
+        body = start + _LENGTH.size
+        padding = end - body - TAG_SIZE - _DATA_HEADER.size - len(data)
+        length = _LENGTH.pack(end - body - TAG_SIZE)
+        header = _DATA_HEADER.pack(padding, number, 0, len(data))
         target[start:body] = length
+        plaintext = b"".join((header, data, _PADDING[:padding]))
         nonce = _NONCE.pack(1, self._sent)
         self._cipher.encrypt_into(nonce, plaintext, length, target[body:end])
         self._sent += 1
@@ -118,9 +127,9 @@ class FramedChannel:
 
     async def send_eof(self) -> None:
         """Say that no more will be sent."""
-        packet = bytearray(_LENGTH.size + BLOCK_SIZE + TAG_SIZE)
-        plaintext = _DATA_HEADER.pack(10, CHANNEL_EOF, 0, 0) + bytes(6)
-        self._seal(plaintext, memoryview(packet), 0)
+        packet = bytearray(_packet_size(0))
+        with memoryview(packet) as target:
+            self._seal(CHANNEL_EOF, b"", target, 0)
         await self._stream.send(packet)  # type: ignore[arg-type]  # sockets take any buffer
 
     async def aclose(self) -> None:

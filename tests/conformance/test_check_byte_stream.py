@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import anyio
 import pytest
 from anyio.abc import ByteStream
-from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from anyssh.testing import (
     RULES,
@@ -234,7 +234,7 @@ class ClosesWhenAllIsRead(Honest):
     async def aclose(self) -> None:
         # A shield with an end, so that what is checked does end.
         with anyio.move_on_after(60, shield=True):
-            while self.inner._outgoing.size > CAPACITY // 2:
+            while self.inner._outgoing.size > CAPACITY // 2:  # noqa: ASYNC110
                 await anyio.sleep(0.01)
         await self.inner.aclose()
 

@@ -52,7 +52,10 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
 
 @dataclass(frozen=True)
 class Site:
-    """A running server of a peer, and whom it lets in: keys always, the password if there is one."""
+    """A running server of a peer, and whom it lets in: keys always, a password if there is one.
+
+    Its events are those of all tests, so wait for one with a text of the test's own.
+    """
 
     peer: Peer
     server: RunningServer

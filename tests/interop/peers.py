@@ -109,9 +109,7 @@ def generate_keys(directory: Path) -> dict[str, KeyFile]:
     directory.mkdir(mode=0o700)
     files = {}
     for name, key in made.items():
-        file = KeyFile(
-            directory / name, directory / f"{name}.pkcs8.pem", directory / f"{name}.pub"
-        )
+        file = KeyFile(directory / name, directory / f"{name}.pkcs8.pem", directory / f"{name}.pub")
         forms = ((file.private, PrivateFormat.OpenSSH), (file.pkcs8, PrivateFormat.PKCS8))
         for path, form in forms:
             path.touch(mode=0o600)
@@ -225,6 +223,11 @@ async def in_thread(function: partial[T]) -> T:
     return await to_thread.run_sync(function, abandon_on_cancel=True)
 
 
+async def finish(process: PeerProcess) -> Report:
+    """Wait until a peer ends by itself; return what it reported."""
+    return await in_thread(partial(process.rest))
+
+
 class RunningServer:
     """A peer's server that listens on loopback."""
 
@@ -307,4 +310,4 @@ class Peer:
     async def play(self, port: int, scenario: str, **options: Any) -> Report:
         """Run a client through one scenario, return all that it reported."""
         async with self.client(port, scenario, **options) as process:
-            return await in_thread(partial(process.rest))
+            return await finish(process)

@@ -1,0 +1,121 @@
+"""anyssh, on asyncio, uvloop or Trio."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+from pathlib import Path
+
+import anyio
+from anyio.abc import SocketAttribute
+
+import anyssh
+
+from .common import (
+    ENCRYPTION,
+    HOST,
+    HOST_KEY_ALGORITHM,
+    KEY_EXCHANGE,
+    RECEIVE_SIZE,
+    USERNAME,
+    Channel,
+    Data,
+    Task,
+    answer,
+    emit,
+    main,
+)
+
+_CONFIG = anyssh.SessionConfig(
+    key_exchanges=[KEY_EXCHANGE],
+    host_key_algorithms=[HOST_KEY_ALGORITHM],
+    encryptions=[ENCRYPTION],
+)
+
+
+class StreamChannel:
+    """A channel, with the end of input as ``b""``."""
+
+    def __init__(self, channel: anyssh.Channel) -> None:
+        self._channel = channel
+        self.send = channel.send
+        self.send_eof = channel.send_eof
+        self.aclose = channel.aclose
+
+    async def receive(self) -> Data:
+        """Return some bytes, ``b""`` at the end."""
+        try:
+            return await self._channel.receive(RECEIVE_SIZE)
+        except anyio.EndOfStream:
+            return b""
+
+
+async def _answer(channel: anyssh.Channel) -> None:
+    async with channel:
+        async for request in channel.requests():
+            if request.name != "exec":
+                await request.reject()
+                continue
+            await request.accept()
+            try:
+                command = anyssh.wire.Reader(request.payload).text()
+                await answer(command, StreamChannel(channel))
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                pass  # the client has what it wanted
+            return
+
+
+async def _handle(session: anyssh.ServerSession) -> None:
+    await session.serve(_answer)
+
+
+@cache
+def _key(path: Path) -> anyssh.Key:
+    return anyssh.import_key(path.read_bytes())
+
+
+async def serve(task: Task) -> None:
+    """Answer commands."""
+    user_key = _key(task.keys / "user")
+
+    async def authenticate(attempt: anyssh.AuthAttempt) -> str | None:
+        match attempt:
+            case anyssh.PublicKeyAttempt(username=name, public_key=key) if key == user_key:
+                return name
+        return None
+
+    server = anyssh.Server(
+        host_keys=[_key(task.keys / "host")], authenticate=authenticate, config=_CONFIG
+    )
+    async with await anyio.create_tcp_listener(local_host=HOST) as listener:
+        emit(port=listener.extra(SocketAttribute.local_port))
+        await server.serve(listener, _handle)
+
+
+class AnysshConnection:
+    """A client session."""
+
+    def __init__(self, session: anyssh.ClientSession) -> None:
+        self._session = session
+
+    async def open(self, command: str) -> Channel:
+        """Return a channel on which the server runs the command."""
+        request = anyssh.ChannelRequest("exec", anyssh.wire.string(command))
+        return StreamChannel(await self._session.open_channel("session", request=request))
+
+
+@asynccontextmanager
+async def connect(task: Task) -> AsyncIterator[AnysshConnection]:
+    """Connect, verify the host key, authenticate; close at the end."""
+    async with anyssh.ClientSession.connect(
+        await anyio.connect_tcp(HOST, task.port),
+        credentials=anyssh.ClientCredentials(USERNAME, keys=[_key(task.keys / "user")]),
+        verify_host=anyssh.pin(_key(task.keys / "host").fingerprint),
+        config=_CONFIG,
+    ) as session:
+        yield AnysshConnection(session)
+
+
+if __name__ == "__main__":
+    main(serve, connect)
