@@ -54,7 +54,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--workloads", nargs="+", choices=_WORKLOADS, default=list(_WORKLOADS))
     parser.add_argument("--runs", type=int, default=5, help="counted runs of each (default 5)")
     parser.add_argument("--mib", type=int, help="to move in a bulk run (default: about a second)")
-    parser.add_argument("--memory-mib", type=int, default=4096, help="to move when memory is watched")
+    parser.add_argument("--memory-mib", type=int, default=4096, help="to move, watching memory")
     parser.add_argument("--slow-reader-mib", type=int, default=64, help="offered to a slow reader")
     parser.add_argument("--write-kib", type=int, default=256, help="one write (default 256)")
     parser.add_argument("--seconds", type=float, default=1.0, help="of ping-pong and set-up")
@@ -131,7 +131,7 @@ class Driver:
             print(f"\n### {workload}\n\n{table(workload, rows)}\n", flush=True)
 
     def _alternate(self, workload: str, able: list[Implementation]) -> list[Row]:
-        """Measure in rounds, each implementation once in a round; the first round does not count."""
+        """Measure in rounds, each implementation once in each; the first round does not count."""
         runs: dict[str, list[Measurement]] = {each.name: [] for each in able}
         failed: set[str] = set()
         for number in range(self._options.runs + 1):
@@ -250,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         options.json.write_text(json.dumps(report, indent=2) + "\n")
     for failure in driver.failures:
-        print(f"failed: {failure}")
+        print(f"failed: {failure.splitlines()[0]}")
     return 1 if driver.failures else 0
 
 

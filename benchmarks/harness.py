@@ -41,7 +41,7 @@ class Program:
     """
 
     def __init__(self, command: Sequence[str], directory: Path, only_children: bool) -> None:
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - stop() closes it
         self._command = command
         self._only_children = only_children
         self._buffer = b""

@@ -23,6 +23,9 @@ _UNITS: Final = {
     "memory-download": "MB/s",
     "slow-reader": "MB/s",
 }
+# Allocators and interpreters give and take a little whatever the program does.
+_FLAT_BYTES: Final = 4 * MIB
+_HELD_SHARE: Final = 1 / 8
 _LIMITS: Final = {"upload": "framing", "download": "framing", "ping-pong": "tcp"}
 
 
@@ -33,9 +36,10 @@ def unit(workload: str) -> str:
 
 def figure(run: Measurement) -> float:
     """Return the one figure of a run: megabytes (10^6) or repetitions in a second."""
+    seconds = float(run.line["seconds"])
     if "bytes" in run.line:
-        return float(run.line["bytes"]) / run.line["seconds"] / 1e6
-    return float(run.line["count"]) / run.line["seconds"]
+        return float(run.line["bytes"]) / seconds / 1e6
+    return float(run.line["count"]) / seconds
 
 
 def summarise(implementation: Implementation, workload: str, runs: list[Measurement]) -> Row:
@@ -63,9 +67,7 @@ def summarise(implementation: Implementation, workload: str, runs: list[Measurem
         per_gib = GIB / runs[0].line["bytes"]
         row["client_cpu_seconds_per_gib"] = median(lambda run: run.client_cpu * per_gib)
         row["server_cpu_seconds_per_gib"] = median(lambda run: run.server_cpu * per_gib)
-        row["cpu_seconds_per_gib"] = median(
-            lambda run: (run.client_cpu + run.server_cpu) * per_gib
-        )
+        row["cpu_seconds_per_gib"] = median(lambda run: (run.client_cpu + run.server_cpu) * per_gib)
     else:
         row["cpu_milliseconds_each"] = median(
             lambda run: (run.client_cpu + run.server_cpu) / run.line["count"] * 1000
@@ -78,12 +80,15 @@ def summarise(implementation: Implementation, workload: str, runs: list[Measurem
 def summarise_memory(implementation: Implementation, workload: str, run: Measurement) -> Row:
     """Return the row of a long transfer: how much memory grew from its first half to its second."""
     samples = run.samples
+    client = MemorySamples.growth(samples.client)
+    server = MemorySamples.growth(samples.server)
     return {
         **summarise(implementation, workload, [run]),
         "bytes": run.line["bytes"],
         "samples": len(samples.client),
-        "client_growth_bytes": MemorySamples.growth(samples.client),
-        "server_growth_bytes": MemorySamples.growth(samples.server),
+        "client_growth_bytes": client,
+        "server_growth_bytes": server,
+        "is_bounded": max(client, server) <= _FLAT_BYTES,
     }
 
 
@@ -94,11 +99,14 @@ def summarise_slow_reader(implementation: Implementation, run: Measurement) -> R
         stalled = samples[: run.stalled_samples]
         return max(stalled, default=0) - min(stalled[:1], default=0)
 
+    client = taken_on(run.samples.client)
+    server = taken_on(run.samples.server)
     return {
         **summarise(implementation, "slow-reader", [run]),
         "bytes": run.line["bytes"],
-        "client_growth_bytes": taken_on(run.samples.client),
-        "server_growth_bytes": taken_on(run.samples.server),
+        "client_growth_bytes": client,
+        "server_growth_bytes": server,
+        "is_bounded": max(client, server) <= _HELD_SHARE * run.line["bytes"],
     }
 
 
@@ -115,9 +123,7 @@ def add_ratios(rows: list[Row]) -> None:
         for row in rows
         if family is not None and row["implementation"].startswith(family + "/")
     }
-    peers = {
-        row["implementation"]: row["median"] for row in rows if row["kind"] == Kind.PEER.value
-    }
+    peers = {row["implementation"]: row["median"] for row in rows if row["kind"] == Kind.PEER.value}
     best = max(peers, key=lambda name: peers[name], default=None)
     for row in rows:
         limit = limits.get(row["loop"]) or max(limits.values(), default=None)
@@ -199,5 +205,6 @@ _MEMORY_COLUMNS: Final[list[_Column]] = [
     ("UNIT", _number("median")),
     ("client grew MiB", _growth("client_growth_bytes")),
     ("server grew MiB", _growth("server_growth_bytes")),
+    ("bounded", lambda row: "yes" if row["is_bounded"] else "NO"),
     *_PEAK_COLUMNS,
 ]

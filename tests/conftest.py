@@ -45,13 +45,17 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     return backend
 
 
-def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> None:
-    """Take tests marked ``trio`` back from AnyIO's plugin, which claims every coroutine test."""
-    marks = getattr(obj, "pytestmark", [])
-    if any(mark.name == "trio" for mark in marks):
-        obj.pytestmark = [  # type: ignore[attr-defined]
-            mark for mark in marks if (mark.name, mark.args) != ("usefixtures", ("anyio_backend",))
-        ]
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(
+    collector: pytest.Module | pytest.Class, name: str, obj: object
+) -> None:
+    """Give every coroutine test to AnyIO's plugin, but for those that are pytest-trio's."""
+    if not collector.istestfunction(obj, name):
+        return
+    test = obj.hypothesis.inner_test if hasattr(obj, "hypothesis") else obj
+    marks = [*collector.iter_markers(), *getattr(obj, "pytestmark", [])]
+    if iscoroutinefunction(test) and not any(mark.name == "trio" for mark in marks):
+        pytest.mark.usefixtures("anyio_backend")(obj)
 
 
 @pytest.hookimpl(tryfirst=True)

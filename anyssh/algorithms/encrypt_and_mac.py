@@ -34,7 +34,6 @@ DISCARD_SIZE: Final = 256 * 1024
 """Bytes that are read of a bad CBC packet, and after it, before the connection fails."""
 
 _DISCARD_STEP: Final = 32 * 1024
-_MIN_LENGTH: Final = BLOCK_SIZE - LENGTH_SIZE
 _PADDING: Final = padding_sizes(BLOCK_SIZE)
 _HEAD: Final = struct.Struct(">IB")
 
@@ -93,7 +92,7 @@ class EncryptAndMacOpener:
         self, sequence: int, buffer: bytearray, offset: int, packet_length: int
     ) -> bytes | memoryview:
         """Return the payload; see :meth:`PacketOpener.open`."""
-        if not _is_aligned(packet_length):
+        if (LENGTH_SIZE + packet_length) % BLOCK_SIZE:
             raise encrypted_packet_error()
         end = offset + LENGTH_SIZE + packet_length
         plain = self._first_block + self._decrypt(buffer[offset + BLOCK_SIZE : end])
@@ -126,8 +125,7 @@ class CbcAndMacOpener(EncryptAndMacOpener):
         """
         if self._discard is not None:
             return self._next_step(self._discard)
-        length = super().packet_length(sequence, buffer, offset)
-        return length if _is_aligned(length) else self.refuse_length(length)
+        return super().packet_length(sequence, buffer, offset)
 
     def refuse_length(self, packet_length: int) -> int:
         """Return how much to read on; see :meth:`PacketOpener.refuse_length`."""
@@ -160,7 +158,3 @@ class CbcAndMacOpener(EncryptAndMacOpener):
 
     def _shortest_step(self) -> int:
         return BLOCK_SIZE + self.trailer_size
-
-
-def _is_aligned(packet_length: int) -> bool:
-    return packet_length >= _MIN_LENGTH and (LENGTH_SIZE + packet_length) % BLOCK_SIZE == 0

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
+from typing import cast
 
 import asyncssh
 
@@ -41,9 +42,9 @@ class StreamChannel:
         self._reader = reader
         self._writer = writer
 
-    async def send(self, data: Data) -> None:
+    async def send(self, data: bytes) -> None:
         """Send it all."""
-        self._writer.write(bytes(data))
+        self._writer.write(data)
         await self._writer.drain()
 
     async def receive(self) -> Data:
@@ -65,9 +66,10 @@ async def _handle(
     writer: asyncssh.SSHWriter[bytes],
     _errors: asyncssh.SSHWriter[bytes],
 ) -> None:
+    channel = cast(asyncssh.SSHServerChannel[bytes], writer.channel)
     try:
-        await answer(writer.channel.get_command() or "", StreamChannel(reader, writer))
-        writer.channel.exit(0)
+        await answer(channel.get_command() or "", StreamChannel(reader, writer))
+        channel.exit(0)
     except (BrokenPipeError, asyncssh.DisconnectError):
         writer.close()  # the client has what it wanted
 

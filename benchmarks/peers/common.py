@@ -76,7 +76,7 @@ Data = bytes | bytearray | memoryview
 class Channel(Protocol):
     """One byte stream of a connection, as every implementation can offer it."""
 
-    async def send(self, data: Data) -> None:
+    async def send(self, data: bytes) -> None:
         """Send it all."""
 
     async def receive(self) -> Data:
@@ -106,7 +106,7 @@ def emit(**fields: Any) -> None:
     sys.stdout.flush()
 
 
-def writes(total: int, size: int) -> Iterator[Data]:
+def writes(total: int, size: int) -> Iterator[bytes]:
     """Yield data of ``total`` bytes in pieces of ``size`` bytes."""
     piece = os.urandom(size)
     for _ in range(total // size):
@@ -129,7 +129,7 @@ async def answer(command: str, channel: Channel) -> None:
                 await channel.send(piece)
         case ["echo"]:
             while data := await channel.receive():
-                await channel.send(data)
+                await channel.send(bytes(data))
         case _:
             raise ValueError(f"unknown command {command!r}")
     await channel.send_eof()
@@ -138,7 +138,7 @@ async def answer(command: str, channel: Channel) -> None:
 async def _upload(
     connection: Connection, total: int, size: int, started: Callable[[], None]
 ) -> tuple[Channel, float]:
-    """Send ``total`` bytes; return the channel and the seconds until the server has counted them."""
+    """Send ``total`` bytes; return the channel and the seconds until the server counted them."""
     channel = await connection.open("sink")
     started()
     begin = time.perf_counter()

@@ -153,7 +153,7 @@ class ProcessChannel:
         self._input = process.stdin
         self._output = process.stdout
 
-    async def send(self, data: Data) -> None:
+    async def send(self, data: bytes) -> None:
         """Send it all."""
         view = memoryview(data)
         while view:

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-untyped,misc,no-any-return"
 """paramiko: blocking calls and threads, so the coroutines here never suspend."""
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class BlockingChannel:
     def __init__(self, channel: paramiko.Channel) -> None:
         self._channel = channel
 
-    async def send(self, data: Data) -> None:
+    async def send(self, data: bytes) -> None:
         """Send it all."""
         self._channel.sendall(data)
 

@@ -2,7 +2,7 @@
 
 ``framing`` does what no SSH implementation on AnyIO can leave out: it splits data into packets of
 32 KiB, seals each one, sends the packets of one write together, and opens them at the other end.
-It has no windows, no dispatch, no channels; each command has a connection and fixed keys of its own.
+It has no windows, dispatch or channels; each command has a connection of its own, with fixed keys.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ TAG_SIZE = 16
 BLOCK_SIZE = 16
 CHANNEL_DATA = 94
 CHANNEL_EOF = 96
+_FRAMING = "--plain" not in sys.argv
 _LENGTH = struct.Struct(">I")
 _NONCE = struct.Struct(">IQ")
 _DATA_HEADER = struct.Struct(">BBII")  # padding length, message number, channel, data length
@@ -36,9 +37,9 @@ class PlainChannel:
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
 
-    async def send(self, data: Data) -> None:
+    async def send(self, data: bytes) -> None:
         """Send it all."""
-        await self._stream.send(data)  # type: ignore[arg-type]  # sockets take any buffer
+        await self._stream.send(data)
 
     async def receive(self) -> Data:
         """Return some bytes, ``b""`` at the end."""
@@ -73,7 +74,7 @@ class FramedChannel:
         self._offset = 0
         self._opened = bytearray(PACKET_DATA + 4 * BLOCK_SIZE)
 
-    async def send(self, data: Data) -> None:
+    async def send(self, data: bytes) -> None:
         """Seal in packets and send them in one call."""
         view = memoryview(data)
         whole, rest = divmod(len(view), PACKET_DATA)
@@ -186,7 +187,6 @@ async def connect(task: Task) -> AsyncIterator[RawConnection]:
 
 
 if __name__ == "__main__":
-    _FRAMING = "--plain" not in sys.argv
     if not _FRAMING:
         sys.argv.remove("--plain")
     main(serve, connect)

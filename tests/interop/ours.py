@@ -205,9 +205,11 @@ async def our_client(
         yield session
 
 
-async def execute(session: anyssh.ClientSession, command: str) -> anyssh.Channel:
+async def execute(
+    session: anyssh.ClientSession, command: str, *, want_reply: bool = True
+) -> anyssh.Channel:
     """Open a channel that runs a command."""
-    request = anyssh.ChannelRequest("exec", anyssh.wire.string(command))
+    request = anyssh.ChannelRequest("exec", anyssh.wire.string(command), want_reply)
     return await session.open_channel("session", request=request)
 
 

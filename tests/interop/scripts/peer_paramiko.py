@@ -62,8 +62,20 @@ def send_disconnect(transport: paramiko.Transport, reason: int, text: str) -> No
     transport.close()
 
 
+class ServerTransport(paramiko.Transport):
+    """Starts a command only when the reply to its request has been sent."""
+
+    accepted: threading.Thread | None = None
+
+    def _send_user_message(self, data: paramiko.Message) -> None:
+        super()._send_user_message(data)
+        if threading.current_thread() is self and self.accepted is not None:
+            command, self.accepted = self.accepted, None
+            command.start()
+
+
 class PeerServer(paramiko.ServerInterface):
-    def __init__(self, arguments: argparse.Namespace, transport: paramiko.Transport) -> None:
+    def __init__(self, arguments: argparse.Namespace, transport: ServerTransport) -> None:
         self.arguments = arguments
         self.transport = transport
         self.authorized = public_blobs([arguments.authorized]) if arguments.authorized else set()
@@ -105,7 +117,8 @@ class PeerServer(paramiko.ServerInterface):
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
         arguments = (self.transport, channel, command.decode())
-        threading.Thread(target=run_command, args=arguments, daemon=True).start()
+        command_thread = threading.Thread(target=run_command, args=arguments, daemon=True)
+        self.transport.accepted = command_thread
         return True
 
 
@@ -138,7 +151,7 @@ def run_command(transport: paramiko.Transport, channel: paramiko.Channel, comman
 
 
 def serve_one(stream: socket.socket, arguments: argparse.Namespace) -> None:
-    transport = paramiko.Transport(stream)
+    transport = ServerTransport(stream)
     configure(transport, arguments)
     for name in arguments.host_key:
         transport.add_server_key(paramiko.PKey.from_path(name))
