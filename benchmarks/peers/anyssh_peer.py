@@ -11,6 +11,7 @@ import anyio
 from anyio.abc import SocketAttribute
 
 import anyssh
+from anyssh.keys import import_key
 
 from .common import (
     ENCRYPTION,
@@ -72,7 +73,7 @@ async def _handle(session: anyssh.ServerSession) -> None:
 
 @cache
 def _key(path: Path) -> anyssh.Key:
-    return anyssh.import_key(path.read_bytes())
+    return import_key(path.read_bytes())
 
 
 async def serve(task: Task) -> None:

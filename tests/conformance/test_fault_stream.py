@@ -1,4 +1,4 @@
-"""The fault stream: it keeps the rules where it should, and breaks them exactly where it is told."""
+"""The fault stream: it keeps the rules, and breaks them exactly where it is told to."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import anyio
 import pytest
 import trio.testing
 from anyio.abc import ByteStream, SocketAttribute, SocketListener
+from anyio.lowlevel import checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -229,9 +230,13 @@ async def test_swapped_bytes_that_never_got_a_partner_leave_with_the_end() -> No
 @pytest.mark.parametrize("after", range(9))
 async def test_cut_after_any_byte_sent(after: int, end: Ending, at_peer: type[Exception]) -> None:
     stream, peer = faulty(Cut(SEND, after, end))
-    with pytest.raises(anyio.BrokenResourceError):
+
+    async def send_all() -> None:
         for piece in (b"abc", b"def", b"gh", b"never"):
             await stream.send(piece)
+
+    with pytest.raises(anyio.BrokenResourceError):
+        await send_all()
     assert stream.bytes_sent == after
     assert stream.is_cut
     pieces, seen = await drain(peer)
@@ -341,6 +346,38 @@ async def test_after_a_cut_the_stream_can_be_closed() -> None:
     with pytest.raises(anyio.ClosedResourceError):
         await stream.receive()
     assert stream.is_cut
+
+
+class SlowToClose(FaultStream):
+    """Neither a memory stream nor a socket: it has to be awaited to be closed."""
+
+    async def aclose(self) -> None:
+        try:
+            await anyio.sleep(60)
+        finally:
+            self._inner.close()  # type: ignore[attr-defined]
+
+    def cut(self, end: Ending = Ending.RESET) -> None:
+        pass
+
+
+async def test_a_cut_takes_no_time_and_loses_no_byte_even_if_it_is_cancelled() -> None:
+    left, peer = memory_stream_pair()
+    stream = FaultStream(SlowToClose(left), [Cut(RECEIVE, 3)])
+    await peer.send(b"abcdef")
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as group:
+            received = []
+
+            async def receive() -> None:
+                received.append(await stream.receive())
+
+            group.start_soon(receive)
+            while not stream.is_cut:
+                await checkpoint()
+            scope.cancel()
+    assert received == [b"abc"]
+    assert await drain(peer) == ([], anyio.EndOfStream)
 
 
 async def test_half_close_of_what_is_sent() -> None:
@@ -532,7 +569,7 @@ async def test_jitter_is_the_same_for_the_same_seed(autojump_clock: object) -> N
 
 
 async def test_a_stall_lasts_until_it_is_released() -> None:
-    stream, peer = faulty(Stall(RECEIVE, 2), Stall(RECEIVE, 4))
+    stream, peer = faulty(Stall(RECEIVE, 4), Stall(RECEIVE, 2))
     await peer.send(b"abcdef")
     assert await stream.receive() == b"ab"
     assert await waits(stream.receive)
@@ -560,6 +597,17 @@ async def test_a_stall_holds_the_end_and_errors_back_too() -> None:
         stream, peer = faulty(Stall(RECEIVE, 0))
         getattr(peer, end)()
         assert await waits(stream.receive)
+
+
+async def test_a_stall_holds_what_is_sent_and_the_end_after_it() -> None:
+    stream, peer = faulty(Stall(SEND, 3))
+    await stream.send(b"abc")
+    assert await waits(stream.send_eof)
+    assert await peer.receive() == b"abc"
+    assert await waits(peer.receive)
+    stream.release()
+    await stream.send_eof()
+    assert await drain(peer) == ([], anyio.EndOfStream)
 
 
 async def test_a_stall_by_hand_holds_what_a_waiting_receive_gets() -> None:

@@ -160,6 +160,27 @@ class Answers:
     consume: bool = True
     """Give credit for data at once."""
 
+    def answer(self, event: Event, connection: Connection) -> None:
+        """Answer what one event asks."""
+        match event:
+            case HostKeyPresented() if self.host_key is not None:
+                self.host_key(event)
+            case SignatureRequested() if self.signature is not None:
+                self.signature(event)
+            case AttemptMade() if self.attempt is not None:
+                self.attempt(event)
+            case KeyQueried() if self.query is not None:
+                self.query(event)
+            case ChannelOpenReceived() if self.accept_channels is not None:
+                if self.accept_channels:
+                    connection.accept_channel(event.channel)
+                else:
+                    connection.reject_channel(event.channel, 1, "no")
+            case ChannelRequestReceived() | GlobalRequestReceived() if (
+                self.grant_requests is not None
+            ):
+                connection.answer(event.request, self.grant_requests)
+
 
 _KEYS: dict[Key, Key] = {}
 
@@ -355,32 +376,16 @@ class CorePair:
         return told
 
     def _answer(self, role: Role, event: Event) -> None:
-        answers, connection = self.answers, self.connections[role]
+        connection = self.connections[role]
+        self.answers.answer(event, connection)
         match event:
-            case HostKeyPresented() if answers.host_key is not None:
-                answers.host_key(event)
-            case SignatureRequested() if answers.signature is not None:
-                answers.signature(event)
-            case AttemptMade() if answers.attempt is not None:
-                answers.attempt(event)
-            case KeyQueried() if answers.query is not None:
-                answers.query(event)
-            case ChannelOpenReceived() if answers.accept_channels is not None:
-                if answers.accept_channels:
-                    connection.accept_channel(event.channel)
-                else:
-                    connection.reject_channel(event.channel, 1, "no")
-            case ChannelRequestReceived() | GlobalRequestReceived() if (
-                answers.grant_requests is not None
-            ):
-                connection.answer(event.request, answers.grant_requests)
             case ChannelDataReceived():
                 self.received[role, event.channel.local_id] += event.data
-                if answers.consume:
+                if self.answers.consume:
                     connection.consume(event.channel, len(event.data))
             case ChannelExtendedDataReceived():
                 self.received_extended[role, event.channel.local_id] += event.data
-                if answers.consume:
+                if self.answers.consume:
                     connection.consume(event.channel, len(event.data))
 
     # A session's usual way
