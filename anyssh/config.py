@@ -105,6 +105,8 @@ class Limits:
     :ivar requests: waiting for the application, per channel and per session
     :ivar receive_memory: windows granted in one session, in all
     :ivar pending_output: sealed or queued for sending before senders wait
+    :ivar waiting_bytes: payloads of opens and requests that wait for the application, per session
+    :ivar unread_answers: answers to the peer that wait for it to read, besides ``pending_output``
     :ivar noise_messages: IGNORE, DEBUG, UNIMPLEMENTED and other idle messages in one burst
     :ivar noise_bytes: of such messages in one burst
     :ivar noise_rate: such messages a second that a burst recovers by
@@ -130,6 +132,8 @@ class Limits:
     requests: int = 16
     receive_memory: int = 64 * 1024 * 1024
     pending_output: int = 512 * 1024
+    waiting_bytes: int = 4 * 1024 * 1024
+    unread_answers: int = 1024 * 1024
     noise_messages: int = 1024
     noise_bytes: int = 4 * 1024 * 1024
     noise_rate: int = 128

@@ -162,9 +162,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.channels < 1 or options.mib < 1:
         parser.error("--channels and --mib must be at least 1")
-    is_good = anyio.run(
-        demo, options.channels, options.mib * MIB, backend=options.backend
-    )
+    is_good = anyio.run(demo, options.channels, options.mib * MIB, backend=options.backend)
     print("every byte arrived, both ways" if is_good else "BYTES WERE LOST OR CHANGED")
     return 0 if is_good else 1
 

@@ -7,6 +7,7 @@ layers that know no AnyIO never raise it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 from .constants import ChannelOpenFailureReason, DisconnectReason
 
@@ -15,6 +16,7 @@ __all__ = [
     "ChannelOpenError",
     "Disconnected",
     "HostKeyError",
+    "KeyExchangeFailed",
     "KeyFormatError",
     "LocalProtocolError",
     "NegotiationError",
@@ -30,8 +32,20 @@ __all__ = [
 ]
 
 
+MAX_NAMES_SHOWN = 16
+
+
 class SSHError(Exception):
     """The base of all anyssh errors."""
+
+    def fresh(self) -> Self:
+        """Return an equal exception without traceback, for one more place to raise it."""
+        copy = self.__class__.__new__(self.__class__, *self.args)
+        copy.__dict__.update(self.__dict__)
+        if hasattr(self, "__notes__"):
+            copy.__notes__ = list(self.__notes__)
+        copy.__cause__ = self.__cause__
+        return copy
 
 
 class ProtocolError(SSHError):
@@ -57,6 +71,12 @@ class WireError(RemoteProtocolError):
     """Bytes do not have the form that their field or message demands."""
 
 
+class KeyExchangeFailed(SSHError):
+    """Keys could not be exchanged for a reason on our side."""
+
+    reason = DisconnectReason.KEY_EXCHANGE_FAILED
+
+
 class NegotiationError(SSHError):
     """The two sides have no algorithm of one kind in common.
 
@@ -73,8 +93,7 @@ class NegotiationError(SSHError):
         self.kind = kind
         self.ours = tuple(ours)
         self.theirs = tuple(theirs)
-        text = f"no common {kind}: we offer {', '.join(ours) or 'nothing'}; "
-        text += f"the peer offers {', '.join(theirs) or 'nothing'}"
+        text = f"no common {kind}: we offer {_listed(ours)}; the peer offers {_listed(theirs)}"
         super().__init__(f"{text}; {hint}" if hint else text)
 
 
@@ -166,6 +185,13 @@ class PassphraseRequired(PassphraseError):
 
 class WrongPassphrase(PassphraseError):
     """The passphrase does not decrypt the key."""
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return some names for people; a peer may send very many."""
+    shown = ", ".join(names[:MAX_NAMES_SHOWN]) or "nothing"
+    more = len(names) - MAX_NAMES_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def reason_name(reason: int) -> str:

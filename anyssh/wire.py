@@ -21,6 +21,7 @@ __all__ = [
     "boolean",
     "byte",
     "displayable",
+    "displayable_lines",
     "mpint",
     "name_list",
     "string",
@@ -33,6 +34,7 @@ Buffer = bytes | bytearray | memoryview
 MAX_NAMES: Final = 256
 MAX_NAME_LIST_BYTES: Final = 16 * 1024
 MAX_DISPLAY_CHARACTERS: Final = 256
+MAX_DISPLAY_LINES: Final = 64
 
 _UINT32 = struct.Struct(">I")
 _UINT64 = struct.Struct(">Q")
@@ -89,6 +91,14 @@ def displayable(text: str) -> str:
     if len(shown) > MAX_DISPLAY_CHARACTERS:
         shown = shown[:MAX_DISPLAY_CHARACTERS]
     return shown
+
+
+def displayable_lines(text: str) -> str:
+    """Make text of several lines safe to show, each line like :func:`displayable`.
+
+    Lines beyond 64 are cut.
+    """
+    return "\n".join(map(displayable, text.splitlines()[:MAX_DISPLAY_LINES]))
 
 
 def _escaped(character: str) -> str:

@@ -4,7 +4,8 @@ A row says that some message numbers may come to some roles in some phases, and 
 condition. Whatever no row allows ends the connection with DISCONNECT, before it is parsed and
 before anything else happens. Handlers may therefore assume that their message was legal.
 
-Conditions are names here; :class:`~anyssh.protocol.core.Core` knows the state that decides them.
+Conditions and dispositions are names here; :class:`~anyssh.protocol.core.Core` knows the state
+that decides the ones and does the others.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Final
 
 from ..constants import MessageNumber as N
 
-__all__ = ["TABLE", "Condition", "Phase", "Role", "Row", "compiled"]
+__all__ = ["PLAIN", "TABLE", "Condition", "Disposition", "Phase", "Role", "Row", "Rule", "compiled"]
 
 
 class Role(Enum):
@@ -45,33 +46,38 @@ class Phase(Enum):
 
 
 class Condition(Enum):
-    """What has to hold besides role and phase, or what becomes of the message."""
+    """What has to hold besides role and phase."""
 
     ALWAYS = auto()
     FEW_AND_NOT_STRICT = auto()
     """At most 8 during the first key exchange, and none with strict key exchange."""
-    NOISE = auto()
-    """Legal, but counted: too much of it is an attack."""
+    NOT_TOO_MUCH_NOISE = auto()
+    """Messages without effect are legal, but too many of them are an attack."""
     KEXINIT_EXPECTED = auto()
     KEX_INIT_EXPECTED = auto()
     KEX_REPLY_EXPECTED = auto()
     NEWKEYS_EXPECTED = auto()
     REKEY_ALLOWED = auto()
-    SERVICE_NOT_REQUESTED = auto()
     SERVICE_PENDING = auto()
     EXT_INFO_EXPECTED = auto()
     USERAUTH_REPLY_EXPECTED = auto()
     USERAUTH_METHOD_MESSAGE_EXPECTED = auto()
     INFO_RESPONSE_EXPECTED = auto()
-    LATE_USERAUTH_REQUEST = auto()
-    """Dropped until the first message of the connection protocol came (RFC 4252 section 5.1)."""
-    DEV_TUNNELS_IGNORED = auto()
-    """Dropped when it comes from the Dev Tunnels family, whose clients answer prompts with it."""
-    DEV_TUNNELS_REFUSED = auto()
-    """Answered with a refusal for the Dev Tunnels family, which tries before it authenticates."""
-    DEV_TUNNELS_DEFERRED = auto()
-    """Kept until the new keys are in use for the Dev Tunnels family, which does not hold back."""
-    UNKNOWN = auto()
+    CONNECTION_UNUSED = auto()
+    """No message of the connection protocol has come yet (RFC 4252 section 5.1)."""
+    DEV_TUNNELS_PEER = auto()
+
+
+class Disposition(Enum):
+    """What becomes of a legal message."""
+
+    HANDLE = auto()
+    DROP = auto()
+    REFUSE = auto()
+    """Answered with a refusal, without asking anybody."""
+    DEFER = auto()
+    """Kept until the new keys are in use."""
+    UNIMPLEMENTED = auto()
     """No such message: answered with UNIMPLEMENTED (RFC 4253 section 11.4)."""
 
 
@@ -101,7 +107,19 @@ class Row:
     receivers: tuple[Role, ...]
     phases: tuple[Phase, ...]
     condition: Condition = Condition.ALWAYS
+    disposition: Disposition = Disposition.HANDLE
 
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a row says about one message; compared by identity with :data:`PLAIN`."""
+
+    condition: Condition
+    disposition: Disposition
+
+
+PLAIN: Final = Rule(Condition.ALWAYS, Disposition.HANDLE)
+"""The rule of most messages: handle it."""
 
 _ENCRYPTED: Final = (Phase.ENCRYPTED, Phase.AUTHENTICATION, Phase.RUNNING, Phase.REKEYING)
 _UNAUTHENTICATED: Final = (Phase.ENCRYPTED, Phase.AUTHENTICATION)
@@ -109,7 +127,7 @@ _UNAUTHENTICATED: Final = (Phase.ENCRYPTED, Phase.AUTHENTICATION)
 TABLE: Final = (
     Row((N.DISCONNECT,), _BOTH, (Phase.KEY_EXCHANGE, *_ENCRYPTED)),
     Row(_NOISE, _BOTH, (Phase.KEY_EXCHANGE,), Condition.FEW_AND_NOT_STRICT),
-    Row(_NOISE, _BOTH, _ENCRYPTED, Condition.NOISE),
+    Row(_NOISE, _BOTH, _ENCRYPTED, Condition.NOT_TOO_MUCH_NOISE),
     # Key exchange
     Row((N.KEXINIT,), _BOTH, (Phase.KEY_EXCHANGE,), Condition.KEXINIT_EXPECTED),
     Row((N.KEXINIT,), _BOTH, (Phase.RUNNING,), Condition.REKEY_ALLOWED),
@@ -127,11 +145,17 @@ TABLE: Final = (
     ),
     Row((N.NEWKEYS,), _BOTH, (Phase.KEY_EXCHANGE, Phase.REKEYING), Condition.NEWKEYS_EXPECTED),
     # Authentication
-    Row((N.SERVICE_REQUEST,), _SERVER, (Phase.ENCRYPTED,), Condition.SERVICE_NOT_REQUESTED),
+    Row((N.SERVICE_REQUEST,), _SERVER, (Phase.ENCRYPTED,)),
     Row((N.SERVICE_ACCEPT,), _CLIENT, (Phase.ENCRYPTED,), Condition.SERVICE_PENDING),
     Row((N.EXT_INFO,), _BOTH, _UNAUTHENTICATED, Condition.EXT_INFO_EXPECTED),
     Row((N.USERAUTH_REQUEST,), _SERVER, (Phase.AUTHENTICATION,)),
-    Row((N.USERAUTH_REQUEST,), _SERVER, (Phase.RUNNING,), Condition.LATE_USERAUTH_REQUEST),
+    Row(
+        (N.USERAUTH_REQUEST,),
+        _SERVER,
+        (Phase.RUNNING,),
+        Condition.CONNECTION_UNUSED,
+        Disposition.DROP,
+    ),
     Row(
         (N.USERAUTH_FAILURE, N.USERAUTH_SUCCESS, N.USERAUTH_BANNER),
         _CLIENT,
@@ -142,7 +166,8 @@ TABLE: Final = (
         (N.USERAUTH_FAILURE, N.USERAUTH_SUCCESS),
         _SERVER,
         (Phase.AUTHENTICATION,),
-        Condition.DEV_TUNNELS_IGNORED,
+        Condition.DEV_TUNNELS_PEER,
+        Disposition.DROP,
     ),
     Row(
         (N.USERAUTH_PK_OK,),
@@ -161,26 +186,40 @@ TABLE: Final = (
         (N.GLOBAL_REQUEST, N.CHANNEL_OPEN),
         _SERVER,
         _UNAUTHENTICATED,
-        Condition.DEV_TUNNELS_REFUSED,
+        Condition.DEV_TUNNELS_PEER,
+        Disposition.REFUSE,
     ),
     Row((N.SERVICE_REQUEST,), _SERVER, (Phase.RUNNING,)),
     Row((N.SERVICE_ACCEPT,), _CLIENT, (Phase.RUNNING,), Condition.SERVICE_PENDING),
     Row((*_GLOBAL, *_CHANNEL), _BOTH, (Phase.RUNNING,)),
-    Row((*_GLOBAL, *_CHANNEL), _BOTH, (Phase.REKEYING,), Condition.DEV_TUNNELS_DEFERRED),
-    Row(_UNASSIGNED, _BOTH, (Phase.RUNNING,), Condition.UNKNOWN),
+    Row(
+        (*_GLOBAL, *_CHANNEL),
+        _BOTH,
+        (Phase.REKEYING,),
+        Condition.DEV_TUNNELS_PEER,
+        Disposition.DEFER,
+    ),
+    Row(
+        _UNASSIGNED,
+        _BOTH,
+        (Phase.RUNNING,),
+        Condition.NOT_TOO_MUCH_NOISE,
+        Disposition.UNIMPLEMENTED,
+    ),
 )
 
 
-def compiled(role: Role) -> dict[Phase, tuple[Condition | None, ...]]:
-    """Return the table of one receiver: for each phase 256 conditions, None for what is illegal."""
-    result: dict[Phase, list[Condition | None]] = {phase: [None] * 256 for phase in Phase}
+def compiled(role: Role) -> dict[Phase, tuple[Rule | None, ...]]:
+    """Return the table of one receiver: for each phase 256 rules, None for what is illegal."""
+    result: dict[Phase, list[Rule | None]] = {phase: [None] * 256 for phase in Phase}
     for row in _rows_for(role):
+        rule = Rule(row.condition, row.disposition)
         for phase in row.phases:
             for number in row.numbers:
                 if result[phase][number] is not None:
                     raise ValueError(f"two rows for message {number} in {phase}")
-                result[phase][number] = row.condition
-    return {phase: tuple(conditions) for phase, conditions in result.items()}
+                result[phase][number] = PLAIN if rule == PLAIN else rule
+    return {phase: tuple(rules) for phase, rules in result.items()}
 
 
 def _rows_for(role: Role) -> Iterable[Row]:

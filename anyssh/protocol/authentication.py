@@ -133,7 +133,7 @@ def public_key_signed_data(
     return (
         wire.string(session_id)
         + _request_head(username, service, AuthenticationMethod.PUBLIC_KEY)
-        + PublicKeyFields(True, algorithm, public_blob).encode()
+        + PublicKeyFields(True, algorithm, public_blob).signed_fields()
     )
 
 
@@ -144,10 +144,7 @@ def host_based_signed_data(
     return (
         wire.string(session_id)
         + _request_head(username, service, AuthenticationMethod.HOST_BASED)
-        + wire.string(fields.algorithm)
-        + wire.string(fields.host_key)
-        + wire.string(fields.client_host_name)
-        + wire.string(fields.client_user_name)
+        + fields.signed_fields()
     )
 
 

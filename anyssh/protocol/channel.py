@@ -20,6 +20,8 @@ __all__ = [
     "PendingRequest",
     "ReceiveWindow",
     "ReplySlot",
+    "RequestLine",
+    "SendWait",
 ]
 
 MAX_WINDOW = 2**32 - 1
@@ -45,6 +47,16 @@ class Half(Enum):
 
     OPEN = auto()
     EOF = auto()
+
+
+class SendWait(Enum):
+    """What a channel that could not send all of its bytes waits for."""
+
+    NOTHING = auto()
+    WINDOW = auto()
+    """The peer must open the window."""
+    TURN = auto()
+    """The output must have room, and the channels that waited longer must have had their turn."""
 
 
 class ReceiveWindow:
@@ -111,6 +123,51 @@ class PendingRequest:
     reply_payload: bytes = field(default=b"", repr=False)
 
 
+class RequestLine:
+    """Requests of the peer, kept in the order in which their answers must leave."""
+
+    __slots__ = ("_requests", "size", "undecided")
+
+    def __init__(self) -> None:
+        self._requests: deque[PendingRequest] = deque()
+        self.undecided = 0
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def append(self, request: PendingRequest) -> None:
+        """Add a request at the end."""
+        self._requests.append(request)
+        self.undecided += 1
+        self.size += len(request.payload)
+
+    def decide(
+        self, request: PendingRequest, is_success: bool, payload: bytes
+    ) -> list[PendingRequest]:
+        """Decide a request; return the requests whose answers may leave now.
+
+        :raises LocalProtocolError: it was decided before
+        """
+        if request.answer is not None:
+            raise LocalProtocolError(f"the request {request.name!r} was answered before")
+        request.answer = is_success
+        request.reply_payload = payload
+        self.undecided -= 1
+        ready = []
+        while self._requests and self._requests[0].answer is not None:
+            first = self._requests.popleft()
+            self.size -= len(first.payload)
+            ready.append(first)
+        return ready
+
+    def clear(self) -> None:
+        """Forget every request; their answers have nowhere to go."""
+        self._requests.clear()
+        self.undecided = 0
+        self.size = 0
+
+
 @dataclass(slots=True, eq=False)
 class ChannelState:
     """Everything that the protocol knows of one channel.
@@ -119,7 +176,8 @@ class ChannelState:
     :ivar remote_id: the peer's number for it, -1 until it is known
     :ivar send_window: bytes that we may still send
     :ivar send_packet_size: bytes that one message of ours may carry
-    :ivar send_blocked: somebody waits for the window to open
+    :ivar send_wait: what the last attempt to send waits for
+    :ivar open_size: bytes of the open's payload, kept until it is accepted
     :ivar owner: whatever the session wants to find again
     """
 
@@ -131,7 +189,7 @@ class ChannelState:
     remote_id: int = -1
     send_window: int = 0
     send_packet_size: int = 0
-    send_blocked: bool = False
+    send_wait: SendWait = SendWait.NOTHING
     send_half: Half = Half.OPEN
     receive_half: Half = Half.OPEN
     exit_status: int | None = None
@@ -140,12 +198,13 @@ class ChannelState:
     core_dumped: bool = False
     bytes_sent: int = 0
     bytes_received: int = 0
+    open_size: int = 0
     owner: Any = field(default=None, repr=False)
     replies: deque[ReplySlot] = field(default_factory=deque, repr=False)
-    requests: deque[PendingRequest] = field(default_factory=deque, repr=False)
+    requests: RequestLine = field(default_factory=RequestLine, repr=False)
 
     def open_window(self, size: int) -> bool:
-        """Let us send more; return whether a blocked sender can go on.
+        """Let us send more; return whether somebody waited for it.
 
         :raises RemoteProtocolError: the window would exceed 2**32 - 1
         """
@@ -154,10 +213,10 @@ class ChannelState:
                 f"the window of channel {self.local_id} would exceed 2**32 - 1 bytes"
             )
         self.send_window += size
-        unblocked = self.send_blocked and size > 0
-        if unblocked:
-            self.send_blocked = False
-        return unblocked
+        if size == 0 or self.send_wait is not SendWait.WINDOW:
+            return False
+        self.send_wait = SendWait.NOTHING
+        return True
 
     def require_open(self) -> None:
         """Raise :class:`~anyssh.LocalProtocolError` unless we can send on the channel."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 from enum import Enum, auto
 from typing import Final
 
-from ..constants import AuthenticationMethod, Extension, Service
+from ..constants import AuthenticationMethod, Extension, MessageNumber, Service
 from ..errors import LocalProtocolError, RemoteProtocolError, WireError
 from ..keys import Key
 from ..messages import (
@@ -30,9 +30,10 @@ from ..messages import (
     UserauthRequest,
     UserauthSuccess,
 )
+from ..wire import displayable, displayable_lines
+from .acceptance import Condition
 from .authentication import Challenge, Prompt, host_based_signed_data, public_key_signed_data
 from .events import (
-    Authenticated,
     AuthenticationFailed,
     BannerReceived,
     ChallengeReceived,
@@ -53,6 +54,10 @@ class _Waiting(Enum):
     QUERY_REPLY = auto()
     INTERACTIVE_REPLY = auto()
     OUR_ANSWERS = auto()
+    DONE = auto()
+
+
+_NO_REPLY: Final = (_Waiting.NOTHING, _Waiting.OUR_ANSWERS, _Waiting.DONE)
 
 
 class ClientAuthentication:
@@ -60,33 +65,52 @@ class ClientAuthentication:
 
     def __init__(
         self,
-        session_id: Callable[[], bytes],
+        session_id: bytes,
         send: Callable[[bytes], None],
         emit: Callable[[Event], None],
+        on_success: Callable[[], None],
         *,
         grouped_prompts: bool,
     ) -> None:
         self._session_id = session_id
         self._send = send
         self._emit = emit
+        self._on_success = on_success
         self._grouped_prompts = grouped_prompts
         self._waiting = _Waiting.NOTHING
         self._service_requested = False
-        self._queried: tuple[str, bytes] | None = None
+        self._queried: tuple[tuple[str, bytes], ...] = ()
         self._prompt_count = 0
         self._banners = 0
         self.signature_algorithms: frozenset[str] | None = None
-        self.is_authenticated = False
 
     @property
-    def expects_reply(self) -> bool:
-        """Whether FAILURE, SUCCESS or a banner may come."""
-        return self._waiting not in (_Waiting.NOTHING, _Waiting.OUR_ANSWERS)
+    def handlers(self) -> dict[int, Callable[[bytes], None]]:
+        """What handles the messages of a server."""
+        return {
+            MessageNumber.USERAUTH_FAILURE: self._failure_came,
+            MessageNumber.USERAUTH_SUCCESS: self._success_came,
+            MessageNumber.USERAUTH_BANNER: self._banner_came,
+            MessageNumber.USERAUTH_PK_OK: self._method_message_came,
+        }
 
     @property
-    def expects_method_message(self) -> bool:
-        """Whether a message 60 may come."""
-        return self._waiting in (_Waiting.QUERY_REPLY, _Waiting.INTERACTIVE_REPLY)
+    def conditions(self) -> dict[Condition, Callable[[bytes], bool]]:
+        """What decides the conditions of the acceptance table."""
+        return {
+            Condition.USERAUTH_REPLY_EXPECTED: lambda payload: self._waiting not in _NO_REPLY,
+            Condition.USERAUTH_METHOD_MESSAGE_EXPECTED: lambda payload: (
+                self._waiting in (_Waiting.QUERY_REPLY, _Waiting.INTERACTIVE_REPLY)
+            ),
+        }
+
+    @property
+    def deadline(self) -> float | None:
+        """When :meth:`handle_timeout` has something to do: never."""
+        return None
+
+    def handle_timeout(self, now: float) -> None:
+        """Do nothing: a client only ever waits for its server."""
 
     def learn_extensions(self, extensions: dict[str, bytes]) -> None:
         """Note which signature algorithms the server takes (RFC 8308 section 3.1)."""
@@ -108,13 +132,14 @@ class ClientAuthentication:
     def query_key(self, username: str, key: Key, algorithm: str) -> None:
         """Ask whether a key is worth signing with."""
         fields = PublicKeyFields(False, algorithm, key.public_blob).encode()
-        self._queried = (algorithm, key.public_blob)
+        # Some servers answer with the type of the key instead of the algorithm.
+        self._queried = ((algorithm, key.public_blob), (key.algorithm, key.public_blob))
         self._request(username, AuthenticationMethod.PUBLIC_KEY, fields, _Waiting.QUERY_REPLY)
 
     def public_key_data(self, username: str, key: Key, algorithm: str) -> bytes:
         """Return what has to be signed for :meth:`request_public_key`."""
         return public_key_signed_data(
-            self._session_id(), username, Service.CONNECTION, algorithm, key.public_blob
+            self._session_id, username, Service.CONNECTION, algorithm, key.public_blob
         )
 
     def request_public_key(self, username: str, key: Key, algorithm: str, signature: bytes) -> None:
@@ -124,7 +149,7 @@ class ClientAuthentication:
 
     def host_based_data(self, username: str, fields: HostBasedFields) -> bytes:
         """Return what has to be signed for :meth:`request_host_based`."""
-        return host_based_signed_data(self._session_id(), username, Service.CONNECTION, fields)
+        return host_based_signed_data(self._session_id, username, Service.CONNECTION, fields)
 
     def request_host_based(self, username: str, fields: HostBasedFields, signature: bytes) -> None:
         """Offer the word of this machine."""
@@ -154,10 +179,10 @@ class ClientAuthentication:
         self._send(UserauthInfoResponse(responses).encode())
 
     def _request(self, username: str, method: str, fields: bytes, waiting: _Waiting) -> None:
-        if self._waiting not in (_Waiting.NOTHING, _Waiting.OUR_ANSWERS):
-            raise LocalProtocolError("an authentication request is under way")
-        if self.is_authenticated:
+        if self._waiting is _Waiting.DONE:
             raise LocalProtocolError("the session is authenticated already")
+        if self._waiting not in _NO_REPLY:
+            raise LocalProtocolError("an authentication request is under way")
         if not self._service_requested:
             self._service_requested = True
             self._send(ServiceRequest(Service.USERAUTH).encode())
@@ -166,7 +191,7 @@ class ClientAuthentication:
 
     # Replies
 
-    def receive_failure(self, payload: bytes) -> None:
+    def _failure_came(self, payload: bytes) -> None:
         """Pass a refusal on."""
         failure = UserauthFailure.decode(payload)
         self._waiting = _Waiting.NOTHING
@@ -174,27 +199,26 @@ class ClientAuthentication:
             AuthenticationFailed(failure.authentications_that_can_continue, failure.partial_success)
         )
 
-    def receive_success(self, payload: bytes) -> None:
+    def _success_came(self, payload: bytes) -> None:
         """Pass success on."""
         UserauthSuccess.decode(payload)
         if self._waiting is _Waiting.QUERY_REPLY:
             raise RemoteProtocolError("the server let us in for a question about a key")
-        self._waiting = _Waiting.NOTHING
-        self.is_authenticated = True
-        self._emit(Authenticated(None))
+        self._waiting = _Waiting.DONE
+        self._on_success()
 
-    def receive_banner(self, payload: bytes) -> None:
+    def _banner_came(self, payload: bytes) -> None:
         """Pass a text for the user on."""
         self._banners += 1
         if self._banners > MAX_BANNERS:
             raise RemoteProtocolError(f"more than {MAX_BANNERS} authentication banners")
-        self._emit(BannerReceived(UserauthBanner.decode(payload).message))
+        self._emit(BannerReceived(displayable_lines(UserauthBanner.decode(payload).message)))
 
-    def receive_method_message(self, payload: bytes) -> None:
+    def _method_message_came(self, payload: bytes) -> None:
         """Pass on what message 60 means for the method in progress."""
         if self._waiting is _Waiting.QUERY_REPLY:
             accepted = UserauthPkOk.decode(payload)
-            if self._queried is None or accepted.public_key != self._queried[1]:
+            if (accepted.algorithm, accepted.public_key) not in self._queried:
                 raise RemoteProtocolError("the server accepted a key that we did not ask about")
             self._waiting = _Waiting.NOTHING
             self._emit(KeyAccepted())
@@ -214,5 +238,5 @@ class ClientAuthentication:
             message = layouts[0].decode(payload)
         except WireError:
             message = layouts[1].decode(payload)
-        prompts = tuple(Prompt(prompt.text, prompt.echo) for prompt in message.prompts)
-        return Challenge(message.name, message.instruction, prompts)
+        prompts = tuple(Prompt(displayable(prompt.text), prompt.echo) for prompt in message.prompts)
+        return Challenge(displayable(message.name), displayable_lines(message.instruction), prompts)

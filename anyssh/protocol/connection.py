@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final, NoReturn, Protocol
+from enum import Enum, auto
+from typing import Final, Protocol
 
 from ..config import SessionConfig
 from ..constants import ChannelOpenFailureReason, Extension, MessageNumber
@@ -35,7 +36,17 @@ from ..messages import (
     channel_extended_data_header,
 )
 from ..wire import Buffer, displayable
-from .channel import ChannelPhase, ChannelState, Half, PendingRequest, ReceiveWindow, ReplySlot
+from .channel import (
+    MAX_WINDOW,
+    ChannelPhase,
+    ChannelState,
+    Half,
+    PendingRequest,
+    ReceiveWindow,
+    ReplySlot,
+    RequestLine,
+    SendWait,
+)
 from .events import (
     ChannelClosed,
     ChannelDataReceived,
@@ -45,10 +56,10 @@ from .events import (
     ChannelOpenFailed,
     ChannelOpenReceived,
     ChannelRequestReceived,
+    ChannelWritable,
     Event,
     GlobalRequestReceived,
     ReplyReceived,
-    WindowOpened,
 )
 
 __all__ = ["Connection", "Link"]
@@ -56,24 +67,43 @@ __all__ = ["Connection", "Link"]
 MIN_WINDOW: Final = 32 * 1024
 MAX_CLOSING: Final = 1024
 MAX_CHANNEL_ID: Final = 2**31 - 1
+MAX_NAME: Final = 256
+MESSAGES_PER_TURN: Final = 64
+"""Messages that a channel may send before the next one has its turn, however small they are."""
+HELD_OVERHEAD: Final = 32
+"""What a payload that waits costs besides its bytes."""
 
 
 class Link(Protocol):
-    """What a connection needs of the transport below it."""
+    """What a connection needs of the stream that it is attached to."""
 
     @property
-    def is_holding(self) -> bool:
-        """Whether data must wait for a key exchange."""
+    def can_send(self) -> bool:
+        """Whether payloads may leave, or must wait for a key exchange."""
 
     @property
-    def pending(self) -> int:
-        """Bytes that wait for the stream."""
+    def room(self) -> int:
+        """Bytes that the output still takes; not positive when there is no room."""
 
-    def send(self, payload: bytes) -> None:
-        """Queue a payload."""
+    def send(self, head: bytes, body: Buffer = b"") -> None:
+        """Queue a payload, given as one or two pieces."""
 
-    def send_now(self, head: bytes, body: Buffer = b"") -> None:
-        """Queue a payload that needs not wait, given in two pieces."""
+    def emit(self, event: Event) -> None:
+        """Tell the session something."""
+
+    def count_noise(self, size: int) -> None:
+        """Note a message without effect.
+
+        :raises RemoteProtocolError: there were too many
+        """
+
+
+class _Attachment(Enum):
+    """Whether there is a stream below."""
+
+    NEVER = auto()
+    ATTACHED = auto()
+    ENDED = auto()
 
 
 class Connection:
@@ -82,17 +112,21 @@ class Connection:
     def __init__(self, config: SessionConfig) -> None:
         self._config = config
         self._limits = config.limits
+        self._attachment = _Attachment.NEVER
         self._link: Link | None = None
-        self._emit: Callable[[Event], None] = _unattached
-        self._count_noise: Callable[[int], None] = _unattached
+        self._held: deque[bytes] = deque()
+        self.held_size = 0
         self._channels: dict[int, ChannelState] = {}
         self._remote_ids: set[int] = set()
         self._closing: dict[int, ChannelState] = {}
+        self._waiting_for_turn: dict[ChannelState, None] = {}
         self._next_id = 0
         self._granted = 0
         self._offered = 0
+        self._kept_bytes = 0
         self._replies: deque[ReplySlot] = deque()
-        self._requests: deque[PendingRequest] = deque()
+        self._requests = RequestLine()
+        self.peer_has_used_it = False
         self.handlers: dict[int, Callable[[Buffer], None]] = {
             MessageNumber.GLOBAL_REQUEST: self._global_request,
             MessageNumber.REQUEST_SUCCESS: self._request_success,
@@ -110,26 +144,67 @@ class Connection:
             MessageNumber.CHANNEL_FAILURE: self._channel_failure,
         }
 
-    def attach(
-        self, link: Link, emit: Callable[[Event], None], count_noise: Callable[[int], None]
-    ) -> None:
-        """Work over ``link`` from now on.
+    # The link below
 
-        :param emit: takes the events
-        :param count_noise: told the bytes of each message without effect; raises for too many
-        """
+    def attach(self, link: Link) -> None:
+        """Work over ``link`` from now on."""
+        self._attachment = _Attachment.ATTACHED
         self._link = link
-        self._emit = emit
-        self._count_noise = count_noise
+        self.resume()
 
-    @property
-    def _attached(self) -> Link:
-        if self._link is None:
-            _unattached(None)
-        return self._link
+    def detach(self) -> None:
+        """Stop: the stream has ended, and what is sent from now on goes nowhere."""
+        if self._attachment is _Attachment.ATTACHED:
+            self._attachment = _Attachment.ENDED
+        self._link = None
+        self._held.clear()
+        self.held_size = 0
+
+    def resume(self) -> None:
+        """Send what waited for a key exchange, in its order, and let channels go on."""
+        link = self._link
+        if link is None:
+            return
+        while self._held and link.can_send:
+            payload = self._held.popleft()
+            self.held_size -= len(payload) + HELD_OVERHEAD
+            link.send(payload)
+        self.pass_turn()
+
+    def pass_turn(self) -> None:
+        """Let the channel that waited longest send, if there is room."""
+        link = self._link
+        if self._waiting_for_turn and link is not None and link.can_send and link.room > 0:
+            channel = next(iter(self._waiting_for_turn))
+            del self._waiting_for_turn[channel]
+            channel.send_wait = SendWait.NOTHING
+            link.emit(ChannelWritable(channel))
 
     def _send(self, payload: bytes) -> None:
-        self._attached.send(payload)
+        link = self._link
+        if link is None:
+            self._require_attached_once()
+        elif link.can_send:
+            link.send(payload)
+        else:
+            self._held.append(payload)
+            self.held_size += len(payload) + HELD_OVERHEAD
+
+    def _require_attached_once(self) -> None:
+        if self._attachment is _Attachment.NEVER:
+            raise LocalProtocolError("the session is not ready: authenticate first")
+
+    def _emit(self, event: Event) -> None:
+        if self._link is not None:
+            self._link.emit(event)
+
+    def _count_noise(self, size: int) -> None:
+        if self._link is not None:
+            self._link.count_noise(size)
+
+    def request_service(self, payload: bytes) -> None:
+        """Send a service request, which waits for a key exchange like everything else."""
+        self._send(payload)
 
     @property
     def channel_count(self) -> int:
@@ -150,16 +225,18 @@ class Connection:
 
         :raises LocalProtocolError: the session is not ready, or has its limit of channels
         """
+        self._require_attached_once()
         if self._open_count() >= self._limits.channels:
             raise LocalProtocolError(f"{self._limits.channels} channels are open, the limit")
-        link = self._attached
+        if window_size is not None:
+            _check_window(window_size)
         channel = self._new_channel(
             channel_type,
             ChannelPhase.OPENING,
             self._config.window_size if window_size is None else window_size,
             self._config.max_packet_size if max_packet_size is None else max_packet_size,
         )
-        link.send(
+        self._send(
             ChannelOpen(
                 channel_type,
                 channel.local_id,
@@ -184,9 +261,10 @@ class Connection:
         """
         self._require_offered(channel)
         if window_size is not None:
+            _check_window(window_size)
             self._resize_window(channel, window_size)
         channel.phase = ChannelPhase.OPEN
-        self._offered -= 1
+        self._no_longer_offered(channel)
         self._send(
             ChannelOpenConfirmation(
                 channel.remote_id,
@@ -203,9 +281,13 @@ class Connection:
         :raises LocalProtocolError: it was answered before, or the peer has gone
         """
         self._require_offered(channel)
-        self._offered -= 1
+        self._no_longer_offered(channel)
         self._remove(channel)
         self._send(ChannelOpenFailure(channel.remote_id, reason, description).encode())
+
+    def _no_longer_offered(self, channel: ChannelState) -> None:
+        self._offered -= 1
+        self._kept_bytes -= channel.open_size
 
     def _require_offered(self, channel: ChannelState) -> None:
         if channel.phase is not ChannelPhase.OFFERED:
@@ -251,8 +333,9 @@ class Connection:
     def send_data(self, channel: ChannelState, data: memoryview) -> int:
         """Send as much as the window, the key exchange and the output bound allow.
 
-        Returns the number of bytes taken. When it is less than all, and it is the window that is
-        closed, :class:`~anyssh.protocol.events.WindowOpened` tells when to go on.
+        Returns the number of bytes taken. When it is less than all,
+        :class:`~anyssh.protocol.events.ChannelWritable` tells when to go on. Whoever ends sending,
+        for whatever reason, calls :meth:`stop_sending`.
 
         :raises LocalProtocolError: the channel is not open, or EOF was sent
         """
@@ -266,25 +349,43 @@ class Connection:
         channel.require_open()
         if channel.send_half is not Half.OPEN:
             raise LocalProtocolError(f"EOF was sent on channel {channel.local_id}")
-        link = self._attached
-        if link.is_holding:
+        link = self._link
+        if link is None:
             return 0
         size = len(data)
         sent = 0
-        while sent < size and link.pending < self._limits.pending_output:
-            count = min(size - sent, channel.send_window, channel.send_packet_size)
-            if count == 0:
-                channel.send_blocked = True
-                break
-            if data_type is None:
-                head = channel_data_header(channel.remote_id, count)
-            else:
-                head = channel_extended_data_header(channel.remote_id, data_type, count)
-            link.send_now(head, data[sent : sent + count])
-            channel.send_window -= count
-            sent += count
-        channel.bytes_sent += sent
+        messages_left = MESSAGES_PER_TURN
+        if link.can_send:
+            while sent < size and messages_left and link.room > 0:
+                count = min(size - sent, channel.send_window, channel.send_packet_size)
+                if count == 0:
+                    break
+                if data_type is None:
+                    head = channel_data_header(channel.remote_id, count)
+                else:
+                    head = channel_extended_data_header(channel.remote_id, data_type, count)
+                link.send(head, data[sent : sent + count])
+                channel.send_window -= count
+                sent += count
+                messages_left -= 1
+            channel.bytes_sent += sent
+        if sent < size:
+            self._wait_to_send(channel)
+        self.pass_turn()
         return sent
+
+    def _wait_to_send(self, channel: ChannelState) -> None:
+        if channel.send_window == 0:
+            channel.send_wait = SendWait.WINDOW
+        else:
+            channel.send_wait = SendWait.TURN
+            self._waiting_for_turn[channel] = None
+
+    def stop_sending(self, channel: ChannelState) -> None:
+        """Note that nobody waits to send on a channel any more; its turn goes to the next."""
+        channel.send_wait = SendWait.NOTHING
+        self._waiting_for_turn.pop(channel, None)
+        self.pass_turn()
 
     def consume(self, channel: ChannelState, size: int) -> bool:
         """Give the peer credit for bytes that the application took; return whether it was sent."""
@@ -323,24 +424,35 @@ class Connection:
             )
         if channel.phase is not ChannelPhase.OPEN:
             return
+        last_words = b""
         if exit_status is not None:
-            self._send_exit(channel, "exit-status", ExitStatus(exit_status).encode())
+            payload = ExitStatus(exit_status).encode()
+            last_words = ChannelRequest(channel.remote_id, "exit-status", False, payload).encode()
         elif signal is not None:
-            self._send_exit(channel, "exit-signal", ExitSignal(signal, False, message).encode())
+            payload = ExitSignal(signal, False, message).encode()
+            last_words = ChannelRequest(channel.remote_id, "exit-signal", False, payload).encode()
+        if last_words:
+            self._send(last_words)
         self._send(ChannelClose(channel.remote_id).encode())
         self._await_close(channel)
-
-    def _send_exit(self, channel: ChannelState, name: str, payload: bytes) -> None:
-        self._send(ChannelRequest(channel.remote_id, name, False, payload).encode())
 
     def _await_close(self, channel: ChannelState) -> None:
         """Keep the number until the peer closes too; some peers never do, so not for ever."""
         channel.phase = ChannelPhase.CLOSING
-        channel.requests.clear()
+        self._drop_requests(channel)
         self._closing[channel.local_id] = channel
         if len(self._closing) > MAX_CLOSING:
             oldest = next(iter(self._closing))
             self._remove(self._closing.pop(oldest))
+
+    def _drop_requests(self, channel: ChannelState) -> None:
+        """Forget the peer's requests; answer ours with no, as no reply will count."""
+        self._kept_bytes -= channel.requests.size
+        channel.requests.clear()
+        replies, channel.replies = channel.replies, deque()
+        for slot in replies:
+            self._emit(ReplyReceived(slot, False, b""))
+        self.stop_sending(channel)
 
     # Requests of ours
 
@@ -371,15 +483,19 @@ class Connection:
     def answer(self, request: PendingRequest, is_success: bool, payload: bytes = b"") -> None:
         """Decide a request of the peer. Replies leave in the order in which requests came.
 
+        Does nothing when the request's channel is no longer open.
+
         :raises LocalProtocolError: it was decided before
         """
-        if request.answer is not None:
-            raise LocalProtocolError(f"the request {request.name!r} was answered before")
-        request.answer = is_success
-        request.reply_payload = payload
-        queue = self._requests if request.channel is None else request.channel.requests
-        while queue and queue[0].answer is not None:
-            self._reply(queue.popleft())
+        channel = request.channel
+        if channel is not None and channel.phase is not ChannelPhase.OPEN:
+            return
+        line = self._requests if channel is None else channel.requests
+        before = line.size
+        ready = line.decide(request, is_success, payload)
+        self._kept_bytes -= before - line.size
+        for answered in ready:
+            self._reply(answered)
 
     def _reply(self, request: PendingRequest) -> None:
         if not request.want_reply:
@@ -395,12 +511,14 @@ class Connection:
     # Messages about opening
 
     def _channel_open(self, payload: Buffer) -> None:
+        self.peer_has_used_it = True
         message = ChannelOpen.decode(payload)
         remote_id = message.sender_channel
         if remote_id in self._remote_ids:
             raise RemoteProtocolError(f"the peer opened its channel {remote_id} twice")
         refusal = self._refusal(message)
         if refusal is not None:
+            self._count_noise(len(payload))
             self._send(ChannelOpenFailure(remote_id, *refusal).encode())
             return
         channel = self._new_channel(
@@ -411,11 +529,13 @@ class Connection:
         )
         self._set_peer(channel, remote_id, message.initial_window_size, message.maximum_packet_size)
         self._offered += 1
+        channel.open_size = len(message.payload)
+        self._kept_bytes += channel.open_size
         self._emit(ChannelOpenReceived(channel, message.payload))
 
     def _refusal(self, message: ChannelOpen) -> tuple[int, str] | None:
-        if not message.channel_type:
-            return ChannelOpenFailureReason.UNKNOWN_CHANNEL_TYPE, "no channel type"
+        if not 1 <= len(message.channel_type) <= MAX_NAME:
+            return ChannelOpenFailureReason.UNKNOWN_CHANNEL_TYPE, "not a channel type"
         if message.maximum_packet_size == 0:
             return (
                 ChannelOpenFailureReason.ADMINISTRATIVELY_PROHIBITED,
@@ -424,6 +544,7 @@ class Connection:
         if (
             self._open_count() >= self._limits.channels
             or self._offered >= self._limits.unaccepted_channels
+            or self._kept_bytes + len(message.payload) > self._limits.waiting_bytes
         ):
             return ChannelOpenFailureReason.RESOURCE_SHORTAGE, "too many channels"
         return None
@@ -532,7 +653,7 @@ class Connection:
         if message.bytes_to_add == 0:
             self._count_noise(0)
         if channel.open_window(message.bytes_to_add):
-            self._emit(WindowOpened(channel))
+            self._emit(ChannelWritable(channel))
 
     def _eof(self, payload: Buffer) -> None:
         channel = self._find(ChannelEof.decode(payload).recipient_channel)
@@ -555,11 +676,8 @@ class Connection:
             del self._closing[local_id]
         else:
             raise RemoteProtocolError(f"a message on channel {local_id} before it is open")
-        channel.requests.clear()
-        replies, channel.replies = channel.replies, deque()
+        self._drop_requests(channel)
         self._remove(channel)
-        for slot in replies:
-            self._emit(ReplyReceived(slot, False, b""))
         self._emit(ChannelClosed(channel))
 
     # Messages about requests
@@ -572,8 +690,12 @@ class Connection:
         if message.request_type in ("exit-status", "exit-signal"):
             self._exit(channel, message)
             return
+        _check_name(message.request_type)
         request = PendingRequest(message.request_type, message.payload, message.want_reply, channel)
-        if self._queue(channel.requests, request):
+        # OpenSSH asks for signs of life on a channel, others of the session.
+        if message.request_type == Extension.KEEP_ALIVE_REQUEST:
+            self._refuse_in_turn(channel.requests, request)
+        elif self._keep(channel.requests, request):
             self._emit(ChannelRequestReceived(channel, request))
 
     def _exit(self, channel: ChannelState, message: ChannelRequest) -> None:
@@ -590,28 +712,38 @@ class Connection:
             raise WireError(f"{message.request_type}: {error}") from None
 
     def _global_request(self, payload: Buffer) -> None:
+        self.peer_has_used_it = True
         message = GlobalRequest.decode(payload)
+        _check_name(message.request_name)
         request = PendingRequest(message.request_name, message.payload, message.want_reply)
         if message.request_name == Extension.KEEP_ALIVE_REQUEST:
-            self._requests.append(request)
-            self.answer(request, False)
-        elif self._queue(self._requests, request):
+            self._refuse_in_turn(self._requests, request)
+        elif self._keep(self._requests, request):
             self._emit(GlobalRequestReceived(request))
 
-    def _queue(self, queue: deque[PendingRequest], request: PendingRequest) -> bool:
-        """Keep a request for the application, or refuse it when too many wait already."""
-        if sum(kept.answer is None for kept in queue) < self._limits.requests:
-            queue.append(request)
-            return True
-        self._count_noise(len(request.payload))
-        if request.want_reply:
-            # Its refusal must wait for the answers before it, so it takes a place all the same.
-            if len(queue) >= self._limits.noise_messages:
-                raise RemoteProtocolError(f"{len(queue)} requests of the peer wait for answers")
-            request.payload = b""
-            queue.append(request)
-            self.answer(request, False)
-        return False
+    def _keep(self, line: RequestLine, request: PendingRequest) -> bool:
+        """Keep a request for the application, or refuse it when too much waits already."""
+        size = len(request.payload)
+        if (
+            line.undecided >= self._limits.requests
+            or self._kept_bytes + size > self._limits.waiting_bytes
+        ):
+            self._count_noise(size)
+            self._refuse_in_turn(line, request)
+            return False
+        line.append(request)
+        self._kept_bytes += size
+        return True
+
+    def _refuse_in_turn(self, line: RequestLine, request: PendingRequest) -> None:
+        """Refuse a request without asking; its refusal waits for the answers before it."""
+        if not request.want_reply:
+            return
+        if len(line) >= self._limits.noise_messages:
+            raise RemoteProtocolError(f"{len(line)} requests of the peer wait for answers")
+        request.payload = b""
+        line.append(request)
+        self.answer(request, False)
 
     def _request_success(self, payload: Buffer) -> None:
         self._replied(self._replies, True, RequestSuccess.decode(payload).payload)
@@ -636,5 +768,11 @@ class Connection:
         self._emit(ReplyReceived(slots.popleft(), is_success, payload))
 
 
-def _unattached(value: object) -> NoReturn:
-    raise LocalProtocolError("the session is not ready: authenticate first")
+def _check_window(size: int) -> None:
+    if not 1 <= size <= MAX_WINDOW:
+        raise LocalProtocolError(f"a window of {size} bytes; 1 to {MAX_WINDOW} are possible")
+
+
+def _check_name(name: str) -> None:
+    if len(name) > MAX_NAME:
+        raise RemoteProtocolError(f"a request name of {len(name)} characters; at most {MAX_NAME}")

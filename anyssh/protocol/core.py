@@ -8,9 +8,8 @@ connection. What those tell goes out as events. Any error of the peer ends in on
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from ..config import SessionConfig
 from ..constants import (
@@ -20,7 +19,13 @@ from ..constants import (
     MessageNumber,
     Service,
 )
-from ..errors import Disconnected, LocalProtocolError, RemoteProtocolError, SSHError
+from ..errors import (
+    Disconnected,
+    HostKeyError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    SSHError,
+)
 from ..keys import Key
 from ..messages import (
     ChannelOpen,
@@ -36,10 +41,11 @@ from ..messages import (
 )
 from ..trace import TraceEvent, TraceHandler, TraceId, TraceLevel
 from ..wire import Buffer, displayable
-from .acceptance import Condition, Phase, Role, compiled
+from .acceptance import PLAIN, Condition, Disposition, Phase, Role, Rule, compiled
 from .client_authentication import ClientAuthentication
 from .connection import Connection
 from .events import (
+    Answer,
     Authenticated,
     ConnectionTerminated,
     DebugReceived,
@@ -47,25 +53,35 @@ from .events import (
     ExtensionsReceived,
     KeepAliveMissed,
     KeyExchangeCompleted,
-    Obligation,
     ServiceAccepted,
     VersionReceived,
 )
 from .keep_alive import KeepAlive
 from .key_exchange import KeyExchanger
+from .negotiation import Algorithms
 from .rate import Bucket
 from .rekeying import Rekeying
 from .server_authentication import ServerAuthentication
-from .transport import Traffic, Transport
+from .transport import Transport
 
 __all__ = ["Core"]
 
 MAX_EARLY_NOISE: Final = 8
 MAX_DEFERRED_PACKETS: Final = 64
 MAX_DEFERRED_BYTES: Final = 2 * 1024 * 1024
+MESSAGES_PER_CALL: Final = 512
+"""Messages handled before the caller may do something else, however small they are."""
 
 _DATA_MESSAGES: Final = (MessageNumber.CHANNEL_DATA, MessageNumber.CHANNEL_EXTENDED_DATA)
 _ACCEPTANCE: Final = {role: compiled(role) for role in Role}
+_WAITED_FOR: Final = {
+    Phase.VERSION: "the identification line",
+    Phase.KEY_EXCHANGE: "the key exchange",
+    Phase.ENCRYPTED: "authentication",
+    Phase.AUTHENTICATION: "authentication",
+    Phase.RUNNING: "new keys",
+    Phase.REKEYING: "new keys",
+}
 
 
 class Core:
@@ -103,19 +119,20 @@ class Core:
         self._delay_secret = delay_secret
         self._events: list[Event] = []
         self._phase = Phase.VERSION
-        self._accepts = _ACCEPTANCE[role][Phase.VERSION]
-        self._input_ended = False
+        self._rules = _ACCEPTANCE[role][Phase.VERSION]
         self.transport = Transport(
             role, config.limits, identification, random, self._trace_sent if trace else None
         )
-        self._exchanger = KeyExchanger(
+        self.exchanger = KeyExchanger(
             role,
             config,
             self.transport,
             random,
             host_keys,
             identification,
-            self._emit_guarded,
+            self.emit,
+            self._guard,
+            self._exchange_completed,
         )
         self._rekeying = Rekeying(config, self.transport)
         self._authentication: ClientAuthentication | ServerAuthentication | None = None
@@ -125,17 +142,15 @@ class Core:
         self._noise = Bucket(limits.noise_messages, limits.noise_rate)
         self._noise_bytes = Bucket(limits.noise_bytes, limits.noise_rate * 4096)
         self._early_noise = 0
-        self._deferred: deque[bytes] = deque()
-        self._ext_info_phases = {Phase.ENCRYPTED}
-        if role is Role.CLIENT:
-            self._ext_info_phases.add(Phase.AUTHENTICATION)
-        self._success_must_follow = False
+        self._deferred: list[bytes] = []
+        self._ext_info_message = 0
+        self._late_ext_info_message = 0
         self._pending_service: str | None = None
-        self._saw_connection_message = False
         self._deadline: float | None = now + limits.version_time
-        self._exchanger.start()
+        self.has_backlog = False
         self._conditions = self._condition_table()
         self._handlers = self._handler_table()
+        self.exchanger.start()
 
     # What a session asks
 
@@ -143,11 +158,6 @@ class Core:
     def phase(self) -> Phase:
         """How far the connection has come."""
         return self._phase
-
-    @property
-    def exchanger(self) -> KeyExchanger:
-        """The key exchange, for what it found out."""
-        return self._exchanger
 
     @property
     def is_running(self) -> bool:
@@ -162,36 +172,65 @@ class Core:
         """
         if not isinstance(self._authentication, ClientAuthentication):
             raise LocalProtocolError("there is nothing to authenticate to yet")
-        if not self._exchanger.host_key_is_accepted:
+        if not self.exchanger.host_key_is_accepted:
             raise LocalProtocolError("the host key was not accepted yet")
         return self._authentication
 
+    # What the connection needs of its link
+
     @property
-    def traffic(self) -> Traffic:
-        """What went over the stream."""
-        return self.transport.traffic
+    def can_send(self) -> bool:
+        """Whether payloads of the connection may leave now."""
+        return self._phase is Phase.RUNNING and not self.exchanger.is_running
+
+    @property
+    def room(self) -> int:
+        """Bytes that the output still takes before senders wait."""
+        return self.config.limits.pending_output - self.transport.pending
+
+    def send(self, head: bytes, body: Buffer = b"") -> None:
+        """Seal and queue a payload, given as one or two pieces."""
+        self.transport.send(head, body)
+
+    def emit(self, event: Event) -> None:
+        """Tell the session something."""
+        self._events.append(event)
+
+    def count_noise(self, size: int) -> None:
+        """Note a message without effect.
+
+        :raises RemoteProtocolError: there were too many
+        """
+        if not self._is_bearable_noise(size):
+            raise RemoteProtocolError("too many messages without effect")
+
+    def _is_bearable_noise(self, size: int) -> bool:
+        return self._noise.take(1, self._now) and self._noise_bytes.take(size, self._now)
 
     # Feeding and draining
 
     def receive_data(self, data: Buffer, now: float) -> list[Event]:
-        """Take bytes from the stream; return what they brought about."""
+        """Take bytes from the stream; return what they brought about.
+
+        Handles a bounded number of messages. While :attr:`has_backlog` is true, call again, with
+        no bytes, once others had their turn.
+        """
         self._now = now
+        self.has_backlog = False
         if self._phase is not Phase.TERMINATED:
             self._keep_alive.received(now)
-            self._guarded(lambda: self._receive(data))
+            self._attempt(self._receive, data)
         return self.poll_events()
 
     def receive_eof(self, now: float) -> list[Event]:
         """Note that the stream has ended; return what that brought about."""
         self._now = now
-        if self._phase is not Phase.TERMINATED:
-            if self._phase is Phase.VERSION:
-                error: SSHError | None = RemoteProtocolError(
-                    "the stream was closed before the peer's identification line"
-                )
-            else:
-                error = None
-            self._end(error)
+        if self._phase is Phase.VERSION:
+            self._end(
+                RemoteProtocolError("the stream was closed before the peer's identification line")
+            )
+        elif self._phase is not Phase.TERMINATED:
+            self._end(None)
         return self.poll_events()
 
     def poll_events(self) -> list[Event]:
@@ -203,18 +242,26 @@ class Core:
         events.clear()
         return taken
 
-    def data_to_send(self) -> bytes:
-        """Return, and forget, the bytes to write to the stream."""
-        if self._phase is Phase.RUNNING and not self._exchanger.is_running:
-            self._guarded(self._start_rekey_if_due)
-        return self.transport.take_output()
+    def data_to_send(self, now: float) -> bytes:
+        """Return, and forget, the bytes to write to the stream. May bring about events."""
+        self._now = now
+        if self._phase is Phase.RUNNING:
+            self._attempt(self._start_rekey_if_due)
+        data = self.transport.take_output()
+        if data:
+            self._connection.pass_turn()
+        return data
 
     def next_deadline(self) -> float | None:
         """Return when :meth:`handle_timeout` has something to do, in monotonic seconds."""
+        if self._phase is Phase.TERMINATED:
+            return None
         deadlines = [self._deadline]
         if self._phase is Phase.RUNNING:
-            deadlines += (self._keep_alive.deadline, self._rekeying.deadline)
-        if isinstance(self._authentication, ServerAuthentication):
+            deadlines.append(self._keep_alive.deadline)
+            if self.config.is_secure and not self.exchanger.is_running:
+                deadlines.append(self._rekeying.deadline)
+        elif self._authentication is not None:
             deadlines.append(self._authentication.deadline)
         return min((time for time in deadlines if time is not None), default=None)
 
@@ -222,80 +269,60 @@ class Core:
         """Do what is due; return what that brought about."""
         self._now = now
         if self._phase is not Phase.TERMINATED:
-            self._guarded(self._time_out)
+            self._attempt(self._time_out)
         return self.poll_events()
 
     def _time_out(self) -> None:
         now = self._now
         if self._deadline is not None and now >= self._deadline:
-            raise self._late()
-        if isinstance(self._authentication, ServerAuthentication):
-            self._authentication.handle_timeout(now)
+            raise RemoteProtocolError(f"the peer took too long for {_WAITED_FOR[self._phase]}")
         if self._phase is Phase.RUNNING:
             self._start_rekey_if_due()
             self._ask_for_sign_of_life()
-
-    def _late(self) -> RemoteProtocolError:
-        words = {
-            Phase.VERSION: "the identification line",
-            Phase.KEY_EXCHANGE: "the key exchange",
-            Phase.ENCRYPTED: "authentication",
-            Phase.AUTHENTICATION: "authentication",
-        }
-        what = words.get(self._phase, "new keys")
-        return RemoteProtocolError(f"the peer took too long for {what}")
+        elif self._authentication is not None:
+            self._authentication.handle_timeout(now)
 
     # Ending
 
     def disconnect(self, reason: int, description: str) -> None:
         """Say goodbye; nothing is received or sent afterwards."""
         if self._phase is not Phase.TERMINATED:
-            self._send_disconnect(reason, description)
+            self._say_goodbye(reason, description)
             self._end(Disconnected(reason, description, by_peer=False))
 
-    def terminate(self, error: Exception) -> None:
+    def terminate(self, error: SSHError) -> None:
         """End the connection for an error, telling the peer its reason."""
-        if self._phase is Phase.TERMINATED:
-            return
-        reason = getattr(error, "reason", DisconnectReason.PROTOCOL_ERROR)
-        if self._phase is not Phase.VERSION:
-            self._send_disconnect(reason, _public_words(error))
-        self._trace_error(error)
-        if isinstance(error, RemoteProtocolError) and self._phase in _HANDSHAKE_WORDS:
-            error.add_note(f"during {_HANDSHAKE_WORDS[self._phase]}")
-        self._end(error)
+        if self._phase is not Phase.TERMINATED:
+            reason = getattr(error, "reason", DisconnectReason.PROTOCOL_ERROR)
+            self._say_goodbye(reason, _public_words(error))
+            self._tell(TraceId.RECEIVE_MESSAGE_FAILED, TraceLevel.ERROR, str(error), error)
+            self._end(error)
 
-    def _end(self, error: Exception | None) -> None:
+    def _end(self, error: SSHError | None) -> None:
+        self._events.append(ConnectionTerminated(error, self._phase))
         self._set_phase(Phase.TERMINATED)
-        self._deadline = None
-        self._events.append(ConnectionTerminated(error))
+        self._connection.detach()
+        self.has_backlog = False
 
-    def _send_disconnect(self, reason: int, description: str) -> None:
-        self.transport.send_now(Disconnect(reason, description).encode())
+    def _say_goodbye(self, reason: int, description: str) -> None:
+        """Send DISCONNECT, unless the peer has not even shown that it speaks SSH."""
+        if self._phase is not Phase.VERSION:
+            self.transport.send(Disconnect(reason, description).encode())
 
-    def _guarded(self, action: Callable[[], None]) -> None:
+    def _attempt(self, action: Callable[..., None], *arguments: Any) -> None:
         """Do something that the peer may have made impossible."""
         try:
-            action()
-        except LocalProtocolError:
-            raise
+            action(*arguments)
         except SSHError as error:
             self.terminate(error)
 
-    def _emit_guarded(self, event: Event) -> None:
-        """Pass an event on; what answering it raises ends the connection."""
-        self._events.append(event)
-        if isinstance(event, Obligation):
-            event.guard(self._guarded_answer)
-        elif isinstance(event, KeyExchangeCompleted):
-            self._keys_changed(event)
-        elif isinstance(event, Authenticated):
-            self._authenticated()
+    def _guard(self, answer: Callable[..., None]) -> Answer:
+        """Make the answer of an obligation; what it raises ends the connection."""
 
-    def _guarded_answer(self, answer: Callable[..., None]) -> Callable[..., None]:
-        def guarded(*arguments: object) -> None:
+        def guarded(now: float, *arguments: Any) -> None:
+            self._now = now
             if self._phase is not Phase.TERMINATED:
-                self._guarded(lambda: answer(*arguments))
+                self._attempt(answer, *arguments)
 
         return guarded
 
@@ -308,17 +335,46 @@ class Core:
             return
         if not self.is_running:
             self._check_unauthenticated_budget()
-        while (payload := transport.next_payload()) is not None:
+        for _ in range(MESSAGES_PER_CALL):
+            payload = transport.next_payload()
+            if payload is None:
+                break
             number = payload[0]
             if self._trace is not None and number not in _DATA_MESSAGES:
                 self._trace_received(number)
-            condition = self._accepts[number]
-            if condition is Condition.ALWAYS:
+            rule = self._rules[number]
+            if rule is PLAIN:
                 self._handlers[number](payload)
             else:
-                self._receive_conditionally(number, bytes(payload), condition)
+                self._receive_by_rule(number, bytes(payload), rule)
             if self._phase is Phase.TERMINATED:
                 return
+        else:
+            self.has_backlog = True
+        self._check_unread_answers()
+
+    def _receive_by_rule(self, number: int, payload: bytes, rule: Rule | None) -> None:
+        if rule is None or not self._conditions[rule.condition](payload):
+            raise self._illegal(number)
+        match rule.disposition:
+            case Disposition.HANDLE:
+                self._handlers[number](payload)
+            case Disposition.REFUSE:
+                self._refuse(number, payload)
+            case Disposition.DEFER:
+                self._defer(payload)
+            case Disposition.UNIMPLEMENTED:
+                sequence = (self.transport.receive_sequence - 1) & 0xFFFFFFFF
+                self.transport.send(Unimplemented(sequence).encode())
+            case Disposition.DROP:
+                pass
+
+    def _check_unread_answers(self) -> None:
+        """Do not let a peer make us answer without end while it does not read the answers."""
+        limits = self.config.limits
+        waiting = self.transport.pending + self._connection.held_size
+        if waiting > limits.pending_output + limits.unread_answers:
+            raise RemoteProtocolError(f"the peer leaves {waiting} bytes of answers unread")
 
     def _read_greeting(self) -> bool:
         version = self.transport.read_greeting()
@@ -341,106 +397,58 @@ class Core:
                 f"{limits.unauthenticated_packets} packets before authentication"
             )
 
-    def _receive_conditionally(
-        self, number: int, payload: bytes, condition: Condition | None
-    ) -> None:
-        if self._success_must_follow and number != MessageNumber.USERAUTH_SUCCESS:
-            raise RemoteProtocolError("EXT_INFO during authentication must precede success")
-        if condition is None or not self._conditions[condition](number, payload):
-            raise self._illegal(number)
-
     def _illegal(self, number: int) -> RemoteProtocolError:
-        try:
-            name = f"{MessageNumber(number).name} ({number})"
-        except ValueError:
-            name = f"message {number}"
         phase = self._phase.name.lower().replace("_", " ")
-        reason = DisconnectReason.PROTOCOL_ERROR
-        return RemoteProtocolError(f"{name} is not allowed in the {phase} phase", reason)
+        return RemoteProtocolError(
+            f"{_message_name(number)} ({number}) is not allowed in the {phase} phase"
+        )
 
-    # Conditions: each handles its message and returns True, or returns False
+    # Conditions
 
-    def _condition_table(self) -> dict[Condition, Callable[[int, bytes], bool]]:
+    def _condition_table(self) -> dict[Condition, Callable[[bytes], bool]]:
+        exchanger = self.exchanger
         return {
-            Condition.ALWAYS: self._handle,
-            Condition.FEW_AND_NOT_STRICT: self._early_noise_came,
-            Condition.NOISE: self._noise_came,
-            Condition.KEXINIT_EXPECTED: self._if(lambda: self._exchanger.expects_kexinit),
-            Condition.KEX_INIT_EXPECTED: self._if(lambda: self._exchanger.expects_init),
-            Condition.KEX_REPLY_EXPECTED: self._if(lambda: self._exchanger.expects_reply),
-            Condition.NEWKEYS_EXPECTED: self._if(lambda: self._exchanger.expects_newkeys),
-            Condition.REKEY_ALLOWED: self._if(self._may_rekey),
-            Condition.SERVICE_NOT_REQUESTED: self._handle,
-            Condition.SERVICE_PENDING: self._if(lambda: self._pending_service is not None),
-            Condition.EXT_INFO_EXPECTED: self._if(self._expects_ext_info),
-            Condition.USERAUTH_REPLY_EXPECTED: self._if(self._expects_userauth_reply),
-            Condition.USERAUTH_METHOD_MESSAGE_EXPECTED: self._if(self._expects_method_message),
-            Condition.INFO_RESPONSE_EXPECTED: self._if(self._expects_info_response),
-            Condition.LATE_USERAUTH_REQUEST: self._late_request_came,
-            Condition.DEV_TUNNELS_IGNORED: lambda number, payload: self._peer_is_dev_tunnels,
-            Condition.DEV_TUNNELS_REFUSED: self._refuse,
-            Condition.DEV_TUNNELS_DEFERRED: self._defer,
-            Condition.UNKNOWN: self._unknown_came,
+            Condition.ALWAYS: lambda payload: True,
+            Condition.FEW_AND_NOT_STRICT: self._is_early_noise,
+            Condition.NOT_TOO_MUCH_NOISE: lambda payload: self._is_bearable_noise(len(payload)),
+            Condition.KEXINIT_EXPECTED: lambda payload: exchanger.expects_kexinit,
+            Condition.KEX_INIT_EXPECTED: lambda payload: exchanger.expects_init,
+            Condition.KEX_REPLY_EXPECTED: lambda payload: exchanger.expects_reply,
+            Condition.NEWKEYS_EXPECTED: lambda payload: exchanger.expects_newkeys,
+            Condition.REKEY_ALLOWED: lambda payload: self._peer_may_rekey,
+            Condition.SERVICE_PENDING: lambda payload: self._pending_service is not None,
+            Condition.EXT_INFO_EXPECTED: lambda payload: self._expects_ext_info,
+            Condition.CONNECTION_UNUSED: self._is_bearable_late_request,
+            Condition.DEV_TUNNELS_PEER: lambda payload: self._peer_is_dev_tunnels,
         }
 
-    def _if(self, holds: Callable[[], bool]) -> Callable[[int, bytes], bool]:
-        def check(number: int, payload: bytes) -> bool:
-            return holds() and self._handle(number, payload)
+    def _is_early_noise(self, payload: bytes) -> bool:
+        self._early_noise += 1
+        return not self.exchanger.is_strict and self._early_noise <= MAX_EARLY_NOISE
 
-        return check
+    def _is_bearable_late_request(self, payload: bytes) -> bool:
+        return not self._connection.peer_has_used_it and self._is_bearable_noise(len(payload))
 
-    def _handle(self, number: int, payload: bytes) -> bool:
-        self._handlers[number](payload)
-        return True
+    @property
+    def _peer_may_rekey(self) -> bool:
+        return self.exchanger.is_running or self._rekeying.peer_may_start(self._now)
 
     @property
     def _peer_is_dev_tunnels(self) -> bool:
         version = self.transport.peer_version
         return version is not None and version.is_dev_tunnels
 
-    def _early_noise_came(self, number: int, payload: bytes) -> bool:
-        self._early_noise += 1
-        return not self._exchanger.is_strict and self._early_noise <= MAX_EARLY_NOISE
-
-    def _noise_came(self, number: int, payload: bytes) -> bool:
-        self._count_noise(len(payload))
-        return self._handle(number, payload)
-
-    def _count_noise(self, size: int) -> None:
-        if not (self._noise.take(1, self._now) and self._noise_bytes.take(size, self._now)):
-            raise RemoteProtocolError("too many messages without effect")
-
-    def _may_rekey(self) -> bool:
-        return self._exchanger.is_running or self._rekeying.peer_may_start(self._now)
-
+    @property
     def _expects_ext_info(self) -> bool:
-        return self._phase in self._ext_info_phases
+        """The first message under the first keys; for clients also the last before success."""
+        if self._phase is Phase.ENCRYPTED:
+            return self.transport.messages_received == self._ext_info_message
+        return self.role is Role.CLIENT and self._late_ext_info_message == 0
 
-    def _expects_userauth_reply(self) -> bool:
-        authentication = self._authentication
-        return isinstance(authentication, ClientAuthentication) and authentication.expects_reply
+    # Dispositions
 
-    def _expects_method_message(self) -> bool:
-        authentication = self._authentication
-        return (
-            isinstance(authentication, ClientAuthentication)
-            and authentication.expects_method_message
-        )
-
-    def _expects_info_response(self) -> bool:
-        authentication = self._authentication
-        return (
-            isinstance(authentication, ServerAuthentication)
-            and authentication.expects_info_response
-        )
-
-    def _late_request_came(self, number: int, payload: bytes) -> bool:
-        return not self._saw_connection_message
-
-    def _refuse(self, number: int, payload: bytes) -> bool:
-        """Tell a peer that it has to authenticate first, without asking anybody."""
-        if not self._peer_is_dev_tunnels:
-            return False
+    def _refuse(self, number: int, payload: bytes) -> None:
+        """Tell a peer that it has to authenticate first."""
         if number == MessageNumber.GLOBAL_REQUEST:
             if GlobalRequest.decode(payload).want_reply:
                 self.transport.send(RequestFailure(b"").encode())
@@ -452,20 +460,13 @@ class Core:
                 "Authenticate before opening channels.",
             )
             self.transport.send(refusal.encode())
-        return True
 
-    def _defer(self, number: int, payload: bytes) -> bool:
-        if not self._peer_is_dev_tunnels:
-            return False
+    def _defer(self, payload: bytes) -> None:
+        """Keep a message until the new keys are in use."""
         self._deferred.append(payload)
         size = sum(map(len, self._deferred))
-        return len(self._deferred) <= MAX_DEFERRED_PACKETS and size <= MAX_DEFERRED_BYTES
-
-    def _unknown_came(self, number: int, payload: bytes) -> bool:
-        self._count_noise(len(payload))
-        sequence = (self.transport.receive_sequence - 1) & 0xFFFFFFFF
-        self.transport.send(Unimplemented(sequence).encode())
-        return True
+        if len(self._deferred) > MAX_DEFERRED_PACKETS or size > MAX_DEFERRED_BYTES:
+            raise RemoteProtocolError("too many messages between KEXINIT and NEWKEYS")
 
     # Handlers
 
@@ -479,9 +480,9 @@ class Core:
             MessageNumber.SERVICE_ACCEPT: self._service_accept_came,
             MessageNumber.EXT_INFO: self._ext_info_came,
             MessageNumber.KEXINIT: self._kexinit_came,
-            MessageNumber.KEX_INIT: self._exchanger.receive_init,
-            MessageNumber.KEX_REPLY: self._exchanger.receive_reply,
-            MessageNumber.NEWKEYS: self._exchanger.receive_newkeys,
+            MessageNumber.KEX_INIT: self.exchanger.receive_init,
+            MessageNumber.KEX_REPLY: self.exchanger.receive_reply,
+            MessageNumber.NEWKEYS: self.exchanger.receive_newkeys,
         }
         return handlers | self._connection.handlers
 
@@ -502,83 +503,92 @@ class Core:
             raise LocalProtocolError("no identification yet")
         if self._phase is Phase.RUNNING:
             self._set_phase(Phase.REKEYING)
-            self._deadline = self._now + self.config.limits.key_exchange_time
-        self._exchanger.receive_kexinit(payload, version)
+            if self._deadline is None:
+                self._deadline = self._now + self.config.limits.key_exchange_time
+        self.exchanger.receive_kexinit(payload, version)
 
-    def _keys_changed(self, event: KeyExchangeCompleted) -> None:
+    def _exchange_completed(self, algorithms: Algorithms, is_initial: bool) -> None:
         self._rekeying.keys_changed(self._now)
-        if event.is_initial:
+        self.emit(KeyExchangeCompleted(algorithms, is_initial))
+        if not is_initial:
+            self._run()
+            deferred, self._deferred = self._deferred, []
+            for payload in deferred:
+                self._handlers[payload[0]](payload)
+        elif self.config.is_secure:
             self._begin_authentication()
-            return
+        else:
+            self._authenticated()
+
+    def _run(self) -> None:
         self._set_phase(Phase.RUNNING)
         self._deadline = None
-        self.transport.release()
-        deferred, self._deferred = self._deferred, deque()
-        for payload in deferred:
-            self._handlers[payload[0]](payload)
+        self._connection.resume()
 
     def _begin_authentication(self) -> None:
-        if not self.config.is_secure:
-            self._authenticated()
-            return
         self._set_phase(Phase.ENCRYPTED)
         self._deadline = self._now + self.config.limits.authentication_time
-        self.transport.release()
-        grouped = self._peer_is_dev_tunnels
-        if self.role is Role.CLIENT:
-            client = ClientAuthentication(
-                lambda: self._exchanger.session_id,
-                self._send_authentication,
-                self._emit_guarded,
-                grouped_prompts=grouped,
-            )
-            self._authentication = client
-            self._handlers |= {
-                MessageNumber.USERAUTH_FAILURE: client.receive_failure,
-                MessageNumber.USERAUTH_SUCCESS: client.receive_success,
-                MessageNumber.USERAUTH_BANNER: client.receive_banner,
-                MessageNumber.USERAUTH_PK_OK: client.receive_method_message,
-            }
-        else:
-            server = ServerAuthentication(
-                self.config,
-                lambda: self._exchanger.session_id,
-                self.transport.send,
-                self._emit_guarded,
-                delay_secret=self._delay_secret,
-                grouped_prompts=grouped,
-            )
-            self._authentication = server
-            self._handlers |= {
-                MessageNumber.USERAUTH_REQUEST: lambda payload: server.receive_request(
-                    payload, self._now
-                ),
-                MessageNumber.USERAUTH_INFO_RESPONSE: lambda payload: server.receive_info_response(
-                    payload, self._now
-                ),
-            }
+        self._ext_info_message = self.transport.messages_received + 1
+        self._authentication = (
+            self._client_authentication()
+            if self.role is Role.CLIENT
+            else self._server_authentication()
+        )
+        self._handlers |= self._authentication.handlers
+        self._conditions |= self._authentication.conditions
+
+    def _client_authentication(self) -> ClientAuthentication:
+        return ClientAuthentication(
+            self.exchanger.session_id,
+            self._send_authentication,
+            self.emit,
+            self._client_authenticated,
+            grouped_prompts=self._peer_is_dev_tunnels,
+        )
+
+    def _server_authentication(self) -> ServerAuthentication:
+        return ServerAuthentication(
+            self.config,
+            self.exchanger.session_id,
+            self.transport.send,
+            self.emit,
+            self._guard,
+            lambda: self._now,
+            self._server_authenticated,
+            delay_secret=self._delay_secret,
+            grouped_prompts=self._peer_is_dev_tunnels,
+        )
 
     def _send_authentication(self, payload: bytes) -> None:
         if payload[0] == MessageNumber.SERVICE_REQUEST:
             self._pending_service = Service.USERAUTH
         self.transport.send(payload)
 
+    def _client_authenticated(self) -> None:
+        late = self._late_ext_info_message
+        if late and self.transport.messages_received != late + 1:
+            raise RemoteProtocolError("EXT_INFO during authentication must precede success")
+        self.emit(Authenticated(None))
+        self._authenticated()
+
+    def _server_authenticated(self, principal: object) -> None:
+        self.emit(Authenticated(principal))
+        self._authenticated()
+
     def _authenticated(self) -> None:
+        self.transport.allow_large_packets()
         self._set_phase(Phase.RUNNING)
         self._deadline = None
-        self._success_must_follow = False
-        self.transport.allow_large_packets()
-        self.transport.release()
-        self._connection.attach(self.transport, self._events.append, self._count_noise)
         self._keep_alive.start(self._now)
+        self._connection.attach(self)
 
     def _ext_info_came(self, payload: bytes) -> None:
         extensions = ExtInfo.decode(payload).extensions
-        self._ext_info_phases.discard(self._phase)
-        self._success_must_follow = self._phase is Phase.AUTHENTICATION
+        if self._phase is Phase.AUTHENTICATION:
+            self._late_ext_info_message = self.transport.messages_received
         if isinstance(self._authentication, ClientAuthentication):
             self._authentication.learn_extensions(extensions)
-        self._events.append(ExtensionsReceived(extensions))
+        self.emit(ExtensionsReceived(extensions))
 
     # Services
 
@@ -592,7 +602,7 @@ class Core:
         if self._pending_service is not None:
             raise LocalProtocolError("a service request is under way")
         self._pending_service = name
-        self.transport.send(ServiceRequest(name).encode())
+        self._connection.request_service(ServiceRequest(name).encode())
 
     def _service_request_came(self, payload: bytes) -> None:
         name = ServiceRequest.decode(payload).service_name
@@ -618,23 +628,25 @@ class Core:
 
     # New keys and signs of life
 
-    def start_rekey(self) -> None:
-        """Exchange new keys now.
+    def start_rekey(self, now: float) -> None:
+        """Exchange new keys now; does nothing while an exchange is under way.
 
-        :raises LocalProtocolError: the session is not running, or an exchange is under way
+        :raises LocalProtocolError: the session is not running or has no keys
         """
-        if self._phase is not Phase.RUNNING:
-            raise LocalProtocolError("only a running session can exchange new keys")
-        self._exchanger.start()
-        self._deadline = self._now + self.config.limits.key_exchange_time
+        self._now = now
+        if not (self.config.is_secure and self.is_running):
+            raise LocalProtocolError("only a running, secure session can exchange new keys")
+        if not self.exchanger.is_running:
+            self.exchanger.start()
+            self._deadline = now + self.config.limits.key_exchange_time
 
     def _start_rekey_if_due(self) -> None:
         if (
             self.config.is_secure
-            and not self._exchanger.is_running
+            and not self.exchanger.is_running
             and self._rekeying.is_due(self._now)
         ):
-            self.start_rekey()
+            self.start_rekey(self._now)
 
     def _ask_for_sign_of_life(self) -> None:
         deadline = self._keep_alive.deadline
@@ -648,11 +660,11 @@ class Core:
             )
         self._connection.request_global(Extension.KEEP_ALIVE_REQUEST, b"", want_reply=True)
 
-    # Trace
+    # Phase and trace
 
     def _set_phase(self, phase: Phase) -> None:
         self._phase = phase
-        self._accepts = _ACCEPTANCE[self.role][phase]
+        self._rules = _ACCEPTANCE[self.role][phase]
 
     def _trace_sent(self, number: int, sequence: int) -> None:
         text = f"Sending #{sequence} {_message_name(number)}"
@@ -662,9 +674,6 @@ class Core:
         sequence = self.transport.receive_sequence - 1
         text = f"Receiving #{sequence} {_message_name(number)}"
         self._tell(TraceId.RECEIVING_MESSAGE, TraceLevel.VERBOSE, text)
-
-    def _trace_error(self, error: Exception) -> None:
-        self._tell(TraceId.RECEIVE_MESSAGE_FAILED, TraceLevel.ERROR, str(error), error)
 
     def _tell(
         self,
@@ -677,17 +686,11 @@ class Core:
             self._trace(TraceEvent(trace_id, level, message, error))
 
 
-_HANDSHAKE_WORDS: Final = {
-    Phase.VERSION: "the version exchange",
-    Phase.KEY_EXCHANGE: "the key exchange",
-    Phase.ENCRYPTED: "authentication",
-    Phase.AUTHENTICATION: "authentication",
-}
-
-
-def _public_words(error: Exception) -> str:
+def _public_words(error: SSHError) -> str:
     """Return what the peer may know of an error of ours."""
-    return str(error)[:256] if isinstance(error, SSHError) else "internal error"
+    if isinstance(error, HostKeyError):
+        return "host key not verifiable"
+    return str(error)[:256]
 
 
 def _message_name(number: int) -> str:

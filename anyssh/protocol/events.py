@@ -10,14 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import LocalProtocolError
+from ..errors import LocalProtocolError, SSHError
 from ..identification import PeerVersion
 from ..keys import Key
-from .authentication import AuthAttempt, Challenge
+from .acceptance import Phase
+from .authentication import AuthAttempt, Challenge, KeyboardInteractiveAttempt
 from .channel import ChannelState, PendingRequest, ReplySlot
 from .negotiation import Algorithms
 
 __all__ = [
+    "Accepted",
+    "Answer",
     "AttemptMade",
     "Authenticated",
     "AuthenticationFailed",
@@ -31,11 +34,13 @@ __all__ = [
     "ChannelOpenReceived",
     "ChannelOpened",
     "ChannelRequestReceived",
+    "ChannelWritable",
     "ConnectionTerminated",
     "DebugReceived",
     "Event",
     "ExtensionsReceived",
     "GlobalRequestReceived",
+    "Guard",
     "HostKeyPresented",
     "KeepAliveAnswered",
     "KeepAliveMissed",
@@ -44,11 +49,12 @@ __all__ = [
     "KeyExchangeStarted",
     "KeyQueried",
     "Obligation",
+    "Refused",
     "ReplyReceived",
     "ServiceAccepted",
     "SignatureRequested",
+    "Verdict",
     "VersionReceived",
-    "WindowOpened",
 ]
 
 
@@ -59,21 +65,26 @@ class Event:
 
 
 class Obligation(Event):
-    """A question that the core waits for; answered through a method, once."""
+    """A question that the core waits for; answered through a method, once.
+
+    Every answer tells the time, in monotonic seconds.
+    """
 
     __slots__ = ("_answer",)
-    _answer: Callable[..., None] | None
+    _answer: Answer | None
 
-    def guard(self, wrap: Callable[[Callable[..., None]], Callable[..., None]]) -> None:
-        """Let ``wrap`` handle what answering raises."""
-        if self._answer is not None:
-            self._answer = wrap(self._answer)
-
-    def _answer_with(self, *answer: Any) -> None:
+    def _answer_with(self, now: float, *answer: Any) -> None:
         if self._answer is None:
             raise LocalProtocolError(f"{type(self).__name__} was answered before")
         answer_method, self._answer = self._answer, None
-        answer_method(*answer)
+        answer_method(now, *answer)
+
+
+Answer = Callable[..., None]
+"""Takes the time and the answer."""
+
+Guard = Callable[[Callable[..., None]], Answer]
+"""Makes an :data:`Answer` out of a function of the answer alone, and handles what it raises."""
 
 
 # The connection
@@ -135,9 +146,11 @@ class ConnectionTerminated(Event):
     """The connection is over; nothing follows.
 
     :ivar error: why: a :class:`~anyssh.SSHError`, or None when the stream just ended
+    :ivar phase: how far the connection had come
     """
 
-    error: Exception | None
+    error: SSHError | None
+    phase: Phase
 
 
 @dataclass(slots=True)
@@ -145,15 +158,15 @@ class HostKeyPresented(Obligation):
     """The server has proved that it holds this host key: is it the right one?"""
 
     key: Key
-    _answer: Callable[..., None] | None = field(repr=False)
+    _answer: Answer | None = field(repr=False)
 
-    def accept(self) -> None:
+    def accept(self, now: float) -> None:
         """Go on."""
-        self._answer_with(None)
+        self._answer_with(now, None)
 
-    def reject(self, error: Exception) -> None:
+    def reject(self, error: SSHError, now: float) -> None:
         """End the connection with DISCONNECT 9."""
-        self._answer_with(error)
+        self._answer_with(now, error)
 
 
 @dataclass(slots=True)
@@ -163,15 +176,15 @@ class SignatureRequested(Obligation):
     key: Key
     algorithm: str
     data: bytes = field(repr=False)
-    _answer: Callable[..., None] | None = field(repr=False)
+    _answer: Answer | None = field(repr=False)
 
-    def supply(self, signature: bytes) -> None:
+    def supply(self, signature: bytes, now: float) -> None:
         """Give the signature, in its wire form."""
-        self._answer_with(signature, None)
+        self._answer_with(now, signature, None)
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: SSHError, now: float) -> None:
         """End the connection: there will be no signature."""
-        self._answer_with(b"", error)
+        self._answer_with(now, b"", error)
 
 
 # Authentication
@@ -190,11 +203,11 @@ class KeyQueried(Obligation):
 
     username: str
     key: Key
-    _answer: Callable[..., None] | None = field(repr=False)
+    _answer: Answer | None = field(repr=False)
 
-    def answer(self, is_worthwhile: bool) -> None:
+    def answer(self, is_worthwhile: bool, now: float) -> None:
         """Tell the client."""
-        self._answer_with(is_worthwhile)
+        self._answer_with(now, is_worthwhile)
 
 
 @dataclass(slots=True)
@@ -202,19 +215,39 @@ class AttemptMade(Obligation):
     """A client has offered a proof: is it good?"""
 
     attempt: AuthAttempt
-    _answer: Callable[..., None] | None = field(repr=False)
+    _answer: Answer | None = field(repr=False)
 
-    def accept(self, principal: object) -> None:
+    def accept(self, principal: object, now: float) -> None:
         """Let the client in as ``principal``."""
-        self._answer_with(principal, None)
+        self._answer_with(now, Accepted(principal))
 
-    def reject(self) -> None:
+    def reject(self, now: float) -> None:
         """Refuse the proof."""
-        self._answer_with(None, None)
+        self._answer_with(now, Refused())
 
-    def challenge(self, challenge: Challenge) -> None:
-        """Ask the user something (keyboard-interactive only)."""
-        self._answer_with(None, challenge)
+    def challenge(self, challenge: Challenge, now: float) -> None:
+        """Ask the user something.
+
+        :raises LocalProtocolError: this is not keyboard-interactive
+        """
+        if not isinstance(self.attempt, KeyboardInteractiveAttempt):
+            raise LocalProtocolError(f"the method {self.attempt.method} knows no challenges")
+        self._answer_with(now, challenge)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The verdict on a proof that was good."""
+
+    principal: object
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The verdict on a proof that was not good."""
+
+
+Verdict = Accepted | Refused | Challenge
 
 
 @dataclass(slots=True)
@@ -311,8 +344,8 @@ class ChannelClosed(Event):
 
 
 @dataclass(slots=True)
-class WindowOpened(Event):
-    """A channel can send again."""
+class ChannelWritable(Event):
+    """A channel that could not send all of its bytes can send again."""
 
     channel: ChannelState
 

@@ -34,8 +34,8 @@ from ..messages import ExtInfo, KexDhInit, KexDhReply, KexInit, NewKeys
 from .acceptance import Role
 from .events import (
     Event,
+    Guard,
     HostKeyPresented,
-    KeyExchangeCompleted,
     KeyExchangeStarted,
     SignatureRequested,
 )
@@ -54,7 +54,6 @@ class _Step(Enum):
     SIGNATURE = auto()
     KEX_REPLY = auto()
     NEWKEYS = auto()
-    NOTHING = auto()
 
 
 @dataclass(slots=True)
@@ -111,6 +110,8 @@ class KeyExchanger:
         host_keys: Sequence[Key],
         identification: str,
         emit: Callable[[Event], None],
+        guard: Guard,
+        on_complete: Callable[[Algorithms, bool], None],
     ) -> None:
         self._role = role
         self._config = config
@@ -119,6 +120,8 @@ class KeyExchanger:
         self._host_keys = host_keys
         self._identification = identification
         self._emit = emit
+        self._guard = guard
+        self._on_complete = on_complete
         self._exchange: _Exchange | None = None
         self.session_id = b""
         self.algorithms: Algorithms | None = None
@@ -168,17 +171,18 @@ class KeyExchanger:
         kexinit = self._our_kexinit(is_initial)
         exchange = _Exchange(is_initial, kexinit, kexinit.encode())
         self._exchange = exchange
-        self._transport.send_now(exchange.our_payload)
-        self._transport.hold()
+        self._transport.send(exchange.our_payload)
         self._emit(KeyExchangeStarted(is_initial))
         if kexinit.first_kex_packet_follows:
             exchange.guessed = kexinit.kex_algorithms[0]
             exchange.share = key_exchange(exchange.guessed).client_share()
-            self._transport.send_now(KexDhInit(exchange.share.public).encode())
+            self._transport.send(KexDhInit(exchange.share.public).encode())
 
     def _our_kexinit(self, is_initial: bool) -> KexInit:
         config = self._config
-        methods = [name for name in config.key_exchanges if is_available(name)]
+        methods = [
+            name for name in config.key_exchanges if is_available(name) or not config.is_secure
+        ]
         guess = is_initial and self._role is Role.CLIENT and config.guess_key_exchange
         if is_initial and config.is_secure:
             methods += (
@@ -250,7 +254,7 @@ class KeyExchanger:
         method = exchange.negotiated.key_exchange
         if not (exchange.guessed == method and guess_was_right):
             exchange.share = key_exchange(method).client_share()
-            self._transport.send_now(KexDhInit(exchange.share.public).encode())
+            self._transport.send(KexDhInit(exchange.share.public).encode())
         exchange.step = _Step.KEX_REPLY
 
     def receive_init(self, payload: bytes) -> None:
@@ -275,13 +279,13 @@ class KeyExchanger:
                 raise error
             self._send_reply(exchange, host_key, public, signature)
 
-        self._emit(SignatureRequested(host_key, algorithms.host_key, digest, answer))
+        self._emit(SignatureRequested(host_key, algorithms.host_key, digest, self._guard(answer)))
 
     def _send_reply(
         self, exchange: _Exchange, host_key: Key, public: bytes, signature: bytes
     ) -> None:
         reply = KexDhReply(host_key.public_blob, public, signature)
-        self._transport.send_now(reply.encode())
+        self._transport.send(reply.encode())
         self._send_newkeys(exchange)
 
     def _host_key_for(self, algorithm: str) -> Key:
@@ -308,7 +312,7 @@ class KeyExchanger:
         self._send_newkeys(exchange)
         if self.host_key is None:
             self.host_key = key
-            self._emit(HostKeyPresented(key, self._host_key_judged))
+            self._emit(HostKeyPresented(key, self._guard(self._host_key_judged)))
 
     def _verified_host_key(self, exchange: _Exchange, reply: KexDhReply, digest: bytes) -> Key:
         algorithm = exchange.negotiated.host_key
@@ -376,7 +380,7 @@ class KeyExchanger:
         return ExchangeKeys(method.hash_name, secret, digest, self.session_id)
 
     def _send_newkeys(self, exchange: _Exchange) -> None:
-        self._transport.send_now(NewKeys().encode())
+        self._transport.send(NewKeys().encode())
         sends_to_server = self._role is Role.CLIENT
         encryption, mac, iv, key, mac_key = self._direction(exchange, to_server=sends_to_server)
         sealer = packet_sealer(
@@ -385,7 +389,7 @@ class KeyExchanger:
         self._transport.install_sealer(sealer, reset_sequence=self.is_strict)
         exchange.step = _Step.NEWKEYS
         if exchange.is_initial and self.peer_wants_ext_info:
-            self._transport.send_now(ExtInfo(self._extensions()).encode())
+            self._transport.send(ExtInfo(self._extensions()).encode())
 
     def receive_newkeys(self, payload: bytes) -> None:
         """Take the peer's keys into use; the exchange is complete."""
@@ -431,11 +435,10 @@ class KeyExchanger:
     # The end of an exchange
 
     def _complete(self, exchange: _Exchange) -> None:
-        exchange.step = _Step.NOTHING
         self._exchange = None
         self.completed_count += 1
         self.algorithms = exchange.negotiated
-        self._emit(KeyExchangeCompleted(exchange.negotiated, exchange.is_initial))
+        self._on_complete(exchange.negotiated, exchange.is_initial)
 
     def _running(self) -> _Exchange:
         if self._exchange is None:

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..config import SessionConfig
-from ..constants import AuthenticationMethod, DisconnectReason, Service
-from ..errors import KeyFormatError, LocalProtocolError, RemoteProtocolError, WireError
+from ..constants import AuthenticationMethod, DisconnectReason, MessageNumber, Service
+from ..errors import KeyFormatError, RemoteProtocolError, WireError
 from ..keys import Key
 from ..messages import (
     GroupedUserauthInfoRequest,
@@ -36,6 +36,7 @@ from ..messages import (
     UserauthSuccess,
 )
 from ..messages import Prompt as WirePrompt
+from .acceptance import Condition
 from .authentication import (
     AuthAttempt,
     Challenge,
@@ -47,7 +48,7 @@ from .authentication import (
     host_based_signed_data,
     public_key_signed_data,
 )
-from .events import AttemptMade, Authenticated, Event, KeyQueried
+from .events import Accepted, AttemptMade, Event, Guard, KeyQueried, Verdict
 
 __all__ = ["ServerAuthentication"]
 
@@ -72,9 +73,12 @@ class ServerAuthentication:
     def __init__(
         self,
         config: SessionConfig,
-        session_id: Callable[[], bytes],
+        session_id: bytes,
         send: Callable[[bytes], None],
         emit: Callable[[Event], None],
+        guard: Guard,
+        clock: Callable[[], float],
+        on_success: Callable[[object], None],
         *,
         delay_secret: bytes,
         grouped_prompts: bool,
@@ -85,11 +89,14 @@ class ServerAuthentication:
         self._session_id = session_id
         self._send = send
         self._emit = emit
+        self._guard = guard
+        self._clock = clock
+        self._on_success = on_success
         self._delay_secret = delay_secret
         self._grouped_prompts = grouped_prompts
         self._queue: deque[UserauthRequest] = deque()
         self._current: UserauthRequest | None = None
-        self._received_at = 0.0
+        self._judged_since = 0.0
         self._delayed: _Delayed | None = None
         self._challenge: Challenge | None = None
         self._rounds = 0
@@ -97,8 +104,7 @@ class ServerAuthentication:
         self._requests = 0
         self._failures = 0
         self._probed = False
-        self.is_authenticated = False
-        self.principal: object | None = None
+        self._is_authenticated = False
         self._judges: dict[str, Callable[[UserauthRequest], None]] = {
             AuthenticationMethod.NONE: self._judge_none,
             AuthenticationMethod.PASSWORD: self._judge_password,
@@ -108,9 +114,19 @@ class ServerAuthentication:
         }
 
     @property
-    def expects_info_response(self) -> bool:
-        """Whether the client owes answers to a challenge."""
-        return self._challenge is not None
+    def handlers(self) -> dict[int, Callable[[bytes], None]]:
+        """What handles the messages of a client."""
+        return {
+            MessageNumber.USERAUTH_REQUEST: self._request_came,
+            MessageNumber.USERAUTH_INFO_RESPONSE: self._info_response_came,
+        }
+
+    @property
+    def conditions(self) -> dict[Condition, Callable[[bytes], bool]]:
+        """What decides the conditions of the acceptance table."""
+        return {
+            Condition.INFO_RESPONSE_EXPECTED: lambda payload: self._challenge is not None,
+        }
 
     @property
     def deadline(self) -> float | None:
@@ -122,11 +138,11 @@ class ServerAuthentication:
         if self._delayed is not None and now >= self._delayed.time:
             delayed, self._delayed = self._delayed, None
             self._send_failure(counts=delayed.counts)
-            self._judge_next(now)
+            self._judge_next()
 
     # The client's messages
 
-    def receive_request(self, payload: bytes, now: float) -> None:
+    def _request_came(self, payload: bytes) -> None:
         """Queue a request and judge it when its turn has come."""
         request = UserauthRequest.decode(payload)
         self._requests += 1
@@ -138,7 +154,7 @@ class ServerAuthentication:
             self._challenge = None
             self._current = None
         self._queue.append(request)
-        self._judge_next(now)
+        self._judge_next()
 
     def _check_identity(self, request: UserauthRequest) -> None:
         if len(request.user_name.encode()) > MAX_USERNAME_BYTES:
@@ -156,11 +172,11 @@ class ServerAuthentication:
         elif self._username != request.user_name:
             raise RemoteProtocolError("the user name changed between authentication requests")
 
-    def _judge_next(self, now: float) -> None:
-        while self._queue and self._current is None and not self.is_authenticated:
+    def _judge_next(self) -> None:
+        while self._queue and self._current is None and not self._is_authenticated:
             request = self._queue.popleft()
             self._current = request
-            self._received_at = now
+            self._judged_since = self._clock()
             judge = self._judges.get(request.method_name)
             if judge is None or request.method_name not in self._methods:
                 self._fail(counts=not self._is_first_probe(request))
@@ -180,9 +196,7 @@ class ServerAuthentication:
 
     def _judge_password(self, request: UserauthRequest) -> None:
         fields = PasswordFields.decode(request.method_fields)
-        if len(fields.password.encode()) > MAX_PASSWORD_BYTES:
-            raise RemoteProtocolError(f"a password of more than {MAX_PASSWORD_BYTES} bytes")
-        if fields.change:
+        if fields.change or len(fields.password.encode()) > MAX_PASSWORD_BYTES:
             self._fail()
         else:
             self._attempt(PasswordAttempt(request.user_name, fields.password))
@@ -196,7 +210,7 @@ class ServerAuthentication:
             self._query(request.user_name, key, fields)
         elif key.verify(
             public_key_signed_data(
-                self._session_id(),
+                self._session_id,
                 request.user_name,
                 request.service_name,
                 fields.algorithm,
@@ -215,16 +229,16 @@ class ServerAuthentication:
                 self._conclude(UserauthPkOk(fields.algorithm, fields.public_key))
             else:
                 self._fail()
-            self._judge_next(self._received_at)
+            self._judge_next()
 
-        self._emit(KeyQueried(username, key, answer))
+        self._emit(KeyQueried(username, key, self._guard(answer)))
 
     def _judge_interactive(self, request: UserauthRequest) -> None:
         KeyboardInteractiveFields.decode(request.method_fields)
         self._rounds = 0
         self._attempt(KeyboardInteractiveAttempt(request.user_name))
 
-    def receive_info_response(self, payload: bytes, now: float) -> None:
+    def _info_response_came(self, payload: bytes) -> None:
         """Hand the answers to a challenge to the application."""
         response = UserauthInfoResponse.decode(payload)
         challenge, self._challenge = self._challenge, None
@@ -234,11 +248,8 @@ class ServerAuthentication:
             raise RemoteProtocolError(
                 f"{len(response.responses)} answers to {len(challenge.prompts)} prompts"
             )
-        self._received_at = now
+        self._judged_since = self._clock()
         self._rounds += 1
-        if AuthenticationMethod.KEYBOARD_INTERACTIVE not in self._methods:
-            self._fail()
-            return
         self._attempt(
             KeyboardInteractiveAttempt(
                 self._current.user_name, tuple(response.responses), self._rounds
@@ -252,7 +263,7 @@ class ServerAuthentication:
             self._fail()
             return
         signed = host_based_signed_data(
-            self._session_id(), request.user_name, request.service_name, fields
+            self._session_id, request.user_name, request.service_name, fields
         )
         if key.verify(signed, fields.signature, fields.algorithm):
             self._attempt(
@@ -279,27 +290,24 @@ class ServerAuthentication:
     # Verdicts
 
     def _attempt(self, attempt: AuthAttempt, *, counts: bool = True) -> None:
-        def answer(principal: object | None, challenge: Challenge | None) -> None:
-            if principal is not None:
-                self._accept(principal)
-            elif challenge is not None:
-                self._ask(attempt, challenge)
+        def answer(verdict: Verdict) -> None:
+            if isinstance(verdict, Accepted):
+                self._accept(verdict.principal)
+            elif isinstance(verdict, Challenge):
+                self._ask(verdict)
             else:
                 self._fail(counts=counts)
-            self._judge_next(self._received_at)
+            self._judge_next()
 
-        self._emit(AttemptMade(attempt, answer))
+        self._emit(AttemptMade(attempt, self._guard(answer)))
 
     def _accept(self, principal: object) -> None:
-        self.is_authenticated = True
-        self.principal = principal
+        self._is_authenticated = True
         self._queue.clear()
         self._conclude(UserauthSuccess())
-        self._emit(Authenticated(principal))
+        self._on_success(principal)
 
-    def _ask(self, attempt: AuthAttempt, challenge: Challenge) -> None:
-        if not isinstance(attempt, KeyboardInteractiveAttempt):
-            raise LocalProtocolError(f"{attempt.method} knows no challenges")
+    def _ask(self, challenge: Challenge) -> None:
         if self._rounds >= MAX_ROUNDS:
             self._fail()
             return
@@ -312,7 +320,7 @@ class ServerAuthentication:
         """Refuse the current request, in time."""
         request = self._current
         if request is not None and request.method_name != AuthenticationMethod.NONE:
-            self._delayed = _Delayed(self._received_at + self._failure_time(), counts)
+            self._delayed = _Delayed(self._judged_since + self._failure_time(), counts)
         else:
             self._send_failure(counts=counts)
 

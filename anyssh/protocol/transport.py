@@ -1,8 +1,7 @@
 """The binary packet protocol of one byte stream (RFC 4253 section 6): bytes here, payloads there.
 
 A transport holds the receive buffer, the protection of each direction, the packet numbers and the
-output that waits for the stream. It knows when payloads must wait for a key exchange, but not how
-keys are exchanged, nor what payloads mean.
+output that waits for the stream. It knows neither how keys are exchanged nor what payloads mean.
 
 The receive buffer is one ``bytearray`` read by offset and trimmed once per chunk: to cut off every
 packet as it comes costs thirty times as much.
@@ -10,14 +9,12 @@ packet as it comes costs thirty times as much.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from ..algorithms import PacketOpener, PacketSealer, clear_opener, clear_sealer
 from ..config import Limits
-from ..constants import MessageNumber
 from ..identification import PeerVersion
 from ..wire import Buffer
 from .acceptance import Role
@@ -26,7 +23,6 @@ from .greeting import Greeting
 __all__ = ["Traffic", "Transport"]
 
 MIN_PACKET_LENGTH: Final = 5
-_LAST_UNHELD: Final = MessageNumber.DEBUG
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +41,6 @@ class Transport:
     __slots__ = (
         "_buffer",
         "_greeting",
-        "_held",
-        "_held_size",
-        "_holding",
         "_limits",
         "_max_packet_length",
         "_offset",
@@ -84,9 +77,6 @@ class Transport:
         self._opener: PacketOpener = clear_opener()
         self.send_sequence = 0
         self.receive_sequence = 0
-        self._holding = False
-        self._held: deque[bytes] = deque()
-        self._held_size = 0
         line = identification.encode("ascii") + b"\r\n"
         self._output: list[bytes] = [line]
         self._output_size = len(line)
@@ -163,16 +153,8 @@ class Transport:
 
     # Sending
 
-    def send(self, payload: bytes) -> None:
-        """Queue a payload, behind the key exchange that is under way unless it may interrupt it."""
-        if self._holding and payload[0] > _LAST_UNHELD:
-            self._held.append(payload)
-            self._held_size += len(payload)
-        else:
-            self.send_now(payload)
-
-    def send_now(self, head: bytes, body: Buffer = b"") -> None:
-        """Seal a payload, given as one or two pieces, whatever key exchange is under way."""
+    def send(self, head: bytes, body: Buffer = b"") -> None:
+        """Seal a payload, given as one or two pieces."""
         if self._on_send is not None and not body:
             self._on_send(head[0], self.send_sequence)
         packet = self._sealer.seal(self.send_sequence, head, body)
@@ -183,23 +165,6 @@ class Transport:
         self._output_size += size
         self._output.append(packet)
 
-    @property
-    def is_holding(self) -> bool:
-        """Whether payloads wait for a key exchange."""
-        return self._holding
-
-    def hold(self) -> None:
-        """Let payloads wait from now on (RFC 4253 section 7.1)."""
-        self._holding = True
-
-    def release(self) -> None:
-        """Send the payloads that waited, in their order."""
-        self._holding = False
-        held, self._held = self._held, deque()
-        self._held_size = 0
-        for payload in held:
-            self.send_now(payload)
-
     def install_sealer(self, sealer: PacketSealer, *, reset_sequence: bool) -> None:
         """Protect what is sent from the next packet on with other keys."""
         self._sealer = sealer
@@ -208,8 +173,8 @@ class Transport:
 
     @property
     def pending(self) -> int:
-        """Bytes that wait for the stream or for a key exchange."""
-        return self._output_size + self._held_size
+        """Bytes that wait for the stream."""
+        return self._output_size
 
     def take_output(self) -> bytes:
         """Return, and forget, the bytes that wait for the stream."""

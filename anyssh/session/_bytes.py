@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 
 __all__ = ["ByteQueue"]
+
+SMALL_BYTES: Final = 1024
+JOINED_BYTES: Final = 32 * 1024
+"""Small chunks are joined up to this size, or their objects would weigh more than their bytes."""
 
 
 class ByteQueue:
@@ -13,12 +18,20 @@ class ByteQueue:
     __slots__ = ("_chunks", "size")
 
     def __init__(self) -> None:
-        self._chunks: deque[bytes | memoryview] = deque()
+        self._chunks: deque[bytes | bytearray | memoryview] = deque()
         self.size = 0
 
     def append(self, data: bytes) -> None:
         """Add a chunk at the end."""
-        self._chunks.append(data)
+        chunks = self._chunks
+        if len(data) < SMALL_BYTES and chunks:
+            last = chunks[-1]
+            if type(last) is bytearray and len(last) < JOINED_BYTES:
+                last += data
+            else:
+                chunks.append(bytearray(data))
+        else:
+            chunks.append(data)
         self.size += len(data)
 
     def take(self, max_bytes: int) -> bytes:

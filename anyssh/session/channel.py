@@ -16,10 +16,10 @@ import anyio.lowlevel
 from anyio import ResourceGuard
 from anyio.abc import ByteReceiveStream, ByteStream
 
-from ..constants import EXTENDED_DATA_STDERR
-from ..errors import ChannelOpenError, LocalProtocolError, RequestDenied
+from ..constants import EXTENDED_DATA_STDERR, ChannelOpenFailureReason
+from ..errors import ChannelOpenError, RequestDenied, SSHError
 from ..messages import Signal
-from ..protocol.channel import ChannelPhase, ChannelState, Half, PendingRequest
+from ..protocol.channel import ChannelPhase, ChannelState, Half, PendingRequest, SendWait
 from ._bytes import ByteQueue
 from ._waiting import Notice
 from .attributes import SSHAttribute
@@ -53,13 +53,14 @@ class ChannelClosed:
 class _Inbox:
     """Bytes of one kind on their way from the peer to a reader."""
 
-    __slots__ = ("_channel", "_guard", "is_ended", "notice", "queue")
+    __slots__ = ("_channel", "_guard", "is_closed", "is_ended", "notice", "queue")
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._guard = ResourceGuard("reading from")
         self.queue = ByteQueue()
         self.notice = Notice()
+        self.is_closed = False
         self.is_ended = False
 
     def put(self, data: bytes) -> None:
@@ -70,36 +71,40 @@ class _Inbox:
         self.is_ended = True
         self.notice.notify()
 
+    def close(self) -> int:
+        """Discard what came; return how much it was."""
+        self.is_closed = True
+        self.notice.notify()
+        return self.queue.clear()
+
     async def receive(self, max_bytes: int) -> bytes:
         if max_bytes < 1:
             raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
         with self._guard:
-            queue = self.queue
-            if queue.size:
-                await anyio.lowlevel.checkpoint()
-            else:
-                await self._wait_for_bytes()
-            # Nothing awaits from here on, so a cancelled call never loses bytes.
-            self._channel._require_not_closed()
-            data = queue.take(max_bytes)
+            # Nothing awaits after this, so a cancelled call never loses bytes.
+            await self._wait_for_bytes()
+            data = self.queue.take(max_bytes)
         self._channel._consumed(len(data))
         return data
 
     async def _wait_for_bytes(self) -> None:
-        channel = self._channel
-        waited = False
-        while not self.queue.size:
-            try:
-                channel._require_not_closed()
-                if self.is_ended:
-                    raise anyio.EndOfStream
-                channel._require_session()
-            except BaseException:
-                if not waited:
-                    await anyio.lowlevel.checkpoint()
-                raise
-            waited = True
+        """Pass a checkpoint, then return as soon as there are bytes, or raise if none can come."""
+        if self.queue.size or self._is_finished:
+            await anyio.lowlevel.checkpoint()
+        while True:
+            self._channel._require_not_closed()
+            if self.is_closed:
+                raise anyio.ClosedResourceError
+            if self.queue.size:
+                return
+            if self.is_ended:
+                raise anyio.EndOfStream
+            self._channel._require_session()
             await self.notice.wait()
+
+    @property
+    def _is_finished(self) -> bool:
+        return self.is_closed or self.is_ended or self._channel._has_ended
 
 
 class StderrStream(ByteReceiveStream):
@@ -112,26 +117,20 @@ class StderrStream(ByteReceiveStream):
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._inbox = _Inbox(channel)
-        self._is_closed = False
 
     async def receive(self, max_bytes: int = DEFAULT_RECEIVE_BYTES) -> bytes:
         """Receive at least one and at most ``max_bytes`` bytes; see :meth:`Channel.receive`."""
         self._channel._requests.disregard()
-        if self._is_closed:
-            await anyio.lowlevel.checkpoint()
-            raise anyio.ClosedResourceError
         return await self._inbox.receive(max_bytes)
 
     async def aclose(self) -> None:
         """Discard what came and what will come."""
-        if not self._is_closed:
-            self._is_closed = True
-            self._channel._consumed(self._inbox.queue.clear())
-            self._inbox.end()
+        if not self._inbox.is_closed:
+            self._channel._consumed(self._inbox.close())
         await anyio.lowlevel.checkpoint()
 
     def _put(self, data: bytes) -> None:
-        if self._is_closed:
+        if self._inbox.is_closed:
             self._channel._consumed(len(data))
         else:
             self._inbox.put(data)
@@ -236,26 +235,31 @@ class Channel(ByteStream):
         await self._send(item, EXTENDED_DATA_STDERR)
 
     async def _send(self, item: bytes, data_type: int | None) -> None:
+        session, state = self._session, self._state
+        connection = session._connection
         with self._send_guard:
             await anyio.lowlevel.checkpoint()
             self._require_sendable()
             rest = memoryview(item)
-            session, state = self._session, self._state
-            connection = session._connection
-            while rest:
-                if data_type is None:
-                    sent = connection.send_data(state, rest)
-                else:
-                    sent = connection.send_extended_data(state, data_type, rest)
-                if sent:
-                    session._flush()
-                    rest = rest[sent:]
-                if rest:
-                    if state.send_blocked:
-                        await self._writable.wait()
+            try:
+                while rest:
+                    if data_type is None:
+                        sent = connection.send_data(state, rest)
                     else:
-                        await session._wait_for_room()
-                    self._require_sendable()
+                        sent = connection.send_extended_data(state, data_type, rest)
+                    session._advance()
+                    rest = rest[sent:]
+                    if rest:
+                        await self._wait_writable()
+            finally:
+                if rest:
+                    connection.stop_sending(state)
+                    session._advance()
+
+    async def _wait_writable(self) -> None:
+        while self._state.send_wait is not SendWait.NOTHING:
+            await self._writable.wait()
+            self._require_sendable()
 
     async def send_eof(self) -> None:
         """Tell the peer that no more bytes come; does nothing the second time.
@@ -266,9 +270,9 @@ class Channel(ByteStream):
         with self._send_guard:
             await anyio.lowlevel.checkpoint()
             self._require_not_closed()
-            if self._state.phase is ChannelPhase.OPEN and self._session._is_alive:
+            if self._state.phase is ChannelPhase.OPEN:
                 self._session._connection.send_eof(self._state)
-                self._session._flush()
+                self._session._advance()
 
     # Requests
 
@@ -296,10 +300,13 @@ class Channel(ByteStream):
         slot = self._session._connection.request_channel(
             self._state, name, payload, want_reply=want_reply
         )
-        self._session._flush()
+        self._session._advance()
         if not want_reply:
             return Reply(True)
-        return await self._session._reply_to(slot)
+        try:
+            return await self._session._reply_to(slot)
+        except SSHError as error:
+            raise anyio.BrokenResourceError from error
 
     async def send_signal(self, name: str) -> None:
         """Send a signal to the program at the other end (RFC 4254 section 6.9).
@@ -338,22 +345,40 @@ class Channel(ByteStream):
     def _close_now(
         self, exit_status: int | None = None, signal: str | None = None, message: str = ""
     ) -> None:
+        self._session._connection.close(
+            self._state, exit_status=exit_status, signal=signal, message=message
+        )
         self._is_closed_here = True
-        if self._closed is None:
-            self._closed = ChannelClosed(
-                exit_status, signal, message if signal is not None else None
-            )
-        connection = self._session._connection
-        if self._state.phase is ChannelPhase.OPENING:
-            connection.abandon_open(self._state)
-        elif self._session._is_alive:
-            connection.close(self._state, exit_status=exit_status, signal=signal, message=message)
-            self._session._flush()
+        self._end(exit_status, signal, message if signal is not None else None)
         self._inbox.queue.clear()
+        self._stderr._inbox.queue.clear()
+        self._session._advance()
+
+    def _end(
+        self,
+        exit_status: int | None = None,
+        signal: str | None = None,
+        message: str | None = None,
+        error: Exception | None = None,
+    ) -> None:
+        """Note how the channel ended, the first time, and wake everybody."""
+        if self._closed is None:
+            state = self._state
+            if exit_status is None and signal is None:
+                exit_status, signal, message = (
+                    state.exit_status,
+                    state.exit_signal,
+                    state.exit_message,
+                )
+            self._closed = ChannelClosed(exit_status, signal, message, error)
         self._wake_all()
 
     async def wait_closed(self) -> ChannelClosed:
-        """Wait until the channel is closed by either side or with its session; tell how."""
+        """Wait until the channel is closed by either side or with its session; tell how.
+
+        The status or signal is the one that this end sent, otherwise the peer's.
+        """
+        self._requests.disregard()
         await anyio.lowlevel.checkpoint()
         while self._closed is None:
             await self._ended.wait()
@@ -383,25 +408,15 @@ class Channel(ByteStream):
         self._inbox.end()
         self._stderr._inbox.end()
 
-    def _window_opened(self) -> None:
+    def _became_writable(self) -> None:
         self._writable.notify()
 
     def _peer_closed(self) -> None:
-        state = self._state
-        if self._closed is None:
-            self._closed = ChannelClosed(state.exit_status, state.exit_signal, state.exit_message)
         self._eof_received()
-        self._wake_all()
+        self._end()
 
     def _session_ended(self, error: Exception) -> None:
-        if self._closed is None:
-            self._closed = ChannelClosed(
-                self._state.exit_status,
-                self._state.exit_signal,
-                self._state.exit_message,
-                error,
-            )
-        self._wake_all()
+        self._end(error=error)
 
     def _request_received(self, request: PendingRequest) -> None:
         self._requests.put(request)
@@ -429,9 +444,13 @@ class Channel(ByteStream):
 
     # Conditions
 
+    @property
+    def _has_ended(self) -> bool:
+        return self._closed is not None
+
     def _consumed(self, size: int) -> None:
         if size and self._session._connection.consume(self._state, size):
-            self._session._flush()
+            self._session._advance()
 
     def _require_not_closed(self) -> None:
         if self._is_closed_here:
@@ -446,14 +465,12 @@ class Channel(ByteStream):
         self._require_not_closed()
         self._require_session()
         if self._state.phase is not ChannelPhase.OPEN:
-            raise anyio.BrokenResourceError from LocalProtocolError("the peer closed the channel")
+            raise anyio.BrokenResourceError("the peer has closed the channel")
 
     def _require_sendable(self) -> None:
-        if self._state.phase is ChannelPhase.OPEN and not self._session._is_over:
-            if self._state.send_half is Half.OPEN:
-                return
-            raise anyio.ClosedResourceError("EOF was sent")
         self._require_usable()
+        if self._state.send_half is not Half.OPEN:
+            raise anyio.ClosedResourceError("EOF was sent")
 
     async def __aenter__(self) -> Self:
         return self
@@ -490,9 +507,17 @@ class ChannelOpening:
         :raises SSHError: the session has ended
         """
         await anyio.lowlevel.checkpoint()
+        return self.accept_nowait(payload=payload, window_size=window_size)
+
+    def accept_nowait(self, *, payload: bytes = b"", window_size: int | None = None) -> Channel:
+        """Open the channel at once; see :meth:`accept`."""
         return self._session._accept_opening(self._state, self._payload, payload, window_size)
 
-    async def reject(self, reason: int = 1, description: str = "") -> None:
+    async def reject(
+        self,
+        reason: int = ChannelOpenFailureReason.ADMINISTRATIVELY_PROHIBITED,
+        description: str = "",
+    ) -> None:
         """Refuse the channel.
 
         :param reason: a :class:`~anyssh.ChannelOpenFailureReason`

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import anyio
 import anyio.lowlevel
+from anyio import ResourceGuard
 
 from ..config import SessionConfig
 from ..constants import Service
@@ -19,7 +20,6 @@ from ..protocol.events import (
     BannerReceived,
     ChallengeReceived,
     Event,
-    ExtensionsReceived,
     HostKeyPresented,
     KeyAccepted,
 )
@@ -57,7 +57,8 @@ class ClientSession(Session):
         super().__init__(transport, config, trace=trace, on_progress=on_progress)
         self._verify_host = verify_host
         self._credentials = credentials
-        self._authenticator: Authenticator
+        self._authenticator: Authenticator | None = None
+        self._authenticating = ResourceGuard("authenticating with")
         self._banner = ""
 
     @classmethod
@@ -114,7 +115,7 @@ class ClientSession(Session):
     @property
     def is_authenticated(self) -> bool:
         """Whether the server has let us in."""
-        return self._is_alive
+        return self._end is None and self._core.is_running
 
     @property
     def banner(self) -> str:
@@ -144,16 +145,16 @@ class ClientSession(Session):
         """Prove who we are, with one credential after the other until the server is satisfied.
 
         :raises AuthenticationError: the server took none of them; others may be tried
+        :raises ~anyio.BusyResourceError: an authentication is under way
         :raises LocalProtocolError: the session is authenticated already
         :raises SSHError: the session has ended
         """
         await anyio.lowlevel.checkpoint()
-        self._require_alive()
         self._progress(Progress.STARTING_AUTHENTICATION)
         self._trace(TraceId.SESSION_AUTHENTICATING, TraceLevel.INFO, f"as {credentials.username!r}")
-        self._authenticator = Authenticator(self._core, self._config, self._flush, self._failure)
         try:
-            await self._authenticator.run(credentials)
+            with self._authenticating:
+                await self._until_end(self._begin_authenticating().run, credentials)
         finally:
             self._progress(Progress.COMPLETED_AUTHENTICATION)
         self._trace(TraceId.SESSION_AUTHENTICATED, TraceLevel.INFO, "authenticated")
@@ -161,12 +162,16 @@ class ClientSession(Session):
     async def query_public_key(self, username: str, key: Key) -> bool:
         """Ask whether the server would accept a key, without proving that we hold it.
 
+        :raises ~anyio.BusyResourceError: an authentication is under way
         :raises SSHError: the session has ended
         """
         await anyio.lowlevel.checkpoint()
-        self._require_alive()
-        self._authenticator = Authenticator(self._core, self._config, self._flush, self._failure)
-        return await self._authenticator.query(username, key)
+        with self._authenticating:
+            return await self._until_end(self._begin_authenticating().query, username, key)
+
+    def _begin_authenticating(self) -> Authenticator:
+        self._authenticator = Authenticator(self._core, self._config, self._advance)
+        return self._authenticator
 
     async def request_service(self, name: str = Service.CONNECTION) -> None:
         """Ask the server for a service (RFC 4253 section 10).
@@ -176,10 +181,10 @@ class ClientSession(Session):
         """
         await anyio.lowlevel.checkpoint()
         self._require_alive()
-        granted = len(self._granted_services)
         self._core.request_service(name)
-        self._flush()
-        await self._wait_until(lambda: len(self._granted_services) > granted)
+        self._granted_service = None
+        self._advance()
+        await self._wait_until(lambda: self._granted_service is not None)
 
     # Events of the core
 
@@ -188,11 +193,10 @@ class ClientSession(Session):
             case HostKeyPresented():
                 self._services.start_soon(self._judge_host_key, event)
             case AuthenticationFailed() | KeyAccepted() | ChallengeReceived() | Authenticated():
-                self._authenticator.reply_received(event)
+                if self._authenticator is not None:
+                    self._authenticator.reply_received(event)
             case BannerReceived(message):
                 self._banner += message
-            case ExtensionsReceived():
-                pass
 
     async def _judge_host_key(self, event: HostKeyPresented) -> None:
         presented = PresentedHostKey(event.key, self.peer_version, self._remote_address())
@@ -203,10 +207,10 @@ class ClientSession(Session):
             self._reject_host_key(event, error)
         else:
             if verdict is True:
-                event.accept()
+                event.accept(anyio.current_time())
             else:
                 self._reject_host_key(event, None)
-        self._after_answer()
+        self._advance()
 
     async def _ask_verifier(self, presented: PresentedHostKey) -> bool:
         if self._verify_host is None:
@@ -224,10 +228,4 @@ class ClientSession(Session):
             refusal.__cause__ = error
             error = refusal
         self._trace(TraceId.SERVER_AUTHENTICATION_FAILED, TraceLevel.WARNING, str(error), error)
-        event.reject(error)
-
-    def _terminated(self, event: Any) -> None:
-        super()._terminated(event)
-        authenticator = getattr(self, "_authenticator", None)
-        if authenticator is not None:
-            authenticator.session_ended()
+        event.reject(error, anyio.current_time())

@@ -6,12 +6,12 @@ server still names decide which of the remaining steps are worth taking.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from ..config import SessionConfig
 from ..constants import AuthenticationMethod
-from ..errors import AuthenticationError, SSHError
+from ..errors import AuthenticationError
 from ..keys import Key
 from ..messages import HostBasedFields
 from ..protocol import Core
@@ -35,7 +35,6 @@ class Authenticator:
     """One attempt to authenticate.
 
     :param flush: sends what the core has queued
-    :param failure: makes the exception that tells why the session has ended
     """
 
     def __init__(
@@ -43,25 +42,17 @@ class Authenticator:
         core: Core,
         config: SessionConfig,
         flush: Callable[[], None],
-        failure: Callable[[], SSHError],
     ) -> None:
         self._core = core
         self._config = config
         self._flush = flush
-        self._failure = failure
         self._reply: AuthenticationReply | None = None
-        self._has_ended = False
         self._notice = Notice()
         self._methods_left: tuple[str, ...] | None = None
 
     def reply_received(self, reply: AuthenticationReply) -> None:
         """Take the server's reply to the request under way."""
         self._reply = reply
-        self._notice.notify()
-
-    def session_ended(self) -> None:
-        """No reply comes any more."""
-        self._has_ended = True
         self._notice.notify()
 
     async def run(self, credentials: ClientCredentials) -> None:
@@ -189,15 +180,12 @@ class Authenticator:
         self._core.client_authentication.request_interactive(credentials.username)
         reply = await self._next_reply()
         while isinstance(reply, ChallengeReceived):
-            responses = await self._answers(respond(reply.challenge))
+            responses = await respond(reply.challenge)
             if responses is None:
                 return None
             self._core.client_authentication.respond(tuple(responses))
             reply = await self._next_reply()
         return reply
-
-    async def _answers(self, asked: Awaitable[Sequence[str] | None]) -> Sequence[str] | None:
-        return await asked
 
     def _algorithm_for(self, key: Key) -> str | None:
         """Return the best signature algorithm that both sides take with this key."""
@@ -212,8 +200,6 @@ class Authenticator:
     async def _next_reply(self) -> AuthenticationReply:
         self._flush()
         while self._reply is None:
-            if self._has_ended:
-                raise self._failure()
             await self._notice.wait()
         reply, self._reply = self._reply, None
         return reply

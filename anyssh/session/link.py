@@ -8,13 +8,17 @@ once the last words are out, the reader once the peer has closed its side or tim
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from logging import getLogger
 from typing import Final
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import AnyByteStream, ByteReceiveStream
 
 from ..config import Limits
+from ..errors import SSHError
 from ..protocol import Core, Phase
 from ..protocol.events import Event
 from ._waiting import Notice
@@ -24,11 +28,17 @@ __all__ = ["Link"]
 RECEIVE_BYTES: Final = 256 * 1024
 
 
+logger = getLogger("anyssh")
+
+
+class _StreamFailed(Exception):
+    """Sending on the stream is no longer possible."""
+
+
 class Link:
     """Moves bytes between a stream and a core until either has ended.
 
     :param dispatch: called with the events of the core, in order; must not raise
-    :param on_room: called whenever output was handed to the stream
     """
 
     def __init__(
@@ -37,13 +47,16 @@ class Link:
         core: Core,
         limits: Limits,
         dispatch: Callable[[Iterable[Event]], None],
-        on_room: Callable[[], None],
     ) -> None:
         self._stream = stream
         self._core = core
         self._limits = limits
         self._dispatch = dispatch
-        self._on_room = on_room
+        self._receive: Callable[[], Awaitable[bytes]] = (
+            partial(stream.receive, RECEIVE_BYTES)
+            if isinstance(stream, ByteReceiveStream)
+            else stream.receive
+        )
         self._output = Notice()
         self._deadline_moved = Notice()
         self._sleeping_until = math.inf
@@ -57,11 +70,6 @@ class Link:
     def error(self) -> Exception | None:
         """What the stream raised, if anything."""
         return self._error
-
-    def wake(self) -> None:
-        """Let the writer send what waits in the core, and the timer look at its deadline."""
-        self._output.notify()
-        self._check_deadline()
 
     def give_last_time(self) -> None:
         """Give the goodbye its time to leave, and the peer its time to close."""
@@ -92,14 +100,15 @@ class Link:
                     tasks.start_soon(self._watch_deadline)
                     tasks.start_soon(self._write)
                     await self._read()
-                    self._process(self._core.receive_eof(anyio.current_time()))
+                    self._tell_core(self._core.receive_eof)
                     await self._written.wait()
                     tasks.cancel_scope.cancel()
             finally:
                 await self._close_stream()
                 self._finished.set()
 
-    def _process(self, events: list[Event]) -> None:
+    def advance(self, events: list[Event]) -> None:
+        """Hand events on, then let the writer and the timer look at what has changed."""
         if events:
             self._dispatch(events)
         self._output.notify()
@@ -111,19 +120,34 @@ class Link:
 
     async def _read(self) -> None:
         with self._reading:
-            try:
-                if isinstance(self._stream, ByteReceiveStream):
-                    while True:
-                        self._received(await self._stream.receive(RECEIVE_BYTES))
-                while True:
-                    self._received(await self._stream.receive())
-            except anyio.EndOfStream:
-                return
-            except Exception as error:  # whatever a stream raises means that it is gone
-                self._lost(error)
+            while True:
+                try:
+                    data = await self._receive()
+                except anyio.EndOfStream:
+                    return
+                except Exception as error:  # whatever a stream raises means that it is gone
+                    self._lost(error)
+                    return
+                self._tell_core(self._core.receive_data, data)
+                while self._core.has_backlog:
+                    await anyio.lowlevel.checkpoint()
+                    self._tell_core(self._core.receive_data, b"")
 
-    def _received(self, data: bytes) -> None:
-        self._process(self._core.receive_data(data, anyio.current_time()))
+    def _tell_core(self, tell: Callable[..., list[Event]], *what: bytes) -> None:
+        """Tell the core something and the time, and go on with what that brings about.
+
+        The core raises nothing for what a peer does; should it all the same, only this session
+        ends.
+        """
+        try:
+            events = tell(*what, anyio.current_time())
+        except Exception as bug:
+            logger.exception("a session ends by an internal error")
+            error = SSHError("the session ended by an internal error")
+            error.__cause__ = bug
+            self._core.terminate(error)
+            events = self._core.poll_events()
+        self.advance(events)
 
     def _lost(self, error: Exception) -> None:
         if self._error is None:
@@ -138,18 +162,39 @@ class Link:
                     await self._write_pending()
                     await self._output.wait()
                 await self._write_pending()
-                await self._stream.send_eof()
-        except Exception as error:  # whatever a stream raises means that it is gone
-            self._lost(error)
+                await self._send_eof()
+        except _StreamFailed:
             # The peer's last words may still be on their way to the reader.
             self.give_last_time()
         finally:
             self._written.set()
 
     async def _write_pending(self) -> None:
-        while data := self._core.data_to_send():
-            self._on_room()
+        while True:
+            data = self._core.data_to_send(anyio.current_time())
+            events = self._core.poll_events()
+            if events:
+                self.advance(events)
+            elif not data:
+                return
+            if data:
+                await self._send(data)
+
+    async def _send(self, data: bytes) -> None:
+        try:
             await self._stream.send(data)
+        except Exception as error:  # whatever a stream raises means that it is gone
+            self._lost(error)
+            raise _StreamFailed from error
+
+    async def _send_eof(self) -> None:
+        """Close our side, where a stream can, so that the peer's last words still come through."""
+        try:
+            await self._stream.send_eof()
+        except NotImplementedError:
+            self._reading.cancel()
+        except Exception as error:  # whatever a stream raises means that it is gone
+            self._lost(error)
 
     async def _close_stream(self) -> None:
         with anyio.CancelScope(shield=True, deadline=anyio.current_time() + 1):
@@ -173,4 +218,4 @@ class Link:
                 await self._deadline_moved.wait()
             now = anyio.current_time()
             if now >= self._sleeping_until:
-                self._process(self._core.handle_timeout(now))
+                self._tell_core(self._core.handle_timeout)

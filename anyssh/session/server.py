@@ -19,7 +19,6 @@ from ..protocol.events import (
     AttemptMade,
     Authenticated,
     Event,
-    ExtensionsReceived,
     KeyQueried,
 )
 from ..trace import Progress, TraceHandler, TraceId, TraceLevel
@@ -89,8 +88,6 @@ class ServerSession(Session):
             case Authenticated(principal):
                 self._principal = principal
                 self._trace(TraceId.SESSION_AUTHENTICATED, TraceLevel.INFO, "authenticated")
-            case ExtensionsReceived():
-                pass
 
     async def _judge(self, event: AttemptMade) -> None:
         attempt = event.attempt
@@ -102,26 +99,34 @@ class ServerSession(Session):
         )
         verdict = await self._ask(self._authenticate, attempt)
         self._progress(Progress.COMPLETED_AUTHENTICATION)
+        now = anyio.current_time()
         if isinstance(verdict, Challenge) and isinstance(attempt, KeyboardInteractiveAttempt):
-            event.challenge(verdict)
-        elif verdict is None or verdict is False or isinstance(verdict, Challenge):
+            event.challenge(verdict, now)
+        elif self._is_principal(verdict):
+            self._username = attempt.username
+            event.accept(verdict, now)
+        else:
             self._trace(
                 TraceId.CLIENT_AUTHENTICATION_FAILED,
                 TraceLevel.WARNING,
                 f"{attempt.method} for {attempt.username!r} refused",
             )
-            event.reject()
-        else:
-            self._username = attempt.username
-            event.accept(verdict)
-        self._after_answer()
+            event.reject(now)
+        self._advance()
+
+    def _is_principal(self, verdict: object) -> bool:
+        """Return whether a verdict lets the client in; what looks like a mistake does not."""
+        if isinstance(verdict, Awaitable) or verdict is NotImplemented:
+            logger.error("authenticate returned %r; did it forget to await?", type(verdict))
+            return False
+        return bool(verdict) and not isinstance(verdict, Challenge)
 
     async def _judge_query(self, event: KeyQueried) -> None:
         is_worthwhile: object = True
         if self._may_use_key is not None:
             is_worthwhile = await self._ask(self._may_use_key, event.username, event.key)
-        event.answer(is_worthwhile is True)
-        self._after_answer()
+        event.answer(is_worthwhile is True, anyio.current_time())
+        self._advance()
 
     async def _ask(self, callback: Callable[..., Awaitable[Any]] | None, *question: Any) -> Any:
         """Ask the application; an exception or too much time means no."""
@@ -146,8 +151,8 @@ class Server:
 
     :param host_keys: pairs or signers, at least one; of several that fit, the first is used
     :param authenticate: given each proof that a client offers, after it was verified; returns
-        the principal to accept, None to refuse, or a :class:`Challenge` to ask the user (for
-        :class:`KeyboardInteractiveAttempt`)
+        the principal to accept (anything true), None to refuse, or a :class:`Challenge` to ask
+        the user (for :class:`KeyboardInteractiveAttempt`)
     :param may_use_key: asked when a client wants to know whether a key is worth signing with;
         yes to every key if not given
     :param config: algorithms, limits and timers

@@ -15,20 +15,26 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from logging import getLogger
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
-from anyio import AsyncContextManagerMixin
-from anyio.abc import AnyByteStream, ByteStreamConnectable, SocketAttribute, TaskGroup
+from anyio import AsyncContextManagerMixin, TypedAttributeProvider
+from anyio.abc import (
+    AnyByteStream,
+    AsyncResource,
+    ByteStreamConnectable,
+    SocketAttribute,
+    TaskGroup,
+)
 
 from .._version import __version__
 from ..config import SessionConfig
 from ..constants import DisconnectReason
-from ..errors import Disconnected, LocalProtocolError, SSHError
+from ..errors import KeyExchangeFailed, LocalProtocolError, SSHError
 from ..identification import PeerVersion, local_identification
 from ..keys import Key
-from ..protocol import Connection, Core, Role
+from ..protocol import Connection, Core, Phase, Role
 from ..protocol.channel import ChannelState, PendingRequest, ReplySlot
 from ..protocol.events import (
     ChannelClosed,
@@ -39,6 +45,7 @@ from ..protocol.events import (
     ChannelOpenFailed,
     ChannelOpenReceived,
     ChannelRequestReceived,
+    ChannelWritable,
     ConnectionTerminated,
     DebugReceived,
     Event,
@@ -46,16 +53,14 @@ from ..protocol.events import (
     KeepAliveAnswered,
     KeepAliveMissed,
     KeyExchangeCompleted,
-    KeyExchangeStarted,
     ReplyReceived,
     ServiceAccepted,
     SignatureRequested,
     VersionReceived,
-    WindowOpened,
 )
 from ..protocol.negotiation import Algorithms
 from ..trace import Progress, ProgressEvent, TraceEvent, TraceHandler, TraceId, TraceLevel
-from ._waiting import Notice, Turnstile
+from ._waiting import Notice
 from .attributes import SSHAttribute
 from .channel import Channel, ChannelOpening
 from .credentials import Signer
@@ -99,6 +104,31 @@ class SessionClosed:
     error: SSHError
 
 
+E = TypeVar("E")
+T = TypeVar("T")
+
+_SET_UP: Final = {
+    Phase.VERSION: "the version exchange",
+    Phase.KEY_EXCHANGE: "the key exchange",
+    Phase.ENCRYPTED: "authentication",
+    Phase.AUTHENTICATION: "authentication",
+}
+
+
+def _contained(callback: Callable[[E], None] | None) -> Callable[[E], None] | None:
+    """Return a callback of the application that cannot harm the session by raising."""
+    if callback is None:
+        return None
+
+    def call(event: E) -> None:
+        try:
+            callback(event)
+        except Exception:
+            logger.exception("a trace or progress callback failed")
+
+    return call
+
+
 class ChannelOpenings:
     """Iterates over the channels that the peer wants to open; ends with the session."""
 
@@ -115,7 +145,7 @@ class ChannelOpenings:
         return opening
 
 
-class Session(AsyncContextManagerMixin):
+class Session(AsyncContextManagerMixin, TypedAttributeProvider):
     """One end of an SSH session. Made by :class:`ClientSession` and :class:`Server`.
 
     Entered once, with ``async with``, and left in the same task. Leaving says goodbye, closes the
@@ -136,26 +166,31 @@ class Session(AsyncContextManagerMixin):
         self._transport = transport
         self._config = config
         self._host_keys = {public_key_of(key): key for key in host_keys}
-        self._trace_handler = trace
-        self._on_progress = on_progress
+        self._trace_handler = _contained(trace)
+        self._on_progress = _contained(on_progress)
         self._number = next(_session_numbers)
         self._stream: AnyByteStream | None = None
         self._connection = Connection(config)
-        self._core: Core
+        self._core_if_started: Core | None = None
         self._link: Link
         self._services: TaskGroup
         self._end: SessionClosed | None = None
-        self._has_started = False
         self._changed = Notice()
         self._ended = Notice()
-        self._room = Turnstile()
+        self._waiting_scopes: set[anyio.CancelScope] = set()
         self._channels: set[Channel] = set()
         self._openings: deque[ChannelOpening] = deque()
         self._opening_came = Notice()
         self._pending_replies: set[PendingReply] = set()
-        self._granted_services: list[str] = []
+        self._granted_service: str | None = None
         self._requests = RequestQueue(self._refuse_request)
         self._events = EventQueue(config.limits.events)
+
+    @property
+    def _core(self) -> Core:
+        if self._core_if_started is None:
+            raise LocalProtocolError("the session has not started: enter it with 'async with'")
+        return self._core_if_started
 
     # What it is
 
@@ -183,7 +218,7 @@ class Session(AsyncContextManagerMixin):
     @property
     def metrics(self) -> SessionMetrics:
         """What the session has moved so far."""
-        traffic = self._core.traffic
+        traffic = self._core.transport.traffic
         return SessionMetrics(
             traffic.bytes_sent,
             traffic.bytes_received,
@@ -211,9 +246,8 @@ class Session(AsyncContextManagerMixin):
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        if self._has_started:
+        if self._core_if_started is not None:
             raise RuntimeError("a session is entered once")
-        self._has_started = True
         body_error: BaseException | None = None
         self._progress(Progress.OPENING_SESSION_CONNECTION)
         stream = await self._open_stream()
@@ -233,7 +267,10 @@ class Session(AsyncContextManagerMixin):
                 services.cancel_scope.cancel()
         if body_error is not None:
             # Outside the group, which would have wrapped it.
-            raise body_error
+            try:
+                raise body_error
+            finally:
+                del body_error
 
     async def _open_stream(self) -> AnyByteStream:
         transport = self._transport
@@ -244,7 +281,7 @@ class Session(AsyncContextManagerMixin):
     def _start(self, stream: AnyByteStream, services: TaskGroup) -> None:
         self._stream = stream
         self._services = services
-        self._core = Core(
+        self._core_if_started = Core(
             self._role,
             self._config,
             now=anyio.current_time(),
@@ -255,9 +292,7 @@ class Session(AsyncContextManagerMixin):
             delay_secret=_process_secret,
             trace=self._trace_handler,
         )
-        self._link = Link(
-            stream, self._core, self._config.limits, self._dispatch, self._room_appeared
-        )
+        self._link = Link(stream, self._core, self._config.limits, self._dispatch)
         self._trace(TraceId.SESSION_CONNECTING, TraceLevel.INFO, "connecting")
         self._progress(Progress.STARTING_VERSION_EXCHANGE)
         services.start_soon(self._link.run)
@@ -275,8 +310,7 @@ class Session(AsyncContextManagerMixin):
     async def _leave_at_once(self) -> None:
         """Say goodbye as far as the stream takes it at once, and wait for the link to end."""
         self._core.disconnect(DisconnectReason.BY_APPLICATION, "the session was left")
-        self._dispatch(self._core.poll_events())
-        self._link.wake()
+        self._advance()
         self._link.hurry()
         with anyio.CancelScope(shield=True):
             await self._link.wait_finished()
@@ -285,8 +319,12 @@ class Session(AsyncContextManagerMixin):
         """End the session: say goodbye, let it leave, close the stream.
 
         Takes at most :attr:`Limits.disconnect_time` and :attr:`Limits.close_time`. Does nothing
-        the second time.
+        the second time. A session that was never entered closes the stream that it was given.
         """
+        if self._core_if_started is None:
+            if isinstance(self._transport, AsyncResource):
+                await self._transport.aclose()
+            return
         await self.disconnect(DisconnectReason.BY_APPLICATION, "")
 
     async def disconnect(self, reason: int, description: str = "") -> None:
@@ -297,9 +335,7 @@ class Session(AsyncContextManagerMixin):
         """
         self._trace(TraceId.SESSION_CLOSING, TraceLevel.INFO, f"closing: {reason} {description}")
         self._core.disconnect(reason, description)
-        self._dispatch(self._core.poll_events())
-        self._link.wake()
-        self._link.give_last_time()
+        self._advance()
         await self._link.wait_finished()
 
     async def wait_closed(self) -> SessionClosed:
@@ -340,7 +376,7 @@ class Session(AsyncContextManagerMixin):
         state = self._connection.open_channel(channel_type, payload, window_size=window_size)
         channel = Channel(self, state)
         self._channels.add(channel)
-        self._flush()
+        self._advance()
         try:
             await channel._wait_opened()
             if request is not None:
@@ -369,7 +405,7 @@ class Session(AsyncContextManagerMixin):
         opening = await self._next_opening(channel_type)
         if opening is None:
             raise self._failure()
-        return await opening.accept()
+        return opening.accept_nowait()
 
     async def serve(self, handler: Callable[[Channel], Awaitable[object]]) -> None:
         """Accept every channel and run ``handler`` for each in a task of its own.
@@ -380,7 +416,7 @@ class Session(AsyncContextManagerMixin):
         async with anyio.create_task_group() as handlers:
             async for opening in self.incoming_channels():
                 try:
-                    channel = await opening.accept()
+                    channel = opening.accept_nowait()
                 except SSHError:
                     continue
                 handlers.start_soon(self._run_handler, handler, channel)
@@ -414,14 +450,13 @@ class Session(AsyncContextManagerMixin):
         self._connection.accept_channel(state, payload, window_size=window_size)
         channel = Channel(self, state, open_payload)
         self._channels.add(channel)
-        self._flush()
+        self._advance()
         self._trace(TraceId.CHANNEL_OPENED, TraceLevel.INFO, f"opened {channel!r}")
         return channel
 
     def _reject_opening(self, state: ChannelState, reason: int, description: str) -> None:
-        if self._is_alive:
-            self._connection.reject_channel(state, reason, description)
-            self._flush()
+        self._connection.reject_channel(state, reason, description)
+        self._advance()
 
     # Requests
 
@@ -446,7 +481,7 @@ class Session(AsyncContextManagerMixin):
         await anyio.lowlevel.checkpoint()
         self._require_alive()
         slot = self._connection.request_global(name, payload, want_reply=want_reply)
-        self._flush()
+        self._advance()
         if not want_reply:
             return Reply(True)
         return await self._reply_to(slot)
@@ -461,9 +496,8 @@ class Session(AsyncContextManagerMixin):
             slot.owner = None
 
     def _answer_request(self, request: PendingRequest, is_success: bool, payload: bytes) -> None:
-        if self._is_alive:
-            self._connection.answer(request, is_success, payload)
-            self._flush()
+        self._connection.answer(request, is_success, payload)
+        self._advance()
 
     def _refuse_request(self, request: PendingRequest) -> None:
         self._answer_request(request, False, b"")
@@ -471,29 +505,22 @@ class Session(AsyncContextManagerMixin):
     # Keys
 
     async def rekey(self) -> None:
-        """Exchange new keys now; return when they are in use.
+        """Exchange new keys; return when they are in use.
 
-        :raises LocalProtocolError: an exchange is under way
+        Joins an exchange that is under way.
+
+        :raises LocalProtocolError: the session is not authenticated or has no keys
         :raises SSHError: the session has ended
         """
         await anyio.lowlevel.checkpoint()
         self._require_alive()
         exchanger = self._core.exchanger
         before = exchanger.completed_count
-        self._core.start_rekey()
-        self._dispatch(self._core.poll_events())
-        self._flush()
+        self._core.start_rekey(anyio.current_time())
+        self._advance()
         await self._wait_until(lambda: exchanger.completed_count > before)
 
     # State
-
-    @property
-    def _is_alive(self) -> bool:
-        return self._end is None and self._core.is_running
-
-    @property
-    def _is_over(self) -> bool:
-        return self._end is not None
 
     def _require_alive(self) -> None:
         if self._end is not None:
@@ -503,33 +530,28 @@ class Session(AsyncContextManagerMixin):
         """Return a fresh exception that tells why the session has ended."""
         if self._end is None:
             return LocalProtocolError("the session has not ended")
-        error = self._end.error
-        if isinstance(error, Disconnected):
-            copy: SSHError = Disconnected(error.reason, error.description, error.by_peer)
-        elif isinstance(error, ConnectionLost):
-            copy = ConnectionLost(*error.args)
-        else:
-            copy = error.with_traceback(None)
-            return copy
-        copy.__cause__ = error.__cause__
-        return copy
+        return self._end.error.fresh()
+
+    async def _until_end(self, wait: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """Wait for something outside, but not beyond the end of the session."""
+        self._require_alive()
+        with anyio.CancelScope() as scope:
+            self._waiting_scopes.add(scope)
+            try:
+                return await wait(*arguments)
+            finally:
+                self._waiting_scopes.discard(scope)
+        raise self._failure()
 
     async def _wait_until(self, condition: Callable[[], bool]) -> None:
         while not condition():
             self._require_alive()
             await self._changed.wait()
 
-    async def _wait_for_room(self) -> None:
-        """Wait, in turn, until the output has room again."""
-        await self._room.wait()
-
-    def _room_appeared(self) -> None:
-        self._room.release()
-
-    def _flush(self) -> None:
-        self._link.wake()
-        if self._core.transport.pending < self._config.limits.pending_output:
-            self._room.release()
+    def _advance(self) -> None:
+        """Go on with what a call on the core or the connection has brought about."""
+        self._link.advance(self._core.poll_events())
+        self._changed.notify()
 
     # Events of the core
 
@@ -551,22 +573,23 @@ class Session(AsyncContextManagerMixin):
         self._progress(Progress.COMPLETED_VERSION_EXCHANGE)
         self._progress(Progress.STARTING_KEY_EXCHANGE)
 
-    def _key_exchange_started(self, event: KeyExchangeStarted) -> None:
-        pass
-
     def _key_exchange_completed(self, event: KeyExchangeCompleted) -> None:
         self._trace(TraceId.ALGORITHM_NEGOTIATION, TraceLevel.INFO, str(event.algorithms))
         if event.is_initial:
             self._trace(TraceId.SESSION_ENCRYPTED, TraceLevel.INFO, "encrypted")
             self._progress(Progress.COMPLETED_KEY_EXCHANGE)
             self._progress(Progress.OPENED_SESSION_CONNECTION)
-        self._room.release_all()
 
     def _signature_requested(self, event: SignatureRequested) -> None:
         key = self._host_keys[event.key]
         if isinstance(key, Key):
-            event.supply(key.sign(event.data, event.algorithm))
-            self._after_answer()
+            # Signing here takes less time than a task would.
+            try:
+                signature = key.sign(event.data, event.algorithm)
+            except SSHError as error:
+                self._signing_failed(event, error)
+            else:
+                event.supply(signature, anyio.current_time())
         else:
             self._services.start_soon(self._sign, event, key)
 
@@ -575,18 +598,16 @@ class Session(AsyncContextManagerMixin):
             with anyio.fail_after(self._config.limits.handler_time):
                 signature = await signed(signer, event.data, event.algorithm)
         except Exception as error:
-            logger.exception("the host key %s could not sign", event.key.fingerprint)
-            failure = LocalProtocolError("no signature from the host key")
-            failure.__cause__ = error
-            self._core.terminate(failure)
+            self._signing_failed(event, error)
         else:
-            event.supply(signature)
-        self._after_answer()
+            event.supply(signature, anyio.current_time())
+        self._advance()
 
-    def _after_answer(self) -> None:
-        """Go on with what an answered obligation has set free."""
-        self._dispatch(self._core.poll_events())
-        self._flush()
+    def _signing_failed(self, event: SignatureRequested, error: Exception) -> None:
+        logger.error("the host key %s could not sign", event.key.fingerprint, exc_info=error)
+        failure = KeyExchangeFailed("the host key could not sign")
+        failure.__cause__ = error
+        event.fail(failure, anyio.current_time())
 
     def _debug_received(self, event: DebugReceived) -> None:
         level = TraceLevel.INFO if event.always_display else TraceLevel.VERBOSE
@@ -601,10 +622,9 @@ class Session(AsyncContextManagerMixin):
             self._core.terminate(
                 ConnectionLost(f"no sign of life from the peer, {event.count} times in a row")
             )
-            self._dispatch(self._core.poll_events())
 
     def _service_accepted(self, event: ServiceAccepted) -> None:
-        self._granted_services.append(event.name)
+        self._granted_service = event.name
 
     def _channel_open_received(self, event: ChannelOpenReceived) -> None:
         self._openings.append(ChannelOpening(self, event.channel, event.payload))
@@ -637,8 +657,8 @@ class Session(AsyncContextManagerMixin):
         channel._peer_closed()
         self._trace(TraceId.CHANNEL_CLOSED, TraceLevel.INFO, f"closed {channel!r}")
 
-    def _window_opened(self, event: WindowOpened) -> None:
-        event.channel.owner._window_opened()
+    def _channel_writable(self, event: ChannelWritable) -> None:
+        event.channel.owner._became_writable()
 
     def _channel_request_received(self, event: ChannelRequestReceived) -> None:
         event.channel.owner._request_received(event.request)
@@ -653,18 +673,13 @@ class Session(AsyncContextManagerMixin):
 
     def _terminated(self, event: ConnectionTerminated) -> None:
         """Wake everybody who waits; each raises a fresh exception."""
-        error = event.error
-        if error is None:
-            error = ConnectionLost("the stream ended without a goodbye")
-            error.__cause__ = self._link.error
-        if not isinstance(error, SSHError):
-            failure = SSHError("the session ended by an error of its own")
-            failure.__cause__ = error
-            error = failure
+        error = self._told(event)
         reason = getattr(error, "reason", DisconnectReason.CONNECTION_LOST)
         description = getattr(error, "description", str(error))
         self._end = SessionClosed(reason, description, error)
         self._trace(TraceId.SESSION_CLOSING, TraceLevel.INFO, f"closed: {error}", error)
+        for scope in self._waiting_scopes:
+            scope.cancel()
         for channel in tuple(self._channels):
             channel._session_ended(error)
         self._channels.clear()
@@ -674,9 +689,18 @@ class Session(AsyncContextManagerMixin):
             pending.fail(self._failure)
         self._requests.end()
         self._events.end()
-        self._room.release_all()
         self._ended.notify()
-        self._link.wake()
+
+    def _told(self, event: ConnectionTerminated) -> SSHError:
+        """Return the error of a connection that has ended, with what is known beside."""
+        error = event.error
+        if error is None:
+            error = ConnectionLost("the stream ended without a goodbye")
+            error.__cause__ = self._link.error
+        where = _SET_UP.get(event.phase)
+        if where is not None:
+            error.add_note(f"during {where}")
+        return error
 
     # Watching
 
@@ -701,13 +725,13 @@ class Session(AsyncContextManagerMixin):
         return (address[0], address[1]) if isinstance(address, tuple) else None
 
     def __repr__(self) -> str:
-        state = "new" if not self._has_started else "ended" if self._end else "open"
+        state = "ended" if self._end else "open" if self._core_if_started else "new"
         return f"<{type(self).__name__} {self._number} {state}>"
 
 
 _HANDLERS: Final[dict[type[Event], Callable[[Session, Any], None]]] = {
     ChannelDataReceived: Session._channel_data_received,
-    WindowOpened: Session._window_opened,
+    ChannelWritable: Session._channel_writable,
     ChannelExtendedDataReceived: Session._channel_extended_data_received,
     ChannelEofReceived: Session._channel_eof_received,
     ChannelClosed: Session._channel_closed,
@@ -718,7 +742,6 @@ _HANDLERS: Final[dict[type[Event], Callable[[Session, Any], None]]] = {
     GlobalRequestReceived: Session._global_request_received,
     ReplyReceived: Session._reply_received,
     VersionReceived: Session._version_received,
-    KeyExchangeStarted: Session._key_exchange_started,
     KeyExchangeCompleted: Session._key_exchange_completed,
     SignatureRequested: Session._signature_requested,
     ServiceAccepted: Session._service_accepted,

@@ -493,9 +493,7 @@ async def _close_wakes_send(trial: Trial) -> None:
     trial.expect(closed.is_success, "aclose() to succeed while a send waits", closed)
     expected = "ClosedResourceError from the send() that waited"
     trial.expect(filling.sent == before, expected, "it returned as if all were sent")
-    trial.expect(
-        isinstance(filling.outcome.error, ClosedResourceError), expected, filling.outcome
-    )
+    trial.expect(isinstance(filling.outcome.error, ClosedResourceError), expected, filling.outcome)
 
 
 @_rule("aclose() in a scope that is cancelled closes all the same, and at once.")

@@ -118,9 +118,8 @@ class _Flow:
 class MemoryStream(ByteStream):
     """One end of :func:`memory_stream_pair`.
 
-    It keeps every rule of AnyIO's byte streams, those that sockets keep only nearly included. A
-    cancelled :meth:`send` may have handed over a part of its bytes, as on a socket; a cancelled
-    :meth:`receive` has taken none.
+    It keeps every rule of :data:`~anyssh.testing.RULES`. A cancelled :meth:`send` may have handed
+    over a part of its bytes, as on a socket; a cancelled :meth:`receive` has taken none.
     """
 
     def __init__(self, incoming: _Flow, outgoing: _Flow) -> None:

@@ -62,7 +62,7 @@ async def session_pair(
         anyssh.Server(
             host_keys=[host_key],
             authenticate=authenticate or _accept_own_password,
-            config=server_config or anyssh.SessionConfig(),
+            config=server_config,
         ),
         server_stream(far) if server_stream else far,
     )
@@ -70,7 +70,7 @@ async def session_pair(
         client_stream(near) if client_stream else near,
         credentials=credentials or anyssh.ClientCredentials(_USERNAME, password=_PASSWORD),
         verify_host=anyssh.pin(host_key.fingerprint),
-        config=client_config or anyssh.SessionConfig(),
+        config=client_config,
     )
     failure: Exception | None = None
     async with create_task_group() as group:

@@ -209,10 +209,10 @@ class DoesNotWakeReceive(Honest):
         was_closed = self.is_closed
         try:
             return await self.inner.receive(max_bytes)
-        except anyio.ClosedResourceError:
+        except anyio.ClosedResourceError as error:
             if not was_closed:
                 await anyio.sleep_forever()
-            raise
+            raise error
 
 
 class WakesSendWithoutAnError(Honest):
@@ -275,8 +275,10 @@ class LosesBytesWhenCancelled(Honest):
 
 class ReceivesThoughCancelled(Honest):
     async def receive(self, max_bytes: int = 65536) -> bytes:
+        data = b""
         with anyio.CancelScope(shield=self.has_bytes):
-            return await self.inner.receive(max_bytes)
+            data = await self.inner.receive(max_bytes)
+        return data
 
 
 class SendsThoughCancelled(Honest):

@@ -75,6 +75,30 @@ def sites(keys: Keys) -> Iterator[Sites]:
     running.stop()
 
 
+MORE_ALGORITHMS: dict[str, dict[str, list[str]]] = {
+    "openssh": {},
+    "paramiko": {},
+    "asyncssh": {"ciphers": ["+aes256-cbc"]},
+    "npm": {
+        "kex": [
+            "ecdh-sha2-nistp384",
+            "ecdh-sha2-nistp256",
+            "diffie-hellman-group16-sha512",
+            "diffie-hellman-group14-sha256",
+            "ecdh-sha2-nistp521",
+        ],
+        "host_key_algorithms": [
+            "rsa-sha2-512",
+            "rsa-sha2-256",
+            "ecdsa-sha2-nistp384",
+            "ecdsa-sha2-nistp256",
+            "ecdsa-sha2-nistp521",
+        ],
+    },
+}
+"""What a peer's server must be told to offer all that it has: its defaults, then the rest."""
+
+
 class Sites:
     """Starts a peer's server when the first test needs it; it runs until the last one."""
 
@@ -95,6 +119,7 @@ class Sites:
                 authorized=self._keys.authorized,
                 user=USER,
                 password=password,
+                **MORE_ALGORITHMS[name],
             )
             server = self._stack.enter_context(serving)
             self._running[name] = Site(peer, server, peer.user, hosts, password)

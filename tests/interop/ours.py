@@ -10,19 +10,18 @@ from typing import Any
 
 import anyio
 from anyio.abc import SocketAttribute
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 import anyssh
 
 from .peers import KeyFile
-from .scripts.peer_common import DISCONNECT, ECHO, PROMPTS, REPORT, SIGNAL
+from .scripts.peer_common import DIGEST, DISCONNECT, ECHO, PROMPTS, REPORT, SIGNAL, sha256
 
 ChannelHandler = Callable[[anyssh.Channel], Awaitable[object]]
 
 
 def our_key(file: KeyFile) -> anyssh.Key:
     """Return a generated key as one of ours."""
-    return anyssh.Key.from_cryptography(load_pem_private_key(file.pkcs8.read_bytes(), None))
+    return anyssh.Key.from_cryptography(file.pair)
 
 
 class Watch:
@@ -60,6 +59,7 @@ class OurServer:
     watch: Watch
     attempts: list[anyssh.AuthAttempt] = field(default_factory=list)
     visits: list[Visit] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
     changed: anyio.Event = field(default_factory=anyio.Event)
 
     def notify(self) -> None:
@@ -71,6 +71,12 @@ class OurServer:
         while not self.visits:
             await self.changed.wait()
         return self.visits[0]
+
+    async def command(self) -> str:
+        """Wait for the first command that a client wants to run."""
+        while not self.commands:
+            await self.changed.wait()
+        return self.commands[0]
 
     async def end(self) -> anyssh.SessionClosed:
         """Wait until the first session has ended, tell how."""
@@ -107,7 +113,9 @@ class Gate:
         return None
 
 
-async def run_commands(channel: anyssh.Channel, session: anyssh.ServerSession) -> None:
+async def run_commands(
+    channel: anyssh.Channel, session: anyssh.ServerSession, server: OurServer
+) -> None:
     """Run the peers' commands in a channel."""
     async for request in channel.requests():
         if request.name != "exec":
@@ -115,8 +123,13 @@ async def run_commands(channel: anyssh.Channel, session: anyssh.ServerSession) -
             continue
         await request.accept()
         command = anyssh.wire.Reader(request.payload).string().decode()
+        server.commands.append(command)
+        server.notify()
         if command == ECHO:
             await echo(channel)
+        elif command == DIGEST:
+            await channel.send(f"{sha256(await collect(channel))}  -\n".encode())
+            await channel.aclose(exit_status=0)
         elif command == REPORT:
             await channel.send(b"output")
             await channel.send_stderr(b"errors")
@@ -166,7 +179,7 @@ async def our_server(
 
         async def serve_channel(channel: anyssh.Channel) -> None:
             if handler is None:
-                await run_commands(channel, session)
+                await run_commands(channel, session, server)
             else:
                 await handler(channel)
 
@@ -213,9 +226,11 @@ async def execute(
     return await session.open_channel("session", request=request)
 
 
-async def exchange(session: anyssh.ClientSession, data: bytes) -> tuple[bytes, int | None]:
-    """Send data through ``cat`` while reading, return what came back and the exit status."""
-    return await exchange_over(await execute(session, ECHO), data)
+async def exchange(
+    session: anyssh.ClientSession, data: bytes, command: str = ECHO
+) -> tuple[bytes, int | None]:
+    """Send data to a command while reading, return what came back and the exit status."""
+    return await exchange_over(await execute(session, command), data)
 
 
 async def exchange_over(channel: anyssh.Channel, data: bytes) -> tuple[bytes, int | None]:

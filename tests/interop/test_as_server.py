@@ -11,7 +11,7 @@ import anyssh
 from .conftest import Keys
 from .ours import Gate, our_server
 from .peers import USER, Peer, finish, require_peer, token
-from .scripts.peer_common import GREETING, PROMPTS, pattern, sha256
+from .scripts.peer_common import ECHO, GREETING, PROMPTS, pattern, sha256
 
 PEERS = ["openssh", "asyncssh", "paramiko", "npm"]
 KEY_TYPES = ["ed25519", "ecdsa256", "rsa"]
@@ -144,13 +144,14 @@ async def test_we_rekey(peer: Peer, side: Side) -> None:
 
 
 async def test_they_rekey(peer: Peer, side: Side) -> None:
-    options = side.options | {"rekey_bytes": peer.rekey_bytes}
+    # With paramiko one way only, so that no key exchange falls on the end of the channel.
+    scenario, size = ("upload", 4 * MEBIBYTE) if peer.name == "paramiko" else ("bulk", MEBIBYTE)
+    options = side.options | {"rekey_bytes": peer.rekey_bytes, "bytes": size}
     async with our_server(side.gate, side.hosts) as server:
-        report = await peer.play(server.port, "bulk", bytes=MEBIBYTE, **options)
+        report = await peer.play(server.port, scenario, **options)
         assert server.watch.key_exchanges >= 2
     result = report.one("result")
-    assert (result["received"], result["status"]) == (MEBIBYTE, 0)
-    assert result["sha256"] == sha256(pattern(MEBIBYTE))
+    assert (result["sha256"], result["status"]) == (sha256(pattern(size)), 0)
 
 
 async def test_goodbye_of_the_peer(peer: Peer, side: Side) -> None:
@@ -172,6 +173,7 @@ async def test_our_goodbye(peer: Peer, side: Side, reason: int) -> None:
         peer.client(server.port, "wait", **side.options) as client,
     ):
         visit = await server.visit()
+        assert await server.command() == ECHO
         await visit.session.disconnect(reason, "going home")
         report = await finish(client)
     assert report.one("disconnected")["reason"] == reason

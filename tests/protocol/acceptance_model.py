@@ -164,8 +164,8 @@ class Model:
         return Verdict.ANSWERED if is_tried else Verdict.REFUSED
 
     def _judge_rest(self, number: int, detail: str) -> Verdict:
-        if number not in ASSIGNED:
-            return Verdict.UNIMPLEMENTED
+        if number not in ASSIGNED:  # numbers begin at 1 (RFC 4250 section 4.1.1)
+            return Verdict.UNIMPLEMENTED if number else Verdict.REFUSED
         if number == 5 and self.is_server:
             return Verdict.ANSWERED if detail == "ssh-connection" else Verdict.SERVICE_REFUSED
         if number == 50 and self.is_server and not self.channel_message_came:

@@ -86,6 +86,8 @@ Offer = Callable[[KexInit, bool], KexInit]
 """Rewrites a side's KEXINIT; the second argument tells whether it is its connection's first."""
 
 EventType = TypeVar("EventType", bound=Event)
+Answer = Callable[[EventType, float], None]
+"""Answers one kind of question, given the time."""
 
 
 def fast_config(**changes: Any) -> SessionConfig:
@@ -117,9 +119,9 @@ class RecordingTransport(Transport):
         self.payloads: list[bytes] = []
         self.sizes = [self.bytes_sent]
 
-    def send_now(self, head: bytes, body: Buffer = b"") -> None:
+    def send(self, head: bytes, body: Buffer = b"") -> None:
         before = self.bytes_sent
-        super().send_now(head, body)
+        super().send(head, body)
         self.payloads.append(bytes(head) + bytes(body))
         self.sizes.append(self.bytes_sent - before)
 
@@ -145,14 +147,16 @@ def make_core(
 class Answers:
     """What the applications of both sides say when a core asks; None leaves it unanswered."""
 
-    host_key: Callable[[HostKeyPresented], None] | None = HostKeyPresented.accept
-    signature: Callable[[SignatureRequested], None] | None = field(
-        default=lambda event: event.supply(_private(event.key).sign(event.data, event.algorithm))
+    host_key: Answer[HostKeyPresented] | None = HostKeyPresented.accept
+    signature: Answer[SignatureRequested] | None = field(
+        default=lambda event, now: event.supply(
+            _private(event.key).sign(event.data, event.algorithm), now
+        )
     )
-    attempt: Callable[[AttemptMade], None] | None = field(
-        default=lambda event: event.accept(event.attempt.username)
+    attempt: Answer[AttemptMade] | None = field(
+        default=lambda event, now: event.accept(event.attempt.username, now)
     )
-    query: Callable[[KeyQueried], None] | None = field(default=lambda event: event.answer(True))
+    query: Answer[KeyQueried] | None = field(default=lambda event, now: event.answer(True, now))
     accept_channels: bool | None = True
     """Accept, reject, or None to leave them to the test."""
     grant_requests: bool | None = True
@@ -160,17 +164,17 @@ class Answers:
     consume: bool = True
     """Give credit for data at once."""
 
-    def answer(self, event: Event, connection: Connection) -> None:
+    def answer(self, event: Event, connection: Connection, now: float) -> None:
         """Answer what one event asks."""
         match event:
             case HostKeyPresented() if self.host_key is not None:
-                self.host_key(event)
+                self.host_key(event, now)
             case SignatureRequested() if self.signature is not None:
-                self.signature(event)
+                self.signature(event, now)
             case AttemptMade() if self.attempt is not None:
-                self.attempt(event)
+                self.attempt(event, now)
             case KeyQueried() if self.query is not None:
-                self.query(event)
+                self.query(event, now)
             case ChannelOpenReceived() if self.accept_channels is not None:
                 if self.accept_channels:
                     connection.accept_channel(event.channel)
@@ -281,7 +285,7 @@ class CorePair:
 
     def take(self, sender: Role) -> list[bytes]:
         """Take what a side has to send: a list of packets, the first of all being its line."""
-        data = self.cores[sender].data_to_send()
+        data = self.cores[sender].data_to_send(self.now)
         sizes = self.transport(sender).sizes
         packets = []
         start = 0
@@ -314,6 +318,8 @@ class CorePair:
         told = []
         for start in range(0, len(data), size):
             told += self.handle(receiver, core.receive_data(data[start : start + size], self.now))
+            while core.has_backlog:
+                told += self.handle(receiver, core.receive_data(b"", self.now))
         return told
 
     def pump(self) -> list[tuple[Role, Event]]:
@@ -330,7 +336,7 @@ class CorePair:
     def inject(self, sender: Role, *payloads: bytes, pump: bool = True) -> None:
         """Send payloads as a side, sealed with its present keys, whatever its state."""
         for payload in payloads:
-            self.cores[sender].transport.send_now(payload)
+            self.cores[sender].transport.send(payload)
         if pump:
             self.pump()
 
@@ -377,7 +383,7 @@ class CorePair:
 
     def _answer(self, role: Role, event: Event) -> None:
         connection = self.connections[role]
-        self.answers.answer(event, connection)
+        self.answers.answer(event, connection, self.now)
         match event:
             case ChannelDataReceived():
                 self.received[role, event.channel.local_id] += event.data
@@ -396,6 +402,11 @@ class CorePair:
         self.pump()
         for core in self.cores.values():
             assert core.phase is Phase.RUNNING
+
+    def rekey(self, starter: Role) -> None:
+        """Exchange new keys, as a side's application may wish."""
+        self.cores[starter].start_rekey(self.now)
+        self.pump()
 
     def open_channel(
         self, opener: Role = CLIENT, channel_type: str = "session", **arguments: Any

@@ -137,7 +137,7 @@ class ScriptedPeer:
 
     def greet(self) -> None:
         """Exchange identification lines."""
-        self._deliver()
+        self.deliver()
 
     # Sending
 
@@ -147,19 +147,20 @@ class ScriptedPeer:
 
     def send_payload(self, payload: bytes) -> None:
         """Send any payload, sealed with the present keys."""
-        self.transport.send_now(payload)
-        self._deliver()
+        self.transport.send(payload)
+        self.deliver()
 
-    def _deliver(self) -> None:
+    def deliver(self) -> None:
+        """Let the core have what was sent, its application answer, and hear the core."""
         events = self.core.receive_data(self.transport.take_output(), self.now)
         while events:
             for event in events:
                 self.events.append(event)
-                self.answers.answer(event, self.connection)
+                self.answers.answer(event, self.connection, self.now)
                 if isinstance(event, KeyExchangeCompleted) and event.is_initial:
                     self._let_authenticate()
             events = self.core.poll_events()
-        self.listen()
+        self._listen()
 
     def _let_authenticate(self) -> None:
         if self.receiver is CLIENT and self.authenticate is not None:
@@ -167,9 +168,8 @@ class ScriptedPeer:
 
     # Hearing
 
-    def listen(self) -> None:
-        """Take what the core has to say."""
-        self.transport.feed(self.core.data_to_send())
+    def _listen(self) -> None:
+        self.transport.feed(self.core.data_to_send(self.now))
         if self.transport.peer_version is None and self.transport.read_greeting() is None:
             return
         while (payload := self.transport.next_payload()) is not None:
@@ -230,7 +230,7 @@ class ScriptedPeer:
 
     def send_newkeys(self) -> None:
         """Send NEWKEYS, and use the new keys if there are any."""
-        self.transport.send_now(NewKeys().encode())
+        self.transport.send(NewKeys().encode())
         if self.keys is not None:
             is_client = self.role is CLIENT
             self.transport.install_sealer(
@@ -244,7 +244,7 @@ class ScriptedPeer:
                 ),
                 reset_sequence=self.is_strict,
             )
-        self._deliver()
+        self.deliver()
 
     def _derive(self, blob: bytes, init: bytes, reply: bytes, secret: bytes) -> bytes:
         ours = (self.identification.encode(), self._ours)

@@ -38,13 +38,13 @@ DEV_TUNNELS = "SSH-2.0-dev-tunnels-ssh_3.12.42"
 GARBAGE = b"\xff\xff\xff"
 
 
-def judge_attempt(event: AttemptMade) -> None:
+def judge_attempt(event: AttemptMade, now: float) -> None:
     """Let in whoever has a password, ask whoever wants to be asked."""
     match event.attempt:
         case KeyboardInteractiveAttempt():
-            event.challenge(Challenge(prompts=[Prompt("?")]))
+            event.challenge(Challenge(prompts=[Prompt("?")]), now)
         case _:
-            event.accept("principal")
+            event.accept("principal", now)
 
 
 REQUESTS: dict[str | None, Callable[[ClientAuthentication], None] | None] = {
@@ -83,8 +83,8 @@ class State:
         for name in self.script:
             peer.send(name)
         if self.starts_rekey:
-            peer.core.start_rekey()
-            peer.listen()
+            peer.core.start_rekey(peer.now)
+            peer.deliver()
         assert not peer.is_over
         return peer, self.model()
 
@@ -204,7 +204,7 @@ def check(verdict: Verdict, peer: ScriptedPeer, events: list[Event], replies: li
             assert [reply[0] for reply in replies] == [MessageNumber.UNIMPLEMENTED]
         case Verdict.ANSWERED:
             assert not told
-            assert len(replies) == (0 if peer.core.transport.is_holding else 1)
+            assert len(replies) == (0 if peer.core.exchanger.is_running else 1)
 
 
 def bodies(number: int, thorough: bool) -> tuple[str, ...]:
@@ -266,7 +266,8 @@ def test_no_message_counts_before_the_identification(role: Role, body: str) -> N
     for number in range(256):
         peer = ScriptedPeer(role)
         peer.transport.take_output()
-        peer.listen()
+        peer.deliver()
+        peer.events.clear()
         heard = len(peer.heard)
         if body == "minimal" and number in ASSIGNED:
             peer.send(MessageNumber(number).name)
@@ -330,7 +331,7 @@ def check_order(state: State, names: tuple[str, ...]) -> Verdict:
             told = len(peer.events)
             peer.send_payload(b"\x02")
             assert len(peer.events) == told
-            assert peer.core.data_to_send() == b""
+            assert peer.core.data_to_send(peer.now) == b""
             break
     return verdict
 

@@ -30,7 +30,7 @@ from peer_common import (
 def algorithm_options(arguments: argparse.Namespace) -> dict[str, Any]:
     chosen = {
         "kex_algs": arguments.kex,
-        "encryption_algs": arguments.ciphers,
+        "encryption_algs": arguments.ciphers and ",".join(arguments.ciphers),
         "mac_algs": arguments.macs,
         "rekey_bytes": arguments.rekey_bytes,
         "keepalive_interval": arguments.keep_alive,

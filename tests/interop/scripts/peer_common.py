@@ -24,6 +24,7 @@ does the same. A client's scenarios and the members of their ``result``:
 ``authenticate`` none
 ``echo``         through ``cat``: ``received``, ``status``
 ``bulk``         ``--bytes`` bytes through ``cat``: ``received`` (a count), ``sha256``, ``status``
+``upload``       ``--bytes`` bytes into ``DIGEST`` (paramiko only): ``sha256``, ``status``
 ``channels``     three ``cat`` at a time, each its own bytes: ``intact``, a list of booleans
 ``exec``         ``REPORT``: ``stdout``, ``stderr``, ``status``
 ``signal``       ``SIGNAL``: ``signal``
@@ -48,6 +49,8 @@ from collections.abc import Callable
 ECHO = "cat"
 REPORT = "printf output; printf errors >&2; exit 42"
 SIGNAL = "kill -TERM $$"
+DIGEST = "sha256sum"
+"""Not every peer has it: sshd and paramiko do."""
 DISCONNECT = "disconnect "
 """Followed by a number and the message: the server sends that DISCONNECT (not sshd)."""
 

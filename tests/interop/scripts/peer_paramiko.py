@@ -15,6 +15,7 @@ from typing import Any
 import paramiko
 from paramiko.common import cMSG_DISCONNECT
 from peer_common import (
+    DIGEST,
     DISCONNECT,
     ECHO,
     GREETING,
@@ -127,6 +128,10 @@ def run_command(transport: paramiko.Transport, channel: paramiko.Channel, comman
         while chunk := channel.recv(65536):
             channel.sendall(chunk)
         channel.send_exit_status(0)
+    elif command == DIGEST:
+        received = b"".join(iter(lambda: channel.recv(65536), b""))
+        channel.sendall(f"{sha256(received)}  -\n".encode())
+        channel.send_exit_status(0)
     elif command == REPORT:
         channel.sendall(b"output")
         channel.sendall_stderr(b"errors")
@@ -174,11 +179,11 @@ def serve(arguments: argparse.Namespace) -> None:
     sys.stdin.read()
 
 
-def exchange(transport: paramiko.Transport, data: bytes) -> tuple[bytes, int]:
-    """Send data through ``cat`` while reading, return what came back and the exit status."""
+def exchange(transport: paramiko.Transport, data: bytes, command: str = ECHO) -> tuple[bytes, int]:
+    """Send data to a command while reading, return what came back and the exit status."""
     channel = transport.open_session(timeout=TIME)
     channel.settimeout(TIME)
-    channel.exec_command(ECHO)
+    channel.exec_command(command)
 
     def send() -> None:
         channel.sendall(data)
@@ -228,6 +233,9 @@ def play(transport: paramiko.Transport, arguments: argparse.Namespace) -> None:
         case "bulk":
             received, status = exchange(transport, pattern(arguments.bytes))
             emit("result", received=len(received), sha256=sha256(received), status=status)
+        case "upload":
+            received, status = exchange(transport, pattern(arguments.bytes), DIGEST)
+            emit("result", sha256=received.decode().split()[0], status=status)
         case "channels":
             emit("result", intact=exchange_three(transport))
         case "exec":

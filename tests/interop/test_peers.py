@@ -1,0 +1,48 @@
+"""The peers with each other: what the other tests rely on, without anyssh."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from .conftest import Keys
+from .peers import require_peer
+from .scripts.peer_common import GREETING, pattern, sha256
+
+PAIRS = [
+    ("npm", "npm"),
+    ("npm", "asyncssh"),
+    ("asyncssh", "npm"),
+    ("openssh", "asyncssh"),
+    ("asyncssh", "openssh"),
+    ("paramiko", "openssh"),
+    ("openssh", "paramiko"),
+]
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.mark.parametrize("client_name, server_name", PAIRS)
+async def test_pair(keys: Keys, client_name: str, server_name: str) -> None:
+    client, server = require_peer(client_name), require_peer(server_name)
+    hosts = [keys.host["ecdsa384"], keys.host["rsa"]]
+    user: dict[str, Any] = {"user": server.user}
+    options = user | {"host_public_key": hosts, "key": [keys.user["ecdsa256"]]}
+    async with server.server(host_key=hosts, authorized=keys.authorized, **user) as running:
+        echo = await client.play(running.port, "echo", **options)
+        bulk = await client.play(running.port, "bulk", bytes=100_000, **options)
+        channels = await client.play(running.port, "channels", **options)
+        report = await client.play(running.port, "exec", **options)
+        stranger = options | {"key": [keys.stranger["ecdsa256"]]}
+        refused = await client.play(running.port, "echo", **stranger)
+    assert echo.one("result")["received"] == GREETING.decode()
+    assert bulk.one("result")["sha256"] == sha256(pattern(100_000))
+    assert channels.one("result")["intact"] == [True, True, True]
+    assert report.one("result")["stdout"] == "output"
+    assert report.one("result")["stderr"] == "errors"
+    assert report.one("result")["status"] == 42
+    assert refused.one("refused")
