@@ -95,6 +95,8 @@ class ScriptedPeer:
     :param receiver: the role of the core under test
     :param strict: whether the peer announces strict key exchange
     :param answers: what the application above the core says
+    :ivar host_key: a server's; may be changed on the way
+    :ivar signature: sent once in place of a right one, if not empty
     :param authenticate: what a client's application does once keys are exchanged
     """
 
@@ -130,6 +132,8 @@ class ScriptedPeer:
         self.events: list[Event] = []
         self.heard: list[bytes] = []
         self.session_id = b""
+        self.host_key = host_key()
+        self.signature = b""
         self.keys: Callable[[bytes, int], bytes] | None = None
         self._ours = self._theirs = self._their_init = b""
         self._share: ClientShare | None = None
@@ -219,14 +223,16 @@ class ScriptedPeer:
 
     def send_reply(self) -> None:
         """Send a server's answer; a right one if the client's value has come."""
-        blob = host_key().public_blob
+        blob = self.host_key.public_blob
         if not self._their_init:
             self.send_payload(KexDhReply(blob, bytes(32), wire.string("ssh-ed25519")).encode())
             return
         public, secret = METHOD.server_reply(self._their_init)
         digest = self._derive(blob, self._their_init, public, secret)
         self._their_init = b""
-        self.send_payload(KexDhReply(blob, public, host_key().sign(digest)).encode())
+        self.signature = self.signature or self.host_key.sign(digest)
+        self.send_payload(KexDhReply(blob, public, self.signature).encode())
+        self.signature = b""
 
     def send_newkeys(self) -> None:
         """Send NEWKEYS, and use the new keys if there are any."""
