@@ -23,6 +23,7 @@ from .errors import (
     ChannelOpenError,
     Disconnected,
     HostKeyError,
+    KeyExchangeFailed,
     KeyFormatError,
     LocalProtocolError,
     NegotiationError,
@@ -37,7 +38,18 @@ from .errors import (
     WrongPassphrase,
 )
 from .identification import PeerVersion
-from .keys import Key, generate_key
+from .keys import (
+    Key,
+    KeyFormat,
+    export_private_key,
+    export_private_key_file,
+    export_public_key,
+    export_public_key_file,
+    generate_key,
+    import_key,
+    import_key_file,
+    import_public_key,
+)
 from .protocol.authentication import (
     AuthAttempt,
     Challenge,
@@ -95,6 +107,8 @@ __all__ = [
     "KeepAliveSucceeded",
     "Key",
     "KeyExchange",
+    "KeyExchangeFailed",
+    "KeyFormat",
     "KeyFormatError",
     "KeyboardInteractiveAttempt",
     "Limits",
@@ -135,7 +149,14 @@ __all__ = [
     "WireError",
     "WrongPassphrase",
     "__version__",
+    "export_private_key",
+    "export_private_key_file",
+    "export_public_key",
+    "export_public_key_file",
     "generate_key",
+    "import_key",
+    "import_key_file",
+    "import_public_key",
     "messages",
     "pin",
     "wire",

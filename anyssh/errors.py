@@ -91,8 +91,8 @@ class NegotiationError(SSHError):
         self, kind: str, ours: Sequence[str], theirs: Sequence[str], hint: str = ""
     ) -> None:
         self.kind = kind
-        self.ours = tuple(ours)
-        self.theirs = tuple(theirs)
+        self.ours: tuple[str, ...] = tuple(ours)
+        self.theirs: tuple[str, ...] = tuple(theirs)
         text = f"no common {kind}: we offer {_listed(ours)}; the peer offers {_listed(theirs)}"
         super().__init__(f"{text}; {hint}" if hint else text)
 
@@ -120,7 +120,7 @@ class AuthenticationError(SSHError):
 
     def __init__(self, message: str, methods_left: Sequence[str] = ()) -> None:
         super().__init__(message)
-        self.methods_left = tuple(methods_left)
+        self.methods_left: tuple[str, ...] = tuple(methods_left)
 
 
 class Disconnected(SSHError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 from .errors import WireError
@@ -33,6 +34,7 @@ Buffer = bytes | bytearray | memoryview
 
 MAX_NAMES: Final = 256
 MAX_NAME_LIST_BYTES: Final = 16 * 1024
+MAX_REMEMBERED_BYTES: Final = 1024
 MAX_DISPLAY_CHARACTERS: Final = 256
 MAX_DISPLAY_LINES: Final = 64
 
@@ -105,6 +107,23 @@ def _escaped(character: str) -> str:
     if character.isprintable():
         return character
     return character.encode("unicode_escape").decode("ascii")
+
+
+# Peers of one kind all send the same lists.
+@lru_cache(maxsize=64)
+def _parse_names(data: bytes) -> tuple[str, ...]:
+    if not data:
+        return ()
+    if data.count(b",") >= MAX_NAMES:
+        raise WireError(f"a name-list of more than {MAX_NAMES} names")
+    try:
+        names = tuple(data.decode("ascii").split(","))
+    except UnicodeDecodeError:
+        raise WireError("a name-list must be ASCII") from None
+    for name in names:
+        if not 1 <= len(name) <= 64 or not name.isprintable() or " " in name:
+            raise WireError(f"not an algorithm name: {displayable(name)!r}")
+    return names
 
 
 class Reader:
@@ -182,18 +201,9 @@ class Reader:
         if size > MAX_NAME_LIST_BYTES:
             raise WireError(f"a name-list of {size} bytes; at most {MAX_NAME_LIST_BYTES} are read")
         data = self.raw(size)
-        if not data:
-            return ()
-        if data.count(b",") >= MAX_NAMES:
-            raise WireError(f"a name-list of more than {MAX_NAMES} names")
-        try:
-            names = tuple(data.decode("ascii").split(","))
-        except UnicodeDecodeError:
-            raise WireError("a name-list must be ASCII") from None
-        for name in names:
-            if not 1 <= len(name) <= 64 or not name.isprintable() or " " in name:
-                raise WireError(f"not an algorithm name: {displayable(name)!r}")
-        return names
+        return (
+            _parse_names(data) if size <= MAX_REMEMBERED_BYTES else _parse_names.__wrapped__(data)
+        )
 
     def rest(self) -> bytes:
         """Read all that is left."""

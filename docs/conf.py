@@ -18,13 +18,29 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented"
+autodoc_typehints = "signature"
+python_maximum_signature_line_length = 88
 autodoc_default_options = {"members": True, "show-inheritance": True}
 
 nitpicky = True
 # Only our own names can be resolved: the build must not need a network.
-nitpick_ignore_regex = [("py:.*", r"(?!anyssh\b).*")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!anyssh\b).*"),
+    ("py:class", r"anyssh\.testing\.(conformance\.Trial|faults\.Editor)"),
+]
+
+# Made by calls and not by their constructors.
+NOT_CONSTRUCTED = {
+    "anyssh.Channel",
+    "anyssh.ChannelOpening",
+    "anyssh.ClientSession",
+    "anyssh.IncomingRequest",
+    "anyssh.Key",
+    "anyssh.ServerSession",
+    "anyssh.Session",
+    "anyssh.StderrStream",
+    "anyssh.testing.MemoryStream",
+}
 
 
 def resolve_public_name(app: Any, env: Any, node: Any, content: Any) -> Any:
@@ -43,5 +59,13 @@ def resolve_public_name(app: Any, env: Any, node: Any, content: Any) -> Any:
     return None
 
 
+def hide_constructor(
+    app: Any, what: str, name: str, obj: Any, options: Any, signature: str, result: str
+) -> tuple[str, str] | None:
+    """Show no parameters of classes that nobody constructs."""
+    return ("", "") if name in NOT_CONSTRUCTED else None
+
+
 def setup(app: Any) -> None:
     app.connect("missing-reference", resolve_public_name)
+    app.connect("autodoc-process-signature", hide_constructor)

@@ -58,7 +58,7 @@ class X25519Pair:
         :param private: random unless given
         """
         self._private = X25519PrivateKey.generate() if private is None else private
-        self.public = self._private.public_key().public_bytes_raw()
+        self.public: bytes = self._private.public_key().public_bytes_raw()
 
     def agree(self, peer_public: Buffer) -> bytes:
         """Return the 32 bytes of the shared secret.
@@ -87,7 +87,7 @@ class EllipticCurvePair:
 
     def __init__(self, private: ec.EllipticCurvePrivateKey) -> None:
         self._private = private
-        self.public = private.public_key().public_bytes(
+        self.public: bytes = private.public_key().public_bytes(
             Encoding.X962, PublicFormat.UncompressedPoint
         )
 

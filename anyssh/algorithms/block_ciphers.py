@@ -39,7 +39,7 @@ class Authenticator:
     __slots__ = ("_copy", "size")
 
     def __init__(self, parameters: MacParameters, key: bytes) -> None:
-        self.size = parameters.key_size
+        self.size: int = parameters.key_size
         # A copy of a keyed state is several times quicker than to key one for each packet.
         self._copy = HMAC(key, _HASHES[parameters.hash_name]()).copy
 

@@ -74,7 +74,7 @@ class EncryptAndMacOpener:
         self._decrypt = decrypt
         self._authenticator = authenticator
         self._first_block = b""
-        self.trailer_size = authenticator.size
+        self.trailer_size: int = authenticator.size
 
     def packet_length(self, sequence: int, buffer: bytearray, offset: int) -> int:
         """Return the length field; see :meth:`PacketOpener.packet_length`."""

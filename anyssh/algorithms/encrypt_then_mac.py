@@ -66,7 +66,7 @@ class EncryptThenMacOpener:
     def __init__(self, decrypt: Callable[[Buffer], bytes], authenticator: Authenticator) -> None:
         self._decrypt = decrypt
         self._authenticator = authenticator
-        self.trailer_size = authenticator.size
+        self.trailer_size: int = authenticator.size
 
     def packet_length(self, sequence: int, buffer: bytearray, offset: int) -> int:
         """Return the length field; see :meth:`PacketOpener.packet_length`."""

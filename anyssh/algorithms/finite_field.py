@@ -83,7 +83,7 @@ class DiffieHellmanPair:
             exponent = secrets.randbits(bits) | 1 << (bits - 1)
         self._group = group
         self._exponent = exponent
-        self.public = _mpint_contents(pow(2, exponent, group.prime))
+        self.public: bytes = _mpint_contents(pow(2, exponent, group.prime))
 
     def agree(self, peer_public: Buffer) -> bytes:
         """Return the shared secret, big-endian.

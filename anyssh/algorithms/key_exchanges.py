@@ -31,7 +31,7 @@ class ClientShare(ABC):
     __slots__ = ("public",)
 
     def __init__(self, public: bytes) -> None:
-        self.public = public
+        self.public: bytes = public
 
     @abstractmethod
     def finish(self, server_public: bytes) -> bytes:
@@ -52,8 +52,8 @@ class KeyExchangeAlgorithm(ABC):
     __slots__ = ("hash_name", "name")
 
     def __init__(self, name: str, hash_name: str) -> None:
-        self.name = name
-        self.hash_name = hash_name
+        self.name: str = name
+        self.hash_name: str = hash_name
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"

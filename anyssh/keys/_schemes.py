@@ -146,12 +146,12 @@ class EcdsaScheme:
     def __init__(
         self, curve_name: str, curve: ec.EllipticCurve, order: int, digest: hashes.HashAlgorithm
     ) -> None:
-        self.algorithm = f"ecdsa-sha2-{curve_name}"
+        self.algorithm: str = f"ecdsa-sha2-{curve_name}"
         self.signature_algorithms: tuple[str, ...] = (self.algorithm,)
         self.curve_name = curve_name
         self.curve = curve
         self.order = order
-        self.coordinate_size = (curve.key_size + 7) // 8
+        self.coordinate_size: int = (curve.key_size + 7) // 8
         self._ecdsa = ec.ECDSA(digest)
 
     def read_public(self, reader: Reader) -> ec.EllipticCurvePublicKey:

@@ -89,12 +89,15 @@ def argon2_key(
     """Derive a key with Argon2 (RFC 9106).
 
     :param flavour: ``"Argon2d"``, ``"Argon2i"`` or ``"Argon2id"``
+    :raises KeyFormatError: a parameter is out of bounds, or the flavour cannot be computed
     """
     from cryptography.hazmat.primitives.kdf import argon2
 
-    function: Any = getattr(argon2, flavour, None)
-    if flavour not in ("Argon2d", "Argon2i", "Argon2id") or function is None:
+    if flavour not in ("Argon2d", "Argon2i", "Argon2id"):
         raise KeyFormatError("not a key derivation that we know")
+    function: Any = getattr(argon2, flavour, None)
+    if function is None:  # all but Argon2id came later than the oldest version we work with
+        raise KeyFormatError(f"the installed version of cryptography is too old for {flavour}")
     if (
         not 1 <= lanes <= MAX_ARGON2_LANES
         or not 8 * lanes <= kibibytes <= MAX_ARGON2_KIBIBYTES

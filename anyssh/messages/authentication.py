@@ -6,7 +6,7 @@ structure each. Number 60 has a meaning per method; the state that expects it ch
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 from .. import wire
 from ..constants import MessageNumber
@@ -55,7 +55,7 @@ class UserauthRequest(Message):
         :class:`KeyboardInteractiveFields`
     """
 
-    number = MessageNumber.USERAUTH_REQUEST
+    number: ClassVar[int] = MessageNumber.USERAUTH_REQUEST
 
     user_name: str = text()
     service_name: str = text()
@@ -120,7 +120,7 @@ class KeyboardInteractiveFields(Structure):
 class UserauthFailure(Message):
     """A refusal, with the methods that could still succeed (RFC 4252 section 5.1)."""
 
-    number = MessageNumber.USERAUTH_FAILURE
+    number: ClassVar[int] = MessageNumber.USERAUTH_FAILURE
 
     authentications_that_can_continue: tuple[str, ...] = name_list()
     partial_success: bool = boolean(default=False)
@@ -130,14 +130,14 @@ class UserauthFailure(Message):
 class UserauthSuccess(Message):
     """The client is authenticated (RFC 4252 section 5.1)."""
 
-    number = MessageNumber.USERAUTH_SUCCESS
+    number: ClassVar[int] = MessageNumber.USERAUTH_SUCCESS
 
 
 @declared
 class UserauthBanner(Message):
     """A text to show before authentication (RFC 4252 section 5.4)."""
 
-    number = MessageNumber.USERAUTH_BANNER
+    number: ClassVar[int] = MessageNumber.USERAUTH_BANNER
 
     message: str = lenient_text()
     language: str = lenient_text(default="", optional=True)
@@ -147,7 +147,7 @@ class UserauthBanner(Message):
 class UserauthPkOk(Message):
     """The key that was asked about would be accepted (RFC 4252 section 7)."""
 
-    number = MessageNumber.USERAUTH_PK_OK
+    number: ClassVar[int] = MessageNumber.USERAUTH_PK_OK
 
     algorithm: str = text()
     public_key: bytes = string()
@@ -193,7 +193,7 @@ def _read_grouped_prompts(reader: wire.Reader) -> tuple[Prompt, ...]:
 class UserauthInfoRequest(Message):
     """Questions to the user (RFC 4256 section 3.2); at most 16 prompts are read."""
 
-    number = MessageNumber.USERAUTH_INFO_REQUEST
+    number: ClassVar[int] = MessageNumber.USERAUTH_INFO_REQUEST
 
     name: str = lenient_text()
     instruction: str = lenient_text()
@@ -221,6 +221,6 @@ def _read_responses(reader: wire.Reader) -> tuple[str, ...]:
 class UserauthInfoResponse(Message):
     """The user's answers, one per prompt (RFC 4256 section 3.4); at most 16 are read."""
 
-    number = MessageNumber.USERAUTH_INFO_RESPONSE
+    number: ClassVar[int] = MessageNumber.USERAUTH_INFO_RESPONSE
 
     responses: tuple[str, ...] = coded(Codec(_write_responses, _read_responses), secret=True)

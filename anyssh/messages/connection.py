@@ -8,7 +8,7 @@ several times as much; what they do not take at first glance goes the generic wa
 from __future__ import annotations
 
 import struct
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 from .. import wire
 from ..constants import MessageNumber
@@ -45,7 +45,7 @@ _WINDOW_ADJUST: Final = struct.Struct(">BII")
 class GlobalRequest(Message):
     """A request about the whole connection (RFC 4254 section 4)."""
 
-    number = MessageNumber.GLOBAL_REQUEST
+    number: ClassVar[int] = MessageNumber.GLOBAL_REQUEST
 
     request_name: str = text()
     want_reply: bool = boolean()
@@ -56,7 +56,7 @@ class GlobalRequest(Message):
 class RequestSuccess(Message):
     """A global request was granted (RFC 4254 section 4)."""
 
-    number = MessageNumber.REQUEST_SUCCESS
+    number: ClassVar[int] = MessageNumber.REQUEST_SUCCESS
 
     payload: bytes = rest(default=b"")
 
@@ -68,7 +68,7 @@ class RequestFailure(Message):
     :ivar payload: nothing, but for :class:`~anyssh.messages.SessionReconnectFailure`
     """
 
-    number = MessageNumber.REQUEST_FAILURE
+    number: ClassVar[int] = MessageNumber.REQUEST_FAILURE
 
     payload: bytes = rest(default=b"")
 
@@ -82,7 +82,7 @@ class ChannelOpen(Message):
     :ivar maximum_packet_size: bytes of data in one message to the sender
     """
 
-    number = MessageNumber.CHANNEL_OPEN
+    number: ClassVar[int] = MessageNumber.CHANNEL_OPEN
 
     channel_type: str = text()
     sender_channel: int = uint32()
@@ -95,7 +95,7 @@ class ChannelOpen(Message):
 class ChannelOpenConfirmation(Message):
     """The channel is open (RFC 4254 section 5.1)."""
 
-    number = MessageNumber.CHANNEL_OPEN_CONFIRMATION
+    number: ClassVar[int] = MessageNumber.CHANNEL_OPEN_CONFIRMATION
 
     recipient_channel: int = uint32()
     sender_channel: int = uint32()
@@ -108,7 +108,7 @@ class ChannelOpenConfirmation(Message):
 class ChannelOpenFailure(Message):
     """The channel was refused (RFC 4254 section 5.1). Some peers end after the reason."""
 
-    number = MessageNumber.CHANNEL_OPEN_FAILURE
+    number: ClassVar[int] = MessageNumber.CHANNEL_OPEN_FAILURE
 
     recipient_channel: int = uint32()
     reason_code: int = uint32()
@@ -120,7 +120,7 @@ class ChannelOpenFailure(Message):
 class ChannelWindowAdjust(Message):
     """Room for more data (RFC 4254 section 5.2)."""
 
-    number = MessageNumber.CHANNEL_WINDOW_ADJUST
+    number: ClassVar[int] = MessageNumber.CHANNEL_WINDOW_ADJUST
 
     recipient_channel: int = uint32()
     bytes_to_add: int = uint32()
@@ -154,7 +154,7 @@ class ChannelWindowAdjust(Message):
 class ChannelData(Message):
     """Bytes of a channel (RFC 4254 section 5.2)."""
 
-    number = MessageNumber.CHANNEL_DATA
+    number: ClassVar[int] = MessageNumber.CHANNEL_DATA
 
     recipient_channel: int = uint32()
     data: bytes = string()
@@ -188,7 +188,7 @@ class ChannelData(Message):
 class ChannelExtendedData(Message):
     """Bytes of a second kind, such as standard error (RFC 4254 section 5.2)."""
 
-    number = MessageNumber.CHANNEL_EXTENDED_DATA
+    number: ClassVar[int] = MessageNumber.CHANNEL_EXTENDED_DATA
 
     recipient_channel: int = uint32()
     data_type_code: int = uint32()
@@ -226,7 +226,7 @@ class ChannelExtendedData(Message):
 class ChannelEof(Message):
     """The sender will send no more data (RFC 4254 section 5.3)."""
 
-    number = MessageNumber.CHANNEL_EOF
+    number: ClassVar[int] = MessageNumber.CHANNEL_EOF
 
     recipient_channel: int = uint32()
 
@@ -235,7 +235,7 @@ class ChannelEof(Message):
 class ChannelClose(Message):
     """The sender is done with the channel (RFC 4254 section 5.3)."""
 
-    number = MessageNumber.CHANNEL_CLOSE
+    number: ClassVar[int] = MessageNumber.CHANNEL_CLOSE
 
     recipient_channel: int = uint32()
 
@@ -244,7 +244,7 @@ class ChannelClose(Message):
 class ChannelRequest(Message):
     """A request about one channel (RFC 4254 section 5.4)."""
 
-    number = MessageNumber.CHANNEL_REQUEST
+    number: ClassVar[int] = MessageNumber.CHANNEL_REQUEST
 
     recipient_channel: int = uint32()
     request_type: str = text()
@@ -256,7 +256,7 @@ class ChannelRequest(Message):
 class ChannelSuccess(Message):
     """A channel request was granted (RFC 4254 section 5.4)."""
 
-    number = MessageNumber.CHANNEL_SUCCESS
+    number: ClassVar[int] = MessageNumber.CHANNEL_SUCCESS
 
     recipient_channel: int = uint32()
 
@@ -265,7 +265,7 @@ class ChannelSuccess(Message):
 class ChannelFailure(Message):
     """A channel request was refused (RFC 4254 section 5.4)."""
 
-    number = MessageNumber.CHANNEL_FAILURE
+    number: ClassVar[int] = MessageNumber.CHANNEL_FAILURE
 
     recipient_channel: int = uint32()
 

@@ -4,7 +4,7 @@ A message is a dataclass with slots whose fields name their wire form::
 
     @declared
     class Disconnect(Message):
-        number = MessageNumber.DISCONNECT
+        number: ClassVar[int] = MessageNumber.DISCONNECT
 
         reason: int = uint32()
         description: str = lenient_text(default="")

@@ -29,8 +29,8 @@ class TcpipForward(Structure):
     :ivar port: 0 lets the peer choose
     """
 
-    request_name: ClassVar = "tcpip-forward"
-    cancel_request_name: ClassVar = "cancel-tcpip-forward"
+    request_name: ClassVar[str] = "tcpip-forward"
+    cancel_request_name: ClassVar[str] = "cancel-tcpip-forward"
 
     address_to_bind: str = text()
     port: int = uint32()
@@ -54,7 +54,7 @@ class ForwardedTcpip(Structure):
     :ivar port: the port that was connected to
     """
 
-    channel_type: ClassVar = "forwarded-tcpip"
+    channel_type: ClassVar[str] = "forwarded-tcpip"
 
     host: str = text()
     port: int = uint32()
@@ -70,7 +70,7 @@ class DirectTcpip(Structure):
     :ivar port: the port to connect to
     """
 
-    channel_type: ClassVar = "direct-tcpip"
+    channel_type: ClassVar[str] = "direct-tcpip"
 
     host: str = text()
     port: int = uint32()
@@ -82,8 +82,8 @@ class DirectTcpip(Structure):
 class StreamLocalForward(Structure):
     """The socket path that the peer shall listen on, or shall listen on no more."""
 
-    request_name: ClassVar = "streamlocal-forward@openssh.com"
-    cancel_request_name: ClassVar = "cancel-streamlocal-forward@openssh.com"
+    request_name: ClassVar[str] = "streamlocal-forward@openssh.com"
+    cancel_request_name: ClassVar[str] = "cancel-streamlocal-forward@openssh.com"
 
     socket_path: str = system_text()
 
@@ -92,7 +92,7 @@ class StreamLocalForward(Structure):
 class ForwardedStreamLocal(Structure):
     """A connection that arrived at a socket that the peer listens on for us."""
 
-    channel_type: ClassVar = "forwarded-streamlocal@openssh.com"
+    channel_type: ClassVar[str] = "forwarded-streamlocal@openssh.com"
 
     socket_path: str = system_text()
     reserved: bytes = string(default=b"")
@@ -102,7 +102,7 @@ class ForwardedStreamLocal(Structure):
 class DirectStreamLocal(Structure):
     """A connection to a socket that the peer shall make."""
 
-    channel_type: ClassVar = "direct-streamlocal@openssh.com"
+    channel_type: ClassVar[str] = "direct-streamlocal@openssh.com"
 
     socket_path: str = system_text()
     reserved_string: bytes = string(default=b"")

@@ -38,7 +38,7 @@ class PtyRequest(Structure):
     :ivar encoded_modes: opcodes and arguments (section 8)
     """
 
-    request_type: ClassVar = "pty-req"
+    request_type: ClassVar[str] = "pty-req"
 
     term: str = text()
     width_characters: int = uint32()
@@ -52,7 +52,7 @@ class PtyRequest(Structure):
 class EnvRequest(Structure):
     """An environment variable to set (RFC 4254 section 6.4)."""
 
-    request_type: ClassVar = "env"
+    request_type: ClassVar[str] = "env"
 
     variable_name: str = system_text()
     variable_value: str = system_text()
@@ -66,7 +66,7 @@ class ExecRequest(Structure):
         :func:`os.fsdecode`, so that the command can be passed on unchanged
     """
 
-    request_type: ClassVar = "exec"
+    request_type: ClassVar[str] = "exec"
 
     command: str = system_text()
 
@@ -75,7 +75,7 @@ class ExecRequest(Structure):
 class SubsystemRequest(Structure):
     """A subsystem to start (RFC 4254 section 6.5)."""
 
-    request_type: ClassVar = "subsystem"
+    request_type: ClassVar[str] = "subsystem"
 
     subsystem_name: str = text()
 
@@ -84,7 +84,7 @@ class SubsystemRequest(Structure):
 class WindowChange(Structure):
     """The terminal's new size (RFC 4254 section 6.7)."""
 
-    request_type: ClassVar = "window-change"
+    request_type: ClassVar[str] = "window-change"
 
     width_characters: int = uint32()
     height_rows: int = uint32()
@@ -99,7 +99,7 @@ class Signal(Structure):
     :ivar signal_name: without the ``SIG`` that systems put before it
     """
 
-    request_type: ClassVar = "signal"
+    request_type: ClassVar[str] = "signal"
 
     signal_name: str = text()
 
@@ -108,7 +108,7 @@ class Signal(Structure):
 class ExitStatus(Structure):
     """How a command ended by itself (RFC 4254 section 6.10)."""
 
-    request_type: ClassVar = "exit-status"
+    request_type: ClassVar[str] = "exit-status"
 
     exit_status: int = uint32()
 
@@ -117,7 +117,7 @@ class ExitStatus(Structure):
 class ExitSignal(Structure):
     """How a command was ended by a signal (RFC 4254 section 6.10)."""
 
-    request_type: ClassVar = "exit-signal"
+    request_type: ClassVar[str] = "exit-signal"
 
     signal_name: str = text()
     core_dumped: bool = boolean(default=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 from .. import wire
 from ..constants import MessageNumber
@@ -45,7 +45,7 @@ MAX_KEXINIT_BYTES: Final = 16 * 1024
 class Disconnect(Message):
     """The end of the connection (RFC 4253 section 11.1). Some peers leave out the language."""
 
-    number = MessageNumber.DISCONNECT
+    number: ClassVar[int] = MessageNumber.DISCONNECT
 
     reason: int = uint32()
     description: str = lenient_text(default="")
@@ -56,7 +56,7 @@ class Disconnect(Message):
 class Ignore(Message):
     """Bytes without meaning (RFC 4253 section 11.2). Some peers leave out even the string."""
 
-    number = MessageNumber.IGNORE
+    number: ClassVar[int] = MessageNumber.IGNORE
 
     data: bytes = string(default=b"", optional=True)
 
@@ -68,7 +68,7 @@ class Unimplemented(Message):
     :ivar sequence_number: the refused packet's number, its low 32 bits
     """
 
-    number = MessageNumber.UNIMPLEMENTED
+    number: ClassVar[int] = MessageNumber.UNIMPLEMENTED
 
     sequence_number: int = uint32()
 
@@ -77,7 +77,7 @@ class Unimplemented(Message):
 class Debug(Message):
     """A text that may help in finding a fault (RFC 4253 section 11.3)."""
 
-    number = MessageNumber.DEBUG
+    number: ClassVar[int] = MessageNumber.DEBUG
 
     always_display: bool = boolean()
     message: str = lenient_text()
@@ -88,7 +88,7 @@ class Debug(Message):
 class ServiceRequest(Message):
     """The wish to use a service (RFC 4253 section 10)."""
 
-    number = MessageNumber.SERVICE_REQUEST
+    number: ClassVar[int] = MessageNumber.SERVICE_REQUEST
 
     service_name: str = text()
 
@@ -97,7 +97,7 @@ class ServiceRequest(Message):
 class ServiceAccept(Message):
     """The grant of a service (RFC 4253 section 10)."""
 
-    number = MessageNumber.SERVICE_ACCEPT
+    number: ClassVar[int] = MessageNumber.SERVICE_ACCEPT
 
     service_name: str = text()
 
@@ -125,7 +125,7 @@ class ExtInfo(Message):
     At most 64 entries in 16 KiB are read. Of entries with one name the last one counts.
     """
 
-    number = MessageNumber.EXT_INFO
+    number: ClassVar[int] = MessageNumber.EXT_INFO
 
     extensions: dict[str, bytes] = coded(Codec(_write_extensions, _read_extensions))
 
@@ -137,7 +137,7 @@ class KexInit(Message):
     :ivar cookie: 16 random bytes
     """
 
-    number = MessageNumber.KEXINIT
+    number: ClassVar[int] = MessageNumber.KEXINIT
 
     cookie: bytes = fixed_bytes(16)
     kex_algorithms: tuple[str, ...] = name_list()
@@ -170,7 +170,7 @@ class KexInit(Message):
 class NewKeys(Message):
     """From here on the sender uses the new keys (RFC 4253 section 7.3)."""
 
-    number = MessageNumber.NEWKEYS
+    number: ClassVar[int] = MessageNumber.NEWKEYS
 
 
 @declared
@@ -181,7 +181,7 @@ class KexDhInit(Message):
     finite-field Diffie-Hellman, a point for ECDH, and key and ciphertext for a hybrid method.
     """
 
-    number = MessageNumber.KEX_INIT
+    number: ClassVar[int] = MessageNumber.KEX_INIT
 
     client_public: bytes = string()
 
@@ -193,7 +193,7 @@ class KexDhReply(Message):
     The public value has the form that :class:`KexDhInit` tells.
     """
 
-    number = MessageNumber.KEX_REPLY
+    number: ClassVar[int] = MessageNumber.KEX_REPLY
 
     host_key: bytes = string()
     server_public: bytes = string()

@@ -69,8 +69,8 @@ class ReceiveWindow:
     __slots__ = ("_consumed", "limit", "remaining")
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.remaining = limit
+        self.limit: int = limit
+        self.remaining: int = limit
         self._consumed = 0
 
     def take(self, size: int) -> None:
@@ -130,8 +130,8 @@ class RequestLine:
 
     def __init__(self) -> None:
         self._requests: deque[PendingRequest] = deque()
-        self.undecided = 0
-        self.size = 0
+        self.undecided: int = 0
+        self.size: int = 0
 
     def __len__(self) -> int:
         return len(self._requests)

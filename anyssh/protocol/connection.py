@@ -115,7 +115,7 @@ class Connection:
         self._attachment = _Attachment.NEVER
         self._link: Link | None = None
         self._held: deque[bytes] = deque()
-        self.held_size = 0
+        self.held_size: int = 0
         self._channels: dict[int, ChannelState] = {}
         self._remote_ids: set[int] = set()
         self._closing: dict[int, ChannelState] = {}
@@ -126,7 +126,7 @@ class Connection:
         self._kept_bytes = 0
         self._replies: deque[ReplySlot] = deque()
         self._requests = RequestLine()
-        self.peer_has_used_it = False
+        self.peer_has_used_it: bool = False
         self.handlers: dict[int, Callable[[Buffer], None]] = {
             MessageNumber.GLOBAL_REQUEST: self._global_request,
             MessageNumber.REQUEST_SUCCESS: self._request_success,

@@ -120,10 +120,10 @@ class Core:
         self._events: list[Event] = []
         self._phase = Phase.VERSION
         self._rules = _ACCEPTANCE[role][Phase.VERSION]
-        self.transport = Transport(
+        self.transport: Transport = Transport(
             role, config.limits, identification, random, self._trace_sent if trace else None
         )
-        self.exchanger = KeyExchanger(
+        self.exchanger: KeyExchanger = KeyExchanger(
             role,
             config,
             self.transport,
@@ -147,7 +147,7 @@ class Core:
         self._late_ext_info_message = 0
         self._pending_service: str | None = None
         self._deadline: float | None = now + limits.version_time
-        self.has_backlog = False
+        self.has_backlog: bool = False
         self._conditions = self._condition_table()
         self._handlers = self._handler_table()
         self.exchanger.start()
@@ -256,14 +256,22 @@ class Core:
         """Return when :meth:`handle_timeout` has something to do, in monotonic seconds."""
         if self._phase is Phase.TERMINATED:
             return None
-        deadlines = [self._deadline]
+        earliest = self._deadline
         if self._phase is Phase.RUNNING:
-            deadlines.append(self._keep_alive.deadline)
-            if self.config.is_secure and not self.exchanger.is_running:
-                deadlines.append(self._rekeying.deadline)
+            others = (self._keep_alive.deadline, self._rekey_deadline())
         elif self._authentication is not None:
-            deadlines.append(self._authentication.deadline)
-        return min((time for time in deadlines if time is not None), default=None)
+            others = (self._authentication.deadline, None)
+        else:
+            return earliest
+        for deadline in others:
+            if deadline is not None and (earliest is None or deadline < earliest):
+                earliest = deadline
+        return earliest
+
+    def _rekey_deadline(self) -> float | None:
+        if self.exchanger.is_running or not self.config.is_secure:
+            return None
+        return self._rekeying.deadline
 
     def handle_timeout(self, now: float) -> list[Event]:
         """Do what is due; return what that brought about."""

@@ -123,13 +123,13 @@ class KeyExchanger:
         self._guard = guard
         self._on_complete = on_complete
         self._exchange: _Exchange | None = None
-        self.session_id = b""
+        self.session_id: bytes = b""
         self.algorithms: Algorithms | None = None
         self.host_key: Key | None = None
-        self.host_key_is_accepted = False
-        self.is_strict = False
-        self.peer_wants_ext_info = False
-        self.completed_count = 0
+        self.host_key_is_accepted: bool = False
+        self.is_strict: bool = False
+        self.peer_wants_ext_info: bool = False
+        self.completed_count: int = 0
 
     # State that the acceptance table asks for
 

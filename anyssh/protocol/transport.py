@@ -75,15 +75,15 @@ class Transport:
         self._max_packet_length = limits.unauthenticated_packet_size
         self._sealer: PacketSealer = clear_sealer(random)
         self._opener: PacketOpener = clear_opener()
-        self.send_sequence = 0
-        self.receive_sequence = 0
+        self.send_sequence: int = 0
+        self.receive_sequence: int = 0
         line = identification.encode("ascii") + b"\r\n"
         self._output: list[bytes] = [line]
         self._output_size = len(line)
-        self.bytes_sent = len(line)
-        self.bytes_received = 0
-        self.messages_sent = 0
-        self.messages_received = 0
+        self.bytes_sent: int = len(line)
+        self.bytes_received: int = 0
+        self.messages_sent: int = 0
+        self.messages_received: int = 0
 
     @property
     def traffic(self) -> Traffic:

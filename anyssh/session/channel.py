@@ -7,7 +7,7 @@ the core as far as the window and the output bound allow, and waits for more roo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,7 +24,7 @@ from ._bytes import ByteQueue
 from ._waiting import Notice
 from .attributes import SSHAttribute
 from .metrics import ChannelMetrics
-from .requests import ChannelRequest, Reply, RequestIterator, RequestQueue
+from .requests import ChannelRequest, IncomingRequest, Reply, RequestIterator, RequestQueue
 
 if TYPE_CHECKING:
     from .session import Session
@@ -276,7 +276,7 @@ class Channel(ByteStream):
 
     # Requests
 
-    def requests(self) -> RequestIterator:
+    def requests(self) -> AsyncIterator[IncomingRequest]:
         """Iterate over the peer's requests; the iteration ends with the channel.
 
         Until this is called, up to 16 requests are held. A channel whose bytes are used without

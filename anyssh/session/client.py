@@ -58,6 +58,7 @@ class ClientSession(Session):
         self._verify_host = verify_host
         self._credentials = credentials
         self._authenticator: Authenticator | None = None
+        self._presented: HostKeyPresented | None = None
         self._authenticating = ResourceGuard("authenticating with")
         self._banner = ""
 
@@ -132,14 +133,12 @@ class ClientSession(Session):
 
     async def _set_up(self) -> None:
         exchanger = self._core.exchanger
-        if not self._config.is_secure:
-            await self._wait_until(lambda: exchanger.completed_count > 0)
-            return
-        await self._wait_until(
-            lambda: exchanger.completed_count > 0 and exchanger.host_key_is_accepted
-        )
+        if self._config.is_secure:
+            await self._wait_until(lambda: self._presented is not None)
+            await self._judge_host_key()
+        await self._wait_until(lambda: exchanger.completed_count > 0)
         if self._credentials is not None:
-            await self.authenticate(self._credentials)
+            await self._authenticate(self._credentials)
 
     async def authenticate(self, credentials: ClientCredentials) -> None:
         """Prove who we are, with one credential after the other until the server is satisfied.
@@ -150,6 +149,9 @@ class ClientSession(Session):
         :raises SSHError: the session has ended
         """
         await anyio.lowlevel.checkpoint()
+        await self._authenticate(credentials)
+
+    async def _authenticate(self, credentials: ClientCredentials) -> None:
         self._progress(Progress.STARTING_AUTHENTICATION)
         self._trace(TraceId.SESSION_AUTHENTICATING, TraceLevel.INFO, f"as {credentials.username!r}")
         try:
@@ -191,19 +193,24 @@ class ClientSession(Session):
     def _handle(self, event: Event) -> None:
         match event:
             case HostKeyPresented():
-                self._services.start_soon(self._judge_host_key, event)
+                self._presented = event
+                self._changed.notify()
             case AuthenticationFailed() | KeyAccepted() | ChallengeReceived() | Authenticated():
                 if self._authenticator is not None:
                     self._authenticator.reply_received(event)
             case BannerReceived(message):
                 self._banner += message
 
-    async def _judge_host_key(self, event: HostKeyPresented) -> None:
+    async def _judge_host_key(self) -> None:
+        event = self._presented
+        if event is None:
+            return
         presented = PresentedHostKey(event.key, self.peer_version, self._remote_address())
         try:
             with anyio.fail_after(self._config.limits.handler_time):
-                verdict = await self._ask_verifier(presented)
+                verdict = await self._until_end(self._ask_verifier, presented)
         except Exception as error:
+            self._require_alive()
             self._reject_host_key(event, error)
         else:
             if verdict is True:
@@ -211,6 +218,7 @@ class ClientSession(Session):
             else:
                 self._reject_host_key(event, None)
         self._advance()
+        self._require_alive()
 
     async def _ask_verifier(self, presented: PresentedHostKey) -> bool:
         if self._verify_host is None:

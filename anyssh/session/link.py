@@ -1,7 +1,8 @@
 """One byte stream under a session: a reader, a writer and a timer around one core.
 
 The reader awaits nothing but the stream, so nobody can hold it up. The writer is the only one that
-sends, so packets are never torn by a cancelled user. Both end soon after the core has: the writer
+awaits sending, so packets are never torn by a cancelled user; while it is idle, a plain socket is
+written to at once by whoever has something to say. Both end soon after the core has: the writer
 once the last words are out, the reader once the peer has closed its side or time is up.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from logging import getLogger
+from logging import Logger, getLogger
 from typing import Final
 
 import anyio
@@ -21,6 +22,7 @@ from ..config import Limits
 from ..errors import SSHError
 from ..protocol import Core, Phase
 from ..protocol.events import Event
+from ._direct import DirectWriter
 from ._waiting import Notice
 
 __all__ = ["Link"]
@@ -28,7 +30,7 @@ __all__ = ["Link"]
 RECEIVE_BYTES: Final = 256 * 1024
 
 
-logger = getLogger("anyssh")
+logger: Logger = getLogger("anyssh")
 
 
 class _StreamFailed(Exception):
@@ -57,6 +59,9 @@ class Link:
             if isinstance(stream, ByteReceiveStream)
             else stream.receive
         )
+        self._direct: DirectWriter | None = None
+        self._writer_is_idle = False
+        self._rest = b""
         self._output = Notice()
         self._deadline_moved = Notice()
         self._sleeping_until = math.inf
@@ -80,6 +85,8 @@ class Link:
 
     def hurry(self) -> None:
         """Give the goodbye no more time than :attr:`Limits.disconnect_time`."""
+        if self._finished.is_set():
+            return
         deadline = anyio.current_time() + self._limits.disconnect_time
         self._writing.deadline = min(self._writing.deadline, deadline)
         self._reading.cancel()
@@ -102,19 +109,39 @@ class Link:
                     await self._read()
                     self._tell_core(self._core.receive_eof)
                     await self._written.wait()
-                    tasks.cancel_scope.cancel()
             finally:
                 await self._close_stream()
                 self._finished.set()
 
     def advance(self, events: list[Event]) -> None:
-        """Hand events on, then let the writer and the timer look at what has changed."""
-        if events:
+        """Hand events on, then see to output and deadline."""
+        core = self._core
+        while events:
             self._dispatch(events)
-        self._output.notify()
+            events = core.poll_events()
+        if core.transport.pending or core.phase is Phase.TERMINATED:
+            self._write_soon()
         self._check_deadline()
+
+    def _write_soon(self) -> None:
+        if self._writer_is_idle and self._direct is not None:
+            self._write_at_once(self._direct)
         if self._core.phase is Phase.TERMINATED:
             self.give_last_time()
+            self._output.notify()
+            self._deadline_moved.notify()
+        elif self._rest or self._core.transport.pending:
+            self._output.notify()
+
+    def _write_at_once(self, direct: DirectWriter) -> None:
+        data = self._core.data_to_send(anyio.current_time())
+        written = direct.write(data)
+        if written < len(data):
+            self._writer_is_idle = False
+            self._rest = data[written:]
+        events = self._core.poll_events()
+        if events:
+            self._dispatch(events)
 
     # Reading
 
@@ -156,21 +183,28 @@ class Link:
     # Writing
 
     async def _write(self) -> None:
+        self._direct = DirectWriter.open(self._stream)
         try:
             with self._writing:
                 while self._core.phase is not Phase.TERMINATED:
                     await self._write_pending()
+                    self._writer_is_idle = True
                     await self._output.wait()
+                    self._writer_is_idle = False
                 await self._write_pending()
                 await self._send_eof()
         except _StreamFailed:
             # The peer's last words may still be on their way to the reader.
             self.give_last_time()
         finally:
+            self._writer_is_idle = False
             self._written.set()
 
     async def _write_pending(self) -> None:
         while True:
+            if self._rest:
+                rest, self._rest = self._rest, b""
+                await self._send(rest)
             data = self._core.data_to_send(anyio.current_time())
             events = self._core.poll_events()
             if events:
@@ -197,6 +231,9 @@ class Link:
             self._lost(error)
 
     async def _close_stream(self) -> None:
+        if self._direct is not None:
+            self._direct.close()
+            self._direct = None
         with anyio.CancelScope(shield=True, deadline=anyio.current_time() + 1):
             try:
                 await self._stream.aclose()
@@ -211,7 +248,7 @@ class Link:
             self._deadline_moved.notify()
 
     async def _watch_deadline(self) -> None:
-        while True:
+        while self._core.phase is not Phase.TERMINATED:
             deadline = self._core.next_deadline()
             self._sleeping_until = math.inf if deadline is None else deadline
             with anyio.CancelScope(deadline=self._sleeping_until):

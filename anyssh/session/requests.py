@@ -69,9 +69,9 @@ class IncomingRequest:
     def __init__(self, session: _Answering, pending: PendingRequest) -> None:
         self._session = session
         self._pending = pending
-        self.name = pending.name
-        self.payload = pending.payload
-        self.want_reply = pending.want_reply
+        self.name: str = pending.name
+        self.payload: bytes = pending.payload
+        self.want_reply: bool = pending.want_reply
 
     async def accept(self, payload: bytes = b"") -> None:
         """Grant the request.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from logging import getLogger
+from logging import Logger, getLogger
 from typing import Any, TypeVar
 
 import anyio
@@ -29,7 +29,7 @@ from .signing import public_key_of
 
 __all__ = ["Server", "ServerSession"]
 
-logger = getLogger("anyssh")
+logger: Logger = getLogger("anyssh")
 
 Authenticate = Callable[[AuthAttempt], Awaitable[object | None]]
 MayUseKey = Callable[[str, Key], Awaitable[bool]]
@@ -82,11 +82,12 @@ class ServerSession(Session):
     def _handle(self, event: Event) -> None:
         match event:
             case AttemptMade():
-                self._services.start_soon(self._judge, event)
+                self._start_callback(self._judge, event)
             case KeyQueried():
-                self._services.start_soon(self._judge_query, event)
+                self._start_callback(self._judge_query, event)
             case Authenticated(principal):
                 self._principal = principal
+                self._changed.notify()
                 self._trace(TraceId.SESSION_AUTHENTICATED, TraceLevel.INFO, "authenticated")
 
     async def _judge(self, event: AttemptMade) -> None:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import itertools
 import os
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from logging import getLogger
+from logging import Logger, getLogger
 from typing import Any, Final, Self, TypeVar
 
 import anyio
@@ -65,11 +65,12 @@ from .attributes import SSHAttribute
 from .channel import Channel, ChannelOpening
 from .credentials import Signer
 from .errors import ConnectionLost
-from .events import EventQueue, KeepAliveFailed, KeepAliveSucceeded
+from .events import EventQueue, KeepAliveFailed, KeepAliveSucceeded, SessionEvent
 from .link import Link
 from .metrics import SessionMetrics
 from .requests import (
     ChannelRequest,
+    IncomingRequest,
     PendingReply,
     Reply,
     RequestIterator,
@@ -79,7 +80,7 @@ from .signing import public_key_of, signed
 
 __all__ = ["Session", "SessionClosed", "Transport"]
 
-logger = getLogger("anyssh")
+logger: Logger = getLogger("anyssh")
 
 Transport = AnyByteStream | ByteStreamConnectable
 """What a session can run over: a stream, or a way to get one."""
@@ -177,6 +178,7 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
         self._end: SessionClosed | None = None
         self._changed = Notice()
         self._ended = Notice()
+        self._callbacks_running = 0
         self._waiting_scopes: set[anyio.CancelScope] = set()
         self._channels: set[Channel] = set()
         self._openings: deque[ChannelOpening] = deque()
@@ -264,7 +266,8 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
                 body_error = error
                 await self._leave_at_once()
             finally:
-                services.cancel_scope.cancel()
+                if self._callbacks_running:
+                    services.cancel_scope.cancel()
         if body_error is not None:
             # Outside the group, which would have wrapped it.
             try:
@@ -345,7 +348,7 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
             await self._ended.wait()
         return self._end
 
-    def events(self) -> EventQueue:
+    def events(self) -> AsyncIterator[SessionEvent]:
         """Iterate over facts: keep-alive, for one. Unread facts beyond a bound are dropped."""
         return self._events
 
@@ -387,7 +390,7 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
             raise
         return channel
 
-    def incoming_channels(self) -> ChannelOpenings:
+    def incoming_channels(self) -> AsyncIterator[ChannelOpening]:
         """Iterate over the channels that the peer wants to open.
 
         They are held until asked for, up to 64, then refused. The iteration ends with the session.
@@ -460,7 +463,7 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
 
     # Requests
 
-    def requests(self) -> RequestIterator:
+    def requests(self) -> AsyncIterator[IncomingRequest]:
         """Iterate over the peer's requests of the session; the iteration ends with it.
 
         Until this is called, up to 16 requests are held. A session that takes channels without
@@ -551,7 +554,6 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
     def _advance(self) -> None:
         """Go on with what a call on the core or the connection has brought about."""
         self._link.advance(self._core.poll_events())
-        self._changed.notify()
 
     # Events of the core
 
@@ -562,7 +564,6 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
                 handler(self, event)
             else:
                 self._handle(event)
-        self._changed.notify()
 
     def _handle(self, event: Event) -> None:
         """Handle an event that only one role knows."""
@@ -579,6 +580,7 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
             self._trace(TraceId.SESSION_ENCRYPTED, TraceLevel.INFO, "encrypted")
             self._progress(Progress.COMPLETED_KEY_EXCHANGE)
             self._progress(Progress.OPENED_SESSION_CONNECTION)
+        self._changed.notify()
 
     def _signature_requested(self, event: SignatureRequested) -> None:
         key = self._host_keys[event.key]
@@ -591,7 +593,20 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
             else:
                 event.supply(signature, anyio.current_time())
         else:
-            self._services.start_soon(self._sign, event, key)
+            self._start_callback(self._sign, event, key)
+
+    def _start_callback(self, callback: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+        """Run something that asks the application as a service of the session."""
+        self._callbacks_running += 1
+        self._services.start_soon(self._run_callback, callback, arguments)
+
+    async def _run_callback(
+        self, callback: Callable[..., Awaitable[None]], arguments: tuple[Any, ...]
+    ) -> None:
+        try:
+            await callback(*arguments)
+        finally:
+            self._callbacks_running -= 1
 
     async def _sign(self, event: SignatureRequested, signer: Signer) -> None:
         try:
@@ -625,6 +640,7 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
 
     def _service_accepted(self, event: ServiceAccepted) -> None:
         self._granted_service = event.name
+        self._changed.notify()
 
     def _channel_open_received(self, event: ChannelOpenReceived) -> None:
         self._openings.append(ChannelOpening(self, event.channel, event.payload))
@@ -689,6 +705,7 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
             pending.fail(self._failure)
         self._requests.end()
         self._events.end()
+        self._changed.notify()
         self._ended.notify()
 
     def _told(self, event: ConnectionTerminated) -> SSHError:

@@ -328,7 +328,7 @@ class Editor:
     def __init__(self, start: int, stop: int) -> None:
         self.start = start
         self.stop = stop
-        self.position = 0
+        self.position: int = 0
 
     def feed(self, data: bytes) -> bytes:
         """Return what passes now that ``data`` has come."""

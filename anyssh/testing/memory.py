@@ -46,12 +46,12 @@ class _Flow:
     __slots__ = ("_room", "_some", "capacity", "chunks", "offset", "reader", "size", "writer")
 
     def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
+        self.capacity: int = capacity
         self.chunks: deque[bytes] = deque()
-        self.offset = 0
-        self.size = 0
-        self.writer = _Writer.OPEN
-        self.reader = _Reader.OPEN
+        self.offset: int = 0
+        self.size: int = 0
+        self.writer: _Writer = _Writer.OPEN
+        self.reader: _Reader = _Reader.OPEN
         self._some: Event | None = None
         self._room: Event | None = None
 

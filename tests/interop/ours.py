@@ -218,11 +218,9 @@ async def our_client(
         yield session
 
 
-async def execute(
-    session: anyssh.ClientSession, command: str, *, want_reply: bool = True
-) -> anyssh.Channel:
+async def execute(session: anyssh.ClientSession, command: str) -> anyssh.Channel:
     """Open a channel that runs a command."""
-    request = anyssh.ChannelRequest("exec", anyssh.wire.string(command), want_reply)
+    request = anyssh.ChannelRequest("exec", anyssh.wire.string(command))
     return await session.open_channel("session", request=request)
 
 

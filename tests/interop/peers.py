@@ -35,7 +35,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 HERE = Path(__file__).parent
-DEADLINE = 30.0
+DEADLINE = 25.0
 """Seconds until a peer that says nothing counts as stuck: generous, for busy machines."""
 
 T = TypeVar("T")

@@ -95,9 +95,13 @@ def fast_config(**changes: Any) -> SessionConfig:
     return SessionConfig(**FAST | changes)
 
 
-@functools.cache
 def host_key(algorithm: str = HostKeyAlgorithm.ED25519, number: int = 0) -> Key:
     """Return a key pair, the same for the same arguments in this process."""
+    return _key_pair(algorithm, number)
+
+
+@functools.cache
+def _key_pair(algorithm: str, number: int) -> Key:
     is_rsa = algorithm.startswith("rsa")
     return generate_key(algorithm, bits=2048) if is_rsa else generate_key(algorithm)
 

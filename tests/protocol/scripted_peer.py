@@ -74,7 +74,7 @@ METHOD = key_exchange(KeyExchange.CURVE25519_SHA256)
 CIPHER = encryption_parameters(Encryption.AES128_GCM)
 
 
-def _kexinit(methods: tuple[str, ...]) -> KexInit:
+def _kexinit(methods: tuple[str, ...], guesses: bool) -> KexInit:
     ciphers, macs, compressions = (CIPHER.name,), (Mac.HMAC_SHA2_256,), ("none",)
     return KexInit(
         cookie=os.urandom(16),
@@ -86,6 +86,7 @@ def _kexinit(methods: tuple[str, ...]) -> KexInit:
         mac_algorithms_server_to_client=macs,
         compression_algorithms_client_to_server=compressions,
         compression_algorithms_server_to_client=compressions,
+        first_kex_packet_follows=guesses,
     )
 
 
@@ -95,6 +96,7 @@ class ScriptedPeer:
     :param receiver: the role of the core under test
     :param strict: whether the peer announces strict key exchange
     :param answers: what the application above the core says
+    :ivar guesses: whether its KEXINIT announces a guess
     :ivar host_key: a server's; may be changed on the way
     :ivar signature: sent once in place of a right one, if not empty
     :param authenticate: what a client's application does once keys are exchanged
@@ -130,10 +132,12 @@ class ScriptedPeer:
         )
         self.transport = Transport(self.role, Limits(), identification, os.urandom)
         self.events: list[Event] = []
+        self.sent: list[bytes] = []
         self.heard: list[bytes] = []
         self.session_id = b""
         self.host_key = host_key()
         self.signature = b""
+        self.guesses = False
         self.keys: Callable[[bytes, int], bytes] | None = None
         self._ours = self._theirs = self._their_init = b""
         self._share: ClientShare | None = None
@@ -151,6 +155,7 @@ class ScriptedPeer:
 
     def send_payload(self, payload: bytes) -> None:
         """Send any payload, sealed with the present keys."""
+        self.sent.append(payload)
         self.transport.send(payload)
         self.deliver()
 
@@ -212,7 +217,7 @@ class ScriptedPeer:
             else (Marker.EXT_INFO_SERVER, Marker.STRICT_SERVER)
         )
         names = (KeyExchange.CURVE25519_SHA256, *markers[: 2 if self.is_strict else 1])
-        self._ours = _kexinit(names).encode()
+        self._ours = _kexinit(names, self.guesses).encode()
         self._share = None
         self.send_payload(self._ours)
 

@@ -351,7 +351,7 @@ def test_eof_ends_one_direction_only(opener: Role) -> None:
 
     pair.send(opener.other, theirs, b"still listening")
     assert pair.received[opener, ours.local_id] == b"still listening"
-    assert connection.request_channel(ours, "signal", b"", want_reply=True)
+    connection.request_channel(ours, "signal", b"", want_reply=True)
     pair.pump()
     assert pair.sent_numbers(opener.other)[-1] == MessageNumber.CHANNEL_SUCCESS
 
@@ -554,27 +554,32 @@ def test_a_session_out_of_numbers_refuses() -> None:
     pair.assert_usable()
 
 
-def test_peers_that_never_answer_a_close_fill_no_table() -> None:
-    """wire-connection 1.8: the C# and TypeScript peers send nothing back"""
-    pair = running_pair(answers=Answers())
-    pair.middle = lambda sender, index, packet: (
-        [] if pair.sent(sender)[index - 1] == unwanted(pair) and sender is SERVER else [packet]
-    )
-    pair.middle = None
-    connection = pair.connections[CLIENT]
+def close_unanswered(pair: CorePair, turn: int) -> None:
+    """Open and close a channel as the client, with a server that never sends CLOSE."""
+    ours = pair.connections[CLIENT].open_channel("session")
+    confirmation = ChannelOpenConfirmation(ours.local_id, turn, 1000, 1000).encode()
+    pair.inject(SERVER, confirmation, pump=False)
+    pair.cross(SERVER)
+    pair.connections[CLIENT].close(ours)
+    pair.take(CLIENT)
+
+
+def test_a_peer_that_never_answers_a_close_fills_no_table() -> None:
+    """wire-connection 1.8: some peers send nothing back; their numbers are kept for a while"""
+    pair = running_pair()
     for turn in range(3000):
-        ours = connection.open_channel("session")
-        pair.take(CLIENT)
-        confirmation = ChannelOpenConfirmation(ours.local_id, turn, 1000, 1000).encode()
-        pair.inject(SERVER, confirmation, pump=False)
-        pair.cross(SERVER)
-        connection.close(ours)
-    assert connection.channel_count <= 1024
+        close_unanswered(pair, turn)
+    assert pair.connections[CLIENT].channel_count <= 1024
     assert pair.client.phase is Phase.RUNNING
 
 
-def unwanted(pair: CorePair) -> bytes:
-    return b""
+def test_a_peer_that_never_answers_a_close_keeps_no_memory() -> None:
+    """HR-51: a closed channel holds nothing, so a new one still gets its whole window"""
+    pair = running_pair()
+    for turn in range(200):
+        close_unanswered(pair, turn)
+    last = pair.connections[CLIENT].open_channel("session")
+    assert last.receive_window.limit == 1_048_576
 
 
 # The end of the session

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.kdf import argon2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -831,6 +832,12 @@ def test_argon2_is_bounded() -> None:
         encryption.argon2_key("Argon2id", b"x", b"short", size=80, **fine)
 
 
+def test_an_argon2_that_the_library_lacks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(argon2, "Argon2i", raising=False)
+    with pytest.raises(KeyFormatError, match="too old for Argon2i"):
+        encryption.argon2_key("Argon2i", b"x", bytes(16), passes=1, lanes=1, kibibytes=8, size=80)
+
+
 # Files -------------------------------------------------------------------------------------------
 
 
@@ -997,6 +1004,12 @@ def test_garbage(start: bytes, rest: bytes) -> None:
 
 def needs(tool: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(shutil.which(tool) is None, reason=f"no {tool}")
+
+
+def needs_argon2(flavour: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(
+        not hasattr(argon2, flavour), reason=f"this cryptography has no {flavour}"
+    )
 
 
 def run(*command: str | Path, stdin: str = "") -> str:
@@ -1204,7 +1217,13 @@ def to_putty(tmp_path: Path, key: Key, passphrase: bool, parameters: str) -> str
 @needs("puttygen")
 @EVERY_KEY
 @pytest.mark.parametrize(
-    "parameters", ["version=2", "version=3,memory=64,passes=2", "version=3,kdf=argon2i,memory=64"]
+    "parameters",
+    [
+        "version=2",
+        "version=3,memory=64,passes=2",
+        pytest.param("version=3,kdf=argon2i,memory=64", marks=needs_argon2("Argon2i")),
+        pytest.param("version=3,kdf=argon2d,memory=64", marks=needs_argon2("Argon2d")),
+    ],
 )
 def test_we_read_what_puttygen_writes(key: Key, parameters: str, tmp_path: Path) -> None:
     plain = to_putty(tmp_path, key, False, parameters)

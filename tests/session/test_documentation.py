@@ -1,0 +1,201 @@
+"""What the documentation shows, done: whole programs as they stand there, on ports of their own."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import anyio
+import pytest
+
+import anyssh
+from anyssh.testing import session_pair
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(chain([ROOT / "README.md"], (ROOT / "docs").glob("*.md"), ROOT.glob("docs/*/*.md")))
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
+PORT = "2222"
+
+
+def blocks(page: Path) -> list[str]:
+    return BLOCK.findall(page.read_text())
+
+
+EXAMPLES = [
+    pytest.param(block, id=f"{page.stem}-{number}")
+    for page in PAGES
+    for number, block in enumerate(blocks(page))
+]
+
+
+def compiled(block: str) -> CodeType:
+    return compile(block, "example", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def block_with(page: str, text: str) -> str:
+    (found,) = [block for block in blocks(ROOT / page) if text in block]
+    return found
+
+
+@contextmanager
+def running(program: str, folder: Path) -> Iterator[tuple[str, str]]:
+    """Run a program that serves; give its port and its host key's fingerprint."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    assert PORT in program
+    path = folder / "server.py"
+    path.write_text(program.replace(PORT, port))
+    with subprocess.Popen(
+        [sys.executable, "-u", path], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        env={"PYTHONPATH": str(ROOT)},
+    ) as server:  # fmt: skip
+        try:
+            assert server.stdout is not None
+            fingerprint = server.stdout.readline().split()[-1]
+            while True:  # the key is told just before the port is open
+                with socket.socket() as trial:
+                    if trial.connect_ex(("127.0.0.1", int(port))) == 0:
+                        break
+            yield port, fingerprint
+        finally:
+            server.send_signal(signal.SIGKILL)
+
+
+@pytest.mark.parametrize("block", EXAMPLES)
+def test_every_example_is_python(block: str) -> None:
+    compiled(block)
+
+
+@pytest.mark.parametrize("block", EXAMPLES)
+def test_every_name_of_ours_in_an_example_exists(block: str) -> None:
+    for dotted in re.findall(r"\banyssh((?:\.\w+)+)", block):
+        found: Any = anyssh
+        for name in dotted.split(".")[1:]:
+            if (found, name) != (anyssh, "testing"):
+                found = getattr(found, name)
+
+
+def test_the_server_and_the_client_of_the_readme(tmp_path: Path) -> None:
+    server = block_with("README.md", "create_tcp_listener")
+    client = block_with("README.md", "ClientSession.connect")
+    with running(server, tmp_path) as (port, fingerprint):
+        path = tmp_path / "client.py"
+        path.write_text(client.replace(PORT, port))
+        done = subprocess.run(
+            [sys.executable, path, fingerprint], cwd=ROOT, capture_output=True, text=True,
+            env={"PYTHONPATH": str(ROOT)}, timeout=30, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "b'hello'\n", "")
+
+
+async def test_commands_of_the_quickstart(capsys: pytest.CaptureFixture[str]) -> None:
+    client_side = block_with("docs/quickstart.md", "wait_closed")
+    server_side = block_with("docs/quickstart.md", "incoming_channels")
+    names: dict[str, Any] = {"anyssh": anyssh}
+    exec(compiled(server_side), names)  # noqa: S102
+    async with session_pair() as (client, server), anyio.create_task_group() as tasks:
+        tasks.start_soon(names["handle"], server)
+        names["session"] = client
+        await eval(compiled(client_side), names)  # noqa: S307
+        tasks.cancel_scope.cancel()
+    told = "0 b'this is standard output\\n' b'and this is standard error\\n'\n"
+    assert capsys.readouterr().out == told
+
+
+@pytest.mark.skipif(shutil.which("sh") is None, reason="no shell")
+def test_the_server_that_runs_commands(tmp_path: Path) -> None:
+    program = block_with("docs/how-to/exec-server.md", "create_tcp_listener")
+    with running(program, tmp_path) as (port, fingerprint):
+        anyio.run(use_commands, int(port), fingerprint, tmp_path)
+
+
+async def use_commands(port: int, fingerprint: str, folder: Path) -> None:
+    async with anyssh.ClientSession.connect(
+        await anyio.connect_tcp("127.0.0.1", port),
+        credentials=anyssh.ClientCredentials("alice", password="wonderland"),
+        verify_host=anyssh.pin(fingerprint),
+    ) as session:
+        assert await outcome(session, "echo out; echo err >&2; exit 3") == (3, b"out\n", b"err\n")
+        assert await outcome(session, "wc -c", bytes(3_000_000)) == (0, b"3000000\n", b"")
+        assert await outcome(session, "true", bytes(3_000_000)) == (0, b"", b"")
+        assert (await outcome(session, "kill -TERM $$"))[0] == "TERM"
+        with pytest.raises(anyssh.RequestDenied):
+            await session.open_channel("session", request=anyssh.ChannelRequest("shell"))
+        # A program whose client has gone does not go on.
+        alive = folder / "alive"
+        channel = await session.open_channel(
+            request=exec_request(f"while sleep 0.05; do echo >> {alive}; done")
+        )
+        await until(alive.exists)
+        await channel.aclose()
+        size = -1
+        while size != (size := alive.stat().st_size):
+            await anyio.sleep(0.3)
+
+
+def exec_request(command: str) -> anyssh.ChannelRequest:
+    return anyssh.ChannelRequest("exec", anyssh.wire.string(command))
+
+
+async def until(condition: Any) -> None:
+    while not condition():
+        await anyio.sleep(0.01)
+
+
+async def outcome(
+    session: anyssh.ClientSession, command: str, given: bytes = b""
+) -> tuple[int | str | None, bytes, bytes]:
+    async with await session.open_channel(request=exec_request(command)) as channel:
+
+        async def feed() -> None:
+            try:
+                await channel.send(given)
+                await channel.send_eof()
+            except anyio.BrokenResourceError:
+                return
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(feed)
+            output = b"".join([chunk async for chunk in channel])
+            errors = b"".join([chunk async for chunk in channel.stderr])
+        closed = await channel.wait_closed()
+    how = closed.exit_signal if closed.exit_status is None else closed.exit_status
+    return how, output, errors
+
+
+async def test_the_tests_of_the_how_to() -> None:
+    names: dict[str, Any] = {}
+    for block in blocks(ROOT / "docs/how-to/test-your-code.md"):
+        exec(compiled(block), names)  # noqa: S102
+    tests = [value for name, value in names.items() if name.startswith("test_")]
+    assert len(tests) == 3
+    for test in tests:
+        await test()
+
+
+async def test_the_verifier_that_trusts_on_first_use(tmp_path: Path) -> None:
+    names: dict[str, Any] = {}
+    exec(compiled(block_with("docs/how-to/verify-host-keys.md", "TrustOnFirstUse")), names)  # noqa: S102
+    verify = names["TrustOnFirstUse"](str(tmp_path / "known.json"))
+    version = anyssh.PeerVersion.parse("SSH-2.0-test")
+    right, wrong = (
+        anyssh.PresentedHostKey(anyssh.generate_key("ssh-ed25519"), version, ("host", 22))
+        for _ in range(2)
+    )
+    assert await verify(right) is True
+    assert await verify(right) is True
+    with pytest.raises(anyssh.HostKeyError, match="now it has"):
+        await verify(wrong)
+    assert await verify(anyssh.PresentedHostKey(wrong.key, version, ("other", 22))) is True
+    assert await verify(anyssh.PresentedHostKey(right.key, version)) is False
