@@ -133,9 +133,11 @@ class ClientSession(Session):
 
     async def _set_up(self) -> None:
         exchanger = self._core.exchanger
-        if self._config.is_secure:
-            await self._wait_until(lambda: self._presented is not None)
-            await self._judge_host_key()
+        if not self._config.is_secure:
+            await self._wait_until(lambda: exchanger.completed_count > 0)
+            return
+        await self._wait_until(lambda: self._presented is not None)
+        await self._judge_host_key()
         await self._wait_until(lambda: exchanger.completed_count > 0)
         if self._credentials is not None:
             await self._authenticate(self._credentials)

@@ -7,10 +7,10 @@ it. Nothing here knows anyssh: ``test_peers.py`` holds the peers against each ot
 
 from __future__ import annotations
 
-import getpass
 import importlib.util
 import json
 import os
+import pwd
 import queue
 import secrets
 import shutil
@@ -299,7 +299,7 @@ class Peer:
     @property
     def user(self) -> str:
         """Whom a client logs in as: sshd without a password of ours only has real users."""
-        return getpass.getuser() if self.name == "openssh" else USER
+        return pwd.getpwuid(os.getuid()).pw_name if self.name == "openssh" else USER
 
     @asynccontextmanager
     async def server(self, **options: Any) -> AsyncIterator[RunningServer]:

@@ -79,7 +79,8 @@ class Set:
             "encryptions": self.cipher,
             "macs": self.mac,
         }
-        return anyssh.SessionConfig(**{name: [value] for name, value in chosen.items() if value})
+        insisted = {name: [value] for name, value in chosen.items() if value}
+        return anyssh.SessionConfig().replace(**insisted)
 
     @property
     def options(self) -> dict[str, Any]:

@@ -138,10 +138,11 @@ async def test_session_requests_as_server(npm: Peer, side: Side) -> None:
 
 
 async def test_no_security_as_client(npm: Peer, side: Side) -> None:
-    stream_options = {"config": anyssh.InsecureSessionConfig(), "verify_host": None}
+    config = anyssh.InsecureSessionConfig()
     async with npm.server(**side.serving, insecure=True) as server:
         stream = await anyio.connect_tcp("127.0.0.1", server.port)
-        async with anyssh.ClientSession.connect(stream, **stream_options) as session:
+        connecting = anyssh.ClientSession.connect(stream, verify_host=None, config=config)
+        async with connecting as session:
             assert await exchange(session, GREETING) == (GREETING, 0)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from anyssh.config import Limits
 from anyssh.constants import DisconnectReason, MessageNumber
 from anyssh.messages import Disconnect
 from anyssh.protocol import Phase, Role
@@ -76,6 +77,7 @@ class State:
             identification=DEV_TUNNELS if self.dev_tunnels else "SSH-2.0-peer_1.0",
             answers=Answers(attempt=judge_attempt),
             authenticate=REQUESTS[self.request],
+            limits=Limits(authentication_failures=100, authentication_requests=100),
         )
         if not self.signs:
             peer.answers.signature = None

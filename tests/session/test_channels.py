@@ -399,14 +399,13 @@ async def test_200_channels_in_parallel_each_with_a_request_and_data(ends) -> No
             await channel.send(b"data %d" % number)
             answers[number] = await receive_all(channel)
 
-    async with anyio.create_task_group() as serving:
-        async with ends(**both) as (opener, acceptor):
-            serving.start_soon(acceptor.serve, answer)
-            async with anyio.create_task_group() as group:
-                for number in range(200):
-                    group.start_soon(ask, opener, number)
-            await settle()
-            assert opener.channels == acceptor.channels == ()
+    async with anyio.create_task_group() as serving, ends(**both) as (opener, acceptor):
+        serving.start_soon(acceptor.serve, answer)
+        async with anyio.create_task_group() as group:
+            for number in range(200):
+                group.start_soon(ask, opener, number)
+        await settle()
+        assert opener.channels == acceptor.channels == ()
     assert answers == {number: b"%d data %d" % (number, number) for number in range(200)}
 
 

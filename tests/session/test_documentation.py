@@ -40,7 +40,8 @@ EXAMPLES = [
 
 
 def compiled(block: str) -> CodeType:
-    return compile(block, "example", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    code: CodeType = compile(block, "example", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    return code
 
 
 def block_with(page: str, text: str) -> str:
@@ -140,7 +141,7 @@ async def use_commands(port: int, fingerprint: str, folder: Path) -> None:
         await until(alive.exists)
         await channel.aclose()
         size = -1
-        while size != (size := alive.stat().st_size):
+        while size != (size := alive.stat().st_size):  # noqa: ASYNC110
             await anyio.sleep(0.3)
 
 
@@ -149,7 +150,7 @@ def exec_request(command: str) -> anyssh.ChannelRequest:
 
 
 async def until(condition: Any) -> None:
-    while not condition():
+    while not condition():  # noqa: ASYNC110
         await anyio.sleep(0.01)
 
 

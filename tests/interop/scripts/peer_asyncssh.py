@@ -58,7 +58,7 @@ class PeerServer(asyncssh.SSHServer):
 
     def validate_password(self, username: str, password: str) -> bool:
         self.method = "password"
-        return (username, password) == (self.arguments.user, self.arguments.password)
+        return bool((username, password) == (self.arguments.user, self.arguments.password))
 
     def public_key_auth_supported(self) -> bool:
         return self.arguments.authorized is not None
@@ -77,7 +77,7 @@ class PeerServer(asyncssh.SSHServer):
         return "Two questions", "Answer both", "", list(PROMPTS)
 
     def validate_kbdint_response(self, username: str, responses: Any) -> bool:
-        return list(responses) == self.arguments.answers
+        return bool(list(responses) == self.arguments.answers)
 
 
 async def run_command(process: asyncssh.SSHServerProcess[bytes]) -> None:
