@@ -126,7 +126,13 @@ _UNAUTHENTICATED: Final = (Phase.ENCRYPTED, Phase.AUTHENTICATION)
 
 TABLE: Final = (
     Row((N.DISCONNECT,), _BOTH, (Phase.KEY_EXCHANGE, *_ENCRYPTED)),
-    Row(_NOISE, _BOTH, (Phase.KEY_EXCHANGE,), Condition.FEW_AND_NOT_STRICT),
+    Row(
+        _NOISE,
+        _BOTH,
+        (Phase.KEY_EXCHANGE,),
+        Condition.FEW_AND_NOT_STRICT,
+        Disposition.DROP,
+    ),
     Row(_NOISE, _BOTH, _ENCRYPTED, Condition.NOT_TOO_MUCH_NOISE),
     # Key exchange
     Row((N.KEXINIT,), _BOTH, (Phase.KEY_EXCHANGE,), Condition.KEXINIT_EXPECTED),

@@ -126,7 +126,6 @@ class Connection:
         self._kept_bytes = 0
         self._replies: deque[ReplySlot] = deque()
         self._requests = RequestLine()
-        self.peer_has_used_it: bool = False
         self.handlers: dict[int, Callable[[Buffer], None]] = {
             MessageNumber.GLOBAL_REQUEST: self._global_request,
             MessageNumber.REQUEST_SUCCESS: self._request_success,
@@ -202,8 +201,8 @@ class Connection:
         if self._link is not None:
             self._link.count_noise(size)
 
-    def request_service(self, payload: bytes) -> None:
-        """Send a service request, which waits for a key exchange like everything else."""
+    def send_service_message(self, payload: bytes) -> None:
+        """Send a service request or its grant, which wait for a key exchange as all else does."""
         self._send(payload)
 
     @property
@@ -511,7 +510,6 @@ class Connection:
     # Messages about opening
 
     def _channel_open(self, payload: Buffer) -> None:
-        self.peer_has_used_it = True
         message = ChannelOpen.decode(payload)
         remote_id = message.sender_channel
         if remote_id in self._remote_ids:
@@ -712,7 +710,6 @@ class Connection:
             raise WireError(f"{message.request_type}: {error}") from None
 
     def _global_request(self, payload: Buffer) -> None:
-        self.peer_has_used_it = True
         message = GlobalRequest.decode(payload)
         _check_name(message.request_name)
         request = PendingRequest(message.request_name, message.payload, message.want_reply)

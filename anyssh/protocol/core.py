@@ -144,7 +144,8 @@ class Core:
         self._early_noise = 0
         self._deferred: list[bytes] = []
         self._ext_info_message = 0
-        self._late_ext_info_message = 0
+        self._success_is_due = False
+        self._saw_connection_message = False
         self._pending_service: str | None = None
         self._deadline: float | None = now + limits.version_time
         self.has_backlog: bool = False
@@ -362,6 +363,10 @@ class Core:
         self._check_unread_answers()
 
     def _receive_by_rule(self, number: int, payload: bytes, rule: Rule | None) -> None:
+        if not self.is_running:
+            self._check_unauthenticated_budget()
+        if self._success_is_due and number != MessageNumber.USERAUTH_SUCCESS:
+            raise RemoteProtocolError("EXT_INFO during authentication must precede success")
         if rule is None or not self._conditions[rule.condition](payload):
             raise self._illegal(number)
         match rule.disposition:
@@ -435,7 +440,7 @@ class Core:
         return not self.exchanger.is_strict and self._early_noise <= MAX_EARLY_NOISE
 
     def _is_bearable_late_request(self, payload: bytes) -> bool:
-        return not self._connection.peer_has_used_it and self._is_bearable_noise(len(payload))
+        return not self._saw_connection_message and self._is_bearable_noise(len(payload))
 
     @property
     def _peer_may_rekey(self) -> bool:
@@ -451,7 +456,7 @@ class Core:
         """The first message under the first keys; for clients also the last before success."""
         if self._phase is Phase.ENCRYPTED:
             return self.transport.messages_received == self._ext_info_message
-        return self.role is Role.CLIENT and self._late_ext_info_message == 0
+        return self.role is Role.CLIENT
 
     # Dispositions
 
@@ -492,7 +497,13 @@ class Core:
             MessageNumber.KEX_REPLY: self.exchanger.receive_reply,
             MessageNumber.NEWKEYS: self.exchanger.receive_newkeys,
         }
-        return handlers | self._connection.handlers
+        return handlers | dict.fromkeys(self._connection.handlers, self._first_connection_message)
+
+    def _first_connection_message(self, payload: Buffer) -> None:
+        """Note that the connection is in use; later messages go straight to it."""
+        self._saw_connection_message = True
+        self._handlers |= self._connection.handlers
+        self._handlers[payload[0]](payload)
 
     def _disconnect_came(self, payload: bytes) -> None:
         message = Disconnect.decode(payload)
@@ -573,9 +584,6 @@ class Core:
         self.transport.send(payload)
 
     def _client_authenticated(self) -> None:
-        late = self._late_ext_info_message
-        if late and self.transport.messages_received != late + 1:
-            raise RemoteProtocolError("EXT_INFO during authentication must precede success")
         self.emit(Authenticated(None))
         self._authenticated()
 
@@ -587,13 +595,13 @@ class Core:
         self.transport.allow_large_packets()
         self._set_phase(Phase.RUNNING)
         self._deadline = None
+        self._success_is_due = False
         self._keep_alive.start(self._now)
         self._connection.attach(self)
 
     def _ext_info_came(self, payload: bytes) -> None:
         extensions = ExtInfo.decode(payload).extensions
-        if self._phase is Phase.AUTHENTICATION:
-            self._late_ext_info_message = self.transport.messages_received
+        self._success_is_due = self._phase is Phase.AUTHENTICATION
         if isinstance(self._authentication, ClientAuthentication):
             self._authentication.learn_extensions(extensions)
         self.emit(ExtensionsReceived(extensions))
@@ -610,7 +618,7 @@ class Core:
         if self._pending_service is not None:
             raise LocalProtocolError("a service request is under way")
         self._pending_service = name
-        self._connection.request_service(ServiceRequest(name).encode())
+        self._connection.send_service_message(ServiceRequest(name).encode())
 
     def _service_request_came(self, payload: bytes) -> None:
         name = ServiceRequest.decode(payload).service_name
@@ -621,7 +629,11 @@ class Core:
                 f'Service "{displayable(name)}" not available',
                 DisconnectReason.SERVICE_NOT_AVAILABLE,
             )
-        self.transport.send(ServiceAccept(name).encode())
+        accept = ServiceAccept(name).encode()
+        if self.is_running:
+            self._connection.send_service_message(accept)
+        else:
+            self.transport.send(accept)
 
     def _service_accept_came(self, payload: bytes) -> None:
         name = ServiceAccept.decode(payload).service_name
@@ -639,14 +651,20 @@ class Core:
     def start_rekey(self, now: float) -> None:
         """Exchange new keys now; does nothing while an exchange is under way.
 
-        :raises LocalProtocolError: the session is not running or has no keys
+        :raises LocalProtocolError: the session is not running or has no keys, or the peer cannot
+            be asked: the Dev Tunnels family decides by itself
         """
         self._now = now
         if not (self.config.is_secure and self.is_running):
             raise LocalProtocolError("only a running, secure session can exchange new keys")
+        if not self._rekeying.is_at_will:
+            raise LocalProtocolError("this peer exchanges new keys only when it wants them itself")
         if not self.exchanger.is_running:
-            self.exchanger.start()
-            self._deadline = now + self.config.limits.key_exchange_time
+            self._start_rekey()
+
+    def _start_rekey(self) -> None:
+        self.exchanger.start()
+        self._deadline = self._now + self.config.limits.key_exchange_time
 
     def _start_rekey_if_due(self) -> None:
         if (
@@ -654,7 +672,7 @@ class Core:
             and not self.exchanger.is_running
             and self._rekeying.is_due(self._now)
         ):
-            self.start_rekey(self._now)
+            self._start_rekey()
 
     def _ask_for_sign_of_life(self) -> None:
         deadline = self._keep_alive.deadline

@@ -26,7 +26,7 @@ from ..algorithms import (
     packet_sealer,
 )
 from ..config import SessionConfig
-from ..constants import DisconnectReason, Extension, KeyExchange, Marker
+from ..constants import Extension, KeyExchange, Marker
 from ..errors import HostKeyError, KeyFormatError, LocalProtocolError, RemoteProtocolError
 from ..identification import PeerVersion
 from ..keys import Key
@@ -214,10 +214,10 @@ class KeyExchanger:
 
     def receive_kexinit(self, payload: bytes, version: PeerVersion) -> None:
         """Negotiate; a client goes on with its message 30."""
+        kexinit = KexInit.decode(payload)
         if self._exchange is None:
             self.start()
         exchange = self._running()
-        kexinit = KexInit.decode(payload)
         exchange.their_payload = payload
         client, server = (
             (exchange.our_kexinit, kexinit)
@@ -227,10 +227,7 @@ class KeyExchanger:
         if exchange.is_initial:
             self.is_strict = self._config.is_secure and is_strict(client, server)
             if self.is_strict and self._transport.receive_sequence != 1:
-                raise RemoteProtocolError(
-                    "strict key exchange: KEXINIT must be the first packet",
-                    DisconnectReason.KEY_EXCHANGE_FAILED,
-                )
+                raise RemoteProtocolError("strict key exchange: KEXINIT must be the first packet")
             self.peer_wants_ext_info = wants_ext_info(self._role.other, kexinit)
         algorithms = negotiate(self._role, client, server, strict=self.is_strict)
         exchange.algorithms = algorithms

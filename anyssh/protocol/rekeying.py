@@ -62,6 +62,11 @@ class Rekeying:
         self._overhead = PACKET_LENGTH_FIELD + self._transport.trailer_size
 
     @property
+    def is_at_will(self) -> bool:
+        """Whether the peer can be asked for new keys at any time."""
+        return self._habit is _Habit.STANDARD
+
+    @property
     def deadline(self) -> float | None:
         """When new keys are due by time."""
         if self._habit is _Habit.STANDARD:
@@ -94,9 +99,11 @@ class Rekeying:
     def peer_may_start(self, now: float) -> bool:
         """Whether the peer may have new keys again.
 
-        An exchange after a good deal of traffic is always welcome; others are rationed.
+        An exchange after a good deal of traffic, or when it is due here as well, is always
+        welcome; others are rationed.
         """
         transport, last = self._transport, self._last
         traffic = transport.bytes_sent + transport.bytes_received
         traffic -= last.bytes_sent + last.bytes_received
-        return traffic >= LITTLE_TRAFFIC or self._bucket.take(1, now)
+        enough = min(LITTLE_TRAFFIC, self._config.rekey_bytes)
+        return traffic >= enough or self._bucket.take(1, now)

@@ -7,6 +7,7 @@ algorithms lead to when nobody lies.
 
 from __future__ import annotations
 
+import functools
 import struct
 import time
 from collections.abc import Callable
@@ -68,7 +69,7 @@ def relabelled(signature: bytes, label: str) -> bytes:
     return string(label) + signature[4 + size :]
 
 
-def sha1_signature(key: Key, data: bytes, label: str) -> bytes:
+def sha1_signature(key: Key, label: str, data: bytes) -> bytes:
     inner = key.to_cryptography().sign(data, padding.PKCS1v15(), hashes.SHA1())
     return string(label) + string(inner)
 
@@ -84,7 +85,7 @@ def lying_pair(
     honest = next(held for held in KEYS.values() if algorithm in held.signature_algorithms)
     answers = Answers(signature=lambda event, now: event.supply(sign(event.data), now))
     pair = CorePair(config, host_keys=[honest], answers=answers, **arguments)
-    pair.server.exchanger._host_key_for = lambda name: key  # type: ignore[method-assign]
+    pair.server.exchanger._host_key_for = lambda algorithm: key  # type: ignore[method-assign]
     return pair
 
 
@@ -129,9 +130,8 @@ def test_sha1_proves_nothing() -> None:
     """HR-41: neither under its own name nor under that of the agreed algorithm."""
     for algorithm in ("rsa-sha2-256", "rsa-sha2-512"):
         for label in (algorithm, "ssh-rsa"):
-            pair = lying_pair(
-                algorithm, RSA_KEY, lambda data, label=label: sha1_signature(RSA_KEY, data, label)
-            )
+            sign = functools.partial(sha1_signature, RSA_KEY, label)
+            pair = lying_pair(algorithm, RSA_KEY, sign)
             pair.pump()
             assert_not_believed(pair)
 
@@ -159,12 +159,8 @@ def test_signatures_that_prove_nothing(case: str) -> None:
     """T-26: DISCONNECT 9, nobody is asked about the key, and no credential leaves."""
     for algorithm in ALGORITHMS:
         key = next(key for key in KEYS.values() if algorithm in key.signature_algorithms)
-        make = WRONG_SIGNATURES[case]
-        pair = lying_pair(
-            algorithm,
-            key,
-            lambda data, make=make, key=key, algorithm=algorithm: make(key, algorithm, data),
-        )
+        sign = functools.partial(WRONG_SIGNATURES[case], key, algorithm)
+        pair = lying_pair(algorithm, key, sign)
         pair.pump()
         assert_not_believed(pair)
         assert not pair.of_type(SERVER, Authenticated)
@@ -551,12 +547,10 @@ def test_a_signature_is_supplied_once() -> None:
     (event,) = pair.of_type(SERVER, SignatureRequested)
     assert pair.sent_numbers(SERVER) == [20]
     event.supply(host_key().sign(event.data), pair.now)
-    for again in (
-        lambda: event.supply(b"", pair.now),
-        lambda: event.fail(SSHError("no"), pair.now),
-    ):
-        with pytest.raises(LocalProtocolError, match="before"):
-            again()
+    with pytest.raises(LocalProtocolError, match="before"):
+        event.supply(b"", pair.now)
+    with pytest.raises(LocalProtocolError, match="before"):
+        event.fail(SSHError("no"), pair.now)
     pair.pump()
     assert pair.sent_numbers(SERVER) == [20, 31, 21, 7]
     pair.authenticate()
@@ -596,7 +590,7 @@ def test_another_key_at_a_rekey(algorithm: str) -> None:
         event.supply(key.sign(event.data, event.algorithm), now)
 
     def change(exchanger: KeyExchanger) -> None:
-        exchanger._host_key_for = lambda name: other  # type: ignore[method-assign]
+        exchanger._host_key_for = lambda algorithm: other  # type: ignore[method-assign]
 
     pair = rekey_with(
         change,
@@ -634,9 +628,7 @@ def test_an_answer_from_the_exchange_before() -> None:
     (first,) = [payload for payload in pair.sent(SERVER) if payload[0] == 31]
     exchanger = pair.server.exchanger
 
-    def repeat(*arguments: Any) -> None:
-        exchanger._transport.send(first)
-
+    repeat: Any = lambda *arguments: exchanger._transport.send(first)  # noqa: E731
     exchanger._send_reply = repeat  # type: ignore[method-assign]
     pair.rekey(CLIENT)
     error = assert_terminated(pair, CLIENT, DisconnectReason.HOST_KEY_NOT_VERIFIABLE)

@@ -1,0 +1,559 @@
+"""Which exceptions leave a session, whatever raises below, above or beside it."""
+
+from __future__ import annotations
+
+import ssl
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+import anyssh
+
+from .life_support import (
+    ALICE,
+    LIMIT,
+    Outcome,
+    Recorder,
+    accept_password,
+    client_of,
+    echo,
+    echoes,
+    fast,
+    host_key,
+    nothing_left_behind,
+    pair,
+    run_end,
+    server_of,
+    settle,
+    streams,
+)
+
+
+class Odd(BaseException):
+    """Neither an Exception nor a cancellation."""
+
+
+# The body
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("mine"),
+        StopAsyncIteration("mine"),
+        ExceptionGroup("mine", [ValueError("a"), OSError("b")]),
+        anyssh.ConnectionLost("mine"),
+        anyio.ClosedResourceError(),
+        TimeoutError("mine"),
+        Odd("mine"),
+        BaseExceptionGroup("mine", [Odd()]),
+    ],
+    ids=repr,
+)
+async def test_what_the_body_raises_leaves_as_it_is(error: BaseException) -> None:
+    def deep_in_the_body() -> None:
+        raise error
+
+    near, far = streams()
+    server_end = Outcome()
+    async with nothing_left_behind(), anyio.create_task_group() as group:
+        group.start_soon(run_end, server_of().accept(far), None, server_end)
+        with anyio.fail_after(LIMIT), pytest.raises(type(error)) as caught:
+            async with client_of(near):
+                deep_in_the_body()
+    assert caught.value is error
+    assert error.__cause__ is None
+    assert error.__context__ is None
+    assert not hasattr(error, "__notes__")
+    names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+    assert names[-1] == "deep_in_the_body"
+    assert near.closes == far.closes == 1
+    assert isinstance(server_end.error, anyssh.Disconnected)
+    error.__traceback__ = None
+
+
+async def test_what_the_body_raises_as_a_server_leaves_as_it_is() -> None:
+    near, far = streams()
+    client_end = Outcome()
+    error = KeyError("mine")
+    async with anyio.create_task_group() as group:
+        group.start_soon(run_end, client_of(near), None, client_end)
+        with anyio.fail_after(LIMIT), pytest.raises(KeyError) as caught:
+            async with server_of().accept(far):
+                raise error
+    assert caught.value is error
+    assert isinstance(client_end.error, anyssh.Disconnected)
+
+
+async def test_the_bodys_exception_wins_over_the_end_of_the_session() -> None:
+    """A body that fails because its session has ended raises what it got, once."""
+    near, far = streams()
+    async with anyio.create_task_group() as group:
+        group.start_soon(run_end, server_of().accept(far), lambda session: checkpoint())
+        with anyio.fail_after(LIMIT), pytest.raises(anyssh.Disconnected) as caught:
+            async with client_of(near) as session:
+                await session.open_channel()
+    assert caught.value.by_peer
+    assert near.closes == 1
+
+
+async def test_an_exception_in_a_task_group_of_the_body_is_not_wrapped_further() -> None:
+    with pytest.raises(ExceptionGroup) as caught:
+        async with pair(), anyio.create_task_group():
+            raise KeyError("mine")
+    assert len(caught.value.exceptions) == 1
+    assert isinstance(caught.value.exceptions[0], KeyError)
+
+
+# Deciding about host keys
+
+
+async def _connect(server: anyssh.Server | None = None, **changes: Any) -> tuple[Outcome, Outcome]:
+    """Connect; return how both ends ended. A client that gets in leaves at once."""
+    near, far = streams()
+    client_end, server_end = Outcome(), Outcome()
+    with anyio.fail_after(LIMIT):
+        async with nothing_left_behind(), anyio.create_task_group() as group:
+            group.start_soon(run_end, (server or server_of()).accept(far), None, server_end)
+            await run_end(client_of(near, **changes), lambda session: checkpoint(), client_end)
+    assert near.closes == far.closes == 1
+    return client_end, server_end
+
+
+@pytest.mark.parametrize("verdict", [None, False, 0, "", "yes", 1, object()], ids=repr)
+async def test_a_verifier_that_does_not_say_true(verdict: object) -> None:
+    async def verify(presented: anyssh.PresentedHostKey) -> Any:
+        return verdict
+
+    attempts: list[anyssh.AuthAttempt] = []
+
+    async def authenticate(attempt: anyssh.AuthAttempt) -> object | None:
+        attempts.append(attempt)
+        return "in"
+
+    client, server = await _connect(server_of(authenticate=authenticate), verify_host=verify)
+    assert isinstance(client.error, anyssh.HostKeyError)
+    assert client.error.fingerprint == host_key().fingerprint
+    assert isinstance(server.error, anyssh.Disconnected)
+    assert server.error.reason == anyssh.DisconnectReason.HOST_KEY_NOT_VERIFIABLE
+    assert attempts == []
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("bug"), OSError("disk"), anyssh.SSHError("ours"), TimeoutError()], ids=repr
+)
+async def test_a_verifier_that_raises(error: Exception) -> None:
+    async def verify(presented: anyssh.PresentedHostKey) -> bool:
+        raise error
+
+    client, server = await _connect(verify_host=verify)
+    assert isinstance(client.error, anyssh.HostKeyError)
+    assert client.error.__cause__ is error
+    assert isinstance(server.error, anyssh.Disconnected)
+    assert "bug" not in str(server.error)
+
+
+async def test_a_verifier_that_hangs() -> None:
+    async def verify(presented: anyssh.PresentedHostKey) -> bool:
+        await anyio.sleep_forever()
+        return True
+
+    client, _ = await _connect(verify_host=verify, config=fast(anyssh.Limits(handler_time=0.1)))
+    assert isinstance(client.error, anyssh.HostKeyError)
+    assert isinstance(client.error.__cause__, TimeoutError)
+
+
+async def test_a_verifier_that_hangs_while_the_peer_leaves() -> None:
+    asked = anyio.Event()
+
+    async def verify(presented: anyssh.PresentedHostKey) -> bool:
+        asked.set()
+        await anyio.sleep_forever()
+        return True
+
+    near, far = streams()
+    client_end = Outcome()
+    with anyio.fail_after(LIMIT):
+        async with anyio.create_task_group() as group:
+            group.start_soon(run_end, client_of(near, verify_host=verify), None, client_end)
+            with anyio.CancelScope() as scope:
+
+                async def leave() -> None:
+                    await asked.wait()
+                    scope.cancel()
+
+                group.start_soon(leave)
+                async with server_of().accept(far):
+                    pytest.fail("authenticated without a verdict")
+    assert isinstance(client_end.error, (anyssh.Disconnected, anyssh.ConnectionLost))
+
+
+# Deciding about clients
+
+
+@pytest.mark.parametrize("kind", ["raises", "hangs", "is not awaited", "says nothing"])
+async def test_an_authenticator_that_fails_refuses(kind: str) -> None:
+    pending: list[Any] = []
+
+    async def authenticate(attempt: anyssh.AuthAttempt) -> Any:
+        match kind:
+            case "raises":
+                raise KeyError("secret detail")
+            case "hangs":
+                await anyio.sleep_forever()
+            case "is not awaited":
+                pending.append(accept_password(attempt))
+                return pending[-1]
+            case _:
+                return None
+
+    server = server_of(
+        authenticate=authenticate, config=fast(anyssh.Limits(handler_time=0.1))
+    )
+    client, server_end = await _connect(server)
+    assert isinstance(client.error, anyssh.AuthenticationError)
+    assert "secret" not in str(client.error)
+    assert isinstance(server_end.error, anyssh.Disconnected)
+    for coroutine in pending:
+        coroutine.close()
+
+
+async def test_who_may_use_a_key_is_refused_when_the_callback_fails() -> None:
+    async def may_use_key(username: str, key: anyssh.Key) -> bool:
+        raise KeyError(username)
+
+    near, far = streams()
+    async with anyio.create_task_group() as group:
+        group.start_soon(run_end, server_of(may_use_key=may_use_key).accept(far))
+        with anyio.fail_after(LIMIT):
+            async with client_of(near, credentials=None) as client:
+                assert not await client.query_public_key("alice", host_key())
+                await client.authenticate(ALICE)
+                assert client.is_authenticated
+
+
+# Asking for credentials
+
+
+async def test_a_provider_that_raises_leaves_bare() -> None:
+    error = KeyError("no keyring")
+
+    async def provide() -> str | None:
+        raise error
+
+    client, server = await _connect(
+        credentials=anyssh.ClientCredentials("alice", password_provider=provide)
+    )
+    assert client.error is error
+    assert isinstance(server.error, anyssh.Disconnected)
+
+
+async def test_a_provider_that_hangs_ends_with_the_time_for_authentication() -> None:
+    async def provide() -> str | None:
+        await anyio.sleep_forever()
+        return None
+
+    limits = anyssh.Limits(authentication_time=0.2)
+    for client_config, server_config in ((fast(limits), fast()), (fast(), fast(limits))):
+        client, server = await _connect(
+            server_of(config=server_config),
+            config=client_config,
+            credentials=anyssh.ClientCredentials("alice", password_provider=provide),
+        )
+        assert isinstance(client.error, (anyssh.RemoteProtocolError, anyssh.Disconnected))
+        assert isinstance(server.error, (anyssh.RemoteProtocolError, anyssh.Disconnected))
+        assert "authentication" in str(client.error)
+
+
+@pytest.mark.parametrize("kind", ["raises", "lies"])
+async def test_a_host_key_signer_that_fails(kind: str) -> None:
+    class FailingSigner:
+        key = host_key().public()
+
+        async def sign(self, data: bytes, algorithm: str) -> bytes:
+            if kind == "raises":
+                raise OSError("no agent at /run/agent")
+            return host_key().sign(b"something else", algorithm)
+
+    client, server = await _connect(server_of(host_keys=[FailingSigner()]))
+    assert isinstance(client.error, anyssh.Disconnected)
+    assert "agent" not in str(client.error)
+    assert isinstance(server.error, anyssh.SSHError)
+    cause = server.error.__cause__
+    assert isinstance(cause, OSError if kind == "raises" else anyssh.LocalProtocolError)
+
+
+# Watching
+
+
+class _EveryTime:
+    """A callback that always raises."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.calls = 0
+
+    def __call__(self, event: object) -> None:
+        self.calls += 1
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [KeyError("mine"), anyssh.RemoteProtocolError("mine")], ids=repr)
+async def test_trace_and_progress_callbacks_that_raise_harm_nobody(error: Exception) -> None:
+    traces = [_EveryTime(error), _EveryTime(error)]
+    progress = [_EveryTime(error), _EveryTime(error)]
+    near, far = streams()
+    server_end = Outcome()
+    server = server_of(trace=traces[0], on_progress=progress[0])
+    with anyio.fail_after(LIMIT):
+        async with anyio.create_task_group() as group:
+            group.start_soon(
+                run_end, server.accept(far), lambda session: session.serve(echo), server_end
+            )
+            async with client_of(near, trace=traces[1], on_progress=progress[1]) as client:
+                await echoes(client)
+                await client.rekey()
+                await echoes(client)
+    assert server_end.error is None
+    assert near.closes == far.closes == 1
+    assert all(callback.calls for callback in traces + progress)
+
+
+async def test_handlers_that_raise_close_their_channel_only() -> None:
+    async def handle(channel: anyssh.Channel) -> None:
+        if channel.channel_type == "echo":
+            return await echo(channel)
+        raise KeyError("mine")
+
+    async with pair() as (client, server), anyio.create_task_group() as group:
+        group.start_soon(server.serve, handle)
+        with anyio.fail_after(LIMIT):
+            for _ in range(3):
+                channel = await client.open_channel("bad")
+                closed = await channel.wait_closed()
+                assert closed.error is None
+                await echoes(client)
+        group.cancel_scope.cancel()
+
+
+# Streams that raise
+
+
+ODD_ERRORS: list[Exception] = [
+    OSError("cable"),
+    ssl.SSLError("tls"),
+    RuntimeError("unable to perform operation on closed transport"),
+    KeyError("bug"),
+    ValueError("bug"),
+    TimeoutError("slow"),
+    anyio.EndOfStream(),
+    anyio.ClosedResourceError(),
+    anyio.BrokenResourceError(),
+    anyio.BusyResourceError("writing to"),
+    anyio.IncompleteRead(),
+    ExceptionGroup("several", [OSError("a"), OSError("b")]),
+    RecursionError("deep"),
+    MemoryError(),
+    NotImplementedError("no"),
+]
+
+
+class _Failing(Recorder):
+    """Raises from one method, from a certain call on."""
+
+    def __init__(self, inner: Any, method: str, error: Exception, after: int = 0) -> None:
+        super().__init__(inner)
+        self._method = method
+        self._error = error
+        self._calls_left = after
+
+    def fail_now(self) -> None:
+        self._calls_left = 0
+
+    def _count(self, method: str) -> None:
+        if method == self._method:
+            self._calls_left -= 1
+            if self._calls_left < 0:
+                self._error.__traceback__ = None
+                raise self._error
+
+    async def send(self, item: bytes) -> None:
+        await checkpoint()
+        self._count("send")
+        await super().send(item)
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        self._count("receive")
+        return await super().receive(max_bytes)
+
+    async def send_eof(self) -> None:
+        await checkpoint()
+        self._count("send_eof")
+        await super().send_eof()
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        self._count("aclose")
+
+
+@pytest.mark.parametrize("method", ["send", "receive"])
+async def test_whatever_a_stream_raises_means_that_the_connection_is_lost(method: str) -> None:
+    for error in ODD_ERRORS:
+        for after in (0, 1, 3):
+            near, far = streams()
+            failing = _Failing(near, method, error, after)
+            client_end, server_end = Outcome(), Outcome()
+            limits = anyssh.Limits(close_time=0.05)
+            with anyio.fail_after(LIMIT):
+                async with anyio.create_task_group() as group:
+                    group.start_soon(run_end, server_of().accept(far), None, server_end)
+                    session = client_of(failing, config=fast(limits))
+                    await run_end(session, None, client_end)
+            where = f"{method} {after} {error!r}"
+            if method == "receive" and isinstance(error, anyio.EndOfStream):
+                wanted: tuple[type, ...] = (anyssh.ConnectionLost, anyssh.RemoteProtocolError)
+            elif after == 0:
+                wanted = (anyssh.ConnectionLost, anyssh.RemoteProtocolError)
+            else:
+                wanted = (anyssh.ConnectionLost,)
+                assert client_end.error is not None
+                assert client_end.error.__cause__ is error, where
+            assert isinstance(client_end.error, wanted), f"{where}: {client_end.error!r}"
+            assert isinstance(server_end.error, anyssh.SSHError), where
+            assert failing.closes == far.closes == 1, where
+
+
+@pytest.mark.parametrize("method", ["send", "receive"])
+async def test_a_stream_that_breaks_before_the_version_exchange_names_its_error(
+    method: str,
+) -> None:
+    """The cause is told also when nothing has come yet."""
+    near, far = streams()
+    error = OSError("cable")
+    async with anyio.create_task_group() as group:
+        group.start_soon(run_end, server_of().accept(far))
+        with anyio.fail_after(LIMIT):
+            outcome = await run_end(client_of(_Failing(near, method, error)))
+    assert isinstance(outcome.error, anyssh.SSHError)
+    assert outcome.error.__cause__ is error
+
+
+@pytest.mark.parametrize("method", ["send_eof", "aclose"])
+async def test_a_stream_that_raises_at_the_end_spoils_nothing(method: str) -> None:
+    for error in ODD_ERRORS:
+        near, far = streams()
+        failing = _Failing(near, method, error)
+        client_end, server_end = Outcome(), Outcome()
+        with anyio.fail_after(LIMIT):
+            async with anyio.create_task_group() as group:
+                group.start_soon(run_end, server_of().accept(far), None, server_end)
+                await run_end(client_of(failing), lambda session: checkpoint(), client_end)
+        assert client_end.error is None
+        assert isinstance(server_end.error, anyssh.Disconnected)
+        assert failing.closes == far.closes == 1
+
+
+@pytest.mark.parametrize("junk", ["text", None, 7], ids=repr)
+async def test_a_stream_that_gives_no_bytes_ends_its_own_session_only(junk: object) -> None:
+    class Junk(Recorder):
+        async def receive(self, max_bytes: int = 65536) -> Any:
+            await checkpoint()
+            return junk
+
+    near, far = streams()
+    async with anyio.create_task_group() as group:
+        group.start_soon(run_end, server_of().accept(far))
+        with anyio.fail_after(LIMIT):
+            outcome = await run_end(client_of(Junk(near)))
+    assert isinstance(outcome.error, anyssh.SSHError)
+
+
+# Connection lost
+
+
+async def test_connection_lost_is_an_error_of_both_worlds_and_names_its_cause() -> None:
+    near, far = streams()
+    error = OSError("cable")
+    failing = _Failing(near, "send", error, after=1000)
+    results: list[BaseException] = []
+
+    async def attempt(call: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await call()
+        except Exception as caught:
+            results.append(caught)
+
+    with anyio.fail_after(LIMIT):
+        async with anyio.create_task_group() as group:
+            group.start_soon(run_end, server_of().accept(far), lambda s: s.serve(echo))
+            async with client_of(failing) as client:
+                channel = await client.open_channel()
+                await settle()
+                async with anyio.create_task_group() as calls:
+                    calls.start_soon(attempt, channel.receive)
+                    calls.start_soon(attempt, client.accept_channel)
+                    await settle()
+                    failing.fail_now()
+                    calls.start_soon(attempt, lambda: client.request("x"))
+                closed = await client.wait_closed()
+    assert len(results) == 3
+    for result in results:
+        assert isinstance(result, anyio.BrokenResourceError)
+        lost = result if isinstance(result, anyssh.SSHError) else result.__cause__
+        assert isinstance(lost, anyssh.ConnectionLost)
+        assert lost.__cause__ is error
+    assert len(set(map(id, results))) == 3
+    assert isinstance(closed.error, anyssh.ConnectionLost)
+    assert closed.error.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    ("hello", "words"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "HTTP"),
+        (b"\x15\x03\x01\x00\x02\x02\x46", "TLS"),
+        (b"SSH-1.5-old\r\n", "2.0 is needed"),
+    ],
+)
+async def test_a_peer_that_speaks_something_else_is_named(hello: bytes, words: str) -> None:
+    near, far = streams()
+    await far.send(hello)
+    with anyio.fail_after(LIMIT):
+        outcome = await run_end(client_of(near))
+    assert isinstance(outcome.error, anyssh.RemoteProtocolError)
+    assert words in str(outcome.error)
+    assert near.closes == 1
+
+
+async def test_no_shared_algorithm_is_told_to_both() -> None:
+    other = anyssh.SessionConfig(
+        key_exchanges=[anyssh.KeyExchange.CURVE25519_SHA256],
+        encryptions=[anyssh.Encryption.AES256_CTR],
+    )
+    client, server = await _connect(server_of(config=other))
+    assert isinstance(client.error, anyssh.NegotiationError)
+    assert isinstance(server.error, (anyssh.NegotiationError, anyssh.Disconnected))
+
+
+async def test_an_exception_of_the_service_group_is_not_left_to_guess() -> None:
+    """A callback that raises no Exception leaves as what it is, and everything is cleaned up."""
+
+    async def verify(presented: anyssh.PresentedHostKey) -> bool:
+        raise Odd("mine")
+
+    near, far = streams()
+    async with nothing_left_behind(), anyio.create_task_group() as group:
+        group.start_soon(run_end, server_of().accept(far))
+        with anyio.fail_after(LIMIT), pytest.raises((Odd, BaseExceptionGroup)) as caught:
+            async with client_of(near, verify_host=verify):
+                pytest.fail("let in")
+    error: BaseException = caught.value
+    while isinstance(error, BaseExceptionGroup):
+        assert len(error.exceptions) == 1
+        error = error.exceptions[0]
+    assert isinstance(error, Odd)
+    assert near.closes == 1
