@@ -132,9 +132,9 @@ class ClientAuthentication:
     def query_key(self, username: str, key: Key, algorithm: str) -> None:
         """Ask whether a key is worth signing with."""
         fields = PublicKeyFields(False, algorithm, key.public_blob).encode()
+        self._request(username, AuthenticationMethod.PUBLIC_KEY, fields, _Waiting.QUERY_REPLY)
         # Some servers answer with the type of the key instead of the algorithm.
         self._queried = ((algorithm, key.public_blob), (key.algorithm, key.public_blob))
-        self._request(username, AuthenticationMethod.PUBLIC_KEY, fields, _Waiting.QUERY_REPLY)
 
     def public_key_data(self, username: str, key: Key, algorithm: str) -> bytes:
         """Return what has to be signed for :meth:`request_public_key`."""
@@ -175,19 +175,21 @@ class ClientAuthentication:
             raise LocalProtocolError("the server has not asked anything")
         if len(responses) != self._prompt_count:
             raise LocalProtocolError(f"{self._prompt_count} answers needed, got {len(responses)}")
-        self._waiting = _Waiting.INTERACTIVE_REPLY
         self._send(UserauthInfoResponse(responses).encode())
+        self._waiting = _Waiting.INTERACTIVE_REPLY
 
     def _request(self, username: str, method: str, fields: bytes, waiting: _Waiting) -> None:
         if self._waiting is _Waiting.DONE:
             raise LocalProtocolError("the session is authenticated already")
         if self._waiting not in _NO_REPLY:
             raise LocalProtocolError("an authentication request is under way")
+        # Encoding may raise, and then nothing must have changed or left.
+        request = UserauthRequest(username, Service.CONNECTION, method, fields).encode()
         if not self._service_requested:
-            self._service_requested = True
             self._send(ServiceRequest(Service.USERAUTH).encode())
+            self._service_requested = True
+        self._send(request)
         self._waiting = waiting
-        self._send(UserauthRequest(username, Service.CONNECTION, method, fields).encode())
 
     # Replies
 

@@ -235,15 +235,18 @@ class Connection:
             self._config.window_size if window_size is None else window_size,
             self._config.max_packet_size if max_packet_size is None else max_packet_size,
         )
-        self._send(
-            ChannelOpen(
-                channel_type,
-                channel.local_id,
-                channel.receive_window.limit,
-                channel.receive_packet_size,
-                payload,
-            ).encode()
+        message = ChannelOpen(
+            channel_type,
+            channel.local_id,
+            channel.receive_window.limit,
+            channel.receive_packet_size,
+            payload,
         )
+        try:
+            self._send(message.encode())
+        except LocalProtocolError:
+            self._remove(channel)
+            raise
         return channel
 
     def abandon_open(self, channel: ChannelState) -> None:
@@ -320,7 +323,8 @@ class Connection:
 
     def _remove(self, channel: ChannelState) -> None:
         if self._channels.pop(channel.local_id, None) is not None:
-            self._granted -= channel.receive_window.limit
+            if channel.phase is not ChannelPhase.CLOSING:
+                self._granted -= channel.receive_window.limit
             self._remote_ids.discard(channel.remote_id)
         channel.phase = ChannelPhase.CLOSED
 
@@ -436,11 +440,15 @@ class Connection:
         self._await_close(channel)
 
     def _await_close(self, channel: ChannelState) -> None:
-        """Keep the number until the peer closes too; some peers never do, so not for ever."""
+        """Keep the number until the peer closes too; some peers never do, so not for ever.
+
+        Its window counts no longer: what still comes is dropped.
+        """
         channel.phase = ChannelPhase.CLOSING
+        self._granted -= channel.receive_window.limit
         self._drop_requests(channel)
         self._closing[channel.local_id] = channel
-        if len(self._closing) > MAX_CLOSING:
+        if len(self._closing) > max(MAX_CLOSING, self._limits.channels):
             oldest = next(iter(self._closing))
             self._remove(self._closing.pop(oldest))
 
@@ -540,7 +548,8 @@ class Connection:
                 "a maximum packet size of 0 lets nothing through",
             )
         if (
-            self._open_count() >= self._limits.channels
+            self._next_id > MAX_CHANNEL_ID
+            or self._open_count() >= self._limits.channels
             or self._offered >= self._limits.unaccepted_channels
             or self._kept_bytes + len(message.payload) > self._limits.waiting_bytes
         ):
@@ -600,11 +609,11 @@ class Connection:
 
     # Messages on open channels
 
-    def _find(self, local_id: int) -> ChannelState | None:
-        """Return a channel whose messages count; those to other numbers are noise."""
+    def _find(self, local_id: int, size: int) -> ChannelState | None:
+        """Return a channel whose messages count; one of ``size`` bytes to no channel is noise."""
         channel = self._channels.get(local_id)
         if channel is None:
-            self._count_noise(0)
+            self._count_noise(size)
             return None
         if channel.phase is ChannelPhase.OPEN:
             return channel
@@ -614,7 +623,7 @@ class Connection:
 
     def _data(self, payload: Buffer) -> None:
         message = ChannelData.decode(payload)
-        channel = self._find(message.recipient_channel)
+        channel = self._find(message.recipient_channel, len(payload))
         if channel is not None:
             data = message.data
             self._receive(channel, len(data))
@@ -623,7 +632,7 @@ class Connection:
 
     def _extended_data(self, payload: Buffer) -> None:
         message = ChannelExtendedData.decode(payload)
-        channel = self._find(message.recipient_channel)
+        channel = self._find(message.recipient_channel, len(payload))
         if channel is not None:
             data = message.data
             self._receive(channel, len(data))
@@ -645,7 +654,7 @@ class Connection:
 
     def _window_adjust(self, payload: Buffer) -> None:
         message = ChannelWindowAdjust.decode(payload)
-        channel = self._find(message.recipient_channel)
+        channel = self._find(message.recipient_channel, len(payload))
         if channel is None:
             return
         if message.bytes_to_add == 0:
@@ -654,7 +663,7 @@ class Connection:
             self._emit(ChannelWritable(channel))
 
     def _eof(self, payload: Buffer) -> None:
-        channel = self._find(ChannelEof.decode(payload).recipient_channel)
+        channel = self._find(ChannelEof.decode(payload).recipient_channel, len(payload))
         if channel is None:
             return
         if channel.receive_half is Half.EOF:
@@ -682,7 +691,7 @@ class Connection:
 
     def _channel_request(self, payload: Buffer) -> None:
         message = ChannelRequest.decode(payload)
-        channel = self._find(message.recipient_channel)
+        channel = self._find(message.recipient_channel, len(payload))
         if channel is None:
             return
         if message.request_type in ("exit-status", "exit-signal"):
@@ -728,6 +737,7 @@ class Connection:
             self._count_noise(size)
             self._refuse_in_turn(line, request)
             return False
+        self._check_length(line)
         line.append(request)
         self._kept_bytes += size
         return True
@@ -736,11 +746,15 @@ class Connection:
         """Refuse a request without asking; its refusal waits for the answers before it."""
         if not request.want_reply:
             return
-        if len(line) >= self._limits.noise_messages:
-            raise RemoteProtocolError(f"{len(line)} requests of the peer wait for answers")
+        self._check_length(line)
         request.payload = b""
         line.append(request)
         self.answer(request, False)
+
+    def _check_length(self, line: RequestLine) -> None:
+        """Let no more answers pile up behind one that is not decided."""
+        if len(line) >= self._limits.noise_messages:
+            raise RemoteProtocolError(f"{len(line)} requests of the peer wait for answers")
 
     def _request_success(self, payload: Buffer) -> None:
         self._replied(self._replies, True, RequestSuccess.decode(payload).payload)
@@ -749,12 +763,12 @@ class Connection:
         self._replied(self._replies, False, RequestFailure.decode(payload).payload)
 
     def _channel_success(self, payload: Buffer) -> None:
-        channel = self._find(ChannelSuccess.decode(payload).recipient_channel)
+        channel = self._find(ChannelSuccess.decode(payload).recipient_channel, len(payload))
         if channel is not None:
             self._replied(channel.replies, True, b"")
 
     def _channel_failure(self, payload: Buffer) -> None:
-        channel = self._find(ChannelFailure.decode(payload).recipient_channel)
+        channel = self._find(ChannelFailure.decode(payload).recipient_channel, len(payload))
         if channel is not None:
             self._replied(channel.replies, False, b"")
 

@@ -173,9 +173,14 @@ class Core:
         """
         if not isinstance(self._authentication, ClientAuthentication):
             raise LocalProtocolError("there is nothing to authenticate to yet")
+        self._require_connection()
         if not self.exchanger.host_key_is_accepted:
             raise LocalProtocolError("the host key was not accepted yet")
         return self._authentication
+
+    def _require_connection(self) -> None:
+        if self._phase is Phase.TERMINATED:
+            raise LocalProtocolError("the connection has ended")
 
     # What the connection needs of its link
 
@@ -579,6 +584,7 @@ class Core:
         )
 
     def _send_authentication(self, payload: bytes) -> None:
+        self._require_connection()
         if payload[0] == MessageNumber.SERVICE_REQUEST:
             self._pending_service = Service.USERAUTH
         self.transport.send(payload)

@@ -279,7 +279,7 @@ class ChallengeReceived(Event):
 
 @dataclass(slots=True)
 class BannerReceived(Event):
-    """The server sent a text for the user; it is as it came."""
+    """The server sent a text for the user; it is safe to show."""
 
     message: str
 

@@ -336,8 +336,10 @@ class KeyExchanger:
         return key
 
     def _host_key_judged(self, error: Exception | None) -> None:
-        if error is not None:
+        if isinstance(error, HostKeyError):
             raise error
+        if error is not None:
+            raise HostKeyError("the host key was not accepted") from error
         self.host_key_is_accepted = True
 
     # Secrets and keys

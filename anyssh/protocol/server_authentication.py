@@ -192,6 +192,8 @@ class ServerAuthentication:
     # Methods
 
     def _judge_none(self, request: UserauthRequest) -> None:
+        if request.method_fields:
+            raise WireError(f"{len(request.method_fields)} bytes behind a method without fields")
         self._attempt(NoneAttempt(request.user_name), counts=not self._is_first_probe(request))
 
     def _judge_password(self, request: UserauthRequest) -> None:
@@ -244,11 +246,10 @@ class ServerAuthentication:
         challenge, self._challenge = self._challenge, None
         if challenge is None or self._current is None:
             raise RemoteProtocolError("answers without a challenge")
-        if len(response.responses) != len(challenge.prompts):
-            raise RemoteProtocolError(
-                f"{len(response.responses)} answers to {len(challenge.prompts)} prompts"
-            )
         self._judged_since = self._clock()
+        if len(response.responses) != len(challenge.prompts):
+            self._fail()
+            return
         self._rounds += 1
         self._attempt(
             KeyboardInteractiveAttempt(
@@ -308,6 +309,10 @@ class ServerAuthentication:
         self._on_success(principal)
 
     def _ask(self, challenge: Challenge) -> None:
+        if self._queue:
+            # What needs further messages is aborted by the next request (RFC 4252 section 5).
+            self._current = None
+            return
         if self._rounds >= MAX_ROUNDS:
             self._fail()
             return

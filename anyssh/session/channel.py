@@ -158,6 +158,9 @@ class Channel(ByteStream):
         self._inbox = _Inbox(self)
         self._stderr = StderrStream(self)
         self._send_guard = ResourceGuard("writing to")
+        self._stderr_guard = ResourceGuard("writing to")
+        self._is_sending = False
+        self._sender_left = Notice()
         self._writable = Notice()
         self._ended = Notice()
         self._closed: ChannelClosed | None = None
@@ -230,17 +233,19 @@ class Channel(ByteStream):
         await self._send(item, None)
 
     async def send_stderr(self, item: bytes) -> None:
-        """Send bytes as standard error; see :meth:`send`."""
+        """Send bytes as standard error; see :meth:`send`, which another task may call meanwhile."""
         self._requests.disregard()
         await self._send(item, EXTENDED_DATA_STDERR)
 
     async def _send(self, item: bytes, data_type: int | None) -> None:
         session, state = self._session, self._state
         connection = session._connection
-        with self._send_guard:
+        with self._send_guard if data_type is None else self._stderr_guard:
             await anyio.lowlevel.checkpoint()
+            await self._wait_for_other_sender()
             self._require_sendable()
             rest = memoryview(item)
+            self._is_sending = True
             try:
                 while rest:
                     if data_type is None:
@@ -252,9 +257,16 @@ class Channel(ByteStream):
                     if rest:
                         await self._wait_writable()
             finally:
+                self._is_sending = False
+                self._sender_left.notify()
                 if rest:
                     connection.stop_sending(state)
                     session._advance()
+
+    async def _wait_for_other_sender(self) -> None:
+        """Let bytes and standard error, which two tasks may send, alternate whole."""
+        while self._is_sending:
+            await self._sender_left.wait()
 
     async def _wait_writable(self) -> None:
         while self._state.send_wait is not SendWait.NOTHING:
@@ -269,6 +281,7 @@ class Channel(ByteStream):
         """
         with self._send_guard:
             await anyio.lowlevel.checkpoint()
+            await self._wait_for_other_sender()
             self._require_not_closed()
             if self._state.phase is ChannelPhase.OPEN:
                 self._session._connection.send_eof(self._state)

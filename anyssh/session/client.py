@@ -116,7 +116,8 @@ class ClientSession(Session):
     @property
     def is_authenticated(self) -> bool:
         """Whether the server has let us in."""
-        return self._end is None and self._core.is_running
+        core = self._core_if_started
+        return core is not None and self._end is None and core.is_running
 
     @property
     def banner(self) -> str:
@@ -174,7 +175,8 @@ class ClientSession(Session):
             return await self._until_end(self._begin_authenticating().query, username, key)
 
     def _begin_authenticating(self) -> Authenticator:
-        self._authenticator = Authenticator(self._core, self._config, self._advance)
+        if self._authenticator is None:
+            self._authenticator = Authenticator(self._core, self._config, self._advance)
         return self._authenticator
 
     async def request_service(self, name: str = Service.CONNECTION) -> None:

@@ -32,7 +32,7 @@ Step = tuple[str, Callable[[], Awaitable[AuthenticationReply | None]]]
 
 
 class Authenticator:
-    """One attempt to authenticate.
+    """Makes the attempts of one session to authenticate, one at a time.
 
     :param flush: sends what the core has queued
     """
@@ -48,6 +48,7 @@ class Authenticator:
         self._flush = flush
         self._reply: AuthenticationReply | None = None
         self._notice = Notice()
+        self._is_owed_reply = False
         self._methods_left: tuple[str, ...] | None = None
 
     def reply_received(self, reply: AuthenticationReply) -> None:
@@ -60,6 +61,8 @@ class Authenticator:
 
         :raises AuthenticationError: none did
         """
+        await self._settle()
+        self._methods_left = None
         for method, step in self._steps(credentials):
             if self._methods_left is not None and method not in self._methods_left:
                 continue
@@ -76,6 +79,7 @@ class Authenticator:
 
     async def query(self, username: str, key: Key) -> bool:
         """Ask whether a key is worth signing with."""
+        await self._settle()
         return isinstance(await self._query(username, key), KeyAccepted)
 
     # Steps
@@ -199,7 +203,16 @@ class Authenticator:
 
     async def _next_reply(self) -> AuthenticationReply:
         self._flush()
+        self._is_owed_reply = True
         while self._reply is None:
             await self._notice.wait()
+        self._is_owed_reply = False
         reply, self._reply = self._reply, None
         return reply
+
+    async def _settle(self) -> None:
+        """Wait for the reply to a request whose caller was cancelled, and forget it."""
+        while self._is_owed_reply and self._reply is None:
+            await self._notice.wait()
+        self._is_owed_reply = False
+        self._reply = None

@@ -386,6 +386,7 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
                 await channel._first_request(request)
         except BaseException:
             self._channels.discard(channel)
+            self._connection.abandon_open(state)
             channel._close_now()
             raise
         return channel

@@ -945,12 +945,12 @@ async def test_a_lost_stream_during_authentication_is_a_lost_connection() -> Non
         assert isinstance(end.failure, anyssh.ConnectionLost)
 
 
-async def test_a_banner_is_kept_as_it_came() -> None:
+async def test_the_lines_of_banners_do_not_run_together() -> None:
     ends: list[ServerEnd] = []
 
     async def authenticate(attempt: anyssh.AuthAttempt) -> object:
         # Servers of ours send none, so this one is helped along.
-        for text in ("Welcome,\r\n", "to wonderland\r\n"):
+        for text in ("Welcome,\r\n", "to wonderland\r\n\x1b[2J\r\n"):
             ends[0].session._core.transport.send(UserauthBanner(text, "").encode())
         return "alice"
 
@@ -959,7 +959,7 @@ async def test_a_banner_is_kept_as_it_came() -> None:
         async with anyssh.ClientSession.connect(stream, verify_host=pinned()) as client:
             assert client.banner == ""
             await client.authenticate(ALICE)
-            assert client.banner == "Welcome,\r\nto wonderland\r\n"
+            assert client.banner.splitlines() == ["Welcome,", "to wonderland", "\\x1b[2J"]
 
 
 # Host keys

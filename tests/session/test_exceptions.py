@@ -402,8 +402,8 @@ class _Failing(Recorder):
 
 @pytest.mark.parametrize("method", ["send", "receive"])
 async def test_whatever_a_stream_raises_means_that_the_connection_is_lost(method: str) -> None:
-    for error in ODD_ERRORS:
-        for after in (0, 1, 3):
+    for number, error in enumerate(ODD_ERRORS):
+        for after in (0, 1, 2) if number == 0 else (1,):
             near, far = streams()
             failing = _Failing(near, method, error, after)
             client_end, server_end = Outcome(), Outcome()
