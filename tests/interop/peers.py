@@ -45,8 +45,7 @@ USER = "alice"
 REKEY_LIMITS = {"openssh": 768 * 1024}
 """Limits in bytes with which a peer exchanges keys a few times in a MiB, unless 384 KiB do.
 
-OpenSSH adds the size of the next packet, in bytes, to a count of cipher blocks. With this limit it
-exchanges keys every 256 KiB; with two thirds of it, at every full packet.
+OpenSSH then does so every 256 KiB.
 """
 
 REPEATED = {"key", "host_key", "host_public_key"}

@@ -48,6 +48,7 @@ EXAMPLES = (
 PACKET, WINDOW = 1024, 5000
 MAX_WAITING = 16
 DATA, EXTENDED = 0, 1
+REQUEST = b"please"
 
 
 @dataclass
@@ -340,9 +341,11 @@ class Machine(RuleBasedStateMachine):
         number = len(self.asked)
         connection = self.pair.connections[role]
         if end is None or end.state is None:
-            slot = connection.request_global(str(number), b"", want_reply=wants_reply)
+            slot = connection.request_global(str(number), REQUEST, want_reply=wants_reply)
         else:
-            slot = connection.request_channel(end.state, str(number), b"", want_reply=wants_reply)
+            slot = connection.request_channel(
+                end.state, str(number), REQUEST, want_reply=wants_reply
+            )
         asked = Asked(number, role, line, wants_reply, slot)
         slot.owner = asked
         self.asked.append(asked)

@@ -344,17 +344,43 @@ def test_a_channel_that_stops_waiting_gets_no_turn() -> None:
     assert turns(pair) == [two]
 
 
-def test_a_sender_goes_on_after_new_keys() -> None:
+def test_many_small_messages_are_more_than_one_turn() -> None:
+    """A channel of tiny packets does not keep the others waiting, though there is room for all."""
+    pair = running_pair()
+    connection = pair.connections[CLIENT]
+    channels = [connection.open_channel("session") for _ in range(2)]
+    pair.take(CLIENT)
+    for number, channel in enumerate(channels):
+        confirmation = ChannelOpenConfirmation(channel.local_id, number, MIB, 1)
+        pair.inject(SERVER, confirmation.encode(), pump=False)
+    pair.cross(SERVER)
+    for channel in channels:
+        assert connection.send_data(channel, memoryview(bytes(1000))) == 64
+    for turn in range(20):
+        pair.handle(CLIENT, pair.client.poll_events())
+        channel = turns(pair)[turn]
+        assert channel is channels[turn % 2]
+        assert connection.send_data(channel, memoryview(bytes(1000))) == 64
+    assert turns(pair) == channels * 10 + channels[:1]
+
+
+@pytest.mark.parametrize("starter", [CLIENT, SERVER], ids=["client", "server"])
+def test_senders_go_on_after_new_keys(starter: Role) -> None:
+    """On both sides, also on the one whose last step is to receive."""
     pair = running_pair(channels=1)
-    client, server = pair.channels[0]
-    pair.client.start_rekey(pair.now)
-    assert pair.connections[CLIENT].send_data(client, memoryview(b"held")) == 0
-    assert turns(pair) == []
+    channels = dict(zip((CLIENT, SERVER), pair.channels[0], strict=True))
+    pair.cores[starter].start_rekey(pair.now)
+    pair.cross(starter)
+    for role, channel in channels.items():
+        assert pair.connections[role].send_data(channel, memoryview(b"held")) == 0
+        assert not pair.of_type(role, ChannelWritable)
     pair.pump()
-    assert turns(pair) == [client]
-    assert pair.connections[CLIENT].send_data(client, memoryview(b"held")) == 4
+    for role, channel in channels.items():
+        assert [event.channel for event in pair.of_type(role, ChannelWritable)] == [channel]
+        assert pair.connections[role].send_data(channel, memoryview(b"held")) == 4
     pair.pump()
-    assert pair.received[SERVER, server.local_id] == b"held"
+    for role, channel in channels.items():
+        assert pair.received[role, channel.local_id] == b"held"
 
 
 def test_data_waits_for_new_keys_and_loses_nothing() -> None:

@@ -267,10 +267,14 @@ class RawPeer:
         await self.flush()
 
     async def serve_reads(self) -> None:
-        """Read and handle for ever."""
-        while True:
-            await self.step()
+        """Read, handle and answer, until the stream ends."""
+        try:
             await self.flush()
+            while True:
+                await self.step()
+                await self.flush()
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            await self.stream.aclose()
 
 
 @contextmanager
