@@ -449,7 +449,9 @@ class Core:
 
     @property
     def _peer_may_rekey(self) -> bool:
-        return self.exchanger.is_running or self._rekeying.peer_may_start(self._now)
+        if self.exchanger.is_running or self._rekeying.peer_may_start(self._now):
+            return True
+        raise RemoteProtocolError("the peer starts key exchanges too often")
 
     @property
     def _peer_is_dev_tunnels(self) -> bool:

@@ -24,7 +24,8 @@ MAX_BYTES: Final = 2**32 * 16
 """RFC 4344 section 3.2: no more than 2**32 blocks under one key."""
 
 PACKET_LENGTH_FIELD: Final = 4
-LITTLE_TRAFFIC: Final = 1024 * 1024
+LITTLE_TRAFFIC: Final = 16 * 1024
+"""OpenSSH with a small RekeyLimit changes keys after every full packet."""
 
 
 class _Habit(Enum):

@@ -458,6 +458,10 @@ class Channel(ByteStream):
     # Conditions
 
     @property
+    def _is_open(self) -> bool:
+        return self._state.phase is ChannelPhase.OPEN
+
+    @property
     def _has_ended(self) -> bool:
         return self._closed is not None
 

@@ -180,7 +180,7 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
         self._ended = Notice()
         self._callbacks_running = 0
         self._waiting_scopes: set[anyio.CancelScope] = set()
-        self._channels: set[Channel] = set()
+        self._channels: dict[Channel, None] = {}
         self._openings: deque[ChannelOpening] = deque()
         self._opening_came = Notice()
         self._pending_replies: set[PendingReply] = set()
@@ -230,8 +230,8 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
 
     @property
     def channels(self) -> tuple[Channel, ...]:
-        """The channels that are open now."""
-        return tuple(self._channels)
+        """The channels that are open now, in the order of their opening."""
+        return tuple(channel for channel in self._channels if channel._is_open)
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
@@ -378,14 +378,14 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
         self._require_alive()
         state = self._connection.open_channel(channel_type, payload, window_size=window_size)
         channel = Channel(self, state)
-        self._channels.add(channel)
+        self._channels[channel] = None
         self._advance()
         try:
             await channel._wait_opened()
             if request is not None:
                 await channel._first_request(request)
         except BaseException:
-            self._channels.discard(channel)
+            self._channels.pop(channel, None)
             self._connection.abandon_open(state)
             channel._close_now()
             raise
@@ -453,7 +453,7 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
         self._require_alive()
         self._connection.accept_channel(state, payload, window_size=window_size)
         channel = Channel(self, state, open_payload)
-        self._channels.add(channel)
+        self._channels[channel] = None
         self._advance()
         self._trace(TraceId.CHANNEL_OPENED, TraceLevel.INFO, f"opened {channel!r}")
         return channel
@@ -670,7 +670,7 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
 
     def _channel_closed(self, event: ChannelClosed) -> None:
         channel: Channel = event.channel.owner
-        self._channels.discard(channel)
+        self._channels.pop(channel, None)
         channel._peer_closed()
         self._trace(TraceId.CHANNEL_CLOSED, TraceLevel.INFO, f"closed {channel!r}")
 
@@ -714,6 +714,7 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
         error = event.error
         if error is None:
             error = ConnectionLost("the stream ended without a goodbye")
+        if error.__cause__ is None:
             error.__cause__ = self._link.error
         where = _SET_UP.get(event.phase)
         if where is not None:

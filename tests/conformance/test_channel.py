@@ -323,14 +323,13 @@ async def test_every_call_passes_a_checkpoint(name: str) -> None:
 
 @pytest.mark.trio
 async def test_authentication_passes_checkpoints() -> None:
-    async with serving(make_server()) as (stream, _):
-        async with anyssh.ClientSession.connect(stream, verify_host=pinned()) as client:
-            with trio.testing.assert_checkpoints():
-                await client.query_public_key("alice", anyssh.generate_key("ssh-ed25519"))
-            with trio.testing.assert_checkpoints():
-                await client.authenticate(ALICE)
-            with trio.testing.assert_checkpoints(), pytest.raises(anyssh.LocalProtocolError):
-                await client.authenticate(ALICE)
+    async with connected(credentials=None) as (client, _):
+        with trio.testing.assert_checkpoints():
+            await client.query_public_key("alice", anyssh.generate_key("ssh-ed25519"))
+        with trio.testing.assert_checkpoints():
+            await client.authenticate(ALICE)
+        with trio.testing.assert_checkpoints(), pytest.raises(anyssh.LocalProtocolError):
+            await client.authenticate(ALICE)
 
 
 @pytest.mark.trio

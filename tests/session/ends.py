@@ -92,11 +92,13 @@ async def connected(
     Without credentials the server's end is not entered yet.
     """
     options = {"credentials": ALICE, "verify_host": pinned(), **options}
-    async with serving(server or make_server()) as (stream, end):
-        async with anyssh.ClientSession.connect(stream, **options) as client:
-            if options["credentials"] is not None:
-                await end.entered.wait()
-            yield client, end.session
+    async with (
+        serving(server or make_server()) as (stream, end),
+        anyssh.ClientSession.connect(stream, **options) as client,
+    ):
+        if options["credentials"] is not None:
+            await end.entered.wait()
+        yield client, end.session
 
 
 async def settle() -> None:

@@ -20,7 +20,7 @@ from anyio.abc import ByteStream
 from anyio.lowlevel import checkpoint
 
 import anyssh
-from anyssh.protocol import Core, Phase, Role
+from anyssh.protocol import Core, Role
 from anyssh.protocol.connection import Connection
 from anyssh.protocol.events import AttemptMade, Event, HostKeyPresented, SignatureRequested
 from anyssh.testing import memory_stream_pair, session_pair
@@ -200,15 +200,17 @@ async def settle() -> None:
 
 
 class RawPeer:
-    """A bare core over a stream. It signs, and believes everything; all else is the test's."""
+    """A bare core over a stream. It signs, and believes everything; all else is the test's.
 
-    def __init__(
-        self, stream: Any, role: Role = Role.CLIENT, config: anyssh.SessionConfig | None = None
-    ) -> None:
+    :param lets_in: whether it answers a client that authenticates
+    """
+
+    def __init__(self, stream: Any, role: Role = Role.CLIENT, *, lets_in: bool = True) -> None:
         self.stream = stream
+        self.lets_in = lets_in
         self.events: list[Event] = []
         self.received = 0
-        config = config or fast()
+        config = fast()
         self.connection = Connection(config)
         self.core = Core(
             role,
@@ -239,7 +241,7 @@ class RawPeer:
                     event.supply(host_key().sign(event.data, event.algorithm), 0.0)
                 case HostKeyPresented():
                     event.accept(0.0)
-                case AttemptMade():
+                case AttemptMade() if self.lets_in:
                     event.accept("somebody", 0.0)
                 case _:
                     continue
@@ -253,7 +255,7 @@ class RawPeer:
             await self.flush()
 
     async def exchange_keys(self) -> None:
-        await self.until(lambda: self.core.phase is Phase.ENCRYPTED)
+        await self.until(lambda: self.core.exchanger.completed_count > 0)
 
     async def log_in(self) -> None:
         await self.exchange_keys()
@@ -304,7 +306,7 @@ def _open_files() -> set[str]:
     for name in os.listdir(folder):
         try:
             found.add(f"{name} {os.readlink(f'{folder}/{name}')}")
-        except OSError:  # the one that lists the folder  # noqa: PERF203
+        except OSError:  # the one that lists the folder
             continue
     return found
 

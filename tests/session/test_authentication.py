@@ -1107,6 +1107,17 @@ async def test_a_verifier_that_takes_too_long_refuses() -> None:
     assert isinstance(error.__cause__, TimeoutError)
 
 
+async def test_a_refusal_does_not_wait_for_the_time_that_a_goodbye_may_take() -> None:
+    async def verify(presented: anyssh.PresentedHostKey) -> bool:
+        return False
+
+    limits = anyssh.Limits(disconnect_time=2, close_time=2)
+    for _ in range(20):  # the tasks of a session run in another order each time on Trio
+        began = anyio.current_time()
+        await refuse_host(verify, config=anyssh.SessionConfig(limits=limits))
+        assert anyio.current_time() - began < 1
+
+
 async def test_nothing_is_sent_before_the_host_key_is_accepted() -> None:
     may_answer = anyio.Event()
 

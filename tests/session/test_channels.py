@@ -978,7 +978,8 @@ async def test_channels_does_not_list_what_is_not_open_yet(ends) -> None:
         await settle()
         assert opener.channels == acceptor.channels == ()
         await acceptor.accept_channel()
-        assert opener.channels == (await opening.result(),)
+        near = await opening.result()
+        assert opener.channels == (near,)
 
 
 async def test_metrics_count_data_of_both_kinds_and_nothing_else(ends) -> None:

@@ -124,7 +124,11 @@ async def _connect(server: anyssh.Server | None = None, **changes: Any) -> tuple
     return client_end, server_end
 
 
-@pytest.mark.parametrize("verdict", [None, False, 0, "", "yes", 1, object()], ids=repr)
+@pytest.mark.parametrize(
+    "verdict",
+    [None, False, 0, "", "yes", 1, object()],
+    ids=["None", "False", "0", "empty", "yes", "1", "object"],
+)
 async def test_a_verifier_that_does_not_say_true(verdict: object) -> None:
     async def verify(presented: anyssh.PresentedHostKey) -> Any:
         return verdict
@@ -211,9 +215,7 @@ async def test_an_authenticator_that_fails_refuses(kind: str) -> None:
             case _:
                 return None
 
-    server = server_of(
-        authenticate=authenticate, config=fast(anyssh.Limits(handler_time=0.1))
-    )
+    server = server_of(authenticate=authenticate, config=fast(anyssh.Limits(handler_time=0.1)))
     client, server_end = await _connect(server)
     assert isinstance(client.error, anyssh.AuthenticationError)
     assert "secret" not in str(client.error)
@@ -442,6 +444,19 @@ async def test_a_stream_that_breaks_before_the_version_exchange_names_its_error(
     assert outcome.error.__cause__ is error
 
 
+async def test_a_stream_that_breaks_while_we_send_does_not_wait_for_a_goodbye() -> None:
+    """The end must not get lost on a writer that is just then sending."""
+    limits = anyssh.Limits(disconnect_time=60, close_time=60)
+    near, far = streams()
+    server_end = Outcome()
+    failing = _Failing(near, "receive", OSError("cable"), 1)
+    with anyio.fail_after(LIMIT):
+        async with anyio.create_task_group() as group:
+            group.start_soon(run_end, server_of().accept(far), None, server_end)
+            outcome = await run_end(client_of(failing, config=fast(limits)))
+    assert isinstance(outcome.error, anyssh.ConnectionLost)
+
+
 @pytest.mark.parametrize("method", ["send_eof", "aclose"])
 async def test_a_stream_that_raises_at_the_end_spoils_nothing(method: str) -> None:
     for error in ODD_ERRORS:
@@ -512,7 +527,7 @@ async def test_connection_lost_is_an_error_of_both_worlds_and_names_its_cause() 
 
 
 @pytest.mark.parametrize(
-    ("hello", "words"),
+    "hello, words",
     [
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "HTTP"),
         (b"\x15\x03\x01\x00\x02\x02\x46", "TLS"),

@@ -153,6 +153,11 @@ async def test_is_authenticated_can_always_be_asked() -> None:
     assert client_of(near).is_authenticated is False
 
 
+async def _feed(take: Callable[[bytes], object], channel: anyssh.Channel) -> None:
+    async for chunk in channel:
+        take(chunk)
+
+
 async def test_everything_sent_before_leaving_arrives() -> None:
     data = os.urandom(5 * MIB)
     digests: list[bytes] = []
@@ -161,8 +166,7 @@ async def test_everything_sent_before_leaving_arrives() -> None:
         channel = await session.accept_channel()
         digest = hashlib.sha256()
         with pytest.raises(anyio.BrokenResourceError):
-            while True:
-                digest.update(await channel.receive())
+            await _feed(digest.update, channel)
         digests.append(digest.digest())
 
     for capacity in (1024, 65536):
@@ -182,11 +186,8 @@ async def test_what_was_sent_during_a_key_exchange_arrives_although_we_leave() -
 
     async def body(session: anyssh.ServerSession) -> None:
         channel = await session.accept_channel()
-        try:
-            async for chunk in channel:
-                got.append(chunk)
-        except anyio.BrokenResourceError:
-            pass
+        with pytest.raises(anyio.BrokenResourceError):
+            await _feed(got.append, channel)
 
     near, far = streams()
     with anyio.fail_after(LIMIT):
@@ -222,6 +223,35 @@ async def test_tcp_sessions_leave_no_task_no_file_and_no_thread() -> None:
                             await client.disconnect(9999)
                 except KeyError:
                     assert leave == 1
+        group.cancel_scope.cancel()
+
+
+async def test_large_and_small_messages_over_tcp_keep_their_order() -> None:
+    """Bytes take different ways to the socket; a mix-up would break the packets' protection."""
+    data = os.urandom(4 * MIB)
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0) as listener,
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(server_of().serve, listener, lambda session: session.serve(echo))
+        port = listener.extra(SocketAttribute.local_port)
+        with anyio.fail_after(LIMIT * 2):
+            async with client_of(await anyio.connect_tcp("127.0.0.1", port)) as client:
+                channel = await client.open_channel()
+
+                async def send() -> None:
+                    await channel.send(data)
+                    await channel.send_eof()
+
+                async def chatter() -> None:
+                    for _ in range(20):
+                        await echoes(client)
+
+                async with anyio.create_task_group() as work:
+                    work.start_soon(send)
+                    work.start_soon(chatter)
+                    got = b"".join([chunk async for chunk in channel])
+                assert got == data
         group.cancel_scope.cancel()
 
 
@@ -278,7 +308,7 @@ async def _never(session: anyssh.Session, channel: anyssh.Channel) -> None:
 
 BROKEN, OURS = anyio.BrokenResourceError, anyssh.SSHError
 
-WAITERS: dict[str, tuple[Waiter, type[Exception] | type]] = {
+WAITERS: dict[str, tuple[Waiter, Any]] = {
     "receive": (lambda session, channel: channel.receive(), BROKEN),
     "stderr": (lambda session, channel: channel.stderr.receive(), BROKEN),
     "iterate": (lambda session, channel: _to_the_end(channel), BROKEN),
@@ -300,7 +330,7 @@ WAITERS: dict[str, tuple[Waiter, type[Exception] | type]] = {
     "events": (lambda session, channel: _to_the_end(session.events()), list),
     "incoming": (lambda session, channel: _to_the_end(session.incoming_channels()), list),
     "serve": (lambda session, channel: session.serve(lambda c: _never(session, c)), type(None)),
-}  # type: ignore[assignment]
+}
 
 
 @pytest.mark.parametrize("ending", ["leave", "body raises", "cancelled", "peer leaves", "cut"])
@@ -394,22 +424,24 @@ async def test_who_waits_for_new_keys_is_woken_by_the_end(ending: str) -> None:
             results.append(error)
 
     with anyio.fail_after(LIMIT):
-        async with anyio.create_task_group() as group:
-            async with pair(client_stream=wrap) as (client, server):
-                group.start_soon(server.serve, echo)
-                channel = await client.open_channel()
-                await settle()
-                faulty[0].stall(Direction.RECEIVE)
-                group.start_soon(attempt, client.rekey)
-                await settle()
-                group.start_soon(attempt, partial(channel.send, b"x"))
-                group.start_soon(attempt, client.request_service)
-                group.start_soon(attempt, partial(client.request, "x"))
-                await settle()
-                assert results == []
-                if ending == "cut":
-                    faulty[0].cut()
-                    await client.wait_closed()
+        async with (
+            anyio.create_task_group() as group,
+            pair(client_stream=wrap) as (client, server),
+        ):
+            group.start_soon(server.serve, echo)
+            channel = await client.open_channel()
+            await settle()
+            faulty[0].stall(Direction.RECEIVE)
+            group.start_soon(attempt, client.rekey)
+            await settle()
+            group.start_soon(attempt, partial(channel.send, b"x"))
+            group.start_soon(attempt, client.request_service)
+            group.start_soon(attempt, partial(client.request, "x"))
+            await settle()
+            assert results == []
+            if ending == "cut":
+                faulty[0].cut()
+                await client.wait_closed()
     assert len(results) == 4
     for result in results:
         assert isinstance(result, (anyssh.SSHError, anyio.BrokenResourceError)), result
@@ -488,7 +520,9 @@ def _check_vanished(error: BaseException | None, where: str) -> None:
 
 @pytest.mark.parametrize("on_client", [True, False], ids=["client's end", "server's end"])
 @pytest.mark.parametrize("kind", ["reset", "end", "half"])
-async def test_a_peer_that_vanishes_at_any_byte_of_the_handshake(kind: str, on_client: bool) -> None:
+async def test_a_peer_that_vanishes_at_any_byte_of_the_handshake(
+    kind: str, on_client: bool
+) -> None:
     sizes = await _handshake_sizes()
     brief = fast(anyssh.Limits(close_time=0.05))
     sent, received = sizes[Direction.SEND], sizes[Direction.RECEIVE]
@@ -622,11 +656,8 @@ async def test_over_streams_that_cannot_close_one_side() -> None:
 
     async def body(session: anyssh.ServerSession) -> None:
         channel = await session.accept_channel()
-        try:
-            async for chunk in channel:
-                got.append(chunk)
-        except anyio.BrokenResourceError:
-            pass
+        with pytest.raises(anyio.BrokenResourceError):
+            await _feed(got.append, channel)
 
     with anyio.fail_after(LIMIT):
         async with anyio.create_task_group() as group:

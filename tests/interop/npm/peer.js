@@ -363,6 +363,7 @@ const scenarios = {
 		emit('result', { granted });
 	},
 	async disconnect(session) {
+		await run(session, ECHO, GREETING);
 		await leave(session, Number(options.reason), options.message);
 	},
 	async wait(session) {

@@ -169,6 +169,7 @@ async def play(connection: asyncssh.SSHClientConnection, arguments: argparse.Nam
             done = await connection.run(SIGNAL)
             emit("result", signal=done.exit_signal and done.exit_signal[0])
         case "disconnect":
+            await exchange(connection, GREETING)
             connection.disconnect(arguments.reason, arguments.message)
         case "wait" | "alive":
             await connection.create_process(ECHO, encoding=None)

@@ -28,7 +28,7 @@ does the same. A client's scenarios and the members of their ``result``:
 ``channels``     three ``cat`` at a time, each its own bytes: ``intact``, a list of booleans
 ``exec``         ``REPORT``: ``stdout``, ``stderr``, ``status``
 ``signal``       ``SIGNAL``: ``signal``
-``disconnect``   sends DISCONNECT with ``--reason`` and ``--message``
+``disconnect``   after an echo sends DISCONNECT with ``--reason`` and ``--message``
 ``wait``         keeps a channel open until the other side ends the session, or our input ends
 ``alive``        keeps a channel open until two ``keep_alive``
 ================ ============================================================================

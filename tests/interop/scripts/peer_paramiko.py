@@ -241,6 +241,7 @@ def play(transport: paramiko.Transport, arguments: argparse.Namespace) -> None:
         case "exec":
             report(transport)
         case "disconnect":
+            exchange(transport, GREETING)
             send_disconnect(transport, arguments.reason, arguments.message)
         case "wait":
             transport.open_session(timeout=TIME).exec_command(ECHO)
