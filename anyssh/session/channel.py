@@ -362,6 +362,8 @@ class Channel(ByteStream):
             self._state, exit_status=exit_status, signal=signal, message=message
         )
         self._is_closed_here = True
+        # Some peers never answer, so the session must not wait for that to forget the channel.
+        self._session._channels.pop(self, None)
         self._end(exit_status, signal, message if signal is not None else None)
         self._inbox.queue.clear()
         self._stderr._inbox.queue.clear()

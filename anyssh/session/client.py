@@ -121,7 +121,7 @@ class ClientSession(Session):
 
     @property
     def banner(self) -> str:
-        """The text that the server sent for its users before it let us in, as it came."""
+        """The text that the server sent for its users before it let us in, safe to show."""
         return self._banner
 
     @property
@@ -203,7 +203,8 @@ class ClientSession(Session):
                 if self._authenticator is not None:
                     self._authenticator.reply_received(event)
             case BannerReceived(message):
-                self._banner += message
+                # Each text is made of lines, the last of which has lost its end.
+                self._banner += f"{message}\n"
 
     async def _judge_host_key(self) -> None:
         event = self._presented

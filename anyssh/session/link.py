@@ -188,6 +188,8 @@ class Link:
             with self._writing:
                 while self._core.phase is not Phase.TERMINATED:
                     await self._write_pending()
+                    if self._core.phase is Phase.TERMINATED:
+                        break  # while it wrote: nobody wakes it again
                     self._writer_is_idle = True
                     await self._output.wait()
                     self._writer_is_idle = False
