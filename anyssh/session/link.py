@@ -186,14 +186,13 @@ class Link:
         self._direct = DirectWriter.open(self._stream)
         try:
             with self._writing:
-                while self._core.phase is not Phase.TERMINATED:
+                while True:
                     await self._write_pending()
                     if self._core.phase is Phase.TERMINATED:
-                        break  # while it wrote: nobody wakes it again
+                        break
                     self._writer_is_idle = True
                     await self._output.wait()
                     self._writer_is_idle = False
-                await self._write_pending()
                 await self._send_eof()
         except _StreamFailed:
             # The peer's last words may still be on their way to the reader.

@@ -8,6 +8,7 @@ algorithms lead to when nobody lies.
 from __future__ import annotations
 
 import functools
+import hashlib
 import struct
 import time
 from collections.abc import Callable
@@ -18,11 +19,13 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+from anyssh.algorithms import derive_key
 from anyssh.constants import DisconnectReason
 from anyssh.errors import HostKeyError, KeyExchangeFailed, LocalProtocolError, SSHError
 from anyssh.keys import Key
 from anyssh.messages import Disconnect
 from anyssh.protocol import Phase, Role
+from anyssh.protocol import key_exchange as key_exchange_module
 from anyssh.protocol.events import (
     Authenticated,
     Event,
@@ -166,23 +169,37 @@ def test_signatures_that_prove_nothing(case: str) -> None:
         assert not pair.of_type(SERVER, Authenticated)
 
 
-def test_what_is_signed() -> None:
-    """RFC 4253 section 8: the hash of both lines, both offers, the key and the secret."""
+def test_what_is_signed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 4253 section 8: the hash of both lines, both offers, the key, the shares, the secret."""
     asked: list[bytes] = []
+    secrets: set[bytes] = set()
+
+    def derive(hash_name: str, secret: bytes, *arguments: Any) -> bytes:
+        assert hash_name == "sha256"
+        secrets.add(secret)
+        return derive_key(hash_name, secret, *arguments)
 
     def sign(event: SignatureRequested, now: float) -> None:
         asked.append(event.data)
         event.supply(RSA_KEY.sign(event.data, event.algorithm), now)
 
+    monkeypatch.setattr(key_exchange_module, "derive_key", derive)
     config = fast_config(host_key_algorithms=["rsa-sha2-256"])
     pair = CorePair(config, host_keys=[RSA_KEY], answers=Answers(signature=sign))
     pair.pump()
-    (digest,) = asked
-    assert digest == pair.client.exchanger.session_id == pair.server.exchanger.session_id
-    (reply,) = [payload for payload in pair.sent(SERVER) if payload[0] == 31]
+    (secret,) = secrets
+    client, server = pair.sent(CLIENT), pair.sent(SERVER)
+    init, reply = client[1], server[1]
+    assert (init[0], reply[0]) == (30, 31)
+    blob = string(RSA_KEY.public_blob)
+    assert reply[1:].startswith(blob)
+    share = reply[1 + len(blob) :][:36]
+    lines = string("SSH-2.0-client_1.0") + string("SSH-2.0-server_1.0")
+    hashed = lines + string(client[0]) + string(server[0]) + blob + init[1:] + share + secret
+    assert asked == [hashlib.sha256(hashed).digest()]
+    assert asked == [pair.client.exchanger.session_id] == [pair.server.exchanger.session_id]
     public = RSA_KEY.to_cryptography().public_key()
-    public.verify(reply[-256:], digest, padding.PKCS1v15(), hashes.SHA256())
-    assert reply[1:].startswith(string(RSA_KEY.public_blob))
+    public.verify(reply[-256:], asked[0], padding.PKCS1v15(), hashes.SHA256())
 
 
 @pytest.mark.parametrize("name", ["rsa-sha2-256", "rsa-sha2-512"])

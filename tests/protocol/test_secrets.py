@@ -331,6 +331,27 @@ def test_a_whole_session_tells_no_secret(
     assert len(watched.trace) > 30
 
 
+def test_no_secret_while_it_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T-53: while the server holds passwords and answers, some of them waiting for their turn."""
+    watched = Watched(monkeypatch)
+    pair = watched.pair
+    pair.pump()
+    client = pair.client.client_authentication
+    client.request_interactive("alice")
+    pair.pump()
+    pair.of_type(SERVER, AttemptMade)[0].challenge(Challenge("", "", (Prompt("?"),)), pair.now)
+    pair.pump()
+    client.respond((ANSWER,))
+    pair.pump()
+    watched.assert_nothing_told()
+    pair.of_type(SERVER, AttemptMade)[1].reject(pair.now)
+    pair.advance(0.1)
+    client.request_password("alice", WRONG_PASSWORD)
+    pair.inject(CLIENT, HEAD + string(b"password") + b"\0" + string(SECRET))
+    assert pair.of_type(SERVER, AttemptMade)[-1].attempt == PasswordAttempt("alice", WRONG_PASSWORD)
+    watched.assert_nothing_told()
+
+
 @pytest.mark.parametrize(
     "method", ["curve25519-sha256", "ecdh-sha2-nistp384", "diffie-hellman-group14-sha256"]
 )
