@@ -28,6 +28,8 @@ from ._waiting import Notice
 __all__ = ["Link"]
 
 RECEIVE_BYTES: Final = 256 * 1024
+DIRECT_BYTES: Final = 64 * 1024
+"""More than this would hardly fit the kernel's buffer, and gains nothing by being early."""
 
 
 logger: Logger = getLogger("anyssh")
@@ -124,7 +126,11 @@ class Link:
         self._check_deadline()
 
     def _write_soon(self) -> None:
-        if self._writer_is_idle and self._direct is not None:
+        if (
+            self._writer_is_idle
+            and self._direct is not None
+            and self._core.transport.pending <= DIRECT_BYTES
+        ):
             self._write_at_once(self._direct)
         if self._core.phase is Phase.TERMINATED:
             self.give_last_time()

@@ -58,7 +58,7 @@ def fast(limits: anyssh.Limits | None = None, **changes: Any) -> anyssh.SessionC
     cheap: dict[str, Any] = {
         "key_exchanges": [anyssh.KeyExchange.CURVE25519_SHA256],
         "encryptions": [anyssh.Encryption.AES128_GCM],
-        "limits": limits or anyssh.Limits(),
+        "limits": limits or anyssh.Limits(close_time=0.3),
     }
     return anyssh.SessionConfig(**cheap | changes)
 

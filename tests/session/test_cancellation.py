@@ -556,7 +556,7 @@ async def test_waiting_for_requests_and_facts() -> None:
             for iterator, asker in ((requests, channel), (of_session, client)):
                 name = f"request {next(_numbers)}"
                 await asker.request(name, want_reply=False)
-                completed, request = await cancel_after(turns, lambda i=iterator: anext(i))
+                completed, request = await cancel_after(turns, partial(anext, iterator))
                 if not completed:
                     with anyio.fail_after(LIMIT):
                         request = await anext(iterator)

@@ -138,7 +138,6 @@ async def test_a_session_is_entered_once() -> None:
 async def test_a_session_that_is_not_entered_yet() -> None:
     near, _ = streams()
     session = client_of(near)
-    assert not near.closes
     for name in ("metrics", "peer_version", "algorithms", "host_key"):
         with pytest.raises(anyssh.LocalProtocolError):
             getattr(session, name)
@@ -173,8 +172,9 @@ async def test_everything_sent_before_leaving_arrives() -> None:
         near, far = streams(capacity=capacity)
         with anyio.fail_after(LIMIT):
             async with anyio.create_task_group() as group:
-                group.start_soon(run_end, server_of().accept(far), body)
-                async with client_of(near) as client:
+                config = anyssh.SessionConfig()
+                group.start_soon(run_end, server_of(config=config).accept(far), body)
+                async with client_of(near, config=config) as client:
                     channel = await client.open_channel()
                     await channel.send(data)
     assert digests == [hashlib.sha256(data).digest()] * 2
@@ -453,6 +453,7 @@ async def test_who_authenticates_is_woken_by_the_end() -> None:
 
     async def hang(attempt: anyssh.AuthAttempt) -> object | None:
         await anyio.sleep_forever()
+        return None
 
     async def authenticate(session: anyssh.ClientSession) -> None:
         try:
