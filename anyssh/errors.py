@@ -133,7 +133,8 @@ class Disconnected(SSHError):
     def __init__(self, reason: int, description: str, by_peer: bool = True) -> None:
         who = "the peer" if by_peer else "we"
         name = reason_name(reason)
-        super().__init__(f"{who} ended the session: {name}: {description or 'no description'}")
+        words = f": {description}" if description else ""
+        super().__init__(f"{who} ended the session: {name}{words}")
         self.reason = reason
         self.description = description
         self.by_peer = by_peer

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from .. import wire
 from ..constants import AuthenticationMethod, MessageNumber
@@ -27,6 +27,8 @@ __all__ = [
     "host_based_signed_data",
     "public_key_signed_data",
 ]
+
+MAX_PROMPTS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +120,16 @@ class Challenge:
 
     :ivar name: a title, possibly empty
     :ivar instruction: what to do, possibly empty
-    :ivar prompts: the questions, possibly none
+    :ivar prompts: the questions, possibly none, at most 16
     """
 
     name: str = ""
     instruction: str = ""
     prompts: Sequence[Prompt] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.prompts) > MAX_PROMPTS:
+            raise ValueError(f"{len(self.prompts)} prompts; a challenge has at most {MAX_PROMPTS}")
 
 
 def public_key_signed_data(

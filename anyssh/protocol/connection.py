@@ -70,6 +70,8 @@ MAX_CHANNEL_ID: Final = 2**31 - 1
 MAX_NAME: Final = 256
 MESSAGES_PER_TURN: Final = 64
 """Messages that a channel may send before the next one has its turn, however small they are."""
+PAYLOAD_MARGIN: Final = 1024
+"""Bytes of a packet that are not its payload, at the most."""
 HELD_OVERHEAD: Final = 32
 """What a payload that waits costs besides its bytes."""
 
@@ -229,6 +231,7 @@ class Connection:
             raise LocalProtocolError(f"{self._limits.channels} channels are open, the limit")
         if window_size is not None:
             _check_window(window_size)
+        self._check_payload(payload)
         channel = self._new_channel(
             channel_type,
             ChannelPhase.OPENING,
@@ -262,6 +265,7 @@ class Connection:
         :raises LocalProtocolError: it was answered before, or the peer has gone
         """
         self._require_offered(channel)
+        self._check_payload(payload)
         if window_size is not None:
             _check_window(window_size)
             self._resize_window(channel, window_size)
@@ -294,6 +298,12 @@ class Connection:
     def _require_offered(self, channel: ChannelState) -> None:
         if channel.phase is not ChannelPhase.OFFERED:
             raise LocalProtocolError(f"channel {channel.local_id} was answered before")
+
+    def _check_payload(self, payload: bytes) -> None:
+        """Refuse what no peer takes, rather than have it end the session."""
+        longest = self._limits.packet_size - PAYLOAD_MARGIN
+        if len(payload) > longest:
+            raise LocalProtocolError(f"a payload of {len(payload)} bytes; at most {longest} fit")
 
     def _new_channel(
         self, channel_type: str, phase: ChannelPhase, window_size: int, packet_size: int
@@ -471,6 +481,7 @@ class Connection:
         :raises LocalProtocolError: the channel is not open
         """
         channel.require_open()
+        self._check_payload(payload)
         slot = ReplySlot()
         self._send(ChannelRequest(channel.remote_id, name, want_reply, payload).encode())
         if want_reply:
@@ -479,6 +490,7 @@ class Connection:
 
     def request_global(self, name: str, payload: bytes, *, want_reply: bool) -> ReplySlot:
         """Send a request of the session; with ``want_reply`` ReplyReceived answers it."""
+        self._check_payload(payload)
         slot = ReplySlot()
         self._send(GlobalRequest(name, want_reply, payload).encode())
         if want_reply:
@@ -497,6 +509,7 @@ class Connection:
         channel = request.channel
         if channel is not None and channel.phase is not ChannelPhase.OPEN:
             return
+        self._check_payload(payload)
         line = self._requests if channel is None else channel.requests
         before = line.size
         ready = line.decide(request, is_success, payload)

@@ -19,10 +19,11 @@ __all__ = ["DirectWriter"]
 class DirectWriter:
     """A second way to write to a socket, for as long as the first one is idle."""
 
-    __slots__ = ("_descriptor",)
+    __slots__ = ("_descriptor", "error")
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self.error: OSError | None = None
 
     @classmethod
     def open(cls, stream: AnyByteStream) -> Self | None:
@@ -37,17 +38,21 @@ class DirectWriter:
             return None
         try:
             return cls(os.dup(stream.extra(SocketAttribute.raw_socket).fileno()))
-        except OSError:
+        except (OSError, AttributeError):  # what sockets raise that are closed already
             return None
 
     def write(self, data: bytes) -> int:
         """Write what the kernel takes at once; return how many bytes it was.
 
-        Errors count as nothing taken: the ordinary way will meet them too.
+        Errors count as nothing taken, and :attr:`error` tells what it was: the ordinary way will
+        find the socket unusable too.
         """
         try:
             return os.write(self._descriptor, data)
-        except OSError:
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            self.error = error
             return 0
 
     def close(self) -> None:

@@ -244,7 +244,7 @@ class Channel(ByteStream):
             await anyio.lowlevel.checkpoint()
             await self._wait_for_other_sender()
             self._require_sendable()
-            rest = memoryview(item)
+            rest = memoryview(item).cast("B")
             self._is_sending = True
             try:
                 while rest:
@@ -255,7 +255,9 @@ class Channel(ByteStream):
                     session._advance()
                     rest = rest[sent:]
                     if rest:
+                        self._require_sendable()
                         await self._wait_writable()
+                        self._require_sendable()
             finally:
                 self._is_sending = False
                 self._sender_left.notify()
@@ -269,6 +271,9 @@ class Channel(ByteStream):
             await self._sender_left.wait()
 
     async def _wait_writable(self) -> None:
+        if self._state.send_wait is SendWait.NOTHING:
+            # It is our turn again already; let other tasks have theirs.
+            await anyio.lowlevel.checkpoint()
         while self._state.send_wait is not SendWait.NOTHING:
             await self._writable.wait()
             self._require_sendable()
@@ -313,13 +318,14 @@ class Channel(ByteStream):
         slot = self._session._connection.request_channel(
             self._state, name, payload, want_reply=want_reply
         )
+        pending = self._session._expect_reply(slot)
         self._session._advance()
         if not want_reply:
             return Reply(True)
         try:
-            return await self._session._reply_to(slot)
+            return await self._session._reply(pending)
         except SSHError as error:
-            raise anyio.BrokenResourceError from error
+            raise anyio.BrokenResourceError(str(error)) from error
 
     async def send_signal(self, name: str) -> None:
         """Send a signal to the program at the other end (RFC 4254 section 6.9).
@@ -478,7 +484,7 @@ class Channel(ByteStream):
     def _require_session(self) -> None:
         """Raise unless what ended the channel, if anything, was its peer."""
         if self._closed is not None and self._closed.error is not None:
-            raise anyio.BrokenResourceError from self._closed.error
+            raise anyio.BrokenResourceError(str(self._closed.error)) from self._closed.error
 
     def _require_usable(self) -> None:
         self._require_not_closed()
@@ -496,7 +502,9 @@ class Channel(ByteStream):
 
     def __repr__(self) -> str:
         state = self._state
-        return f"<Channel {state.channel_type!r} {state.local_id} {state.phase.name.lower()}>"
+        has_lost_session = self._closed is not None and self._closed.error is not None
+        phase = "ended" if has_lost_session else state.phase.name.lower()
+        return f"<Channel {state.channel_type!r} {state.local_id} {phase}>"
 
 
 class ChannelOpening:

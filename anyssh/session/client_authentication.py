@@ -63,6 +63,7 @@ class Authenticator:
         """
         await self._settle()
         self._methods_left = None
+        tried: dict[str, None] = {}
         for method, step in self._steps(credentials):
             if self._methods_left is not None and method not in self._methods_left:
                 continue
@@ -70,11 +71,14 @@ class Authenticator:
             if isinstance(reply, Authenticated):
                 return
             if isinstance(reply, AuthenticationFailed):
+                tried[method] = None
                 self._methods_left = reply.methods_left
         left = self._methods_left or ()
-        offers = f"it would take {', '.join(left)}" if left else "it names no other method"
         raise AuthenticationError(
-            f"the server refused every credential of {credentials.username!r}; {offers}", left
+            f"the server did not let {credentials.username!r} in; "
+            f"refused: {', '.join(tried) or 'nothing'}, for nothing else could be tried; "
+            f"the server takes: {', '.join(left) or 'unknown'}",
+            left,
         )
 
     async def query(self, username: str, key: Key) -> bool:

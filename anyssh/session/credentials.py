@@ -67,3 +67,14 @@ class ClientCredentials:
     key_provider: KeyProvider | None = field(default=None, repr=False, kw_only=True)
     respond: Responder | None = field(default=None, repr=False, kw_only=True)
     host_based: HostBasedCredentials | None = field(default=None, repr=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.username, str):
+            raise TypeError(f"username must be a str, not {type(self.username).__name__}")
+        if self.password is not None and not isinstance(self.password, str):
+            raise TypeError(f"password must be a str, not {type(self.password).__name__}")
+        if isinstance(self.keys, Key | str):
+            raise TypeError("keys must be a sequence of keys; put a single one in a list")
+        for key in self.keys:
+            if not isinstance(key, Key | Signer):
+                raise TypeError(f"keys must hold keys and signers, not {type(key).__name__}")

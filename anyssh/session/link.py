@@ -142,6 +142,8 @@ class Link:
     def _write_at_once(self, direct: DirectWriter) -> None:
         data = self._core.data_to_send(anyio.current_time())
         written = direct.write(data)
+        if direct.error is not None:
+            self._lost(direct.error)
         if written < len(data):
             self._writer_is_idle = False
             self._rest = data[written:]
@@ -238,9 +240,9 @@ class Link:
             self._lost(error)
 
     async def _close_stream(self) -> None:
-        if self._direct is not None:
-            self._direct.close()
-            self._direct = None
+        direct, self._direct = self._direct, None
+        if direct is not None:
+            direct.close()
         with anyio.CancelScope(shield=True, deadline=anyio.current_time() + 1):
             try:
                 await self._stream.aclose()

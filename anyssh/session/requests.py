@@ -174,9 +174,10 @@ class RequestIterator:
 class PendingReply:
     """Somebody who waits for the reply to a request."""
 
-    __slots__ = ("_error", "_event", "_reply")
+    __slots__ = ("_error", "_event", "_reply", "_slot")
 
     def __init__(self, slot: ReplySlot) -> None:
+        self._slot = slot
         self._event = anyio.Event()
         self._reply: Reply | None = None
         self._error: Callable[[], Exception] | None = None
@@ -191,6 +192,10 @@ class PendingReply:
         """Let the waiter raise what ``error`` makes."""
         self._error = error
         self._event.set()
+
+    def abandon(self) -> None:
+        """Forget the slot, which stays in the queue until its reply comes."""
+        self._slot.owner = None
 
     async def wait(self) -> Reply:
         """Wait for the reply; a cancelled waiter leaves its slot in the queue."""

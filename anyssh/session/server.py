@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from logging import Logger, getLogger
 from typing import Any, TypeVar
@@ -98,12 +99,12 @@ class ServerSession(Session):
             TraceLevel.INFO,
             f"{attempt.method} for {attempt.username!r}",
         )
-        verdict = await self._ask(self._authenticate, attempt)
+        verdict = await self._ask(self._verdict, attempt)
         self._progress(Progress.COMPLETED_AUTHENTICATION)
         now = anyio.current_time()
-        if isinstance(verdict, Challenge) and isinstance(attempt, KeyboardInteractiveAttempt):
+        if isinstance(verdict, Challenge):
             event.challenge(verdict, now)
-        elif self._is_principal(verdict):
+        elif verdict is not None:
             self._username = attempt.username
             event.accept(verdict, now)
         else:
@@ -112,15 +113,27 @@ class ServerSession(Session):
                 TraceLevel.WARNING,
                 f"{attempt.method} for {attempt.username!r} refused",
             )
+            logger.info(
+                "%s: %s for %r refused", self._peer_name(), attempt.method, attempt.username
+            )
             event.reject(now)
         self._advance()
 
-    def _is_principal(self, verdict: object) -> bool:
-        """Return whether a verdict lets the client in; what looks like a mistake does not."""
+    def _peer_name(self) -> str:
+        """Return where the client is, for logs."""
+        address = self._remote_address()
+        return "a client" if address is None else f"{address[0]}:{address[1]}"
+
+    async def _verdict(self, attempt: AuthAttempt) -> object | None:
+        """Return the principal or a challenge, None to refuse; a likely mistake lets nobody in."""
+        if self._authenticate is None:
+            return None
+        verdict = await self._authenticate(attempt)
+        if isinstance(verdict, Challenge):
+            return verdict if isinstance(attempt, KeyboardInteractiveAttempt) else None
         if isinstance(verdict, Awaitable) or verdict is NotImplemented:
-            logger.error("authenticate returned %r; did it forget to await?", type(verdict))
-            return False
-        return bool(verdict) and not isinstance(verdict, Challenge)
+            raise TypeError(f"authenticate returned {type(verdict)}; did it forget to await?")
+        return verdict or None
 
     async def _judge_query(self, event: KeyQueried) -> None:
         is_worthwhile: object = True
@@ -129,19 +142,23 @@ class ServerSession(Session):
         event.answer(is_worthwhile is True, anyio.current_time())
         self._advance()
 
-    async def _ask(self, callback: Callable[..., Awaitable[Any]] | None, *question: Any) -> Any:
+    async def _ask(self, callback: Callable[..., Awaitable[Any]], *question: Any) -> Any:
         """Ask the application; an exception or too much time means no."""
-        if callback is None:
-            return None
         try:
             with anyio.fail_after(self._config.limits.handler_time):
                 return await callback(*question)
+        except anyio.get_cancelled_exc_class() as error:
+            if anyio.current_effective_deadline() == -math.inf:
+                raise
+            # Nobody cancels us: the callback awaited something that was cancelled.
+            self._callback_failed(error)
         except Exception as error:
-            logger.exception("an authentication callback failed; the attempt is refused")
-            self._trace(
-                TraceId.AUTHENTICATION_ERROR, TraceLevel.ERROR, "the callback failed", error
-            )
-            return None
+            self._callback_failed(error)
+        return None
+
+    def _callback_failed(self, error: BaseException) -> None:
+        logger.error("an authentication callback failed; the attempt is refused", exc_info=error)
+        self._trace(TraceId.AUTHENTICATION_ERROR, TraceLevel.ERROR, "the callback failed", error)
 
 
 StreamT = TypeVar("StreamT", bound=AnyByteStream)
@@ -247,10 +264,11 @@ class Server:
             await listener.serve(handle, connections)
 
     async def _serve_one(self, stream: AnyByteStream, handler: SessionHandler) -> None:
+        session = self.accept(stream)
         try:
-            async with self.accept(stream) as session:
+            async with session:
                 await handler(session)
         except SSHError as error:
-            logger.info("a connection ended: %s", error)
+            logger.info("%s: the connection ended: %s", session._peer_name(), error)
         except Exception:
-            logger.exception("the handler of a connection failed")
+            logger.exception("%s: the handler of the connection failed", session._peer_name())

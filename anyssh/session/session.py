@@ -23,7 +23,9 @@ from anyio import AsyncContextManagerMixin, TypedAttributeProvider
 from anyio.abc import (
     AnyByteStream,
     AsyncResource,
+    ByteStream,
     ByteStreamConnectable,
+    ObjectStream,
     SocketAttribute,
     TaskGroup,
 )
@@ -31,7 +33,7 @@ from anyio.abc import (
 from .._version import __version__
 from ..config import SessionConfig
 from ..constants import DisconnectReason
-from ..errors import KeyExchangeFailed, LocalProtocolError, SSHError
+from ..errors import HostKeyError, KeyExchangeFailed, LocalProtocolError, SSHError
 from ..identification import PeerVersion, local_identification
 from ..keys import Key
 from ..protocol import Connection, Core, Phase, Role
@@ -164,6 +166,11 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
         trace: TraceHandler | None = None,
         on_progress: ProgressHandler | None = None,
     ) -> None:
+        if not isinstance(transport, ByteStreamConnectable | ObjectStream | ByteStream):
+            raise TypeError(
+                f"expected a byte stream or a connectable, got {type(transport).__name__}; "
+                "anyio.as_connectable((host, port)) makes a connectable of an address"
+            )
         self._transport = transport
         self._config = config
         self._host_keys = {public_key_of(key): key for key in host_keys}
@@ -253,8 +260,14 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
         body_error: BaseException | None = None
         self._progress(Progress.OPENING_SESSION_CONNECTION)
         stream = await self._open_stream()
+        try:
+            self._prepare(stream)
+        except BaseException:
+            await anyio.aclose_forcefully(stream)
+            raise
         async with anyio.create_task_group() as services:
-            self._start(stream, services)
+            self._services = services
+            services.start_soon(self._link.run)
             try:
                 await self._set_up()
                 yield self
@@ -281,9 +294,8 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
             return await transport.connect()
         return transport
 
-    def _start(self, stream: AnyByteStream, services: TaskGroup) -> None:
+    def _prepare(self, stream: AnyByteStream) -> None:
         self._stream = stream
-        self._services = services
         self._core_if_started = Core(
             self._role,
             self._config,
@@ -298,7 +310,6 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
         self._link = Link(stream, self._core, self._config.limits, self._dispatch)
         self._trace(TraceId.SESSION_CONNECTING, TraceLevel.INFO, "connecting")
         self._progress(Progress.STARTING_VERSION_EXCHANGE)
-        services.start_soon(self._link.run)
 
     async def _set_up(self) -> None:
         """Wait until the session is ready for the body of ``async with``."""
@@ -342,7 +353,9 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
         await self._link.wait_finished()
 
     async def wait_closed(self) -> SessionClosed:
-        """Wait until the session has ended; tell how."""
+        """Wait until the session has ended; tell how. Refuses requests that nobody asks for."""
+        self._core  # noqa: B018 -- raises before the session was entered
+        self._requests.disregard()
         await anyio.lowlevel.checkpoint()
         while self._end is None:
             await self._ended.wait()
@@ -485,19 +498,23 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
         await anyio.lowlevel.checkpoint()
         self._require_alive()
         slot = self._connection.request_global(name, payload, want_reply=want_reply)
+        pending = self._expect_reply(slot)
         self._advance()
         if not want_reply:
             return Reply(True)
-        return await self._reply_to(slot)
+        return await self._reply(pending)
 
-    async def _reply_to(self, slot: ReplySlot) -> Reply:
+    def _expect_reply(self, slot: ReplySlot) -> PendingReply:
         pending = PendingReply(slot)
         self._pending_replies.add(pending)
+        return pending
+
+    async def _reply(self, pending: PendingReply) -> Reply:
         try:
             return await pending.wait()
         finally:
             self._pending_replies.discard(pending)
-            slot.owner = None
+            pending.abandon()
 
     def _answer_request(self, request: PendingRequest, is_success: bool, payload: bytes) -> None:
         self._connection.answer(request, is_success, payload)
@@ -717,6 +734,8 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
         if error.__cause__ is None:
             error.__cause__ = self._link.error
         where = _SET_UP.get(event.phase)
+        if isinstance(error, HostKeyError):
+            where = "the verification of the host key"
         if where is not None:
             error.add_note(f"during {where}")
         return error
@@ -740,7 +759,10 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
     def _remote_address(self) -> tuple[str, int] | None:
         if self._stream is None:
             return None
-        address = self._stream.extra(SocketAttribute.remote_address, None)
+        try:
+            address = self._stream.extra(SocketAttribute.remote_address, None)
+        except (OSError, AttributeError):  # what sockets raise that are closed already
+            return None
         return (address[0], address[1]) if isinstance(address, tuple) else None
 
     def __repr__(self) -> str:
