@@ -241,9 +241,13 @@ class Channel(ByteStream):
         session, state = self._session, self._state
         connection = session._connection
         with self._send_guard if data_type is None else self._stderr_guard:
-            await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint_if_cancelled()
             await self._wait_for_other_sender()
-            self._require_sendable()
+            try:
+                self._require_sendable()
+            except BaseException:
+                await anyio.lowlevel.cancel_shielded_checkpoint()
+                raise
             rest = memoryview(item).cast("B")
             self._is_sending = True
             try:
@@ -258,6 +262,8 @@ class Channel(ByteStream):
                         self._require_sendable()
                         await self._wait_writable()
                         self._require_sendable()
+                # Yielding comes last, so that the peer has the bytes meanwhile.
+                await anyio.lowlevel.cancel_shielded_checkpoint()
             finally:
                 self._is_sending = False
                 self._sender_left.notify()
