@@ -106,7 +106,7 @@ class Limits:
     :ivar receive_memory: windows granted in one session, in all
     :ivar pending_output: sealed or queued for sending before senders wait
     :ivar waiting_bytes: payloads of opens and requests that wait for the application, per session
-    :ivar unread_answers: bytes of answers to the peer that wait for it to read
+    :ivar unread_answers: answers to the peer that wait for it to read, besides ``pending_output``
     :ivar noise_messages: IGNORE, DEBUG, UNIMPLEMENTED and other idle messages in one burst
     :ivar noise_bytes: of such messages in one burst
     :ivar noise_rate: such messages a second that a burst recovers by

@@ -118,6 +118,7 @@ class Connection:
         self._link: Link | None = None
         self._held: deque[bytes] = deque()
         self.held_size: int = 0
+        self.own_waiting: int = 0
         self._channels: dict[int, ChannelState] = {}
         self._remote_ids: set[int] = set()
         self._closing: dict[int, ChannelState] = {}
@@ -191,6 +192,16 @@ class Connection:
             self._held.append(payload)
             self.held_size += len(payload) + HELD_OVERHEAD
 
+    def _ask(self, payload: bytes) -> None:
+        """Send what we want of the peer: nobody made us send it, however long it waits."""
+        self._send(payload)
+        self.own_waiting += len(payload)
+
+    def output_was_taken(self) -> None:
+        """Note that what waited for the stream has left, and let the next channel send."""
+        self.own_waiting = min(self.own_waiting, self.held_size)
+        self.pass_turn()
+
     def _require_attached_once(self) -> None:
         if self._attachment is _Attachment.NEVER:
             raise LocalProtocolError("the session is not ready: authenticate first")
@@ -246,7 +257,7 @@ class Connection:
             payload,
         )
         try:
-            self._send(message.encode())
+            self._ask(message.encode())
         except LocalProtocolError:
             self._remove(channel)
             raise
@@ -483,7 +494,7 @@ class Connection:
         channel.require_open()
         self._check_payload(payload)
         slot = ReplySlot()
-        self._send(ChannelRequest(channel.remote_id, name, want_reply, payload).encode())
+        self._ask(ChannelRequest(channel.remote_id, name, want_reply, payload).encode())
         if want_reply:
             channel.replies.append(slot)
         return slot
@@ -492,7 +503,7 @@ class Connection:
         """Send a request of the session; with ``want_reply`` ReplyReceived answers it."""
         self._check_payload(payload)
         slot = ReplySlot()
-        self._send(GlobalRequest(name, want_reply, payload).encode())
+        self._ask(GlobalRequest(name, want_reply, payload).encode())
         if want_reply:
             self._replies.append(slot)
         return slot

@@ -142,7 +142,6 @@ class Core:
         self._noise = Bucket(limits.noise_messages, limits.noise_rate)
         self._noise_bytes = Bucket(limits.noise_bytes, limits.noise_rate * 4096)
         self._early_noise = 0
-        self._unread_answers = 0
         self._deferred: list[bytes] = []
         self._ext_info_message = 0
         self._success_is_due = False
@@ -256,8 +255,7 @@ class Core:
             self._attempt(self._start_rekey_if_due)
         data = self.transport.take_output()
         if data:
-            self._unread_answers = min(self._unread_answers, self._connection.held_size)
-            self._connection.pass_turn()
+            self._connection.output_was_taken()
         return data
 
     def next_deadline(self) -> float | None:
@@ -346,7 +344,6 @@ class Core:
 
     def _receive(self, data: Buffer) -> None:
         transport = self.transport
-        waiting_before = self._waiting_output()
         transport.feed(data)
         if self._phase is Phase.VERSION and not self._read_greeting():
             return
@@ -368,7 +365,7 @@ class Core:
                 return
         else:
             self.has_backlog = True
-        self._count_answers(self._waiting_output() - waiting_before)
+        self._check_unread_answers()
 
     def _receive_by_rule(self, number: int, payload: bytes, rule: Rule | None) -> None:
         if not self.is_running:
@@ -390,16 +387,12 @@ class Core:
             case Disposition.DROP:
                 pass
 
-    def _waiting_output(self) -> int:
-        return self.transport.pending + self._connection.held_size
-
-    def _count_answers(self, size: int) -> None:
+    def _check_unread_answers(self) -> None:
         """Do not let a peer make us answer without end while it does not read the answers."""
-        self._unread_answers += max(0, size)
-        if self._unread_answers > self.config.limits.unread_answers:
-            raise RemoteProtocolError(
-                f"the peer leaves {self._unread_answers} bytes of answers unread"
-            )
+        limits, connection = self.config.limits, self._connection
+        waiting = self.transport.pending + connection.held_size - connection.own_waiting
+        if waiting > limits.pending_output + limits.unread_answers:
+            raise RemoteProtocolError(f"the peer leaves {waiting} bytes of answers unread")
 
     def _read_greeting(self) -> bool:
         version = self.transport.read_greeting()

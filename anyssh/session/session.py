@@ -198,8 +198,11 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
     @property
     def _core(self) -> Core:
         if self._core_if_started is None:
-            raise LocalProtocolError("the session has not started: enter it with 'async with'")
+            raise self._not_started()
         return self._core_if_started
+
+    def _not_started(self) -> LocalProtocolError:
+        return LocalProtocolError("the session has not started: enter it with 'async with'")
 
     # What it is
 
@@ -354,9 +357,10 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
 
     async def wait_closed(self) -> SessionClosed:
         """Wait until the session has ended; tell how. Refuses requests that nobody asks for."""
-        self._core  # noqa: B018 -- raises before the session was entered
         self._requests.disregard()
         await anyio.lowlevel.checkpoint()
+        if self._core_if_started is None:
+            raise self._not_started()
         while self._end is None:
             await self._ended.wait()
         return self._end
