@@ -376,6 +376,7 @@ class Broken(NamedTuple):
     rule: str
     stream: Callable[[MemoryStream], ByteStream]
     also: frozenset[str] | None = frozenset()
+    sometimes: frozenset[str] = frozenset()
 
 
 AT_THE_END = frozenset(
@@ -402,7 +403,8 @@ BROKEN = [
     Broken("empty_send", EndsWithAnEmptySend),
     Broken("iteration", IteratesIntoTheEnd),
     Broken("large_transfer", flip_a_late_bit),
-    Broken("end_after_data", LosesBytesWhenItCloses),
+    # Whether the reader comes before the close is up to the scheduler.
+    Broken("end_after_data", LosesBytesWhenItCloses, sometimes=frozenset({"iteration"})),
     Broken("end_every_time", EndsOnlyOnce, frozenset({"end_yields"})),
     Broken("half_close", EndsBothWays, OTHER_USES_OF_SEND_EOF),
     Broken("send_eof_twice", EndsOnceAndThenRaises, frozenset({"send_eof_yields"})),
@@ -492,7 +494,8 @@ async def test_no_other_rule_complains(broken: Broken, autojump_clock: object) -
     if broken.also is None:
         assert broken.rule in found
     else:
-        assert found == {broken.rule} | broken.also
+        expected = {broken.rule} | broken.also
+        assert expected <= found <= expected | broken.sometimes
 
 
 @pytest.mark.trio
