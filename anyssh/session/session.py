@@ -351,9 +351,16 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
         :param description: a text for the peer
         """
         self._trace(TraceId.SESSION_CLOSING, TraceLevel.INFO, f"closing: {reason} {description}")
+        await self._send_what_waits()
         self._core.disconnect(reason, description)
         self._advance()
         await self._link.wait_finished()
+
+    async def _send_what_waits(self) -> None:
+        """Let what waits for new keys, such as the end of a channel, leave before the goodbye."""
+        with anyio.move_on_after(self._config.limits.disconnect_time):
+            while self._connection.held_size:
+                await self._changed.wait()
 
     async def wait_closed(self) -> SessionClosed:
         """Wait until the session has ended; tell how. Refuses requests that nobody asks for."""

@@ -187,3 +187,23 @@ async def test_a_stream_is_closed_when_a_session_cannot_begin(
     assert isinstance(far, MemoryStream)
     with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
         await far.receive()
+
+
+async def test_a_channel_that_is_closed_while_keys_are_exchanged_tells_its_status() -> None:
+    closed: list[anyssh.ChannelClosed] = []
+
+    async with session_pair() as (client, server), anyio.create_task_group() as tasks:
+
+        async def watch() -> None:
+            channel = await server.accept_channel()
+            closed.append(await channel.wait_closed())
+
+        tasks.start_soon(watch)
+        channel = await client.open_channel()
+        client._core.start_rekey(anyio.current_time())
+        client._advance()
+        channel._close_now(exit_status=7)
+        assert client._connection.held_size
+        with anyio.fail_after(10):
+            await client.aclose()
+    assert [end.exit_status for end in closed] == [7]
