@@ -18,9 +18,11 @@ from .constants import (
     MessageNumber,
     Service,
 )
+from .contour import ContourInterval, SessionContour
 from .errors import (
     AuthenticationError,
     ChannelOpenError,
+    ContourFormatError,
     Disconnected,
     HostKeyError,
     KeyExchangeFailed,
@@ -60,6 +62,7 @@ from .protocol.authentication import (
     Prompt,
     PublicKeyAttempt,
 )
+from .protocol.latency import Latency
 from .protocol.negotiation import Algorithms
 from .session.attributes import SSHAttribute
 from .session.channel import Channel, ChannelClosed, ChannelOpening, StderrStream
@@ -91,6 +94,8 @@ __all__ = [
     "ClientSession",
     "Compression",
     "ConnectionLost",
+    "ContourFormatError",
+    "ContourInterval",
     "DisconnectReason",
     "Disconnected",
     "Encryption",
@@ -111,6 +116,7 @@ __all__ = [
     "KeyFormat",
     "KeyFormatError",
     "KeyboardInteractiveAttempt",
+    "Latency",
     "Limits",
     "LocalProtocolError",
     "Mac",
@@ -139,6 +145,7 @@ __all__ = [
     "Session",
     "SessionClosed",
     "SessionConfig",
+    "SessionContour",
     "SessionEvent",
     "SessionMetrics",
     "Signer",

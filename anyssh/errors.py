@@ -14,6 +14,7 @@ from .constants import ChannelOpenFailureReason, DisconnectReason
 __all__ = [
     "AuthenticationError",
     "ChannelOpenError",
+    "ContourFormatError",
     "Disconnected",
     "HostKeyError",
     "KeyExchangeFailed",
@@ -170,6 +171,10 @@ class ReconnectError(SSHError):
     def __init__(self, reason: int, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class ContourFormatError(SSHError, ValueError):
+    """A text is not a session contour in the format that we read."""
 
 
 class KeyFormatError(SSHError):

@@ -20,6 +20,7 @@ LAYERS = {
     "_version": 0,
     "config": 0,
     "constants": 0,
+    "contour": 0,
     "errors": 0,
     "identification": 0,
     "trace": 0,
