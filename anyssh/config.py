@@ -67,6 +67,13 @@ AUTHENTICATION_METHODS: Final = (
     AuthenticationMethod.NONE,
 )
 
+RECONNECT_EXTENSIONS: Final = (
+    Extension.SERVER_SIG_ALGS,
+    Extension.SESSION_RECONNECT,
+    Extension.SESSION_LATENCY,
+    Extension.SESSION_LINK,
+)
+
 _OPT_IN: Final = frozenset(
     {
         KeyExchange.DH_GROUP14_SHA256,
@@ -112,6 +119,8 @@ class Limits:
     :ivar noise_rate: such messages a second that a burst recovers by
     :ivar rekey_burst: key exchanges that the peer may start in one burst, when little was sent
     :ivar rekey_interval: seconds after which one more of them is allowed
+    :ivar disconnected_time: without a stream before a session that could reconnect ends
+    :ivar unacknowledged_bytes: kept for a peer that may have to be sent them again
     :ivar events: facts kept for an application that does not read :meth:`Session.events`
     """
 
@@ -139,6 +148,8 @@ class Limits:
     noise_rate: int = 128
     rekey_burst: int = 6
     rekey_interval: float = 10.0
+    disconnected_time: float = 120.0
+    unacknowledged_bytes: int = 4 * 1024 * 1024
     events: int = 64
 
     def __post_init__(self) -> None:
@@ -216,6 +227,8 @@ class SessionConfig:
             if len(set(chosen)) != len(chosen):
                 raise ValueError(f"{name} names an entry twice")
         object.__setattr__(self, "extensions", tuple(self.extensions))
+        if Extension.SESSION_RECONNECT in self.extensions and not self.is_secure:
+            raise ValueError("a session without encryption cannot prove itself when it reconnects")
         self._check_numbers()
 
     def _check_numbers(self) -> None:
@@ -234,6 +247,17 @@ class SessionConfig:
     def is_secure(self) -> bool:
         """Whether sessions are encrypted and authenticated."""
         return True
+
+    @classmethod
+    def with_reconnect(cls, **changes: Any) -> Self:
+        """Return the default configuration with sessions that survive the loss of their stream.
+
+        It announces ``session-reconnect@microsoft.com``, ``session-latency@microsoft.com`` and
+        what anyssh adds to them. A peer that knows none of them is served as ever.
+
+        :param changes: other fields, as in the constructor
+        """
+        return cls(extensions=RECONNECT_EXTENSIONS, **changes)
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some fields changed."""

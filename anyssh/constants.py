@@ -18,6 +18,7 @@ __all__ = [
     "MessageNumber",
     "DisconnectReason",
     "ChannelOpenFailureReason",
+    "ReconnectFailureReason",
     "KeyExchange",
     "HostKeyAlgorithm",
     "Encryption",
@@ -103,6 +104,19 @@ class ChannelOpenFailureReason(IntEnum):
     RESOURCE_SHORTAGE = 4
 
 
+class ReconnectFailureReason(IntEnum):
+    """Why a session could not go on over another stream; those from 101 on are the client's own."""
+
+    UNKNOWN_SERVER_FAILURE = 1
+    SESSION_NOT_FOUND = 2
+    INVALID_CLIENT_TOKEN = 3
+    SERVER_DROPPED_MESSAGES = 4
+    UNKNOWN_CLIENT_FAILURE = 101
+    DIFFERENT_SERVER_HOST_KEY = 102
+    INVALID_SERVER_TOKEN = 103
+    CLIENT_DROPPED_MESSAGES = 104
+
+
 class KeyExchange:
     """Names of key exchange methods."""
 
@@ -174,6 +188,7 @@ class Extension:
     OPEN_CHANNEL_REQUEST: Final = "open-channel-request@microsoft.com"
     SESSION_RECONNECT: Final = "session-reconnect@microsoft.com"
     SESSION_LATENCY: Final = "session-latency@microsoft.com"
+    SESSION_LINK: Final = "session-link@anyssh.dev"
     ENABLE_SESSION_RECONNECT_REQUEST: Final = "enable-session-reconnect@microsoft.com"
     SESSION_RECONNECT_REQUEST: Final = "session-reconnect@microsoft.com"
     INITIAL_CHANNEL_REQUEST: Final = "initial-channel-request@microsoft.com"

@@ -48,12 +48,12 @@ class GcmSealer:
         self._next_nonce = _nonces(iv).__next__
         self._take_padding = PaddingSource(random).take
 
-    def seal(self, sequence: int, head: Buffer, body: Buffer = b"") -> bytes:
+    def seal(self, sequence: int, head: Buffer, body: Buffer = b"", tail: bytes = b"") -> bytes:
         """Return the whole packet; see :meth:`PacketSealer.seal`."""
-        size = 1 + len(head) + len(body)
+        size = 1 + len(head) + len(body) + len(tail)
         padding = _PADDING[size % _BLOCK_SIZE]
         length = LENGTH.pack(size + padding)
-        plain = b"".join((BYTES[padding], head, body, self._take_padding(padding)))
+        plain = b"".join((BYTES[padding], head, body, tail, self._take_padding(padding)))
         return length + self._encrypt(self._next_nonce(), plain, length)
 
 

@@ -52,14 +52,14 @@ class ChachaSealer:
         self._last_sequence = -1
         self._take_padding = PaddingSource(random).take
 
-    def seal(self, sequence: int, head: Buffer, body: Buffer = b"") -> bytes:
+    def seal(self, sequence: int, head: Buffer, body: Buffer = b"", tail: bytes = b"") -> bytes:
         """Return the whole packet; see :meth:`PacketSealer.seal`."""
         if sequence <= self._last_sequence:
             raise LocalProtocolError(
                 f"packet number {sequence} does not follow {self._last_sequence}"
             )
         self._last_sequence = sequence
-        size = 1 + len(head) + len(body)
+        size = 1 + len(head) + len(body) + len(tail)
         padding = _PADDING[size % _BLOCK_SIZE]
         if size + padding < _MIN_LENGTH:
             padding += _BLOCK_SIZE
@@ -67,7 +67,7 @@ class ChachaSealer:
         self._length.reset_nonce(nonce)
         self._body.reset_nonce(nonce)
         tag_key = self._body.update(_FIRST_BLOCK)[:_KEY_SIZE]
-        plain = b"".join((BYTES[padding], head, body, self._take_padding(padding)))
+        plain = b"".join((BYTES[padding], head, body, tail, self._take_padding(padding)))
         sealed = self._length.update(LENGTH.pack(size + padding)) + self._body.update(plain)
         return sealed + Poly1305.generate_tag(tag_key, sealed)
 

@@ -38,12 +38,12 @@ class ClearSealer:
     def __init__(self, random: Callable[[int], bytes]) -> None:
         self._padding = PaddingSource(random)
 
-    def seal(self, sequence: int, head: Buffer, body: Buffer = b"") -> bytes:
+    def seal(self, sequence: int, head: Buffer, body: Buffer = b"", tail: bytes = b"") -> bytes:
         """Return the whole packet; see :meth:`PacketSealer.seal`."""
-        size = _HEAD.size + len(head) + len(body)
+        size = _HEAD.size + len(head) + len(body) + len(tail)
         padding = _PADDING[size % _BLOCK_SIZE]
         start = _HEAD.pack(size - LENGTH_SIZE + padding, padding)
-        return b"".join((start, head, body, self._padding.take(padding)))
+        return b"".join((start, head, body, tail, self._padding.take(padding)))
 
 
 class ClearOpener:

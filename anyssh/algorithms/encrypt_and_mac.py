@@ -53,12 +53,12 @@ class EncryptAndMacSealer:
         self._authenticator = authenticator
         self._take_padding = PaddingSource(random).take
 
-    def seal(self, sequence: int, head: Buffer, body: Buffer = b"") -> bytes:
+    def seal(self, sequence: int, head: Buffer, body: Buffer = b"", tail: bytes = b"") -> bytes:
         """Return the whole packet; see :meth:`PacketSealer.seal`."""
-        size = _HEAD.size + len(head) + len(body)
+        size = _HEAD.size + len(head) + len(body) + len(tail)
         padding = _PADDING[size % BLOCK_SIZE]
         start = _HEAD.pack(size - LENGTH_SIZE + padding, padding)
-        plain = b"".join((start, head, body, self._take_padding(padding)))
+        plain = b"".join((start, head, body, tail, self._take_padding(padding)))
         code = self._authenticator.code(SEQUENCE.pack(sequence & SEQUENCES), plain)
         return self._encrypt(plain) + code
 

@@ -44,12 +44,12 @@ class EncryptThenMacSealer:
         self._authenticator = authenticator
         self._take_padding = PaddingSource(random).take
 
-    def seal(self, sequence: int, head: Buffer, body: Buffer = b"") -> bytes:
+    def seal(self, sequence: int, head: Buffer, body: Buffer = b"", tail: bytes = b"") -> bytes:
         """Return the whole packet; see :meth:`PacketSealer.seal`."""
-        size = 1 + len(head) + len(body)
+        size = 1 + len(head) + len(body) + len(tail)
         padding = _PADDING[size % BLOCK_SIZE]
         encrypted = self._encrypt(
-            b"".join((BYTES[padding], head, body, self._take_padding(padding)))
+            b"".join((BYTES[padding], head, body, tail, self._take_padding(padding)))
         )
         prefix = _SEQUENCE_AND_LENGTH.pack(sequence & SEQUENCES, size + padding)
         code = self._authenticator.code(prefix, encrypted)

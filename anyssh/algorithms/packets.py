@@ -46,12 +46,13 @@ _POOL_SIZE: Final = 1024
 class PacketSealer(Protocol):
     """Makes packets for one direction under one set of keys."""
 
-    def seal(self, sequence: int, head: Buffer, body: Buffer = b"") -> bytes:
+    def seal(self, sequence: int, head: Buffer, body: Buffer = b"", tail: bytes = b"") -> bytes:
         """Return the whole packet, as it goes on the wire; nothing else refers to the object.
 
         :param sequence: the packet's number; it is used modulo 2**32 where RFC 4253 says so
         :param head: the payload, or its beginning
         :param body: the rest of the payload
+        :param tail: what an extension puts behind the payload
         :raises LocalProtocolError: with ChaCha20-Poly1305, a number that was used before
         """
         ...

@@ -49,6 +49,7 @@ from .connection import (
 from .declaration import Message, Structure
 from .extensions import (
     InitialChannelRequest,
+    LinkedSessionReconnectRequest,
     SessionReconnectFailure,
     SessionReconnectRequest,
     SessionReconnectResponse,
@@ -130,6 +131,7 @@ __all__ = [
     "RequestSuccess",
     "ServiceAccept",
     "ServiceRequest",
+    "LinkedSessionReconnectRequest",
     "SessionReconnectFailure",
     "SessionReconnectRequest",
     "SessionReconnectResponse",

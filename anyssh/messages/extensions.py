@@ -6,6 +6,7 @@ They ride on GLOBAL_REQUEST and its replies. The names of the requests are in
 
 from __future__ import annotations
 
+from ..constants import ReconnectFailureReason
 from .connection import ChannelRequest
 from .declaration import (
     Structure,
@@ -19,12 +20,11 @@ from .declaration import (
 
 __all__ = [
     "InitialChannelRequest",
+    "LinkedSessionReconnectRequest",
     "SessionReconnectFailure",
     "SessionReconnectRequest",
     "SessionReconnectResponse",
 ]
-
-RECONNECT_UNKNOWN_CLIENT_FAILURE = 101
 
 
 @declared
@@ -37,6 +37,20 @@ class SessionReconnectRequest(Structure):
 
     client_token: bytes = string(secret=True)
     last_received_sequence_number: int = uint64()
+
+
+@declared
+class LinkedSessionReconnectRequest(SessionReconnectRequest):
+    """The same between two sides that both announce ``session-link@anyssh.dev``.
+
+    A client that goes on and loses its stream again at once cannot tell whether the server knows
+    that it went on. So it says which of the two streams its number belongs to.
+
+    :ivar link_id: ``SHA-256("anyssh-link" || H)``, H being the hash of that stream's first key
+        exchange
+    """
+
+    link_id: bytes = string(secret=True)
 
 
 @declared
@@ -58,7 +72,7 @@ class SessionReconnectFailure(Structure):
     :ivar reason: 101 (unknown) when the failure is bare, as from a peer without the extension
     """
 
-    reason: int = uint32(default=RECONNECT_UNKNOWN_CLIENT_FAILURE, optional=True)
+    reason: int = uint32(default=ReconnectFailureReason.UNKNOWN_CLIENT_FAILURE, optional=True)
     description: str = lenient_text(default="", optional=True)
     language: str = lenient_text(default="en", optional=True)
 

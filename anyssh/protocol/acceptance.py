@@ -66,6 +66,9 @@ class Condition(Enum):
     CONNECTION_UNUSED = auto()
     """No message of the connection protocol has come yet (RFC 4252 section 5.1)."""
     DEV_TUNNELS_PEER = auto()
+    EARLY_REQUEST = auto()
+    """Reconnecting is turned on, or asked for; the Dev Tunnels family also asks other things."""
+    RECONNECT_REPLY_EXPECTED = auto()
 
 
 class Disposition(Enum):
@@ -188,8 +191,15 @@ TABLE: Final = (
         Condition.INFO_RESPONSE_EXPECTED,
     ),
     # Connection
+    Row((N.GLOBAL_REQUEST,), _BOTH, _UNAUTHENTICATED, Condition.EARLY_REQUEST),
     Row(
-        (N.GLOBAL_REQUEST, N.CHANNEL_OPEN),
+        (N.REQUEST_SUCCESS, N.REQUEST_FAILURE),
+        _CLIENT,
+        (Phase.ENCRYPTED,),
+        Condition.RECONNECT_REPLY_EXPECTED,
+    ),
+    Row(
+        (N.CHANNEL_OPEN,),
         _SERVER,
         _UNAUTHENTICATED,
         Condition.DEV_TUNNELS_PEER,

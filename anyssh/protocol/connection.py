@@ -61,6 +61,7 @@ from .events import (
     GlobalRequestReceived,
     ReplyReceived,
 )
+from .journal import Continuity
 
 __all__ = ["Connection", "Link"]
 
@@ -109,12 +110,18 @@ class _Attachment(Enum):
 
 
 class Connection:
-    """Channels and requests of one session."""
+    """Channels and requests of one session.
+
+    :ivar continuity: what it takes to go on over another stream; None if that is not possible
+    :ivar pending_service: asked for and not granted yet
+    """
 
     def __init__(self, config: SessionConfig) -> None:
         self._config = config
         self._limits = config.limits
         self._attachment = _Attachment.NEVER
+        self.continuity: Continuity | None = None
+        self.pending_service: str | None = None
         self._link: Link | None = None
         self._held: deque[bytes] = deque()
         self.held_size: int = 0

@@ -23,6 +23,7 @@ from ..errors import (
     Disconnected,
     HostKeyError,
     LocalProtocolError,
+    ReconnectError,
     RemoteProtocolError,
     SSHError,
 )
@@ -53,13 +54,18 @@ from .events import (
     ExtensionsReceived,
     KeepAliveMissed,
     KeyExchangeCompleted,
+    LatencyMeasured,
     ServiceAccepted,
+    SessionResumed,
     VersionReceived,
 )
+from .journal import Continuity, Entry
 from .keep_alive import KeepAlive
 from .key_exchange import KeyExchanger
 from .negotiation import Algorithms
+from .offline import Offline, overflow
 from .rate import Bucket
+from .reconnect import Reconnector
 from .rekeying import Rekeying
 from .server_authentication import ServerAuthentication
 from .transport import Transport
@@ -92,10 +98,12 @@ class Core:
     :param now: monotonic seconds
     :param random: returns so many unpredictable bytes
     :param identification: our line, without its end
-    :param connection: what the session has besides this stream; attached once authenticated
+    :param connection: what the session has besides this stream; attached once authenticated, or
+        once the server goes on with it, if it has lost another stream
     :param host_keys: a server's host keys, in order of preference; their private halves may live
         elsewhere
     :param delay_secret: makes the times of failed authentications unpredictable
+    :param clock: tells monotonic seconds whenever it is asked, for measuring latency
     :param trace: told what happens, if given
     """
 
@@ -110,6 +118,7 @@ class Core:
         connection: Connection,
         host_keys: Sequence[Key] = (),
         delay_secret: bytes = b"",
+        clock: Callable[[], float] | None = None,
         trace: TraceHandler | None = None,
     ) -> None:
         self.role = role
@@ -134,9 +143,24 @@ class Core:
             self._guard,
             self._exchange_completed,
         )
+        self._clock = clock if clock is not None else lambda: self._now
+        self._reconnector = Reconnector(
+            config,
+            self.transport,
+            self.exchanger,
+            self.emit,
+            self._guard,
+            self._clock,
+            self._acknowledged,
+            self._resume,
+        )
+        if connection.continuity is not None:
+            self.exchanger.host_key = connection.continuity.host_key
         self._rekeying = Rekeying(config, self.transport)
         self._authentication: ClientAuthentication | ServerAuthentication | None = None
         self._connection = connection
+        self._is_attached = False
+        self._wants_receipt = False
         self._keep_alive = KeepAlive(config.keep_alive_interval)
         limits = config.limits
         self._noise = Bucket(limits.noise_messages, limits.noise_rate)
@@ -146,9 +170,9 @@ class Core:
         self._ext_info_message = 0
         self._success_is_due = False
         self._saw_connection_message = False
-        self._pending_service: str | None = None
         self._deadline: float | None = now + limits.version_time
         self.has_backlog: bool = False
+        self._is_halted = False
         self._conditions = self._condition_table()
         self._handlers = self._handler_table()
         self.exchanger.start()
@@ -164,6 +188,16 @@ class Core:
     def is_running(self) -> bool:
         """Whether channels and requests are allowed."""
         return self._phase in (Phase.RUNNING, Phase.REKEYING)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether nothing is received until it is known which session goes on here."""
+        return self._is_halted and self._phase is not Phase.TERMINATED
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether the connection works, or worked last, over this stream."""
+        return self._is_attached
 
     @property
     def client_authentication(self) -> ClientAuthentication:
@@ -191,12 +225,17 @@ class Core:
 
     @property
     def room(self) -> int:
-        """Bytes that the output still takes before senders wait."""
-        return self.config.limits.pending_output - self.transport.pending
+        """Bytes that the output, and the journal, still take before senders wait."""
+        limits, journal = self.config.limits, self._reconnector.journal
+        room = limits.pending_output - self.transport.pending
+        return room if journal is None else min(room, limits.unacknowledged_bytes - journal.size)
 
     def send(self, head: bytes, body: Buffer = b"") -> None:
         """Seal and queue a payload, given as one or two pieces."""
-        self.transport.send(head, body)
+        transport, journal = self.transport, self._reconnector.journal
+        if journal is not None:
+            journal.enter(transport.messages_sent, self._clock(), head, body)
+        transport.send(head, body)
 
     def emit(self, event: Event) -> None:
         """Tell the session something."""
@@ -224,6 +263,7 @@ class Core:
         self._now = now
         self.has_backlog = False
         if self._phase is not Phase.TERMINATED:
+            self.transport.received_at = now
             self._keep_alive.received(now)
             self._attempt(self._receive, data)
         return self.poll_events()
@@ -236,7 +276,7 @@ class Core:
                 RemoteProtocolError("the stream was closed before the peer's identification line")
             )
         elif self._phase is not Phase.TERMINATED:
-            self._end(None)
+            self._end(None, is_loss=True)
         return self.poll_events()
 
     def poll_events(self) -> list[Event]:
@@ -253,6 +293,7 @@ class Core:
         self._now = now
         if self._phase is Phase.RUNNING:
             self._attempt(self._start_rekey_if_due)
+            self._ask_for_receipt()
         data = self.transport.take_output()
         if data:
             self._connection.output_was_taken()
@@ -264,9 +305,13 @@ class Core:
             return None
         earliest = self._deadline
         if self._phase is Phase.RUNNING:
-            others = (self._keep_alive.deadline, self._rekey_deadline())
+            others = (
+                self._keep_alive.deadline,
+                self._rekey_deadline(),
+                self._reconnector.deadline,
+            )
         elif self._authentication is not None:
-            others = (self._authentication.deadline, None)
+            others = (self._authentication.deadline, None, None)
         else:
             return earliest
         for deadline in others:
@@ -293,6 +338,7 @@ class Core:
         if self._phase is Phase.RUNNING:
             self._start_rekey_if_due()
             self._ask_for_sign_of_life()
+            self._reconnector.handle_timeout(now)
         elif self._authentication is not None:
             self._authentication.handle_timeout(now)
 
@@ -301,22 +347,74 @@ class Core:
     def disconnect(self, reason: int, description: str) -> None:
         """Say goodbye; nothing is received or sent afterwards."""
         if self._phase is not Phase.TERMINATED:
+            is_loss = reason == DisconnectReason.CONNECTION_LOST
             self._say_goodbye(reason, description)
-            self._end(Disconnected(reason, description, by_peer=False))
+            self._end(Disconnected(reason, description, by_peer=False), is_loss=is_loss)
+
+    def lose(self, error: SSHError, now: float) -> None:
+        """End the connection as if the stream had ended, for a reason that we know of."""
+        self._now = now
+        if self._phase is not Phase.TERMINATED:
+            self._end(error, is_loss=True)
 
     def terminate(self, error: SSHError) -> None:
-        """End the connection for an error, telling the peer its reason."""
-        if self._phase is not Phase.TERMINATED:
-            reason = getattr(error, "reason", DisconnectReason.PROTOCOL_ERROR)
+        """End the connection for an error, telling the peer its reason.
+
+        A session that can go on over another stream survives a broken packet now and then.
+        """
+        if self._phase is Phase.TERMINATED:
+            return
+        self._tell(TraceId.RECEIVE_MESSAGE_FAILED, TraceLevel.ERROR, str(error), error)
+        reason = getattr(error, "reason", DisconnectReason.PROTOCOL_ERROR)
+        if isinstance(error, ReconnectError):
+            if self.role is Role.SERVER:
+                self._reconnector.refuse(error)
+            self._end(error)
+        elif reason == DisconnectReason.MAC_ERROR and self._survives_fault():
+            self._end(error, is_loss=True)
+        else:
             self._say_goodbye(reason, _public_words(error))
-            self._tell(TraceId.RECEIVE_MESSAGE_FAILED, TraceLevel.ERROR, str(error), error)
             self._end(error)
 
-    def _end(self, error: SSHError | None) -> None:
-        self._events.append(ConnectionTerminated(error, self._phase))
+    @property
+    def _is_survivable(self) -> bool:
+        """Whether the session can go on over another stream, should this one be lost."""
+        return (
+            self._is_attached
+            and self._connection.continuity is not None
+            and self._reconnector.is_enabled
+        )
+
+    def _survives_fault(self) -> bool:
+        continuity = self._connection.continuity
+        return (
+            continuity is not None and self._is_survivable and continuity.survives_fault(self._now)
+        )
+
+    def _end(self, error: SSHError | None, *, is_loss: bool = False) -> None:
+        is_survivable = is_loss and self._is_survivable
+        if is_survivable:
+            # The peer was told that they have come.
+            self._attempt(self._handle_deferred)
+            if self._phase is Phase.TERMINATED:
+                return
+        self._events.append(ConnectionTerminated(error, self._phase, is_survivable))
         self._set_phase(Phase.TERMINATED)
-        self._connection.detach()
         self.has_backlog = False
+        self._is_halted = True
+        if is_survivable:
+            self._go_offline()
+        elif self._is_attached:
+            self._connection.detach()
+
+    def _go_offline(self) -> None:
+        """Leave the connection with nothing but the journal."""
+        transport, continuity = self.transport, self._connection.continuity
+        if continuity is not None:
+            journal = continuity.journal
+            journal.end(transport.messages_sent - 1, transport.messages_received - 1)
+            offline = Offline(journal, self.config.limits, self.emit, self._clock)
+            self._connection.attach(offline)
 
     def _say_goodbye(self, reason: int, description: str) -> None:
         """Send DISCONNECT, unless the peer has not even shown that it speaks SSH."""
@@ -349,6 +447,8 @@ class Core:
             return
         if not self.is_running:
             self._check_unauthenticated_budget()
+        if self._is_halted:
+            return
         for _ in range(MESSAGES_PER_CALL):
             payload = transport.next_payload()
             if payload is None:
@@ -361,11 +461,13 @@ class Core:
                 self._handlers[number](payload)
             else:
                 self._receive_by_rule(number, bytes(payload), rule)
-            if self._phase is Phase.TERMINATED:
+            if self._is_halted:
                 return
         else:
             self.has_backlog = True
         self._check_unread_answers()
+        if self._phase is Phase.RUNNING:
+            self._reconnector.give_receipt_if_due(self._now)
 
     def _receive_by_rule(self, number: int, payload: bytes, rule: Rule | None) -> None:
         if not self.is_running:
@@ -434,7 +536,11 @@ class Core:
             Condition.KEX_REPLY_EXPECTED: lambda payload: exchanger.expects_reply,
             Condition.NEWKEYS_EXPECTED: lambda payload: exchanger.expects_newkeys,
             Condition.REKEY_ALLOWED: lambda payload: self._peer_may_rekey,
-            Condition.SERVICE_PENDING: lambda payload: self._pending_service is not None,
+            Condition.SERVICE_PENDING: lambda payload: self._connection.pending_service is not None,
+            Condition.EARLY_REQUEST: self._is_early_request,
+            Condition.RECONNECT_REPLY_EXPECTED: (
+                lambda payload: self._reconnector.is_awaiting_reply
+            ),
             Condition.EXT_INFO_EXPECTED: lambda payload: self._expects_ext_info,
             Condition.CONNECTION_UNUSED: self._is_bearable_late_request,
             Condition.DEV_TUNNELS_PEER: lambda payload: self._peer_is_dev_tunnels,
@@ -443,6 +549,23 @@ class Core:
     def _is_early_noise(self, payload: bytes) -> bool:
         self._early_noise += 1
         return not self.exchanger.is_strict and self._early_noise <= MAX_EARLY_NOISE
+
+    def _is_early_request(self, payload: bytes) -> bool:
+        name = GlobalRequest.decode(payload).request_name
+        if name == Extension.ENABLE_SESSION_RECONNECT_REQUEST:
+            if self._reconnector.may_be_enabled:
+                return True
+        elif name == Extension.SESSION_RECONNECT_REQUEST and self._may_be_asked_to_reconnect:
+            return True
+        return self.role is Role.SERVER and self._peer_is_dev_tunnels
+
+    @property
+    def _may_be_asked_to_reconnect(self) -> bool:
+        return (
+            self.role is Role.SERVER
+            and self._phase is Phase.ENCRYPTED
+            and self._reconnector.may_be_asked
+        )
 
     def _is_bearable_late_request(self, payload: bytes) -> bool:
         return not self._saw_connection_message and self._is_bearable_noise(len(payload))
@@ -493,7 +616,7 @@ class Core:
     def _handler_table(self) -> dict[int, Callable[..., None]]:
         handlers: dict[int, Callable[..., None]] = {
             MessageNumber.DISCONNECT: self._disconnect_came,
-            MessageNumber.IGNORE: lambda payload: None,
+            MessageNumber.IGNORE: lambda payload: self._reconnector.ignore(len(payload)),
             MessageNumber.UNIMPLEMENTED: self._unimplemented_came,
             MessageNumber.DEBUG: self._debug_came,
             MessageNumber.SERVICE_REQUEST: self._service_request_came,
@@ -504,17 +627,50 @@ class Core:
             MessageNumber.KEX_REPLY: self.exchanger.receive_reply,
             MessageNumber.NEWKEYS: self.exchanger.receive_newkeys,
         }
-        return handlers | dict.fromkeys(self._connection.handlers, self._first_connection_message)
+        handlers |= dict.fromkeys(self._connection.handlers, self._first_connection_message)
+        handlers[MessageNumber.GLOBAL_REQUEST] = self._global_request_came
+        return handlers
 
     def _first_connection_message(self, payload: Buffer) -> None:
         """Note that the connection is in use; later messages go straight to it."""
         self._saw_connection_message = True
         self._handlers |= self._connection.handlers
-        self._handlers[payload[0]](payload)
+        self._handlers[MessageNumber.GLOBAL_REQUEST] = self._global_request_came
+        self._connection.handlers[payload[0]](payload)
+
+    def _global_request_came(self, payload: Buffer) -> None:
+        """Handle requests about the stream; others are for the connection, once there is one."""
+        message = GlobalRequest.decode(payload)
+        if message.request_name == Extension.ENABLE_SESSION_RECONNECT_REQUEST:
+            self._enable_came(len(payload))
+        elif message.request_name != Extension.SESSION_RECONNECT_REQUEST:
+            self._other_request_came(payload)
+        elif self._may_be_asked_to_reconnect:
+            self._is_halted = True
+            self._reconnector.receive_request(message.payload)
+        elif self._is_survivable:
+            self.count_noise(len(payload))  # sent again with what was lost
+        else:
+            self._other_request_came(payload)
+
+    def _other_request_came(self, payload: Buffer) -> None:
+        if self.is_running:
+            self._first_connection_message(payload)
+        else:
+            self._refuse(MessageNumber.GLOBAL_REQUEST, bytes(payload))
+
+    def _enable_came(self, size: int) -> None:
+        if self._reconnector.may_be_enabled:
+            self._reconnector.receive_enable()
+        elif self._peer_is_dev_tunnels:
+            self.count_noise(size)  # one member repeats it
+        else:
+            raise RemoteProtocolError("reconnecting was turned on twice, or never announced")
 
     def _disconnect_came(self, payload: bytes) -> None:
         message = Disconnect.decode(payload)
-        self._end(Disconnected(message.reason, displayable(message.description)))
+        error = Disconnected(message.reason, displayable(message.description))
+        self._end(error, is_loss=message.reason == DisconnectReason.CONNECTION_LOST)
 
     def _unimplemented_came(self, payload: bytes) -> None:
         Unimplemented.decode(payload)
@@ -538,13 +694,18 @@ class Core:
         self.emit(KeyExchangeCompleted(algorithms, is_initial))
         if not is_initial:
             self._run()
-            deferred, self._deferred = self._deferred, []
-            for payload in deferred:
-                self._handlers[payload[0]](payload)
+            self._handle_deferred()
+        elif self._connection.continuity is not None:
+            self._begin_resumption()
         elif self.config.is_secure:
             self._begin_authentication()
         else:
             self._authenticated()
+
+    def _handle_deferred(self) -> None:
+        deferred, self._deferred = self._deferred, []
+        for payload in deferred:
+            self._handlers[payload[0]](payload)
 
     def _run(self) -> None:
         self._set_phase(Phase.RUNNING)
@@ -588,7 +749,7 @@ class Core:
     def _send_authentication(self, payload: bytes) -> None:
         self._require_connection()
         if payload[0] == MessageNumber.SERVICE_REQUEST:
-            self._pending_service = Service.USERAUTH
+            self._connection.pending_service = Service.USERAUTH
         self.transport.send(payload)
 
     def _client_authenticated(self) -> None:
@@ -600,19 +761,83 @@ class Core:
         self._authenticated()
 
     def _authenticated(self) -> None:
+        self._success_is_due = False
+        journal, algorithms = self._reconnector.journal, self.exchanger.algorithms
+        if journal is not None and algorithms is not None:
+            self._connection.continuity = Continuity(
+                self.exchanger.session_id, self.exchanger.host_key, algorithms, journal
+            )
+        self._start_running()
+        self._connection.attach(self)
+
+    def _start_running(self) -> None:
+        self.exchanger.forget_first_exchange()
         self.transport.allow_large_packets()
         self._set_phase(Phase.RUNNING)
         self._deadline = None
-        self._success_is_due = False
+        self._is_attached = True
         self._keep_alive.start(self._now)
-        self._connection.attach(self)
 
     def _ext_info_came(self, payload: bytes) -> None:
         extensions = ExtInfo.decode(payload).extensions
+        self._reconnector.learn_extensions(frozenset(extensions))
         self._success_is_due = self._phase is Phase.AUTHENTICATION
         if isinstance(self._authentication, ClientAuthentication):
             self._authentication.learn_extensions(extensions)
         self.emit(ExtensionsReceived(extensions))
+
+    # Reconnecting
+
+    def _begin_resumption(self) -> None:
+        """Go on with a session that has lost its stream, instead of authenticating."""
+        self._set_phase(Phase.ENCRYPTED)
+        self._deadline = self._now + self.config.limits.key_exchange_time
+        self._ext_info_message = self.transport.messages_received + 1
+        self._handlers[MessageNumber.REQUEST_SUCCESS] = self._reconnector.receive_success
+        self._handlers[MessageNumber.REQUEST_FAILURE] = self._reconnector.receive_failure
+        self._reconnector.resume(self._connection)
+
+    def _resume(self, connection: Connection, missing: Sequence[Entry]) -> None:
+        """Go on with a session, and send what its peer lacks before anything else."""
+        continuity, journal = connection.continuity, self._reconnector.journal
+        algorithms = self.exchanger.algorithms
+        if continuity is None or journal is None or algorithms is None:
+            raise LocalProtocolError("this session cannot go on over another stream")
+        self.exchanger.session_id = continuity.session_id
+        continuity.journal, continuity.algorithms = journal, algorithms
+        self._connection = connection
+        self._handlers |= dict.fromkeys(connection.handlers, self._first_connection_message)
+        self._handlers[MessageNumber.GLOBAL_REQUEST] = self._global_request_came
+        self._start_running()
+        self._is_halted = False
+        self.has_backlog = True
+        for _, _, head, body in missing:
+            self.send(head, body)
+        self.emit(SessionResumed())
+        connection.attach(self)
+
+    def _acknowledged(self, number: int, delay: float | None) -> None:
+        """Note a receipt: forget what has arrived, and take the time that it took."""
+        journal = self._reconnector.journal
+        if journal is None:
+            return
+        self._wants_receipt = False
+        sent_at = journal.strike_off(number)
+        if delay is not None and sent_at is not None:
+            self.emit(LatencyMeasured((self._now - sent_at - delay) * 1000))
+        self._connection.pass_turn()
+
+    def _ask_for_receipt(self) -> None:
+        """Have the peer acknowledge what it has, before senders have to wait for it."""
+        journal, limits = self._reconnector.journal, self.config.limits
+        if journal is None or 2 * journal.size < limits.unacknowledged_bytes:
+            return
+        error = overflow(journal, limits)
+        if error is not None:
+            self.terminate(error)
+        elif not self._wants_receipt:
+            self._wants_receipt = True
+            self._connection.request_global(Extension.KEEP_ALIVE_REQUEST, b"", want_reply=True)
 
     # Services
 
@@ -623,9 +848,9 @@ class Core:
         """
         if self.role is Role.SERVER or not self.is_running:
             raise LocalProtocolError("services are requested by an authenticated client")
-        if self._pending_service is not None:
+        if self._connection.pending_service is not None:
             raise LocalProtocolError("a service request is under way")
-        self._pending_service = name
+        self._connection.pending_service = name
         self._connection.send_service_message(ServiceRequest(name).encode())
 
     def _service_request_came(self, payload: bytes) -> None:
@@ -645,11 +870,12 @@ class Core:
 
     def _service_accept_came(self, payload: bytes) -> None:
         name = ServiceAccept.decode(payload).service_name
-        if name != self._pending_service:
+        expected = self._connection.pending_service
+        if name != expected:
             raise RemoteProtocolError(
-                f"the server granted {displayable(name)!r}; {self._pending_service} was asked for"
+                f"the server granted {displayable(name)!r}; {expected} was asked for"
             )
-        self._pending_service = None
+        self._connection.pending_service = None
         if self._phase is Phase.ENCRYPTED:
             self._set_phase(Phase.AUTHENTICATION)
         self._events.append(ServiceAccepted(name))

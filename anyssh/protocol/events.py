@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import LocalProtocolError, SSHError
+from ..errors import LocalProtocolError, ReconnectError, SSHError
 from ..identification import PeerVersion
 from ..keys import Key
 from .acceptance import Phase
 from .authentication import AuthAttempt, Challenge, KeyboardInteractiveAttempt
 from .channel import ChannelState, PendingRequest, ReplySlot
 from .negotiation import Algorithms
+
+if TYPE_CHECKING:
+    from .connection import Connection
 
 __all__ = [
     "Accepted",
@@ -142,15 +145,49 @@ class KeepAliveMissed(Event):
 
 
 @dataclass(slots=True)
+class LatencyMeasured(Event):
+    """So long did a packet take to the peer and its receipt back, without the peer's own time."""
+
+    milliseconds: float
+
+
+@dataclass(slots=True)
 class ConnectionTerminated(Event):
-    """The connection is over; nothing follows.
+    """The connection is over.
 
     :ivar error: why: a :class:`~anyssh.SSHError`, or None when the stream just ended
     :ivar phase: how far the connection had come
+    :ivar is_survivable: whether the session can go on over another stream
     """
 
     error: SSHError | None
     phase: Phase
+    is_survivable: bool = False
+
+
+@dataclass(slots=True)
+class ReconnectRequested(Obligation):
+    """A client wants to go on with a session over this stream: with which?
+
+    :ivar proves: tells whether the client has proved that it knows the session of this id; takes
+        the same time whatever the answer
+    """
+
+    proves: Callable[[bytes], bool] = field(repr=False)
+    _answer: Answer | None = field(repr=False)
+
+    def accept(self, connection: Connection, now: float) -> None:
+        """Go on with a session that the client has proved to know, and that has no stream."""
+        self._answer_with(now, connection, None)
+
+    def reject(self, error: ReconnectError, now: float) -> None:
+        """Tell the client why not, and end the stream."""
+        self._answer_with(now, None, error)
+
+
+@dataclass(slots=True)
+class SessionResumed(Event):
+    """The session goes on over this stream."""
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ from ..algorithms import (
     encryption_parameters,
     is_available,
     key_exchange,
+    mac_digest,
     mac_key_size,
     packet_opener,
     packet_sealer,
@@ -123,6 +124,7 @@ class KeyExchanger:
         self._guard = guard
         self._on_complete = on_complete
         self._exchange: _Exchange | None = None
+        self._first: _Exchange | None = None
         self.session_id: bytes = b""
         self.algorithms: Algorithms | None = None
         self.host_key: Key | None = None
@@ -390,6 +392,20 @@ class KeyExchanger:
         if exchange.is_initial and self.peer_wants_ext_info:
             self._transport.send(ExtInfo(self._extensions()).encode())
 
+    def mac_key(self, *, to_server: bool) -> tuple[str, bytes]:
+        """Return the hash and the key of one direction's MAC, from the first exchange.
+
+        They exist whether or not the cipher lets the MAC take part.
+        """
+        if self._first is None:
+            raise LocalProtocolError("the first key exchange is not complete")
+        _, mac, _, _, key = self._direction(self._first, to_server=to_server)
+        return mac_digest(mac), key
+
+    def forget_first_exchange(self) -> None:
+        """Forget the keys that only prove which session this is."""
+        self._first = None
+
     def receive_newkeys(self, payload: bytes) -> None:
         """Take the peer's keys into use; the exchange is complete."""
         NewKeys.decode(payload)
@@ -437,6 +453,8 @@ class KeyExchanger:
         self._exchange = None
         self.completed_count += 1
         self.algorithms = exchange.negotiated
+        if exchange.is_initial and Extension.SESSION_RECONNECT in self._config.extensions:
+            self._first = exchange
         self._on_complete(exchange.negotiated, exchange.is_initial)
 
     def _running(self) -> _Exchange:

@@ -5,16 +5,22 @@ output that waits for the stream. It knows neither how keys are exchanged nor wh
 
 The receive buffer is one ``bytearray`` read by offset and trimmed once per chunk: to cut off every
 packet as it comes costs thirty times as much.
+
+With the reconnect extension, each packet ends in a *receipt*: the number of the last packet that
+its sender had received, and with the latency extension how long ago that was. Each direction begins
+with its own packet.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from ..algorithms import PacketOpener, PacketSealer, clear_opener, clear_sealer
 from ..config import Limits
+from ..errors import RemoteProtocolError
 from ..identification import PeerVersion
 from ..wire import Buffer
 from .acceptance import Role
@@ -22,7 +28,14 @@ from .greeting import Greeting
 
 __all__ = ["Traffic", "Transport"]
 
+ReceiptHandler = Callable[[int, float | None], None]
+
 MIN_PACKET_LENGTH: Final = 5
+_NUMBER: Final = struct.Struct(">Q")
+_DELAY: Final = struct.Struct(">I")
+_NUMBER_AND_DELAY: Final = struct.Struct(">QI")
+MAX_DELAY: Final = 2**32 - 1
+MICROSECONDS: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +53,29 @@ class Transport:
 
     __slots__ = (
         "_buffer",
+        "_clock",
         "_greeting",
         "_limits",
+        "_make_receipt",
         "_max_packet_length",
         "_offset",
+        "_on_receipt",
         "_on_send",
         "_opener",
         "_output",
         "_output_size",
+        "_peer_receipt",
         "_sealer",
         "bytes_received",
         "bytes_sent",
+        "last_receipt",
         "messages_received",
         "messages_sent",
         "peer_version",
+        "receipted_bytes",
+        "receipted_messages",
         "receive_sequence",
+        "received_at",
         "send_sequence",
     )
 
@@ -84,6 +105,14 @@ class Transport:
         self.bytes_received: int = 0
         self.messages_sent: int = 0
         self.messages_received: int = 0
+        self._make_receipt: Callable[[], bytes] | None = None
+        self._peer_receipt: struct.Struct | None = None
+        self._clock: Callable[[], float] | None = None
+        self._on_receipt: ReceiptHandler | None = None
+        self.last_receipt: int = -1
+        self.receipted_messages: int = 0
+        self.receipted_bytes: int = 0
+        self.received_at: float = 0.0
 
     @property
     def traffic(self) -> Traffic:
@@ -126,6 +155,8 @@ class Transport:
             self._offset = offset + size
             if payload:
                 self.receive_sequence += 1
+                if self._peer_receipt is not None:
+                    payload = self._take_receipt(self._peer_receipt, payload)
                 self.messages_received += 1
                 return payload
         self._trim()
@@ -157,7 +188,8 @@ class Transport:
         """Seal a payload, given as one or two pieces."""
         if self._on_send is not None and not body:
             self._on_send(head[0], self.send_sequence)
-        packet = self._sealer.seal(self.send_sequence, head, body)
+        tail = b"" if self._make_receipt is None else self._make_receipt()
+        packet = self._sealer.seal(self.send_sequence, head, body, tail)
         self.send_sequence += 1
         self.messages_sent += 1
         size = len(packet)
@@ -170,6 +202,11 @@ class Transport:
         self._sealer = sealer
         if reset_sequence:
             self.send_sequence = 0
+
+    def discard_output(self) -> None:
+        """Forget what waits for the stream, which is no more."""
+        self._output = []
+        self._output_size = 0
 
     @property
     def pending(self) -> int:
@@ -185,3 +222,62 @@ class Transport:
         self._output = []
         self._output_size = 0
         return data
+
+    # Receipts
+
+    @property
+    def gives_receipts(self) -> bool:
+        """Whether our packets end in a receipt."""
+        return self._make_receipt is not None
+
+    @property
+    def gets_receipts(self) -> bool:
+        """Whether the peer's packets end in a receipt."""
+        return self._peer_receipt is not None
+
+    def give_receipts(self, clock: Callable[[], float] | None) -> None:
+        """End each packet from the next one on in a receipt.
+
+        :param clock: tells monotonic seconds; None leaves the time out of the receipts
+        """
+        self._clock = clock
+        self._make_receipt = self._number if clock is None else self._number_and_delay
+
+    def expect_receipts(self, *, with_delay: bool, on_receipt: ReceiptHandler) -> None:
+        """Expect one at the end of each packet from the next one on.
+
+        :param with_delay: whether it tells a time
+        :param on_receipt: called with the number of a packet that the peer had not acknowledged
+            before, and the seconds between receiving it and telling so, if told
+        """
+        self._peer_receipt = _NUMBER_AND_DELAY if with_delay else _NUMBER
+        self._on_receipt = on_receipt
+
+    def _number(self) -> bytes:
+        self.receipted_messages = self.messages_received
+        self.receipted_bytes = self.bytes_received
+        return _NUMBER.pack(self.messages_received - 1)
+
+    def _number_and_delay(self) -> bytes:
+        number = self._number()
+        delay = 0.0 if self._clock is None else max(0.0, self._clock() - self.received_at)
+        return number + _DELAY.pack(min(int(delay * MICROSECONDS), MAX_DELAY))
+
+    def _take_receipt(
+        self, layout: struct.Struct, payload: bytes | memoryview
+    ) -> bytes | memoryview:
+        """Cut the receipt off a payload and pass it on."""
+        size = len(payload) - layout.size
+        if size < 1:
+            raise RemoteProtocolError(f"a payload of {len(payload)} bytes without a receipt")
+        number, *delay = layout.unpack_from(payload, size)
+        if number != self.last_receipt:
+            if not self.last_receipt < number < self.messages_sent:
+                raise RemoteProtocolError(
+                    f"the peer has received packet {number}, it says; it had {self.last_receipt} "
+                    f"before, and {self.messages_sent - 1} was the last one sent"
+                )
+            self.last_receipt = number
+            if self._on_receipt is not None:
+                self._on_receipt(number, delay[0] / MICROSECONDS if delay else None)
+        return payload[:size]

@@ -30,8 +30,15 @@ from typing import Any, TypeVar
 from unittest.mock import patch
 
 from anyssh.config import SessionConfig
-from anyssh.constants import Encryption, HostKeyAlgorithm, KeyExchange, Marker, MessageNumber
-from anyssh.errors import RemoteProtocolError
+from anyssh.constants import (
+    Encryption,
+    HostKeyAlgorithm,
+    KeyExchange,
+    Marker,
+    MessageNumber,
+    ReconnectFailureReason,
+)
+from anyssh.errors import ReconnectError, RemoteProtocolError
 from anyssh.keys import Key, generate_key
 from anyssh.messages import Disconnect, KexInit
 from anyssh.protocol import Core, Phase, Role
@@ -50,6 +57,7 @@ from anyssh.protocol.events import (
     GlobalRequestReceived,
     HostKeyPresented,
     KeyQueried,
+    ReconnectRequested,
     SignatureRequested,
 )
 from anyssh.protocol.key_exchange import KeyExchanger
@@ -147,6 +155,16 @@ def make_core(
         return Core(role, config, **arguments)
 
 
+def resume(event: ReconnectRequested, connection: Connection, now: float) -> None:
+    """Go on with a server's session, if the client proves to know it."""
+    continuity = connection.continuity
+    if continuity is not None and event.proves(continuity.session_id):
+        event.accept(connection, now)
+    else:
+        reason = ReconnectFailureReason.SESSION_NOT_FOUND
+        event.reject(ReconnectError(reason, "no such session"), now)
+
+
 @dataclass
 class Answers:
     """What the applications of both sides say when a core asks; None leaves it unanswered."""
@@ -161,6 +179,7 @@ class Answers:
         default=lambda event, now: event.accept(event.attempt.username, now)
     )
     query: Answer[KeyQueried] | None = field(default=lambda event, now: event.answer(True, now))
+    reconnect: Callable[[ReconnectRequested, Connection, float], None] | None = resume
     accept_channels: bool | None = True
     """Accept, reject, or None to leave them to the test."""
     grant_requests: bool | None = True
@@ -173,6 +192,8 @@ class Answers:
         match event:
             case HostKeyPresented() if self.host_key is not None:
                 self.host_key(event, now)
+            case ReconnectRequested() if self.reconnect is not None:
+                self.reconnect(event, connection, now)
             case SignatureRequested() if self.signature is not None:
                 self.signature(event, now)
             case AttemptMade() if self.attempt is not None:
@@ -255,6 +276,8 @@ class CorePair:
         self.log: list[tuple[Role, Event]] = []
         self.received: defaultdict[tuple[Role, int], bytearray] = defaultdict(bytearray)
         self.received_extended: defaultdict[tuple[Role, int], bytearray] = defaultdict(bytearray)
+        self._make_arguments = (client_config, server_config, keys, common)
+        self._identifications = (client_identification, server_identification)
         self.middle: Callable[[Role, int, bytes], Iterable[bytes]] | None = None
         self.chunk_size: int | None = None
         self.channels: list[tuple[ChannelState, ChannelState]] = []
@@ -284,6 +307,43 @@ class CorePair:
         """Return the error that ended a side; it must have ended."""
         (event,) = self.of_type(role, ConnectionTerminated)
         return event.error
+
+    # Reconnecting
+
+    def reconnect(self, *, pump: bool = True) -> None:
+        """Let both sides have a new stream, and the client ask for the session there.
+
+        The stream before must have ended.
+        """
+        client_config, server_config, keys, common = self._make_arguments
+        common = {**common, "now": self.now}
+        client_line, server_line = self._identifications
+        self.client = make_core(
+            CLIENT,
+            client_config,
+            identification=client_line,
+            connection=self.connections[CLIENT],
+            **common,
+        )
+        self.server = make_core(
+            SERVER,
+            server_config,
+            identification=server_line,
+            connection=Connection(server_config),
+            host_keys=keys,
+            delay_secret=b"d" * 32,
+            **common,
+        )
+        self.cores = {CLIENT: self.client, SERVER: self.server}
+        self._taken = {CLIENT: 0, SERVER: 0}
+        if pump:
+            self.pump()
+
+    def lose(self) -> None:
+        """Lose the stream, and with it whatever was on its way."""
+        for role in Role:
+            self.cores[role].data_to_send(self.now)
+        self.end_stream()
 
     # Moving bytes
 

@@ -46,6 +46,7 @@ from anyssh.messages import (
     KexDhReply,
     KexInit,
     KeyboardInteractiveFields,
+    LinkedSessionReconnectRequest,
     Message,
     NewKeys,
     PasswordFields,
@@ -136,6 +137,9 @@ LAYOUTS: dict[type[Structure], str] = {
     ExitStatus: "exit_status=u32",
     ExitSignal: "signal_name=name core_dumped=bool error_message=text language=text?",
     SessionReconnectRequest: "client_token=bytes last_received_sequence_number=u64",
+    LinkedSessionReconnectRequest: (
+        "client_token=bytes last_received_sequence_number=u64 link_id=bytes"
+    ),
     SessionReconnectResponse: "server_token=bytes last_received_sequence_number=u64",
     SessionReconnectFailure: "reason=u32? description=text? language=text?",
     InitialChannelRequest: "sender_channel=u32 request=request",

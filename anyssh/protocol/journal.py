@@ -1,0 +1,171 @@
+"""What a session remembers of its streams, so that it can go on over another without losing a byte.
+
+Every message of the connection protocol that leaves is entered in the :class:`Journal` of its
+stream under the number of its packet, and struck off once the peer's receipts say that it has it.
+When the stream is lost, what is left is sent again over the next one, in its order, and entered
+there anew. In between, :class:`~anyssh.protocol.offline.Offline` stands in for the stream.
+
+A server answers a reconnect request and goes on over the new stream, but cannot know whether its
+answer arrives. Should that stream be lost as well, the client may come back either from the old
+stream or from the new one. So the new journal keeps the old one until a receipt shows that the
+answer has come, and :meth:`Continuity.follow` goes back to it if that is where the client is.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from ..constants import ReconnectFailureReason
+from ..errors import ReconnectError
+from ..keys import Key
+from ..wire import Buffer
+from .negotiation import Algorithms
+from .rate import Bucket
+
+__all__ = ["Continuity", "Entry", "Journal"]
+
+Entry = tuple[int, float, bytes, Buffer]
+"""A message: the number of its packet, when it was sent, and its two pieces."""
+
+ENTRY_OVERHEAD: Final = 64
+"""What an entry costs besides its bytes; so their number is bounded too."""
+FAULTS: Final = 5
+FAULT_INTERVAL: Final = 12.0
+"""Broken packets are survived five times a minute."""
+
+
+class Journal:
+    """The messages of one stream that the peer may not have, oldest first.
+
+    :param link_id: names the stream, if both sides have to
+    """
+
+    __slots__ = (
+        "_confirmed_by",
+        "_entries",
+        "_repeated",
+        "last_received",
+        "last_sent",
+        "link_id",
+        "previous",
+        "size",
+        "struck_off",
+    )
+
+    def __init__(self, link_id: bytes) -> None:
+        self.link_id = link_id
+        self.size: int = 0
+        self.struck_off: int = -1
+        self.last_sent: int = -1
+        self.last_received: int = -1
+        self.previous: Journal | None = None
+        self._confirmed_by = 0
+        self._repeated = 0
+        self._entries: deque[Entry] = deque()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def enter(self, number: int, now: float, head: bytes, body: Buffer = b"") -> None:
+        """Keep a message until its packet is acknowledged."""
+        self._entries.append((number, now, head, body))
+        self.size += len(head) + len(body) + ENTRY_OVERHEAD
+
+    def enter_unsent(self, now: float, head: bytes, body: Buffer = b"") -> None:
+        """Keep a message that has no packet, as the stream is lost."""
+        last = self._entries[-1][0] if self._entries else self.last_sent
+        self.enter(max(last, self.last_sent) + 1, now, head, body)
+
+    def strike_off(self, number: int) -> float | None:
+        """Forget what the peer has, up to a packet; return when that one was sent, if known."""
+        self.struck_off = number
+        if self.previous is not None and number >= self._confirmed_by:
+            self.previous = None
+        entries = self._entries
+        sent_at = None
+        while entries and entries[0][0] <= number:
+            last, time, head, body = entries.popleft()
+            self.size -= len(head) + len(body) + ENTRY_OVERHEAD
+            if last == number:
+                sent_at = time
+        return sent_at
+
+    # When the stream is lost
+
+    def end(self, last_sent: int, last_received: int) -> None:
+        """Note the last numbers of the stream."""
+        self.last_sent = last_sent
+        self.last_received = last_received
+
+    def fits(self, number: int) -> bool:
+        """Whether the peer may say that it received this packet last."""
+        return self.struck_off <= number <= self.last_sent
+
+    def missing(self, number: int) -> list[Entry]:
+        """Return what a peer lacks that received this packet last."""
+        self.strike_off(number)
+        return list(self._entries)
+
+    def continues(self, previous: Journal, *, repeated: int, confirmed_by: int) -> None:
+        """Keep the journal before, until the peer shows that it follows.
+
+        :param repeated: so many of the first entries come from there
+        :param confirmed_by: the packet whose receipt shows it
+        """
+        self.previous = previous
+        previous.previous = None
+        self._repeated = repeated
+        self._confirmed_by = confirmed_by
+
+    def take_back(self, successor: Journal) -> None:
+        """Take over what was sent since, over a stream that the peer knows nothing of."""
+        for _, time, head, body in list(successor._entries)[successor._repeated :]:
+            self.enter_unsent(time, head, body)
+
+
+class Continuity:
+    """What makes a session one over all of its streams.
+
+    :ivar session_id: of the first key exchange of all; names the session for good
+    :ivar host_key: that every later stream must show, for a client
+    :ivar algorithms: that later streams must not fall behind
+    :ivar journal: of the present or last stream
+    """
+
+    __slots__ = ("_faults", "algorithms", "host_key", "journal", "session_id")
+
+    def __init__(
+        self, session_id: bytes, host_key: Key | None, algorithms: Algorithms, journal: Journal
+    ) -> None:
+        self.session_id = session_id
+        self.host_key = host_key
+        self.algorithms = algorithms
+        self.journal = journal
+        self._faults = Bucket(FAULTS, 1 / FAULT_INTERVAL)
+
+    def survives_fault(self, now: float) -> bool:
+        """Whether a broken packet only costs the stream, and not the session."""
+        return self._faults.take(1, now)
+
+    def follow(self, link_id: bytes, number: int) -> Journal:
+        """Return the journal of the stream that the peer comes from.
+
+        :param link_id: its name; empty if the peer gives none
+        :param number: the last packet that the peer received there
+        :raises ReconnectError: no stream of the session fits
+        """
+        previous = self.journal.previous
+        if previous is not None and (
+            link_id == previous.link_id if link_id else previous.fits(number)
+        ):
+            previous.take_back(self.journal)
+            self.journal = previous
+        journal = self.journal
+        if (link_id and link_id != journal.link_id) or not journal.fits(number):
+            raise ReconnectError(
+                ReconnectFailureReason.SERVER_DROPPED_MESSAGES,
+                f"packet {number} cannot be the last one received; "
+                f"it is one from {journal.struck_off} to {journal.last_sent}",
+            )
+        return journal

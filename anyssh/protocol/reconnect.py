@@ -1,0 +1,299 @@
+"""The extension ``session-reconnect@microsoft.com``, as far as one stream is concerned.
+
+Each side that finds the extension in the other's EXT_INFO says so with a request of the session,
+and from its next packet on ends every packet in a receipt. That is all, until the stream is lost.
+
+Over a new stream the client then skips authentication: it shows a token, which only the client of
+the lost session can make, and the number of the last packet that it had received. The server
+answers with its own. The tokens are made with the MAC keys of the new stream's first key exchange,
+so they are good for nothing else. Then both send again what the other lacks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable
+from typing import Final
+
+from ..algorithms import mac_key_size
+from ..config import SessionConfig
+from ..constants import Extension, ReconnectFailureReason
+from ..errors import LocalProtocolError, ReconnectError
+from ..messages import (
+    GlobalRequest,
+    Ignore,
+    LinkedSessionReconnectRequest,
+    RequestFailure,
+    RequestSuccess,
+    SessionReconnectFailure,
+    SessionReconnectRequest,
+    SessionReconnectResponse,
+)
+from ..wire import Buffer, displayable
+from .connection import Connection
+from .events import Event, Guard, ReconnectRequested
+from .journal import Continuity, Entry, Journal
+from .key_exchange import KeyExchanger
+from .negotiation import Algorithms
+from .transport import ReceiptHandler, Transport
+
+__all__ = ["Reconnector"]
+
+RECEIPT_MESSAGES: Final = 256
+RECEIPT_BYTES: Final = 256 * 1024
+RECEIPT_TIME: Final = 1.0
+"""The peer gets a receipt after so many messages, bytes or seconds, even if we have no news."""
+
+Resume = Callable[[Connection, list[Entry]], None]
+"""Goes on with a session, with what to send again."""
+
+
+class Reconnector:
+    """The extension on one stream.
+
+    :ivar journal: what was sent; None while the extension is not in use
+    :ivar deadline: when a receipt is due by time, in monotonic seconds
+    """
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        transport: Transport,
+        exchanger: KeyExchanger,
+        emit: Callable[[Event], None],
+        guard: Guard,
+        clock: Callable[[], float],
+        on_receipt: ReceiptHandler,
+        on_resume: Resume,
+    ) -> None:
+        self._config = config
+        self._transport = transport
+        self._exchanger = exchanger
+        self._emit = emit
+        self._guard = guard
+        self._clock = clock
+        self._on_receipt = on_receipt
+        self._on_resume = on_resume
+        self._extensions: frozenset[str] = frozenset()
+        self._connection: Connection | None = None
+        self._has_asked = False
+        self._watched = 0
+        self.deadline: float | None = None
+        self.journal: Journal | None = None
+
+    # Turning it on
+
+    def learn_extensions(self, names: frozenset[str]) -> None:
+        """Announce receipts, if the peer knows them; a client with a lost session asks for it."""
+        if self._extensions:
+            return
+        self._extensions = names & frozenset(self._config.extensions)
+        if Extension.SESSION_RECONNECT in self._extensions and self._has_token_keys():
+            digest = hashlib.sha256(b"anyssh-link" + self._exchanger.session_id).digest()
+            self.journal = Journal(digest)
+            request = GlobalRequest(Extension.ENABLE_SESSION_RECONNECT_REQUEST, False, b"")
+            self._transport.send(request.encode())
+            self._transport.give_receipts(self._clock if self._has_delays else None)
+        if self._connection is not None:
+            self._ask(_continuity(self._connection))
+
+    def _has_token_keys(self) -> bool:
+        algorithms = self._exchanger.algorithms
+        return algorithms is not None and all(_macs(algorithms))
+
+    @property
+    def _has_delays(self) -> bool:
+        return Extension.SESSION_LATENCY in self._extensions
+
+    @property
+    def may_be_enabled(self) -> bool:
+        """Whether the peer may announce its receipts: once, and if both know them."""
+        return self.journal is not None and not self._transport.gets_receipts
+
+    def receive_enable(self) -> None:
+        """Expect receipts from the next packet on."""
+        self._transport.expect_receipts(with_delay=self._has_delays, on_receipt=self._on_receipt)
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether both sides give receipts."""
+        transport = self._transport
+        return self.journal is not None and transport.gives_receipts and transport.gets_receipts
+
+    # Receipts without news
+
+    def ignore(self, size: int) -> None:
+        """Owe no receipt for a packet, lest two silent sides keep each other busy."""
+        self._transport.receipted_messages += 1
+        self._transport.receipted_bytes += size
+
+    def give_receipt_if_due(self, now: float) -> None:
+        """Send a packet without any other purpose, if the peer has waited for too long."""
+        transport = self._transport
+        waiting = transport.messages_received - transport.receipted_messages
+        if waiting <= 0 or not transport.gives_receipts:
+            return
+        if (
+            waiting >= RECEIPT_MESSAGES
+            or transport.bytes_received - transport.receipted_bytes >= RECEIPT_BYTES
+        ):
+            self._give_receipt()
+        elif self.deadline is None or transport.receipted_messages != self._watched:
+            self._watched = transport.receipted_messages
+            self.deadline = now + RECEIPT_TIME
+
+    def handle_timeout(self, now: float) -> None:
+        """Give a receipt, unless one left while the time ran."""
+        if self.deadline is None or now < self.deadline:
+            return
+        self.deadline = None
+        transport = self._transport
+        if transport.messages_received > transport.receipted_messages == self._watched:
+            self._give_receipt()
+
+    def _give_receipt(self) -> None:
+        self._transport.send(Ignore(b"").encode())
+
+    # The client's side
+
+    def resume(self, connection: Connection) -> None:
+        """Ask for a lost session, as soon as the server has announced the extension."""
+        algorithms = self._exchanger.algorithms
+        before = _continuity(connection).algorithms
+        if algorithms is None or _is_weaker(algorithms, before):
+            raise _client_failure("the new stream's algorithms are weaker than the session's")
+        self._connection = connection
+
+    @property
+    def is_awaiting_reply(self) -> bool:
+        """Whether we asked for a session and were not answered."""
+        return self._has_asked
+
+    def _ask(self, continuity: Continuity) -> None:
+        if self.journal is None:
+            raise _client_failure("the server does not know the session: it offers no reconnect")
+        token = self._token(continuity.session_id, to_server=True)
+        lost = continuity.journal
+        request = (
+            LinkedSessionReconnectRequest(token, lost.last_received, lost.link_id)
+            if self._names_links
+            else SessionReconnectRequest(token, lost.last_received)
+        )
+        name = Extension.SESSION_RECONNECT_REQUEST
+        self._transport.send(GlobalRequest(name, True, request.encode()).encode())
+        self._has_asked = True
+
+    @property
+    def _names_links(self) -> bool:
+        return Extension.SESSION_LINK in self._extensions
+
+    def _token(self, session_id: bytes, *, to_server: bool) -> bytes:
+        """Return the proof that one knows a session, which is good for this stream only."""
+        exchanger = self._exchanger
+        digest, key = exchanger.mac_key(to_server=to_server)
+        return hmac.digest(key, session_id + exchanger.session_id, digest)
+
+    def receive_success(self, payload: Buffer) -> None:
+        """Verify that the server knows the session, and go on with it."""
+        response = SessionReconnectResponse.decode(RequestSuccess.decode(payload).payload)
+        connection = self._asked()
+        continuity = _continuity(connection)
+        token = self._token(continuity.session_id, to_server=False)
+        if not hmac.compare_digest(token, response.server_token):
+            raise ReconnectError(
+                ReconnectFailureReason.INVALID_SERVER_TOKEN,
+                "the server did not prove that it knows the session",
+            )
+        number, lost = response.last_received_sequence_number, continuity.journal
+        if not lost.fits(number):
+            raise ReconnectError(
+                ReconnectFailureReason.CLIENT_DROPPED_MESSAGES,
+                f"the server had packet {number} last, it says; it is one from "
+                f"{lost.struck_off} to {lost.last_sent}",
+            )
+        self._on_resume(connection, lost.missing(number))
+        # Now the server knows that its answer has come.
+        self._give_receipt()
+
+    def receive_failure(self, payload: Buffer) -> None:
+        """Give up: the server does not go on with the session."""
+        self._asked()
+        failure = SessionReconnectFailure.decode(RequestFailure.decode(payload).payload)
+        words = displayable(failure.description) or "no description"
+        raise ReconnectError(failure.reason, f"the server does not go on: {words}")
+
+    def _asked(self) -> Connection:
+        if self._connection is None or not self._has_asked:
+            raise LocalProtocolError("no session was asked for")
+        self._has_asked = False
+        return self._connection
+
+    # The server's side
+
+    @property
+    def may_be_asked(self) -> bool:
+        """Whether the client may ask for a lost session: once, and if both know the extension."""
+        return self.journal is not None and not self._has_asked
+
+    def receive_request(self, payload: bytes) -> None:
+        """Ask which session it is; nothing else is received until that is known."""
+        self._has_asked = True
+        request: SessionReconnectRequest
+        if self._names_links:
+            request = LinkedSessionReconnectRequest.decode(payload)
+            link_id = request.link_id
+        else:
+            request = SessionReconnectRequest.decode(payload)
+            link_id = b""
+        number = request.last_received_sequence_number
+
+        def proves(session_id: bytes) -> bool:
+            token = self._token(session_id, to_server=True)
+            return hmac.compare_digest(token, request.client_token)
+
+        def answer(connection: Connection | None, error: ReconnectError | None) -> None:
+            if connection is None:
+                raise error or LocalProtocolError("a refusal needs an error")
+            self._continue(connection, _continuity(connection).follow(link_id, number), number)
+
+        self._emit(ReconnectRequested(proves, self._guard(answer)))
+
+    def _continue(self, connection: Connection, lost: Journal, number: int) -> None:
+        """Tell the client that its session goes on, and go on."""
+        journal = self.journal
+        if journal is None:
+            raise LocalProtocolError("the extension is not in use")
+        missing = lost.missing(number)
+        journal.continues(lost, repeated=len(missing), confirmed_by=self._transport.messages_sent)
+        token = self._token(_continuity(connection).session_id, to_server=False)
+        response = SessionReconnectResponse(token, lost.last_received)
+        self._transport.send(RequestSuccess(response.encode()).encode())
+        self._on_resume(connection, missing)
+
+    def refuse(self, error: ReconnectError) -> None:
+        """Tell a client that asked for a session that it does not go on."""
+        failure = SessionReconnectFailure(error.reason, str(error)).encode()
+        self._transport.send(RequestFailure(failure).encode())
+
+
+def _continuity(connection: Connection) -> Continuity:
+    if connection.continuity is None:
+        raise LocalProtocolError("this session cannot go on over another stream")
+    return connection.continuity
+
+
+def _macs(algorithms: Algorithms) -> tuple[str, str]:
+    return algorithms.mac_client_to_server, algorithms.mac_server_to_client
+
+
+def _is_weaker(algorithms: Algorithms, before: Algorithms) -> bool:
+    """Whether the code of a direction, which tokens are made with, is shorter than before."""
+    return any(
+        not new or mac_key_size(new) < mac_key_size(old)
+        for new, old in zip(_macs(algorithms), _macs(before), strict=True)
+    )
+
+
+def _client_failure(text: str) -> ReconnectError:
+    return ReconnectError(ReconnectFailureReason.UNKNOWN_CLIENT_FAILURE, text)
