@@ -16,6 +16,7 @@ from .constants import (
     KeyExchange,
     Mac,
     MessageNumber,
+    ReconnectFailureReason,
     Service,
 )
 from .contour import ContourInterval, SessionContour
@@ -35,6 +36,7 @@ from .errors import (
     ReconnectError,
     RemoteProtocolError,
     RequestDenied,
+    SessionMoved,
     SSHError,
     WireError,
     WrongPassphrase,
@@ -64,20 +66,29 @@ from .protocol.authentication import (
 )
 from .protocol.latency import Latency
 from .protocol.negotiation import Algorithms
+from .session import events
 from .session.attributes import SSHAttribute
 from .session.channel import Channel, ChannelClosed, ChannelOpening, StderrStream
 from .session.client import ClientSession
 from .session.credentials import ClientCredentials, HostBasedCredentials, Signer
 from .session.errors import ConnectionLost
-from .session.events import KeepAliveFailed, KeepAliveSucceeded, SessionEvent
+from .session.events import KeepAliveFailed, KeepAliveSucceeded, Reconnected, SessionEvent
 from .session.host_keys import HostKeyVerifier, InsecureAcceptAnyHostKey, PresentedHostKey, pin
+from .session.links import SessionState
 from .session.metrics import ChannelMetrics, SessionMetrics
+from .session.reconnectable import ReconnectableSessions
 from .session.requests import ChannelRequest, IncomingRequest, Reply
 from .session.server import Server, ServerSession
 from .session.session import Session, SessionClosed
 from .trace import Progress, ProgressEvent, TraceEvent, TraceId, TraceLevel
 
 __all__ = [
+    "events",
+    "SessionState",
+    "SessionMoved",
+    "ReconnectFailureReason",
+    "ReconnectableSessions",
+    "Reconnected",
     "Algorithms",
     "AuthAttempt",
     "AuthenticationError",

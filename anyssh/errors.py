@@ -28,6 +28,7 @@ __all__ = [
     "RemoteProtocolError",
     "RequestDenied",
     "SSHError",
+    "SessionMoved",
     "WireError",
     "WrongPassphrase",
 ]
@@ -175,6 +176,10 @@ class ReconnectError(SSHError):
 
 class ContourFormatError(SSHError, ValueError):
     """A text is not a session contour in the format that we read."""
+
+
+class SessionMoved(SSHError):
+    """A client went on with another session over this stream; there is nothing left to do here."""
 
 
 class KeyFormatError(SSHError):

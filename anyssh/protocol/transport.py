@@ -47,6 +47,14 @@ class Traffic:
     messages_sent: int
     messages_received: int
 
+    def __add__(self, other: Traffic) -> Traffic:
+        return Traffic(
+            self.bytes_sent + other.bytes_sent,
+            self.bytes_received + other.bytes_received,
+            self.messages_sent + other.messages_sent,
+            self.messages_received + other.messages_received,
+        )
+
 
 class Transport:
     """Turns the bytes of one stream into payloads and back."""

@@ -8,6 +8,7 @@ from typing import Any, Self
 import anyio
 import anyio.lowlevel
 from anyio import ResourceGuard
+from anyio.abc import AnyByteStream
 
 from ..config import SessionConfig
 from ..constants import Service
@@ -28,6 +29,7 @@ from .attributes import SSHAttribute
 from .client_authentication import Authenticator
 from .credentials import ClientCredentials
 from .host_keys import HostKeyVerifier, PresentedHostKey
+from .links import SessionState
 from .session import ProgressHandler, Session, Transport
 
 __all__ = ["ClientSession"]
@@ -58,6 +60,7 @@ class ClientSession(Session):
         self._verify_host = verify_host
         self._credentials = credentials
         self._authenticator: Authenticator | None = None
+        self._is_authenticated = not config.is_secure
         self._presented: HostKeyPresented | None = None
         self._authenticating = ResourceGuard("authenticating with")
         self._banner = ""
@@ -116,8 +119,7 @@ class ClientSession(Session):
     @property
     def is_authenticated(self) -> bool:
         """Whether the server has let us in."""
-        core = self._core_if_started
-        return core is not None and self._end is None and core.is_running
+        return self._is_authenticated and self._end is None
 
     @property
     def banner(self) -> str:
@@ -164,6 +166,34 @@ class ClientSession(Session):
             self._progress(Progress.COMPLETED_AUTHENTICATION)
         self._trace(TraceId.SESSION_AUTHENTICATED, TraceLevel.INFO, "authenticated")
 
+    async def reconnect(self, stream: AnyByteStream) -> None:
+        """Go on over another stream to the same server, after the session has lost its own.
+
+        The session owns the stream from then on. When the call fails or is cancelled, the stream is
+        closed and the session still waits for another one, unless it has ended. A session that was
+        given a connectable does this by itself; this call then saves it the waiting.
+
+        :raises ReconnectError: the server does not go on with the session, or is another one; its
+            ``reason`` tells whether trying again can help
+        :raises ConnectionLost: this stream was lost, too
+        :raises SSHError: the handshake failed otherwise, or the session has ended
+        :raises LocalProtocolError: the session has a stream, or is trying another one
+        """
+        try:
+            await anyio.lowlevel.checkpoint()
+            self._require_alive()
+            if self._state is not SessionState.DISCONNECTED:
+                raise LocalProtocolError(
+                    f"only a disconnected session takes another stream; this one is "
+                    f"{self._state.name.lower()}"
+                )
+            attempt = self._links.try_stream(stream)
+        except BaseException:
+            await anyio.aclose_forcefully(stream)
+            raise
+        self._trace(TraceId.CLIENT_SESSION_RECONNECTING, TraceLevel.INFO, "reconnecting")
+        await attempt.wait()
+
     async def query_public_key(self, username: str, key: Key) -> bool:
         """Ask whether the server would accept a key, without proving that we hold it.
 
@@ -200,6 +230,7 @@ class ClientSession(Session):
                 self._presented = event
                 self._changed.notify()
             case AuthenticationFailed() | KeyAccepted() | ChallengeReceived() | Authenticated():
+                self._is_authenticated |= isinstance(event, Authenticated)
                 if self._authenticator is not None:
                     self._authenticator.reply_received(event)
             case BannerReceived(message):

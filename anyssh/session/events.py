@@ -9,9 +9,17 @@ from typing import Self
 import anyio
 import anyio.lowlevel
 
+from ..errors import SSHError
 from ._waiting import Notice
 
-__all__ = ["EventQueue", "KeepAliveFailed", "KeepAliveSucceeded", "SessionEvent"]
+__all__ = [
+    "Disconnected",
+    "EventQueue",
+    "KeepAliveFailed",
+    "KeepAliveSucceeded",
+    "Reconnected",
+    "SessionEvent",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +42,26 @@ class KeepAliveFailed(SessionEvent):
     """The peer gave no sign of life.
 
     :ivar count: for so many intervals in a row
+    """
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected(SessionEvent):
+    """The session has lost its stream, and can go on over another.
+
+    :ivar error: what became of it
+    """
+
+    error: SSHError
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnected(SessionEvent):
+    """The session goes on over another stream.
+
+    :ivar count: for the so many-th time
     """
 
     count: int

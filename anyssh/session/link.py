@@ -4,12 +4,15 @@ The reader awaits nothing but the stream, so nobody can hold it up. The writer i
 awaits sending, so packets are never torn by a cancelled user; while it is idle, a plain socket is
 written to at once by whoever has something to say. Both end soon after the core has: the writer
 once the last words are out, the reader once the peer has closed its side or time is up.
+
+A server's link may turn out to belong to a session that has lost another one. It is then released:
+its tasks end, the stream and the core live on, and a new link of that session takes them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from logging import Logger, getLogger
 from typing import Final
@@ -19,6 +22,7 @@ import anyio.lowlevel
 from anyio.abc import AnyByteStream, ByteReceiveStream
 
 from ..config import Limits
+from ..contour import SessionContour
 from ..errors import SSHError
 from ..protocol import Core, Phase
 from ..protocol.events import Event
@@ -42,6 +46,7 @@ class _StreamFailed(Exception):
 class Link:
     """Moves bytes between a stream and a core until either has ended.
 
+    :param contour: told what is moved
     :param dispatch: called with the events of the core, in order; must not raise
     """
 
@@ -50,12 +55,14 @@ class Link:
         stream: AnyByteStream,
         core: Core,
         limits: Limits,
-        dispatch: Callable[[Iterable[Event]], None],
+        contour: SessionContour,
+        dispatch: Callable[[Sequence[Event]], None],
     ) -> None:
-        self._stream = stream
-        self._core = core
+        self.stream = stream
+        self.core = core
+        self.dispatch = dispatch
         self._limits = limits
-        self._dispatch = dispatch
+        self._contour = contour
         self._receive: Callable[[], Awaitable[bytes]] = (
             partial(stream.receive, RECEIVE_BYTES)
             if isinstance(stream, ByteReceiveStream)
@@ -70,6 +77,8 @@ class Link:
         self._reading = anyio.CancelScope()
         self._writing = anyio.CancelScope()
         self._error: Exception | None = None
+        self._is_released = False
+        self._unpaused = Notice()
         self._written = anyio.Event()
         self._finished = anyio.Event()
 
@@ -86,15 +95,22 @@ class Link:
         self._reading.deadline = min(self._reading.deadline, now + limits.close_time)
 
     def hurry(self) -> None:
-        """Give the goodbye no more time than :attr:`Limits.disconnect_time`."""
+        """Give the goodbye no more than :attr:`Limits.disconnect_time`, and the peer no time."""
         if self._finished.is_set():
             return
         deadline = anyio.current_time() + self._limits.disconnect_time
         self._writing.deadline = min(self._writing.deadline, deadline)
         self._reading.cancel()
 
+    def release(self) -> None:
+        """End the tasks, but neither the core nor the stream; only while the core is paused."""
+        self._is_released = True
+        self._unpaused.notify()
+        self._output.notify()
+        self._deadline_moved.notify()
+
     async def wait_finished(self) -> None:
-        """Wait until the stream is closed."""
+        """Wait until the stream is closed, or released."""
         await self._finished.wait()
 
     async def run(self) -> None:
@@ -109,17 +125,20 @@ class Link:
                     tasks.start_soon(self._watch_deadline)
                     tasks.start_soon(self._write)
                     await self._read()
-                    self._tell_core(self._core.receive_eof)
+                    if not self._is_released:
+                        self._tell_core(self.core.receive_eof)
                     await self._written.wait()
             finally:
-                await self._close_stream()
+                self._close_direct()
+                if not self._is_released:
+                    await self._close_stream()
                 self._finished.set()
 
     def advance(self, events: list[Event]) -> None:
         """Hand events on, then see to output and deadline."""
-        core = self._core
+        core = self.core
         while events:
-            self._dispatch(events)
+            self.dispatch(events)
             events = core.poll_events()
         if core.transport.pending or core.phase is Phase.TERMINATED:
             self._write_soon()
@@ -129,33 +148,43 @@ class Link:
         if (
             self._writer_is_idle
             and self._direct is not None
-            and self._core.transport.pending <= DIRECT_BYTES
+            and self.core.transport.pending <= DIRECT_BYTES
         ):
             self._write_at_once(self._direct)
-        if self._core.phase is Phase.TERMINATED:
+        if self.core.phase is Phase.TERMINATED:
             self.give_last_time()
             self._output.notify()
             self._deadline_moved.notify()
-        elif self._rest or self._core.transport.pending:
+            self._unpaused.notify()
+        elif self._rest or self.core.transport.pending:
             self._output.notify()
 
     def _write_at_once(self, direct: DirectWriter) -> None:
-        data = self._core.data_to_send(anyio.current_time())
+        now = anyio.current_time()
+        data = self.core.data_to_send(now)
         written = direct.write(data)
+        self._contour.record_sent(now, written)
         if direct.error is not None:
             self._lost(direct.error)
         if written < len(data):
             self._writer_is_idle = False
             self._rest = data[written:]
-        events = self._core.poll_events()
+        events = self.core.poll_events()
         if events:
-            self._dispatch(events)
+            self.dispatch(events)
 
     # Reading
 
     async def _read(self) -> None:
         with self._reading:
             while True:
+                while self.core.has_backlog:
+                    await anyio.lowlevel.checkpoint()
+                    self._tell_core(self.core.receive_data, b"")
+                while self.core.is_paused:
+                    if self._is_released:
+                        return
+                    await self._unpaused.wait()
                 try:
                     data = await self._receive()
                 except anyio.EndOfStream:
@@ -163,10 +192,7 @@ class Link:
                 except Exception as error:  # whatever a stream raises means that it is gone
                     self._lost(error)
                     return
-                self._tell_core(self._core.receive_data, data)
-                while self._core.has_backlog:
-                    await anyio.lowlevel.checkpoint()
-                    self._tell_core(self._core.receive_data, b"")
+                self._tell_core(self.core.receive_data, data)
 
     def _tell_core(self, tell: Callable[..., list[Event]], *what: bytes) -> None:
         """Tell the core something and the time, and go on with what that brings about.
@@ -174,14 +200,17 @@ class Link:
         The core raises nothing for what a peer does; should it all the same, only this session
         ends.
         """
+        now = anyio.current_time()
         try:
-            events = tell(*what, anyio.current_time())
+            events = tell(*what, now)
+            for data in what:
+                self._contour.record_received(now, len(data))
         except Exception as bug:
             logger.exception("a session ends by an internal error")
             error = SSHError("the session ended by an internal error")
             error.__cause__ = bug
-            self._core.terminate(error)
-            events = self._core.poll_events()
+            self.core.terminate(error)
+            events = self.core.poll_events()
         self.advance(events)
 
     def _lost(self, error: Exception) -> None:
@@ -191,17 +220,19 @@ class Link:
     # Writing
 
     async def _write(self) -> None:
-        self._direct = DirectWriter.open(self._stream)
+        self._direct = DirectWriter.open(self.stream)
         try:
             with self._writing:
                 while True:
                     await self._write_pending()
-                    if self._core.phase is Phase.TERMINATED:
+                    if self.core.phase is Phase.TERMINATED:
+                        await self._send_eof()
+                        break
+                    if self._is_released:
                         break
                     self._writer_is_idle = True
                     await self._output.wait()
                     self._writer_is_idle = False
-                await self._send_eof()
         except _StreamFailed:
             # The peer's last words may still be on their way to the reader.
             self.give_last_time()
@@ -214,8 +245,8 @@ class Link:
             if self._rest:
                 rest, self._rest = self._rest, b""
                 await self._send(rest)
-            data = self._core.data_to_send(anyio.current_time())
-            events = self._core.poll_events()
+            data = self.core.data_to_send(anyio.current_time())
+            events = self.core.poll_events()
             if events:
                 self.advance(events)
             elif not data:
@@ -225,7 +256,8 @@ class Link:
 
     async def _send(self, data: bytes) -> None:
         try:
-            await self._stream.send(data)
+            await self.stream.send(data)
+            self._contour.record_sent(anyio.current_time(), len(data))
         except Exception as error:  # whatever a stream raises means that it is gone
             self._lost(error)
             raise _StreamFailed from error
@@ -233,35 +265,37 @@ class Link:
     async def _send_eof(self) -> None:
         """Close our side, where a stream can, so that the peer's last words still come through."""
         try:
-            await self._stream.send_eof()
+            await self.stream.send_eof()
         except NotImplementedError:
             self._reading.cancel()
         except Exception as error:  # whatever a stream raises means that it is gone
             self._lost(error)
 
-    async def _close_stream(self) -> None:
+    def _close_direct(self) -> None:
         direct, self._direct = self._direct, None
         if direct is not None:
             direct.close()
+
+    async def _close_stream(self) -> None:
         with anyio.CancelScope(shield=True, deadline=anyio.current_time() + 1):
             try:
-                await self._stream.aclose()
+                await self.stream.aclose()
             except Exception as error:
                 self._lost(error)
 
     # Time
 
     def _check_deadline(self) -> None:
-        deadline = self._core.next_deadline()
+        deadline = self.core.next_deadline()
         if deadline is not None and deadline < self._sleeping_until:
             self._deadline_moved.notify()
 
     async def _watch_deadline(self) -> None:
-        while self._core.phase is not Phase.TERMINATED:
-            deadline = self._core.next_deadline()
+        while not (self.core.phase is Phase.TERMINATED or self._is_released):
+            deadline = self.core.next_deadline()
             self._sleeping_until = math.inf if deadline is None else deadline
             with anyio.CancelScope(deadline=self._sleeping_until):
                 await self._deadline_moved.wait()
             now = anyio.current_time()
             if now >= self._sleeping_until:
-                self._tell_core(self._core.handle_timeout)
+                self._tell_core(self.core.handle_timeout)

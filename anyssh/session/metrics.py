@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..protocol.latency import Latency
+
 __all__ = ["ChannelMetrics", "SessionMetrics"]
 
 
@@ -15,12 +17,16 @@ class SessionMetrics:
     :ivar bytes_received: on the stream, with framing, padding and encryption
     :ivar messages_sent: packets, those of the transport included
     :ivar messages_received: packets, those of the transport included
+    :ivar reconnections: how often the session went on over another stream
+    :ivar latency: in milliseconds; measured when both sides have ``session-latency``
     """
 
     bytes_sent: int
     bytes_received: int
     messages_sent: int
     messages_received: int
+    reconnections: int
+    latency: Latency
 
 
 @dataclass(frozen=True, slots=True)

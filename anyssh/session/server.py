@@ -5,26 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from logging import Logger, getLogger
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import AnyByteStream, Listener, TaskStatus
 
 from ..config import SessionConfig
-from ..errors import SSHError
+from ..constants import ReconnectFailureReason
+from ..errors import LocalProtocolError, ReconnectError, SessionMoved, SSHError
 from ..keys import Key
-from ..protocol import Role
+from ..protocol import Core, Role
 from ..protocol.authentication import AuthAttempt, Challenge, KeyboardInteractiveAttempt
 from ..protocol.events import (
     AttemptMade,
     Authenticated,
+    ConnectionTerminated,
     Event,
     KeyQueried,
+    ReconnectRequested,
 )
 from ..trace import Progress, TraceHandler, TraceId, TraceLevel
 from .attributes import SSHAttribute
 from .credentials import Signer
+from .errors import ConnectionLost
+from .links import SessionState
+from .reconnectable import ReconnectableSessions
 from .session import ProgressHandler, Session
 from .signing import public_key_of
 
@@ -32,7 +38,11 @@ __all__ = ["Server", "ServerSession"]
 
 logger: Logger = getLogger("anyssh")
 
+TAKE_OVER_TIME: Final = 5.0
+"""Seconds for a stream to end that its client has left."""
+
 Authenticate = Callable[[AuthAttempt], Awaitable[object | None]]
+AuthorizeReconnect = Callable[["ServerSession", tuple[str, int] | None], Awaitable[bool]]
 MayUseKey = Callable[[str, Key], Awaitable[bool]]
 SessionHandler = Callable[["ServerSession"], Awaitable[object]]
 
@@ -50,10 +60,16 @@ class ServerSession(Session):
         host_keys: Iterable[Key | Signer],
         authenticate: Authenticate | None,
         may_use_key: MayUseKey | None,
+        authorize_reconnect: AuthorizeReconnect | None,
+        reconnectable_sessions: ReconnectableSessions,
         trace: TraceHandler | None = None,
         on_progress: ProgressHandler | None = None,
     ) -> None:
         super().__init__(stream, config, host_keys=host_keys, trace=trace, on_progress=on_progress)
+        self._authorize_reconnect = authorize_reconnect
+        self._reconnectable = reconnectable_sessions
+        self._lost_at = math.inf
+        self._is_claimed = False
         self._authenticate = authenticate
         self._may_use_key = may_use_key
         self._principal: object | None = None
@@ -90,6 +106,96 @@ class ServerSession(Session):
                 self._principal = principal
                 self._changed.notify()
                 self._trace(TraceId.SESSION_AUTHENTICATED, TraceLevel.INFO, "authenticated")
+                if self._connection.continuity is not None:
+                    self._reconnectable._add(self)
+            case ReconnectRequested():
+                self._start_callback(self._find_session, event)
+
+    # Going on over another stream
+
+    @property
+    def _secret_id(self) -> bytes:
+        continuity = self._connection.continuity
+        return b"" if continuity is None else continuity.session_id
+
+    @property
+    def _kept_bytes(self) -> int:
+        continuity = self._connection.continuity
+        if continuity is None or self._state is not SessionState.DISCONNECTED:
+            return 0
+        return continuity.journal.size
+
+    def _may_outlive_its_stream(self) -> bool:
+        return self in self._reconnectable
+
+    def _disconnected(self, event: ConnectionTerminated) -> None:
+        super()._disconnected(event)
+        self._lost_at = anyio.current_time()
+        self._reconnectable._check_bytes()
+
+    def _closed(self, event: ConnectionTerminated) -> None:
+        self._reconnectable._discard(self)
+        super()._closed(event)
+
+    async def _find_session(self, event: ReconnectRequested) -> None:
+        """Hand our stream over to the session that the client wants to go on with."""
+        session = self._reconnectable._claim(event.proves)
+        if session is None:
+            self._refuse_reconnect(event, ReconnectFailureReason.SESSION_NOT_FOUND, "not found")
+            return
+        try:
+            await session._go_on_here(self, event)
+        finally:
+            session._is_claimed = False
+
+    def _refuse_reconnect(
+        self, event: ReconnectRequested, reason: ReconnectFailureReason, text: str
+    ) -> None:
+        self._trace(TraceId.SERVER_SESSION_RECONNECT_FAILED, TraceLevel.WARNING, text)
+        event.reject(ReconnectError(reason, text), anyio.current_time())
+        self._advance()
+
+    async def _go_on_here(self, other: ServerSession, event: ReconnectRequested) -> None:
+        """Go on over the stream of ``other``, whose client has proved to be ours."""
+        self._trace(TraceId.SERVER_SESSION_RECONNECTING, TraceLevel.INFO, "the client is back")
+        try:
+            with anyio.fail_after(TAKE_OVER_TIME):
+                await self._give_up_stream()
+            is_allowed = await self._ask_whether_it_may_reconnect(other)
+        except TimeoutError:
+            is_allowed = False
+        if not is_allowed or self._state is not SessionState.DISCONNECTED:
+            reason = ReconnectFailureReason.UNKNOWN_SERVER_FAILURE
+            other._refuse_reconnect(event, reason, "the session cannot go on")
+            return
+        stream, core = await other._hand_over()
+        try:
+            attempt = self._links.try_stream(stream, core)
+        except LocalProtocolError:
+            await anyio.aclose_forcefully(stream)
+            return
+        event.accept(self._connection, anyio.current_time())
+        attempt.link.advance(core.poll_events())
+
+    async def _give_up_stream(self) -> None:
+        """Lose the stream that we still believe in, and all that comes over it from now on."""
+        link = self._links.current
+        if self._state is SessionState.CONNECTED:
+            error = ConnectionLost("the client came back over another stream")
+            link.core.lose(error, anyio.current_time())
+            self._advance()
+        await link.wait_finished()
+
+    async def _ask_whether_it_may_reconnect(self, other: ServerSession) -> bool:
+        if self._authorize_reconnect is None:
+            return True
+        return await self._ask(self._authorize_reconnect, self, other._remote_address()) is True
+
+    async def _hand_over(self) -> tuple[AnyByteStream, Core]:
+        """End without touching the stream, which belongs to another session from now on."""
+        error = SessionMoved("the client went on with another session over this stream")
+        self._end_now(error)
+        return await self._links.hand_over()
 
     async def _judge(self, event: AttemptMade) -> None:
         attempt = event.attempt
@@ -173,6 +279,10 @@ class Server:
         the user (for :class:`KeyboardInteractiveAttempt`)
     :param may_use_key: asked when a client wants to know whether a key is worth signing with;
         yes to every key if not given
+    :param authorize_reconnect: asked before a session goes on over another stream, with the
+        session and the new address of its client, if known; only True lets it
+    :param reconnectable_sessions: where clients find their sessions again, if it is to be shared
+        with other servers
     :param config: algorithms, limits and timers
     :param trace: called with what happens in every session, for developers
     :param on_progress: called with the stages of every session's set-up
@@ -186,6 +296,8 @@ class Server:
         host_keys: Iterable[Key | Signer] = (),
         authenticate: Authenticate | None = None,
         may_use_key: MayUseKey | None = None,
+        authorize_reconnect: AuthorizeReconnect | None = None,
+        reconnectable_sessions: ReconnectableSessions | None = None,
         config: SessionConfig | None = None,
         trace: TraceHandler | None = None,
         on_progress: ProgressHandler | None = None,
@@ -194,6 +306,10 @@ class Server:
         self._host_keys = tuple(host_keys)
         self._authenticate = authenticate
         self._may_use_key = may_use_key
+        self._authorize_reconnect = authorize_reconnect
+        self._reconnectable_sessions = (
+            ReconnectableSessions() if reconnectable_sessions is None else reconnectable_sessions
+        )
         self._trace = trace
         self._on_progress = on_progress
         if self._config.is_secure:
@@ -219,6 +335,11 @@ class Server:
         """The configuration of every session."""
         return self._config
 
+    @property
+    def reconnectable_sessions(self) -> ReconnectableSessions:
+        """The sessions that can go on over another stream, those that have one included."""
+        return self._reconnectable_sessions
+
     def accept(self, stream: AnyByteStream) -> ServerSession:
         """Return a session to be entered with ``async with``, which authenticates the client.
 
@@ -228,7 +349,9 @@ class Server:
 
         * :exc:`NegotiationError` when there is an algorithm that the two sides do not share,
         * :exc:`RemoteProtocolError`, :exc:`Disconnected` or :exc:`ConnectionLost` when the peer
-          does not speak SSH, fails to authenticate, or goes away.
+          does not speak SSH, fails to authenticate, or goes away,
+        * :exc:`SessionMoved` when the client went on with a session that had lost its stream, and
+          that works over this one now.
         """
         return ServerSession(
             stream,
@@ -236,6 +359,8 @@ class Server:
             host_keys=self._host_keys,
             authenticate=self._authenticate,
             may_use_key=self._may_use_key,
+            authorize_reconnect=self._authorize_reconnect,
+            reconnectable_sessions=self._reconnectable_sessions,
             trace=self._trace,
             on_progress=self._on_progress,
         )
@@ -268,6 +393,8 @@ class Server:
         try:
             async with session:
                 await handler(session)
+        except SessionMoved as error:
+            logger.debug("%s", error)
         except SSHError as error:
             logger.info("%s: the connection ended: %s", session._peer_name(), error)
         except Exception:

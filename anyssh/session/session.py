@@ -1,6 +1,6 @@
 """What clients and servers have in common: a link, channels, requests, facts, the end.
 
-The session owns one core and one link. The link's reader hands the core's events to
+The session works over one link at a time. The link's reader hands the core's events to
 :meth:`Session._dispatch`, which does its work at once and never waits. Whatever the application
 must be asked runs as a task of the session's service group, which outlives the body of ``async
 with``, so that a goodbye can still be said when the body has gone.
@@ -8,6 +8,7 @@ with``, so that a goodbye can still be said when the body has gone.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 from collections import deque
@@ -33,7 +34,8 @@ from anyio.abc import (
 from .._version import __version__
 from ..config import SessionConfig
 from ..constants import DisconnectReason
-from ..errors import HostKeyError, KeyExchangeFailed, LocalProtocolError, SSHError
+from ..contour import SessionContour
+from ..errors import Disconnected, HostKeyError, KeyExchangeFailed, LocalProtocolError, SSHError
 from ..identification import PeerVersion, local_identification
 from ..keys import Key
 from ..protocol import Connection, Core, Phase, Role
@@ -55,11 +57,14 @@ from ..protocol.events import (
     KeepAliveAnswered,
     KeepAliveMissed,
     KeyExchangeCompleted,
+    LatencyMeasured,
     ReplyReceived,
     ServiceAccepted,
+    SessionResumed,
     SignatureRequested,
     VersionReceived,
 )
+from ..protocol.latency import LatencyStatistics
 from ..protocol.negotiation import Algorithms
 from ..trace import Progress, ProgressEvent, TraceEvent, TraceHandler, TraceId, TraceLevel
 from ._waiting import Notice
@@ -67,8 +72,9 @@ from .attributes import SSHAttribute
 from .channel import Channel, ChannelOpening
 from .credentials import Signer
 from .errors import ConnectionLost
-from .events import EventQueue, KeepAliveFailed, KeepAliveSucceeded, SessionEvent
-from .link import Link
+from .events import Disconnected as DisconnectedEvent
+from .events import EventQueue, KeepAliveFailed, KeepAliveSucceeded, Reconnected, SessionEvent
+from .links import Links, SessionState
 from .metrics import SessionMetrics
 from .requests import (
     ChannelRequest,
@@ -177,10 +183,13 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
         self._trace_handler = _contained(trace)
         self._on_progress = _contained(on_progress)
         self._number = next(_session_numbers)
-        self._stream: AnyByteStream | None = None
         self._connection = Connection(config)
-        self._core_if_started: Core | None = None
-        self._link: Link
+        self._state = SessionState.NEW
+        self._links: Links
+        self._latency = LatencyStatistics()
+        self._contour = SessionContour()
+        self._reconnections = 0
+        self._lost: SSHError | None = None
         self._services: TaskGroup
         self._end: SessionClosed | None = None
         self._changed = Notice()
@@ -197,14 +206,31 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
 
     @property
     def _core(self) -> Core:
-        if self._core_if_started is None:
+        if self._state is SessionState.NEW:
             raise self._not_started()
-        return self._core_if_started
+        return self._links.current.core
 
     def _not_started(self) -> LocalProtocolError:
         return LocalProtocolError("the session has not started: enter it with 'async with'")
 
     # What it is
+
+    @property
+    def state(self) -> SessionState:
+        """How far the session has come."""
+        return self._state
+
+    @property
+    def id(self) -> str:
+        """A name for the session, the same at both ends and over all of its streams.
+
+        It is derived from the session id of RFC 4253, which is a secret as long as it can be used
+        to reconnect.
+        """
+        session_id = self._core.exchanger.session_id
+        if not session_id:
+            raise LocalProtocolError("the first key exchange is not complete yet")
+        return hashlib.sha256(b"anyssh-id" + session_id).hexdigest()
 
     @property
     def config(self) -> SessionConfig:
@@ -230,13 +256,22 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
     @property
     def metrics(self) -> SessionMetrics:
         """What the session has moved so far."""
-        traffic = self._core.transport.traffic
+        if self._state is SessionState.NEW:
+            raise self._not_started()
+        traffic = self._links.traffic
         return SessionMetrics(
             traffic.bytes_sent,
             traffic.bytes_received,
             traffic.messages_sent,
             traffic.messages_received,
+            self._reconnections,
+            self._latency.snapshot(),
         )
+
+    @property
+    def contour(self) -> SessionContour:
+        """How much the session has moved, and how fast, over its whole life."""
+        return self._contour
 
     @property
     def channels(self) -> tuple[Channel, ...]:
@@ -258,7 +293,7 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        if self._core_if_started is not None:
+        if self._state is not SessionState.NEW:
             raise RuntimeError("a session is entered once")
         body_error: BaseException | None = None
         self._progress(Progress.OPENING_SESSION_CONNECTION)
@@ -270,9 +305,10 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
             raise
         async with anyio.create_task_group() as services:
             self._services = services
-            services.start_soon(self._link.run)
+            services.start_soon(self._links.run)
             try:
                 await self._set_up()
+                self._ready()
                 yield self
                 await self._leave()
             except anyio.get_cancelled_exc_class():
@@ -298,8 +334,27 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
         return transport
 
     def _prepare(self, stream: AnyByteStream) -> None:
-        self._stream = stream
-        self._core_if_started = Core(
+        self._contour = SessionContour(start=anyio.current_time())
+        self._links = Links(
+            stream,
+            self._config.limits,
+            self._contour,
+            self._make_core,
+            self._dispatch,
+            self._connectable,
+        )
+        self._state = SessionState.CONNECTING
+        self._trace(TraceId.SESSION_CONNECTING, TraceLevel.INFO, "connecting")
+        self._progress(Progress.STARTING_VERSION_EXCHANGE)
+
+    @property
+    def _connectable(self) -> ByteStreamConnectable | None:
+        transport = self._transport
+        return transport if isinstance(transport, ByteStreamConnectable) else None
+
+    def _make_core(self) -> Core:
+        """Make the core of a stream, the first or a later one."""
+        return Core(
             self._role,
             self._config,
             now=anyio.current_time(),
@@ -308,11 +363,14 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
             connection=self._connection,
             host_keys=tuple(self._host_keys),
             delay_secret=_process_secret,
+            clock=anyio.current_time,
             trace=self._trace_handler,
         )
-        self._link = Link(stream, self._core, self._config.limits, self._dispatch)
-        self._trace(TraceId.SESSION_CONNECTING, TraceLevel.INFO, "connecting")
-        self._progress(Progress.STARTING_VERSION_EXCHANGE)
+
+    def _ready(self) -> None:
+        """Note that the session is ready for the body of ``async with``."""
+        if self._state is SessionState.CONNECTING:
+            self._state = SessionState.CONNECTED
 
     async def _set_up(self) -> None:
         """Wait until the session is ready for the body of ``async with``."""
@@ -326,11 +384,17 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
 
     async def _leave_at_once(self) -> None:
         """Say goodbye as far as the stream takes it at once, and wait for the link to end."""
-        self._core.disconnect(DisconnectReason.BY_APPLICATION, "the session was left")
-        self._advance()
-        self._link.hurry()
+        self._say_goodbye(DisconnectReason.BY_APPLICATION, "the session was left")
+        self._links.hurry()
         with anyio.CancelScope(shield=True):
-            await self._link.wait_finished()
+            await self._links.wait_finished()
+
+    def _say_goodbye(self, reason: int, description: str) -> None:
+        if self._state is SessionState.DISCONNECTED:
+            self._end_now(Disconnected(reason, description, by_peer=False))
+        elif self._state is not SessionState.CLOSED:
+            self._core.disconnect(reason, description)
+            self._advance()
 
     async def aclose(self) -> None:
         """End the session: say goodbye, let it leave, close the stream.
@@ -338,7 +402,7 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
         Takes at most :attr:`Limits.disconnect_time` and :attr:`Limits.close_time`. Does nothing
         the second time. A session that was never entered closes the stream that it was given.
         """
-        if self._core_if_started is None:
+        if self._state is SessionState.NEW:
             if isinstance(self._transport, AsyncResource):
                 await self._transport.aclose()
             return
@@ -347,14 +411,18 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
     async def disconnect(self, reason: int, description: str = "") -> None:
         """End the session like :meth:`aclose`, with a reason of one's own.
 
+        One reason is special in a session that can reconnect: after
+        :attr:`DisconnectReason.CONNECTION_LOST` both sides take the stream for lost, and the
+        session can go on over another.
+
         :param reason: a :class:`~anyssh.DisconnectReason`, or any number below 2**32
         :param description: a text for the peer
         """
         self._trace(TraceId.SESSION_CLOSING, TraceLevel.INFO, f"closing: {reason} {description}")
         await self._send_what_waits()
-        self._core.disconnect(reason, description)
-        self._advance()
-        await self._link.wait_finished()
+        self._say_goodbye(reason, description)
+        if self._state is SessionState.CLOSED:
+            await self._links.wait_finished()
 
     async def _send_what_waits(self) -> None:
         """Let what waits for new keys, such as the end of a channel, leave before the goodbye."""
@@ -366,11 +434,22 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
         """Wait until the session has ended; tell how. Refuses requests that nobody asks for."""
         self._requests.disregard()
         await anyio.lowlevel.checkpoint()
-        if self._core_if_started is None:
+        if self._state is SessionState.NEW:
             raise self._not_started()
         while self._end is None:
             await self._ended.wait()
         return self._end
+
+    async def wait_disconnected(self) -> SSHError:
+        """Wait until the session has lost its stream and could go on over another; tell why.
+
+        :raises SSHError: the session has ended instead
+        """
+        await anyio.lowlevel.checkpoint()
+        while self._lost is None:
+            self._require_alive()
+            await self._changed.wait()
+        return self._lost
 
     def events(self) -> AsyncIterator[SessionEvent]:
         """Iterate over facts: keep-alive, for one. Unread facts beyond a bound are dropped."""
@@ -546,11 +625,14 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
         """
         await anyio.lowlevel.checkpoint()
         self._require_alive()
-        exchanger = self._core.exchanger
-        before = exchanger.completed_count
-        self._core.start_rekey(anyio.current_time())
+        core = self._core
+        before = core.exchanger.completed_count
+        core.start_rekey(anyio.current_time())
         self._advance()
-        await self._wait_until(lambda: exchanger.completed_count > before)
+        # Another stream has new keys from the start.
+        await self._wait_until(
+            lambda: core is not self._core or core.exchanger.completed_count > before
+        )
 
     # State
 
@@ -576,13 +658,16 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
         raise self._failure()
 
     async def _wait_until(self, condition: Callable[[], bool]) -> None:
-        while not condition():
+        while True:
             self._require_alive()
+            if condition():
+                return
             await self._changed.wait()
 
     def _advance(self) -> None:
         """Go on with what a call on the core or the connection has brought about."""
-        self._link.advance(self._core.poll_events())
+        link = self._links.current
+        link.advance(link.core.poll_events())
 
     # Events of the core
 
@@ -663,9 +748,8 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
     def _keep_alive_missed(self, event: KeepAliveMissed) -> None:
         self._events.put(KeepAliveFailed(event.count))
         if event.count >= self._config.keep_alive_count:
-            self._core.terminate(
-                ConnectionLost(f"no sign of life from the peer, {event.count} times in a row")
-            )
+            error = ConnectionLost(f"no sign of life from the peer, {event.count} times in a row")
+            self._core.lose(error, anyio.current_time())
 
     def _service_accepted(self, event: ServiceAccepted) -> None:
         self._granted_service = event.name
@@ -716,9 +800,50 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
         if pending is not None:
             pending.resolve(event.is_success, event.payload)
 
+    def _latency_measured(self, event: LatencyMeasured) -> None:
+        if self._latency.measured(event.milliseconds):
+            self._contour.record_latency(anyio.current_time(), event.milliseconds)
+
     def _terminated(self, event: ConnectionTerminated) -> None:
+        if event.is_survivable and self._may_outlive_its_stream():
+            self._disconnected(event)
+        elif self._state is not SessionState.CLOSED:
+            self._closed(event)
+
+    def _may_outlive_its_stream(self) -> bool:
+        """Whether the session waits for another stream when it loses its own."""
+        return True
+
+    def _disconnected(self, event: ConnectionTerminated) -> None:
+        """Wait for another stream; nobody else needs to know."""
+        error = self._told(event)
+        self._state = SessionState.DISCONNECTED
+        self._lost = error
+        self._latency.disconnected()
+        self._links.lost()
+        self._trace(TraceId.SESSION_DISCONNECTED, TraceLevel.WARNING, f"lost: {error}", error)
+        self._events.put(DisconnectedEvent(error))
+        self._changed.notify()
+
+    def _resumed(self, event: SessionResumed) -> None:
+        self._state = SessionState.CONNECTED
+        self._lost = None
+        self._reconnections += 1
+        self._events.put(Reconnected(self._reconnections))
+        self._changed.notify()
+
+    def _end_now(self, error: SSHError) -> None:
+        """End the session without a word to the peer."""
+        self._dispatch([ConnectionTerminated(error, Phase.TERMINATED)])
+
+    def _closed(self, event: ConnectionTerminated) -> None:
         """Wake everybody who waits; each raises a fresh exception."""
         error = self._told(event)
+        self._state = SessionState.CLOSED
+        self._lost = None
+        self._connection.detach()
+        self._latency.disconnected()
+        self._links.end()
         reason = getattr(error, "reason", DisconnectReason.CONNECTION_LOST)
         description = getattr(error, "description", str(error))
         self._end = SessionClosed(reason, description, error)
@@ -743,7 +868,7 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
         if error is None:
             error = ConnectionLost("the stream ended without a goodbye")
         if error.__cause__ is None:
-            error.__cause__ = self._link.error
+            error.__cause__ = self._links.current.error
         where = _SET_UP.get(event.phase)
         if isinstance(error, HostKeyError):
             where = "the verification of the host key"
@@ -767,18 +892,22 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
         if self._on_progress is not None:
             self._on_progress(ProgressEvent(progress, self._number))
 
+    @property
+    def _stream(self) -> AnyByteStream | None:
+        return None if self._state is SessionState.NEW else self._links.stream
+
     def _remote_address(self) -> tuple[str, int] | None:
-        if self._stream is None:
+        stream = self._stream
+        if stream is None:
             return None
         try:
-            address = self._stream.extra(SocketAttribute.remote_address, None)
+            address = stream.extra(SocketAttribute.remote_address, None)
         except (OSError, AttributeError):  # what sockets raise that are closed already
             return None
         return (address[0], address[1]) if isinstance(address, tuple) else None
 
     def __repr__(self) -> str:
-        state = "ended" if self._end else "open" if self._core_if_started else "new"
-        return f"<{type(self).__name__} {self._number} {state}>"
+        return f"<{type(self).__name__} {self._number} {self._state.name.lower()}>"
 
 
 _HANDLERS: Final[dict[type[Event], Callable[[Session, Any], None]]] = {
@@ -801,4 +930,6 @@ _HANDLERS: Final[dict[type[Event], Callable[[Session, Any], None]]] = {
     KeepAliveAnswered: Session._keep_alive_answered,
     KeepAliveMissed: Session._keep_alive_missed,
     ConnectionTerminated: Session._terminated,
+    LatencyMeasured: Session._latency_measured,
+    SessionResumed: Session._resumed,
 }

@@ -311,7 +311,9 @@ async def test_no_call_during_the_handshake_puts_a_message_into_the_clear(role: 
 
     async def poke(group: anyio.abc.TaskGroup) -> None:
         nonlocal turns
-        while not (session._core_if_started and session._core.exchanger.completed_count):
+        while not (
+            session.state is not anyssh.SessionState.NEW and session._core.exchanger.completed_count
+        ):
             turns += 1
             for operation in operations:
                 group.start_soon(call, operation)

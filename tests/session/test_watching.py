@@ -359,7 +359,7 @@ async def test_sessions_are_numbered_in_the_order_of_their_making() -> None:
     assert first[-1] < second[0]
     async with connected(on_progress=log.append) as (client, _):
         assert log[-1].session_number > max(numbers)
-        assert repr(client) == f"<ClientSession {log[-1].session_number} open>"
+        assert repr(client) == f"<ClientSession {log[-1].session_number} connected>"
 
 
 # Numbers

@@ -1,0 +1,292 @@
+"""The streams of a session, one after the other.
+
+Most sessions have one. A session that can reconnect goes on when its stream is lost: it runs the
+link of one stream until it ends, waits for another stream, or makes one, and goes round.
+
+A new stream is an :class:`Attempt` until the other side has shown that it goes on there. What
+happens on it before that is of no concern to the session; if it fails, the next may do better.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from enum import Enum, auto
+from secrets import SystemRandom
+from typing import Final
+
+import anyio
+from anyio.abc import AnyByteStream, ByteStreamConnectable
+
+from ..config import Limits
+from ..constants import ReconnectFailureReason
+from ..contour import SessionContour
+from ..errors import HostKeyError, LocalProtocolError, ReconnectError, SSHError
+from ..protocol import Core, Phase
+from ..protocol.events import ConnectionTerminated, Event, SessionResumed
+from ..protocol.transport import Traffic
+from ._waiting import Notice
+from .errors import ConnectionLost
+from .link import Link
+
+__all__ = ["Attempt", "Links", "SessionState"]
+
+FIRST_DELAY: Final = 0.5
+LONGEST_DELAY: Final = 30.0
+MAX_BAD_ATTEMPTS: Final = 3
+
+FINAL: Final = frozenset(
+    {
+        ReconnectFailureReason.SESSION_NOT_FOUND,
+        ReconnectFailureReason.SERVER_DROPPED_MESSAGES,
+        ReconnectFailureReason.DIFFERENT_SERVER_HOST_KEY,
+        ReconnectFailureReason.INVALID_SERVER_TOKEN,
+        ReconnectFailureReason.CLIENT_DROPPED_MESSAGES,
+    }
+)
+"""Trying again would end no other way."""
+
+_random: Final = SystemRandom()
+
+
+class SessionState(Enum):
+    """How far a session has come."""
+
+    NEW = auto()
+    """It was not entered yet."""
+    CONNECTING = auto()
+    """It exchanges versions and keys, and authenticates."""
+    CONNECTED = auto()
+    DISCONNECTED = auto()
+    """It has lost its stream and can go on over another."""
+    CLOSED = auto()
+
+
+class Attempt:
+    """One try to go on over a new stream."""
+
+    def __init__(self, links: Links, stream: AnyByteStream, core: Core) -> None:
+        self._links = links
+        self.link = links.make_link(stream, core, self._dispatch)
+        self.error: SSHError | None = None
+        self.is_over = anyio.Event()
+
+    def _dispatch(self, events: Sequence[Event]) -> None:
+        for index, event in enumerate(events):
+            match event:
+                case SessionResumed():
+                    self.is_over.set()
+                    self._links.go_on(self.link, events[index:])
+                    return
+                case ConnectionTerminated(error):
+                    self._fail(error or ConnectionLost("the stream ended"))
+
+    def _fail(self, error: SSHError) -> None:
+        if isinstance(error, HostKeyError):
+            refusal = ReconnectError(
+                ReconnectFailureReason.DIFFERENT_SERVER_HOST_KEY,
+                "another server has answered: its host key is not that of the session",
+            )
+            refusal.__cause__ = error
+            error = refusal
+        elif error.__cause__ is None:
+            error.__cause__ = self.link.error
+        self.error = error
+        self.is_over.set()
+        self.link.hurry()
+        self._links.attempt_failed(error)
+
+    async def wait(self) -> None:
+        """Wait until the session goes on here, or the try has failed and its stream is closed."""
+        try:
+            await self.is_over.wait()
+        except BaseException:
+            self.abort("the attempt was cancelled")
+            if self.error is not None:
+                with anyio.CancelScope(shield=True):
+                    await self.link.wait_finished()
+            raise
+        if self.error is not None:
+            await self.link.wait_finished()
+            raise self.error.fresh()
+
+    def abort(self, reason: str) -> None:
+        """End the try, if it is not over."""
+        if not self.is_over.is_set():
+            self.link.core.lose(ConnectionLost(reason), anyio.current_time())
+            self.link.advance(self.link.core.poll_events())
+
+
+class Links:
+    """Runs one link after the other.
+
+    :param stream: the first one
+    :param make_core: makes the core of a new stream
+    :param dispatch: called with the events of the link that the session works over
+    :param connectable: makes further streams, if the session is to look for them itself
+    """
+
+    def __init__(
+        self,
+        stream: AnyByteStream,
+        limits: Limits,
+        contour: SessionContour,
+        make_core: Callable[[], Core],
+        dispatch: Callable[[Sequence[Event]], None],
+        connectable: ByteStreamConnectable | None,
+    ) -> None:
+        self._limits = limits
+        self._contour = contour
+        self._make_core = make_core
+        self._dispatch = dispatch
+        self._connectable = connectable
+        self._link: Link | None = self.make_link(stream, make_core(), dispatch)
+        self._past = Traffic(0, 0, 0, 0)
+        self._attempt: Attempt | None = None
+        self._running: Attempt | None = None
+        self._attempt_came = Notice()
+        self._search: anyio.CancelScope | None = None
+        self._expires = math.inf
+        self._delay = FIRST_DELAY
+        self._last_error: Exception | None = None
+        self._bad_attempts = 0
+        self._is_over = False
+        self._finished = anyio.Event()
+
+    # The present link
+
+    @property
+    def current(self) -> Link:
+        """The link that the session works over, or worked over last."""
+        if self._link is None:
+            raise LocalProtocolError("the stream belongs to another session")
+        return self._link
+
+    @property
+    def stream(self) -> AnyByteStream | None:
+        """The stream that the session works over, or worked over last; None if handed over."""
+        return None if self._link is None else self._link.stream
+
+    @property
+    def traffic(self) -> Traffic:
+        """What went over all streams."""
+        return self._past if self._link is None else self._past + self._link.core.transport.traffic
+
+    def make_link(
+        self, stream: AnyByteStream, core: Core, dispatch: Callable[[Sequence[Event]], None]
+    ) -> Link:
+        """Return a link for one stream."""
+        return Link(stream, core, self._limits, self._contour, dispatch)
+
+    # Life
+
+    async def run(self) -> None:
+        """Run one link after the other until the session is over."""
+        link: Link | None = self.current
+        try:
+            while link is not None:
+                await link.run()
+                link = await self._next()
+        finally:
+            self._finished.set()
+
+    async def wait_finished(self) -> None:
+        """Wait until the last stream is closed."""
+        await self._finished.wait()
+
+    def lost(self) -> None:
+        """Note that the present stream is lost."""
+        self._expires = anyio.current_time() + self._limits.disconnected_time
+        self._delay = FIRST_DELAY
+        self.current.hurry()
+
+    def end(self) -> None:
+        """Look for no more streams."""
+        self._is_over = True
+        if self._search is not None:
+            self._search.cancel()
+        for attempt in (self._attempt, self._running):
+            if attempt is not None:
+                attempt.abort("the session has ended")
+
+    def hurry(self) -> None:
+        """End the present link soon, if there is one."""
+        if self._link is not None:
+            self._link.hurry()
+
+    async def hand_over(self) -> tuple[AnyByteStream, Core]:
+        """Return the present stream and its core, for another session to work over."""
+        link, self._link = self.current, None
+        self.end()
+        link.release()
+        await link.wait_finished()
+        return link.stream, link.core
+
+    # The next stream
+
+    async def _next(self) -> Link | None:
+        """Return the next link; None when the session is over."""
+        if not self._is_over:
+            with anyio.CancelScope(deadline=self._expires) as self._search:
+                if self._connectable is None:
+                    await self._wait_for_attempt()
+                else:
+                    await self._look_for_stream(self._connectable)
+        attempt, self._attempt = self._attempt, None
+        self._running = attempt
+        if attempt is None and not self._is_over:
+            time = self._limits.disconnected_time
+            self._give_up(ConnectionLost(f"there was no other stream within {time:g} seconds"))
+        return None if attempt is None else attempt.link
+
+    async def _wait_for_attempt(self) -> None:
+        while self._attempt is None:
+            await self._attempt_came.wait()
+
+    async def _look_for_stream(self, connectable: ByteStreamConnectable) -> None:
+        """Make a stream, after a while that grows with each failure."""
+        while self._attempt is None:
+            with anyio.move_on_after(_random.uniform(0, self._delay)):
+                await self._wait_for_attempt()
+            self._delay = min(2 * self._delay, LONGEST_DELAY)
+            if self._attempt is None:
+                try:
+                    stream = await connectable.connect()
+                except Exception as error:  # whatever it is, the next try may do better
+                    self._last_error = error
+                else:
+                    self._attempt = Attempt(self, stream, self._make_core())
+
+    def try_stream(self, stream: AnyByteStream, core: Core | None = None) -> Attempt:
+        """Try to go on over a stream, instead of the one that is lost.
+
+        :raises LocalProtocolError: another one is being tried
+        """
+        running = self._running
+        is_trying = running is not None and not running.is_over.is_set()
+        if self._is_over or self._attempt is not None or is_trying:
+            raise LocalProtocolError("the session is over, or another stream is being tried")
+        self._attempt = Attempt(self, stream, core or self._make_core())
+        self._attempt_came.notify()
+        return self._attempt
+
+    def go_on(self, link: Link, events: Sequence[Event]) -> None:
+        """Work over another link from now on."""
+        self._past, self._link = self.traffic, link
+        self._bad_attempts = 0
+        link.dispatch = self._dispatch
+        self._dispatch(events)
+
+    def attempt_failed(self, error: SSHError) -> None:
+        """Look for another stream, if that can help."""
+        self._last_error = error
+        if isinstance(error, ReconnectError) and not self._is_over:
+            self._bad_attempts += error.reason == ReconnectFailureReason.SERVER_DROPPED_MESSAGES
+            is_final = error.reason in FINAL and self._connectable is not None
+            if is_final or self._bad_attempts >= MAX_BAD_ATTEMPTS:
+                self._give_up(error)
+
+    def _give_up(self, error: SSHError) -> None:
+        if error.__cause__ is None and error is not self._last_error:
+            error.__cause__ = self._last_error
+        self._dispatch([ConnectionTerminated(error, Phase.TERMINATED)])

@@ -1,0 +1,31 @@
+"""Sessions that lose their stream and go on over another."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from anyssh import SessionState
+
+from .network import network_pair, open_channel_pair
+
+
+@pytest.mark.parametrize("by_itself", [True, False])
+async def test_a_session_goes_on_over_another_stream(by_itself: bool) -> None:
+    with anyio.fail_after(30):
+        async with network_pair(by_itself=by_itself) as (network, client, server):
+            channel, theirs = await open_channel_pair(client, server)
+            await channel.send(b"one ")
+            network.cut()
+            await client.wait_disconnected() if not by_itself else None
+            await channel.send(b"two ")
+            if not by_itself:
+                assert client.state is SessionState.DISCONNECTED
+                await client.reconnect(await network.connect())
+            await channel.send(b"three")
+            await channel.send_eof()
+            assert b"".join([chunk async for chunk in theirs]) == b"one two three"
+            await theirs.send(b"back")
+            assert await channel.receive() == b"back"
+            assert client.metrics.reconnections == server.metrics.reconnections == 1
+            assert client.state is server.state is SessionState.CONNECTED
