@@ -99,7 +99,7 @@ def test_losing_the_stream_right_after_the_answer_came_loses_nothing() -> None:
     assert pair.received[SERVER, server.local_id] == b"eins eins eins "
 
 
-@pytest.mark.parametrize("reason", [reason for reason in range(21)])
+@pytest.mark.parametrize("reason", range(21))
 def test_only_a_lost_connection_survives_a_goodbye(reason: int) -> None:
     pair = reconnecting_pair()
     pair.client.disconnect(reason, "")
