@@ -89,7 +89,7 @@ def test_every_name_of_ours_in_an_example_exists(block: str) -> None:
 
 def test_the_server_and_the_client_of_the_readme(tmp_path: Path) -> None:
     server = block_with("README.md", "create_tcp_listener")
-    client = block_with("README.md", "ClientSession.connect")
+    client = block_with("README.md", "connect_tcp(")
     with running(server, tmp_path) as (port, fingerprint):
         path = tmp_path / "client.py"
         path.write_text(client.replace(PORT, port))
@@ -173,6 +173,24 @@ async def outcome(
         closed = await channel.wait_closed()
     how = closed.exit_signal if closed.exit_status is None else closed.exit_status
     return how, output, errors
+
+
+def test_the_session_that_survives(tmp_path: Path) -> None:
+    program = block_with("docs/how-to/reconnect.md", "create_tcp_listener")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    path = tmp_path / "survivor.py"
+    path.write_text(program.replace(PORT, port))
+    done = subprocess.run(
+        [sys.executable, path], cwd=ROOT, capture_output=True, text=True,
+        env={"PYTHONPATH": str(ROOT)}, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    lost, found, data, figures = done.stdout.splitlines()
+    assert lost.startswith("lost the stream: ")
+    assert found == "and found another one, 1"
+    assert data == "b'before and after'"
+    assert re.fullmatch(r"1 \d+\.\d+", figures)
 
 
 async def test_the_tests_of_the_how_to() -> None:
