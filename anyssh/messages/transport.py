@@ -1,8 +1,13 @@
-"""Messages of the transport layer (RFC 4253, RFC 8308): numbers 1 to 7, 20, 21, 30 and 31."""
+"""Messages of the transport layer (RFC 4253, RFC 8308): numbers 1 to 7, 20, 21, 30 and 31.
+
+One program's KEXINITs differ in nothing but their cookies, so what stands behind the cookie is
+parsed once and remembered.
+"""
 
 from __future__ import annotations
 
-from typing import ClassVar, Final, Self
+from functools import lru_cache
+from typing import Any, ClassVar, Final, Self
 
 from .. import wire
 from ..constants import MessageNumber
@@ -39,6 +44,9 @@ __all__ = [
 MAX_EXTENSIONS: Final = 64
 MAX_EXTENSION_BYTES: Final = 16 * 1024
 MAX_KEXINIT_BYTES: Final = 16 * 1024
+MAX_REMEMBERED_BYTES: Final = 4 * 1024
+_LISTS_OFFSET: Final = 17
+"""Where the fields behind the cookie of a KEXINIT begin."""
 
 
 @declared
@@ -163,7 +171,16 @@ class KexInit(Message):
             raise WireError(
                 f"KexInit: a payload of {len(data)} bytes; at most {MAX_KEXINIT_BYTES} are read"
             )
-        return cls.decode_as_declared(data)
+        if not _LISTS_OFFSET <= len(data) <= MAX_REMEMBERED_BYTES or data[0] != cls.number:
+            return cls.decode_as_declared(data)
+        cookie = bytes(data[1:_LISTS_OFFSET])
+        return cls(cookie, *_fields_behind_cookie(bytes(data[_LISTS_OFFSET:])))
+
+
+@lru_cache(maxsize=32)
+def _fields_behind_cookie(data: bytes) -> tuple[Any, ...]:
+    message = KexInit.decode_as_declared(wire.byte(KexInit.number) + bytes(16) + data)
+    return tuple(getattr(message, name) for name in KexInit.__slots__[1:])
 
 
 @declared

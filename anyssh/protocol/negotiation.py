@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from ..algorithms import encryption_parameters, needs_strict_key_exchange
@@ -62,17 +63,54 @@ def negotiate(role: Role, client: KexInit, server: KexInit, *, strict: bool) -> 
     :raises NegotiationError: for some kind the lists have nothing in common, or what they have
         in common needs strict key exchange and the peer does not keep it
     """
+    return _negotiate(role, _Offer.of(client), _Offer.of(server), strict)
+
+
+class _Direction(NamedTuple):
+    """What protects one direction: the names on offer of each kind."""
+
+    name: str
+    encryptions: tuple[str, ...]
+    macs: tuple[str, ...]
+    compressions: tuple[str, ...]
+
+
+class _Offer(NamedTuple):
+    """What a KEXINIT says, but for its cookie and guess."""
+
+    methods: tuple[str, ...]
+    host_keys: tuple[str, ...]
+    to_server: _Direction
+    to_client: _Direction
+
+    @classmethod
+    def of(cls, kexinit: KexInit) -> _Offer:
+        return cls(
+            kexinit.kex_algorithms,
+            kexinit.server_host_key_algorithms,
+            _Direction(
+                "client to server",
+                kexinit.encryption_algorithms_client_to_server,
+                kexinit.mac_algorithms_client_to_server,
+                kexinit.compression_algorithms_client_to_server,
+            ),
+            _Direction(
+                "server to client",
+                kexinit.encryption_algorithms_server_to_client,
+                kexinit.mac_algorithms_server_to_client,
+                kexinit.compression_algorithms_server_to_client,
+            ),
+        )
+
+
+# Peers of one kind all make the same offer.
+@lru_cache(maxsize=64)
+def _negotiate(role: Role, client: _Offer, server: _Offer, strict: bool) -> Algorithms:
     choose = _Chooser(role)
-    key_exchange = choose(
-        "key exchange method", _methods(client.kex_algorithms), _methods(server.kex_algorithms)
-    )
-    host_key = choose(
-        "host key algorithm",
-        client.server_host_key_algorithms,
-        server.server_host_key_algorithms,
-    )
-    to_server = _protection(choose, role, "client to server", client, server, strict)
-    to_client = _protection(choose, role, "server to client", client, server, strict)
+    key_exchange = choose("key exchange method", _methods(client.methods), _methods(server.methods))
+    host_key = choose("host key algorithm", client.host_keys, server.host_keys)
+    to_server = _protection(choose, client.to_server, server.to_server, strict)
+    to_client = _protection(choose, client.to_client, server.to_client, strict)
     return Algorithms(
         key_exchange,
         host_key,
@@ -92,46 +130,23 @@ class _Protection(NamedTuple):
     compression: str
 
 
-class _Offer(NamedTuple):
-    encryptions: tuple[str, ...]
-    macs: tuple[str, ...]
-    compressions: tuple[str, ...]
-
-    @classmethod
-    def of(cls, kexinit: KexInit, direction: str) -> _Offer:
-        if direction == "client to server":
-            return cls(
-                kexinit.encryption_algorithms_client_to_server,
-                kexinit.mac_algorithms_client_to_server,
-                kexinit.compression_algorithms_client_to_server,
-            )
-        return cls(
-            kexinit.encryption_algorithms_server_to_client,
-            kexinit.mac_algorithms_server_to_client,
-            kexinit.compression_algorithms_server_to_client,
-        )
-
-
 def _protection(
-    choose: _Chooser, role: Role, direction: str, client: KexInit, server: KexInit, strict: bool
+    choose: _Chooser, client: _Direction, server: _Direction, strict: bool
 ) -> _Protection:
-    offers = _Offer.of(client, direction), _Offer.of(server, direction)
-    encryption = choose(f"encryption {direction}", *(offer.encryptions for offer in offers))
-    macs = [offer.macs for offer in offers]
+    encryption = choose(f"encryption {client.name}", client.encryptions, server.encryptions)
     # The MAC of an authenticated cipher only keys reconnect tokens: none in common is no error.
     if encryption_parameters(encryption).is_aead:
-        mac = _first_common(*macs) or ""
+        mac = _first_common(client.macs, server.macs) or ""
     else:
-        mac = choose(f"MAC {direction}", *macs)
+        mac = choose(f"MAC {client.name}", client.macs, server.macs)
     if needs_strict_key_exchange(encryption, mac) and not strict:
-        ours, theirs = offers if role is Role.CLIENT else offers[::-1]
-        raise NegotiationError(
-            f"safe encryption {direction}",
-            ours.encryptions,
-            theirs.encryptions,
+        raise choose.refusal(
+            f"safe encryption {client.name}",
+            client.encryptions,
+            server.encryptions,
             f"{encryption} needs strict key exchange here, which the peer does not offer",
         )
-    compression = choose(f"compression {direction}", *(offer.compressions for offer in offers))
+    compression = choose(f"compression {client.name}", client.compressions, server.compressions)
     return _Protection(encryption, mac, compression)
 
 
@@ -182,6 +197,11 @@ class _Chooser:
     def __call__(self, kind: str, client: Sequence[str], server: Sequence[str]) -> str:
         chosen = _first_common(client, server)
         if chosen is None:
-            ours, theirs = (client, server) if self._role is Role.CLIENT else (server, client)
-            raise NegotiationError(kind, ours, theirs)
+            raise self.refusal(kind, client, server)
         return chosen
+
+    def refusal(
+        self, kind: str, client: Sequence[str], server: Sequence[str], *reason: str
+    ) -> NegotiationError:
+        ours, theirs = (client, server) if self._role is Role.CLIENT else (server, client)
+        return NegotiationError(kind, ours, theirs, *reason)
