@@ -6,8 +6,9 @@ parsed once and remembered.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import lru_cache
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self, cast
 
 from .. import wire
 from ..constants import MessageNumber
@@ -180,7 +181,7 @@ class KexInit(Message):
 @lru_cache(maxsize=32)
 def _fields_behind_cookie(data: bytes) -> tuple[Any, ...]:
     message = KexInit.decode_as_declared(wire.byte(KexInit.number) + bytes(16) + data)
-    return tuple(getattr(message, name) for name in KexInit.__slots__[1:])
+    return tuple(getattr(message, field.name) for field in fields(cast(Any, message))[1:])
 
 
 @declared

@@ -31,7 +31,6 @@ from ..messages import (
     UserauthSuccess,
 )
 from ..wire import displayable, displayable_lines
-from .acceptance import Condition
 from .authentication import Challenge, Prompt, host_based_signed_data, public_key_signed_data
 from .events import (
     AuthenticationFailed,
@@ -95,14 +94,14 @@ class ClientAuthentication:
         }
 
     @property
-    def conditions(self) -> dict[Condition, Callable[[bytes], bool]]:
-        """What decides the conditions of the acceptance table."""
-        return {
-            Condition.USERAUTH_REPLY_EXPECTED: lambda payload: self._waiting not in _NO_REPLY,
-            Condition.USERAUTH_METHOD_MESSAGE_EXPECTED: lambda payload: (
-                self._waiting in (_Waiting.QUERY_REPLY, _Waiting.INTERACTIVE_REPLY)
-            ),
-        }
+    def expects_reply(self) -> bool:
+        """Whether the server owes us anything."""
+        return self._waiting not in _NO_REPLY
+
+    @property
+    def expects_method_message(self) -> bool:
+        """Whether message 60 has a meaning now."""
+        return self._waiting in (_Waiting.QUERY_REPLY, _Waiting.INTERACTIVE_REPLY)
 
     @property
     def deadline(self) -> float | None:

@@ -9,6 +9,7 @@ connection. What those tell goes out as events. Any error of the peer ends in on
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from ..config import SessionConfig
@@ -173,8 +174,7 @@ class Core:
         self._deadline: float | None = now + limits.version_time
         self.has_backlog: bool = False
         self._is_halted = False
-        self._conditions = self._condition_table()
-        self._handlers = self._handler_table()
+        self._handlers = _Handlers(self)
         self.exchanger.start()
 
     # What a session asks
@@ -474,7 +474,7 @@ class Core:
             self._check_unauthenticated_budget()
         if self._success_is_due and number != MessageNumber.USERAUTH_SUCCESS:
             raise RemoteProtocolError("EXT_INFO during authentication must precede success")
-        if rule is None or not self._conditions[rule.condition](payload):
+        if rule is None or not _CONDITIONS[rule.condition](self, payload):
             raise self._illegal(number)
         match rule.disposition:
             case Disposition.HANDLE:
@@ -525,27 +525,6 @@ class Core:
 
     # Conditions
 
-    def _condition_table(self) -> dict[Condition, Callable[[bytes], bool]]:
-        exchanger = self.exchanger
-        return {
-            Condition.ALWAYS: lambda payload: True,
-            Condition.FEW_AND_NOT_STRICT: self._is_early_noise,
-            Condition.NOT_TOO_MUCH_NOISE: lambda payload: self._is_bearable_noise(len(payload)),
-            Condition.KEXINIT_EXPECTED: lambda payload: exchanger.expects_kexinit,
-            Condition.KEX_INIT_EXPECTED: lambda payload: exchanger.expects_init,
-            Condition.KEX_REPLY_EXPECTED: lambda payload: exchanger.expects_reply,
-            Condition.NEWKEYS_EXPECTED: lambda payload: exchanger.expects_newkeys,
-            Condition.REKEY_ALLOWED: lambda payload: self._peer_may_rekey,
-            Condition.SERVICE_PENDING: lambda payload: self._connection.pending_service is not None,
-            Condition.EARLY_REQUEST: self._is_early_request,
-            Condition.RECONNECT_REPLY_EXPECTED: (
-                lambda payload: self._reconnector.is_awaiting_reply
-            ),
-            Condition.EXT_INFO_EXPECTED: lambda payload: self._expects_ext_info,
-            Condition.CONNECTION_UNUSED: self._is_bearable_late_request,
-            Condition.DEV_TUNNELS_PEER: lambda payload: self._peer_is_dev_tunnels,
-        }
-
     def _is_early_noise(self, payload: bytes) -> bool:
         self._early_noise += 1
         return not self.exchanger.is_strict and self._early_noise <= MAX_EARLY_NOISE
@@ -575,6 +554,24 @@ class Core:
         if self.exchanger.is_running or self._rekeying.peer_may_start(self._now):
             return True
         raise RemoteProtocolError("the peer starts key exchanges too often")
+
+    @property
+    def _server_owes_reply(self) -> bool:
+        authentication = self._authentication
+        return isinstance(authentication, ClientAuthentication) and authentication.expects_reply
+
+    @property
+    def _server_owes_method_message(self) -> bool:
+        authentication = self._authentication
+        return (
+            isinstance(authentication, ClientAuthentication)
+            and authentication.expects_method_message
+        )
+
+    @property
+    def _client_owes_answers(self) -> bool:
+        authentication = self._authentication
+        return isinstance(authentication, ServerAuthentication) and authentication.expects_answers
 
     @property
     def _peer_is_dev_tunnels(self) -> bool:
@@ -612,24 +609,6 @@ class Core:
             raise RemoteProtocolError("too many messages between KEXINIT and NEWKEYS")
 
     # Handlers
-
-    def _handler_table(self) -> dict[int, Callable[..., None]]:
-        handlers: dict[int, Callable[..., None]] = {
-            MessageNumber.DISCONNECT: self._disconnect_came,
-            MessageNumber.IGNORE: lambda payload: self._reconnector.ignore(len(payload)),
-            MessageNumber.UNIMPLEMENTED: self._unimplemented_came,
-            MessageNumber.DEBUG: self._debug_came,
-            MessageNumber.SERVICE_REQUEST: self._service_request_came,
-            MessageNumber.SERVICE_ACCEPT: self._service_accept_came,
-            MessageNumber.EXT_INFO: self._ext_info_came,
-            MessageNumber.KEXINIT: self._kexinit_came,
-            MessageNumber.KEX_INIT: self.exchanger.receive_init,
-            MessageNumber.KEX_REPLY: self.exchanger.receive_reply,
-            MessageNumber.NEWKEYS: self.exchanger.receive_newkeys,
-        }
-        handlers |= dict.fromkeys(self._connection.handlers, self._first_connection_message)
-        handlers[MessageNumber.GLOBAL_REQUEST] = self._global_request_came
-        return handlers
 
     def _first_connection_message(self, payload: Buffer) -> None:
         """Note that the connection is in use; later messages go straight to it."""
@@ -722,7 +701,6 @@ class Core:
             else self._server_authentication()
         )
         self._handlers |= self._authentication.handlers
-        self._conditions |= self._authentication.conditions
 
     def _client_authentication(self) -> ClientAuthentication:
         return ClientAuthentication(
@@ -944,6 +922,58 @@ class Core:
     ) -> None:
         if self._trace is not None:
             self._trace(TraceEvent(trace_id, level, message, error))
+
+
+_CONDITIONS: Final[dict[Condition, Callable[[Core, bytes], bool]]] = {
+    Condition.ALWAYS: lambda core, payload: True,
+    Condition.FEW_AND_NOT_STRICT: Core._is_early_noise,
+    Condition.NOT_TOO_MUCH_NOISE: lambda core, payload: core._is_bearable_noise(len(payload)),
+    Condition.KEXINIT_EXPECTED: lambda core, payload: core.exchanger.expects_kexinit,
+    Condition.KEX_INIT_EXPECTED: lambda core, payload: core.exchanger.expects_init,
+    Condition.KEX_REPLY_EXPECTED: lambda core, payload: core.exchanger.expects_reply,
+    Condition.NEWKEYS_EXPECTED: lambda core, payload: core.exchanger.expects_newkeys,
+    Condition.REKEY_ALLOWED: lambda core, payload: core._peer_may_rekey,
+    Condition.SERVICE_PENDING: lambda core, payload: core._connection.pending_service is not None,
+    Condition.EARLY_REQUEST: Core._is_early_request,
+    Condition.RECONNECT_REPLY_EXPECTED: (lambda core, payload: core._reconnector.is_awaiting_reply),
+    Condition.EXT_INFO_EXPECTED: lambda core, payload: core._expects_ext_info,
+    Condition.USERAUTH_REPLY_EXPECTED: lambda core, payload: core._server_owes_reply,
+    Condition.USERAUTH_METHOD_MESSAGE_EXPECTED: (
+        lambda core, payload: core._server_owes_method_message
+    ),
+    Condition.INFO_RESPONSE_EXPECTED: lambda core, payload: core._client_owes_answers,
+    Condition.CONNECTION_UNUSED: Core._is_bearable_late_request,
+    Condition.DEV_TUNNELS_PEER: lambda core, payload: core._peer_is_dev_tunnels,
+}
+_HANDLERS: Final[dict[int, Callable[[Core, bytes], None]]] = {
+    MessageNumber.DISCONNECT: Core._disconnect_came,
+    MessageNumber.IGNORE: lambda core, payload: core._reconnector.ignore(len(payload)),
+    MessageNumber.UNIMPLEMENTED: Core._unimplemented_came,
+    MessageNumber.DEBUG: Core._debug_came,
+    MessageNumber.SERVICE_REQUEST: Core._service_request_came,
+    MessageNumber.SERVICE_ACCEPT: Core._service_accept_came,
+    MessageNumber.EXT_INFO: Core._ext_info_came,
+    MessageNumber.KEXINIT: Core._kexinit_came,
+    MessageNumber.KEX_INIT: lambda core, payload: core.exchanger.receive_init(payload),
+    MessageNumber.KEX_REPLY: lambda core, payload: core.exchanger.receive_reply(payload),
+    MessageNumber.NEWKEYS: lambda core, payload: core.exchanger.receive_newkeys(payload),
+    MessageNumber.GLOBAL_REQUEST: Core._global_request_came,
+}
+
+
+class _Handlers(dict[int, Callable[..., None]]):
+    """What handles the messages of one core; made when a message first comes.
+
+    Most sessions see a few kinds, and to bind a method for each kind takes longer than they do.
+    """
+
+    def __init__(self, core: Core) -> None:
+        super().__init__()
+        self._core = core
+
+    def __missing__(self, number: int) -> Callable[..., None]:
+        handler = _HANDLERS.get(number, Core._first_connection_message)
+        return partial(handler, self._core)
 
 
 def _public_words(error: SSHError) -> str:

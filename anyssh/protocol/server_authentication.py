@@ -36,7 +36,6 @@ from ..messages import (
     UserauthSuccess,
 )
 from ..messages import Prompt as WirePrompt
-from .acceptance import Condition
 from .authentication import (
     AuthAttempt,
     Challenge,
@@ -105,13 +104,6 @@ class ServerAuthentication:
         self._failures = 0
         self._probed = False
         self._is_authenticated = False
-        self._judges: dict[str, Callable[[UserauthRequest], None]] = {
-            AuthenticationMethod.NONE: self._judge_none,
-            AuthenticationMethod.PASSWORD: self._judge_password,
-            AuthenticationMethod.PUBLIC_KEY: self._judge_public_key,
-            AuthenticationMethod.KEYBOARD_INTERACTIVE: self._judge_interactive,
-            AuthenticationMethod.HOST_BASED: self._judge_host_based,
-        }
 
     @property
     def handlers(self) -> dict[int, Callable[[bytes], None]]:
@@ -122,11 +114,9 @@ class ServerAuthentication:
         }
 
     @property
-    def conditions(self) -> dict[Condition, Callable[[bytes], bool]]:
-        """What decides the conditions of the acceptance table."""
-        return {
-            Condition.INFO_RESPONSE_EXPECTED: lambda payload: self._challenge is not None,
-        }
+    def expects_answers(self) -> bool:
+        """Whether the client owes us the answers to a challenge."""
+        return self._challenge is not None
 
     @property
     def deadline(self) -> float | None:
@@ -177,11 +167,11 @@ class ServerAuthentication:
             request = self._queue.popleft()
             self._current = request
             self._judged_since = self._clock()
-            judge = self._judges.get(request.method_name)
+            judge = _JUDGES.get(request.method_name)
             if judge is None or request.method_name not in self._methods:
                 self._fail(counts=not self._is_first_probe(request))
             else:
-                judge(request)
+                judge(self, request)
 
     def _is_first_probe(self, request: UserauthRequest) -> bool:
         """Return whether this is the usual first question for the methods on offer."""
@@ -343,6 +333,15 @@ class ServerAuthentication:
     def _conclude(self, reply: Message) -> None:
         self._current = None
         self._send(reply.encode())
+
+
+_JUDGES: Final[dict[str, Callable[[ServerAuthentication, UserauthRequest], None]]] = {
+    AuthenticationMethod.NONE: ServerAuthentication._judge_none,
+    AuthenticationMethod.PASSWORD: ServerAuthentication._judge_password,
+    AuthenticationMethod.PUBLIC_KEY: ServerAuthentication._judge_public_key,
+    AuthenticationMethod.KEYBOARD_INTERACTIVE: ServerAuthentication._judge_interactive,
+    AuthenticationMethod.HOST_BASED: ServerAuthentication._judge_host_based,
+}
 
 
 def _too_many() -> RemoteProtocolError:
