@@ -171,7 +171,13 @@ class Reader:
 
     def string(self) -> bytes:
         """Read a string as bytes."""
-        return self.raw(self.uint32())
+        # Most of what is read are strings, so this one does without the others.
+        start = self._advance(4) + 4
+        size: int = _UINT32.unpack_from(self._data, start - 4)[0]
+        if size > self._end - start:
+            self._advance(size)
+        self._offset = start + size
+        return bytes(self._data[start : start + size])
 
     def text(self) -> str:
         """Read a string that names something; it must be UTF-8."""

@@ -21,14 +21,14 @@ def derive_key(
 ) -> bytes:
     """Derive one key or initial vector (RFC 4253 section 7.2).
 
-    :param hash_name: the key exchange method's hash, a name for :func:`hashlib.new`
+    :param hash_name: the key exchange method's hash, by its name in :mod:`hashlib`
     :param encoded_secret: the shared secret with its length, as it entered the exchange hash
     :param exchange_hash: H of this key exchange
     :param letter: ``b"A"`` to ``b"F"``: which of the six it is to be
     :param session_id: H of the connection's first key exchange
     :param size: bytes wanted; 0 gives ``b""``
     """
-    common = hashlib.new(hash_name, encoded_secret + exchange_hash)
+    common = getattr(hashlib, hash_name)(encoded_secret + exchange_hash)
     blocks = b""
     while len(blocks) < size:
         block = common.copy()

@@ -40,6 +40,7 @@ VIEW_FROM: Final = 8192
 BYTES: Final = tuple(bytes((value,)) for value in range(256))
 """Each byte as an object, quicker than to make it anew."""
 
+_FIRST_POOL_SIZE: Final = 256
 _POOL_SIZE: Final = 1024
 
 
@@ -116,7 +117,7 @@ class PacketOpener(Protocol):
 class PaddingSource:
     """Hands out random padding from a small pool, so that not every packet asks for entropy."""
 
-    __slots__ = ("_offset", "_pool", "_random")
+    __slots__ = ("_offset", "_pool", "_pool_size", "_random")
 
     def __init__(self, random: Callable[[int], bytes]) -> None:
         """Begin with an empty pool.
@@ -125,6 +126,8 @@ class PaddingSource:
         """
         self._random = random
         self._pool = b""
+        # Most keys of a short session seal a handful of packets.
+        self._pool_size = _FIRST_POOL_SIZE
         self._offset = 0
 
     def take(self, size: int) -> bytes:
@@ -132,7 +135,8 @@ class PaddingSource:
         start = self._offset
         end = start + size
         if end > len(self._pool):
-            self._pool = self._random(_POOL_SIZE)
+            self._pool = self._random(self._pool_size)
+            self._pool_size = _POOL_SIZE
             start, end = 0, size
         self._offset = end
         return self._pool[start:end]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 from ..constants import HostKeyAlgorithm
@@ -94,23 +95,11 @@ class Key:
         :param blob: the contents of the wire string
         :raises KeyFormatError: the type is unknown, the form is not exact, or the key is unsafe
         """
-        from ._schemes import scheme_for
-
         if len(blob) > MAX_PUBLIC_BLOB_BYTES:
             raise KeyFormatError(
                 f"a public key of {len(blob)} bytes; at most {MAX_PUBLIC_BLOB_BYTES} are read"
             )
-        try:
-            reader = Reader(blob)
-            name = reader.text()
-            scheme = scheme_for(name)
-            if scheme is None:
-                raise KeyFormatError(f"not a key type that we know: {displayable(name)!r}")
-            public = scheme.read_public(reader)
-            reader.expect_end()
-        except WireError as error:
-            raise KeyFormatError(f"not a public key: {error}") from None
-        canonical = bytes(blob) if name == scheme.algorithm else scheme.public_blob(public)
+        scheme, public, canonical = _read_public_blob(bytes(blob))
         return cls._build(scheme, public, None, canonical, "")
 
     @classmethod
@@ -247,6 +236,26 @@ class Key:
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("keys are not pickled; export them in a key format")
+
+
+# The same few keys come again and again: those of the hosts and users of one network.
+@lru_cache(maxsize=128)
+def _read_public_blob(blob: bytes) -> tuple[Scheme, Any, bytes]:
+    """Return the scheme of a blob, its public key, and the blob with the type's proper name."""
+    from ._schemes import scheme_for
+
+    try:
+        reader = Reader(blob)
+        name = reader.text()
+        scheme = scheme_for(name)
+        if scheme is None:
+            raise KeyFormatError(f"not a key type that we know: {displayable(name)!r}")
+        public = scheme.read_public(reader)
+        reader.expect_end()
+    except WireError as error:
+        raise KeyFormatError(f"not a public key: {error}") from None
+    canonical = blob if name == scheme.algorithm else scheme.public_blob(public)
+    return scheme, public, canonical
 
 
 def generate_key(algorithm: str, *, bits: int | None = None, comment: str = "") -> Key:

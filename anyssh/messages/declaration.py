@@ -185,11 +185,10 @@ class Message(Structure):
 
         :raises WireError: another message's number, or not the declared form
         """
-        reader = wire.Reader(data)
-        number = reader.byte() if reader.remaining else "nothing"
+        number = data[0] if data else "nothing"
         if number != cls.number:
             raise WireError(f"{cls.__name__}: message {cls.number:d} expected, {number} is there")
-        return cls._read_fields(reader)
+        return cls._read_fields(wire.Reader(data, 1))
 
     decode_as_declared = decode
 

@@ -180,7 +180,7 @@ class KexInit(Message):
 
 @lru_cache(maxsize=32)
 def _fields_behind_cookie(data: bytes) -> tuple[Any, ...]:
-    message = KexInit.decode_as_declared(wire.byte(MessageNumber.KEXINIT) + bytes(16) + data)
+    message = KexInit._read_fields(wire.Reader(bytes(_LISTS_OFFSET) + data, 1))
     return tuple(getattr(message, field.name) for field in fields(cast(Any, message))[1:])
 
 

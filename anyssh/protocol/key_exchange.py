@@ -359,8 +359,7 @@ class KeyExchanger:
         ours = (self._identification, exchange.our_payload)
         theirs = (peer.text if peer is not None else "", exchange.their_payload)
         client, server = (ours, theirs) if self._role is Role.CLIENT else (theirs, ours)
-        return hashlib.new(
-            method.hash_name,
+        digest: bytes = getattr(hashlib, method.hash_name)(
             b"".join(
                 (
                     wire.string(client[0]),
@@ -372,8 +371,9 @@ class KeyExchanger:
                     wire.string(server_public),
                     secret,
                 )
-            ),
+            )
         ).digest()
+        return digest
 
     def _keys(self, method: KeyExchangeAlgorithm, secret: bytes, digest: bytes) -> ExchangeKeys:
         if not self.session_id:
