@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import messages, wire
+from . import messages, to_thread, wire
 from ._version import __version__
 from .config import InsecureSessionConfig, Limits, SessionConfig
 from .constants import (
@@ -21,6 +21,7 @@ from .constants import (
 )
 from .contour import ContourInterval, SessionContour
 from .errors import (
+    AgentError,
     AuthenticationError,
     ChannelOpenError,
     ContourFormatError,
@@ -37,6 +38,7 @@ from .errors import (
     RemoteProtocolError,
     RequestDenied,
     SessionMoved,
+    SigningRefused,
     SSHError,
     WireError,
     WrongPassphrase,
@@ -46,14 +48,17 @@ from .keys import (
     Key,
     KeyFormat,
     export_private_key,
+    export_private_key_bytes,
     export_private_key_file,
     export_public_key,
+    export_public_key_bytes,
     export_public_key_file,
     generate_key,
     import_key,
     import_key_file,
     import_public_key,
 )
+from .keys.known_hosts import HostMarker, KnownHostsEntry, KnownHostsProblem
 from .protocol.authentication import (
     AuthAttempt,
     Challenge,
@@ -67,6 +72,7 @@ from .protocol.authentication import (
 from .protocol.latency import Latency
 from .protocol.negotiation import Algorithms
 from .session import events
+from .session.agent import Agent, AgentIdentity
 from .session.attributes import SSHAttribute
 from .session.channel import Channel, ChannelClosed, ChannelOpening, StderrStream
 from .session.client import ClientSession
@@ -74,6 +80,7 @@ from .session.credentials import ClientCredentials, HostBasedCredentials, Signer
 from .session.errors import ConnectionLost
 from .session.events import KeepAliveFailed, KeepAliveSucceeded, Reconnected, SessionEvent
 from .session.host_keys import HostKeyVerifier, InsecureAcceptAnyHostKey, PresentedHostKey, pin
+from .session.known_hosts import HostKeyStatus, KnownHosts, KnownHostVerifier
 from .session.links import SessionState
 from .session.metrics import ChannelMetrics, SessionMetrics
 from .session.reconnectable import ReconnectableSessions
@@ -89,6 +96,9 @@ __all__ = [
     "ReconnectFailureReason",
     "ReconnectableSessions",
     "Reconnected",
+    "Agent",
+    "AgentError",
+    "AgentIdentity",
     "Algorithms",
     "AuthAttempt",
     "AuthenticationError",
@@ -115,7 +125,9 @@ __all__ = [
     "HostBasedCredentials",
     "HostKeyAlgorithm",
     "HostKeyError",
+    "HostKeyStatus",
     "HostKeyVerifier",
+    "HostMarker",
     "IncomingRequest",
     "InsecureAcceptAnyHostKey",
     "InsecureSessionConfig",
@@ -127,6 +139,10 @@ __all__ = [
     "KeyFormat",
     "KeyFormatError",
     "KeyboardInteractiveAttempt",
+    "KnownHostVerifier",
+    "KnownHosts",
+    "KnownHostsEntry",
+    "KnownHostsProblem",
     "Latency",
     "Limits",
     "LocalProtocolError",
@@ -160,6 +176,7 @@ __all__ = [
     "SessionEvent",
     "SessionMetrics",
     "Signer",
+    "SigningRefused",
     "StderrStream",
     "TraceEvent",
     "TraceId",
@@ -168,8 +185,10 @@ __all__ = [
     "WrongPassphrase",
     "__version__",
     "export_private_key",
+    "export_private_key_bytes",
     "export_private_key_file",
     "export_public_key",
+    "export_public_key_bytes",
     "export_public_key_file",
     "generate_key",
     "import_key",
@@ -177,5 +196,6 @@ __all__ = [
     "import_public_key",
     "messages",
     "pin",
+    "to_thread",
     "wire",
 ]

@@ -12,6 +12,7 @@ from typing import Self
 from .constants import ChannelOpenFailureReason, DisconnectReason
 
 __all__ = [
+    "AgentError",
     "AuthenticationError",
     "ChannelOpenError",
     "ContourFormatError",
@@ -29,6 +30,7 @@ __all__ = [
     "RequestDenied",
     "SSHError",
     "SessionMoved",
+    "SigningRefused",
     "WireError",
     "WrongPassphrase",
 ]
@@ -123,6 +125,14 @@ class AuthenticationError(SSHError):
     def __init__(self, message: str, methods_left: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.methods_left: tuple[str, ...] = tuple(methods_left)
+
+
+class SigningRefused(SSHError):
+    """A signer will not sign; a client goes on to what else it has."""
+
+
+class AgentError(SSHError):
+    """There is no agent to talk to, or it does not keep its protocol."""
 
 
 class Disconnected(SSHError):

@@ -14,7 +14,7 @@ format       public keys        key pairs                 encryption  comment
 ============ ================== ========================= =========== ============
 
 Everything here computes: derivations from passphrases take tens of milliseconds up to seconds, so
-call them in a worker thread where that matters.
+call them through :mod:`anyssh.to_thread` where that matters.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ __all__ = [
     "MAX_KEY_FILE_BYTES",
     "KeyFormat",
     "export_private_key",
+    "export_private_key_bytes",
     "export_private_key_file",
     "export_public_key",
+    "export_public_key_bytes",
     "export_public_key_file",
     "import_key",
     "import_key_file",
@@ -300,6 +302,46 @@ def export_private_key(
             return jwk.write_private(key, legacy_curve_names)
         case other:
             raise LocalProtocolError(f"key pairs are not written in the format {other}")
+
+
+def export_public_key_bytes(key: Key, format: KeyFormat | str = KeyFormat.SSH) -> bytes:
+    """Return the public key, also of a key pair, in the binary form that its text encloses.
+
+    :param format: ``"ssh"``, ``"ssh2"``, which is the same without the text around it, ``"pkcs1"``
+        for RSA, or ``"pkcs8"``
+    :raises LocalProtocolError: the format does not hold such a key, or has no binary form
+    :raises ValueError: the format is unknown
+    """
+    wanted = KeyFormat(format)
+    if wanted in (KeyFormat.SSH, KeyFormat.OPENSSH, KeyFormat.SSH2):
+        return key.public_blob
+    return _enclosed(wanted, export_public_key(key, wanted))
+
+
+def export_private_key_bytes(
+    key: Key,
+    format: KeyFormat | str = KeyFormat.PKCS8,
+    passphrase: str | bytes | None = None,
+    *,
+    rounds: int | None = None,
+    random: Callable[[int], bytes] = secrets.token_bytes,
+) -> bytes:
+    """Return a key pair in the binary form that its text encloses: DER for most formats.
+
+    The parameters are those of :func:`export_private_key`. A PKCS#8 key stays one when encrypted.
+
+    :raises LocalProtocolError: as for :func:`export_private_key`, or the format has no binary form
+    :raises ValueError: the format is unknown
+    """
+    wanted = KeyFormat(format)
+    text = export_private_key(key, wanted, passphrase, rounds=rounds, random=random)
+    return _enclosed(wanted, text)
+
+
+def _enclosed(format: KeyFormat, text: str) -> bytes:
+    if format is KeyFormat.JWK:
+        raise LocalProtocolError("the format jwk is text and has no binary form")
+    return (read_ssh2 if format is KeyFormat.SSH2 else read_pem)(text).data
 
 
 def _check_encryption(format: KeyFormat, passphrase: bytes | None, rounds: int | None) -> int:

@@ -259,7 +259,7 @@ def _read_public_blob(blob: bytes) -> tuple[Scheme, Any, bytes]:
 
 
 def generate_key(algorithm: str, *, bits: int | None = None, comment: str = "") -> Key:
-    """Make a new key pair. RSA takes a second or more: call it in a worker thread.
+    """Make a new key pair. RSA takes seconds: see :mod:`anyssh.to_thread`.
 
     :param algorithm: ``"ssh-ed25519"``, ``"ecdsa-sha2-nistp256"`` (or 384, 521), ``"ssh-rsa"``,
         ``"rsa-sha2-256"`` or ``"rsa-sha2-512"``

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Self
 
 import anyio
@@ -29,6 +30,7 @@ from .attributes import SSHAttribute
 from .client_authentication import Authenticator
 from .credentials import ClientCredentials
 from .host_keys import HostKeyVerifier, PresentedHostKey
+from .known_hosts import KnownHostVerifier
 from .links import SessionState
 from .session import ProgressHandler, Session, Transport
 
@@ -53,9 +55,12 @@ class ClientSession(Session):
         config = config if config is not None else SessionConfig()
         if config.is_secure and not callable(verify_host):
             raise TypeError(
-                "verify_host is needed: pin('SHA256:…'), another async callable, or "
-                "InsecureAcceptAnyHostKey() if anybody may pose as the server"
+                "verify_host is needed: known_hosts.for_host('name'), pin('SHA256:…'), another "
+                "async callable, or InsecureAcceptAnyHostKey() if anybody may pose as the server"
             )
+        if config.is_secure and isinstance(verify_host, KnownHostVerifier):
+            preferred = verify_host.preferred(config.host_key_algorithms)
+            config = replace(config, host_key_algorithms=preferred)
         super().__init__(transport, config, trace=trace, on_progress=on_progress)
         self._verify_host = verify_host
         self._credentials = credentials

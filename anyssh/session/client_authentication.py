@@ -6,12 +6,12 @@ server still names decide which of the remaining steps are worth taking.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from ..config import SessionConfig
 from ..constants import AuthenticationMethod
-from ..errors import AuthenticationError
+from ..errors import AuthenticationError, SigningRefused
 from ..keys import Key
 from ..messages import HostBasedFields
 from ..protocol import Core
@@ -64,10 +64,15 @@ class Authenticator:
         await self._settle()
         self._methods_left = None
         tried: dict[str, None] = {}
-        for method, step in self._steps(credentials):
+        unsigned: list[SigningRefused] = []
+        for method, step in self._steps(credentials, await self._keys(credentials)):
             if self._methods_left is not None and method not in self._methods_left:
                 continue
-            reply = await step()
+            try:
+                reply = await step()
+            except SigningRefused as refusal:
+                unsigned.append(refusal)
+                continue
             if isinstance(reply, Authenticated):
                 return
             if isinstance(reply, AuthenticationFailed):
@@ -77,7 +82,8 @@ class Authenticator:
         raise AuthenticationError(
             f"the server did not let {credentials.username!r} in; "
             f"refused: {', '.join(tried) or 'nothing'}, for nothing else could be tried; "
-            f"the server takes: {', '.join(left) or 'unknown'}",
+            f"the server takes: {', '.join(left) or 'unknown'}"
+            + "".join(f"; {refusal}" for refusal in unsigned),
             left,
         )
 
@@ -88,12 +94,19 @@ class Authenticator:
 
     # Steps
 
-    def _steps(self, credentials: ClientCredentials) -> list[Step]:
+    async def _keys(self, credentials: ClientCredentials) -> Sequence[Key | Signer]:
+        if not callable(credentials.keys):
+            return credentials.keys
+        if AuthenticationMethod.PUBLIC_KEY not in self._config.authentication_methods:
+            return ()
+        return await credentials.keys()
+
+    def _steps(self, credentials: ClientCredentials, keys: Sequence[Key | Signer]) -> list[Step]:
         enabled = self._config.authentication_methods
         user = credentials.username
         steps: list[Step] = [
             (AuthenticationMethod.PUBLIC_KEY, partial(self._try_key, credentials, key))
-            for key in credentials.keys
+            for key in keys
         ]
         if credentials.host_based is not None:
             host = credentials.host_based

@@ -21,10 +21,15 @@ class Signer(Protocol):
         """The public key."""
 
     async def sign(self, data: bytes, algorithm: str) -> bytes:
-        """Return the signature of ``data`` in wire form: the algorithm's name, then its bytes."""
+        """Return the signature of ``data`` in wire form: the algorithm's name, then its bytes.
+
+        :raises SigningRefused: there will be none; a client goes on to what else it has. What
+            else a signer raises ends the attempt to authenticate
+        """
 
 
 PasswordProvider = Callable[[], Awaitable[str | None]]
+KeySource = Callable[[], Awaitable[Sequence["Key | Signer"]]]
 KeyProvider = Callable[[Key], Awaitable["Key | Signer | None"]]
 Responder = Callable[[Challenge], Awaitable[Sequence[str] | None]]
 
@@ -52,7 +57,8 @@ class ClientCredentials:
 
     :ivar username: whom to log in as
     :ivar password: sent once the host key was verified
-    :ivar keys: pairs, signers, or public keys whose private half ``key_provider`` finds
+    :ivar keys: pairs, signers, or public keys whose private half ``key_provider`` finds; or an
+        async callable that gives them when they are needed, such as :meth:`Agent.identities`
     :ivar password_provider: asked for the password when its turn has come; takes precedence over
         ``password``; None or an empty text skips the method
     :ivar key_provider: asked for the private half of a public key that the server would accept
@@ -62,7 +68,7 @@ class ClientCredentials:
 
     username: str
     password: str | None = field(default=None, repr=False, kw_only=True)
-    keys: Sequence[Key | Signer] = field(default=(), kw_only=True)
+    keys: Sequence[Key | Signer] | KeySource = field(default=(), kw_only=True)
     password_provider: PasswordProvider | None = field(default=None, repr=False, kw_only=True)
     key_provider: KeyProvider | None = field(default=None, repr=False, kw_only=True)
     respond: Responder | None = field(default=None, repr=False, kw_only=True)
@@ -75,6 +81,6 @@ class ClientCredentials:
             raise TypeError(f"password must be a str, not {type(self.password).__name__}")
         if isinstance(self.keys, Key | str):
             raise TypeError("keys must be a sequence of keys; put a single one in a list")
-        for key in self.keys:
+        for key in () if callable(self.keys) else self.keys:
             if not isinstance(key, Key | Signer):
                 raise TypeError(f"keys must hold keys and signers, not {type(key).__name__}")

@@ -30,6 +30,7 @@ LAYERS = {
     "messages": 1,
     "protocol": 2,
     "session": 3,
+    "to_thread": 3,
     "": 4,  # anyssh/__init__.py: the public names
     "testing": 5,
     "demo": 6,
@@ -46,7 +47,7 @@ PUBLIC = LAYERS[""]
 NEIGHBOURS = {("algorithms", "keys"), ("keys", "algorithms")}
 """Parts of one height that may know each other, besides those of layer 0."""
 
-PUBLIC_MODULES = {"messages", "testing", "wire"}
+PUBLIC_MODULES = {"messages", "testing", "to_thread", "wire"}
 
 LIBRARIES = {
     0: set(),

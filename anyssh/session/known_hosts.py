@@ -1,0 +1,394 @@
+"""Host keys from ``known_hosts`` files, as the OpenSSH client keeps them.
+
+:class:`KnownHosts` is what the files said when they were loaded, and what was added since; its
+:meth:`~KnownHosts.for_host` makes the verifier of one host. The name is always the one that the
+application meant to reach: an address may belong to a proxy, and a stream may have none.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from io import FileIO
+from pathlib import Path
+from typing import Final, Self
+
+import anyio.lowlevel
+from anyio import to_thread
+
+from ..errors import HostKeyError, KeyFormatError, LocalProtocolError
+from ..keys import Key, key_type_for
+from ..keys.known_hosts import (
+    DEFAULT_PORT,
+    SALT_BYTES,
+    HostMarker,
+    KnownHostsEntry,
+    KnownHostsProblem,
+    hashed_name,
+    host_name,
+    known_hosts_line,
+    read_known_hosts,
+    read_line,
+)
+from .host_keys import PresentedHostKey
+
+__all__ = ["HostKeyStatus", "KnownHostVerifier", "KnownHosts"]
+
+MAX_KNOWN_HOSTS_BYTES: Final = 16 * 1024 * 1024
+DEFAULT_PATHS: Final = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")
+
+
+class HostKeyStatus(Enum):
+    """What is known about a host and a key together."""
+
+    KNOWN = auto()
+    """The key is the host's."""
+    UNKNOWN = auto()
+    """No key of the host is known."""
+    CHANGED = auto()
+    """Keys of the host are known, and this is none of them."""
+    REVOKED = auto()
+    """The key must not be accepted."""
+
+
+class KnownHosts:
+    """The host keys of ``known_hosts`` files. Made by :meth:`load` and :meth:`parse`.
+
+    Read are plain and hashed names, the patterns ``*``, ``?`` and ``!``, ``[host]:port``, and the
+    markers ``@revoked`` and ``@cert-authority``. Lines that cannot be read are :attr:`problems` and
+    count for nothing. A host at another port than 22 has names of its own; a key that is known
+    for its bare name is good at every port, as in OpenSSH, and never makes another one wrong.
+    """
+
+    def __init__(
+        self,
+        entries: Iterable[KnownHostsEntry],
+        problems: Iterable[KnownHostsProblem],
+        paths: Sequence[str],
+        *,
+        are_files: bool,
+    ) -> None:
+        self._entries = list(entries)
+        self._problems = tuple(problems)
+        self._paths = tuple(paths)
+        self._are_files = are_files
+
+    @classmethod
+    def parse(cls, text: str, name: str = "known_hosts") -> Self:
+        """Read known hosts from text; nothing can be added to them.
+
+        :param name: stands in errors where the file's name would
+        """
+        entries, problems = read_known_hosts(text, name)
+        return cls(entries, problems, [name], are_files=False)
+
+    @classmethod
+    async def load(cls, *paths: str | os.PathLike[str]) -> Self:
+        """Read known hosts from files, in a worker thread; a missing file is an empty one.
+
+        :param paths: ``~`` is understood; keys are added to the first one. If there is none,
+            ``~/.ssh/known_hosts`` and ``/etc/ssh/ssh_known_hosts``
+        :raises OSError: a file is there and cannot be read
+        :raises KeyFormatError: a file has more than 16 MiB
+        """
+        return await to_thread.run_sync(cls._read_files, paths or DEFAULT_PATHS)
+
+    @classmethod
+    def _read_files(cls, files: Sequence[str | os.PathLike[str]]) -> Self:
+        paths = [os.path.expanduser(file) for file in files]
+        entries: list[KnownHostsEntry] = []
+        problems: list[KnownHostsProblem] = []
+        for path in paths:
+            more_entries, more_problems = read_known_hosts(_read_file(path), path)
+            entries += more_entries
+            problems += more_problems
+        return cls(entries, problems, paths, are_files=True)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files; keys are added to the first one."""
+        return self._paths
+
+    @property
+    def entries(self) -> tuple[KnownHostsEntry, ...]:
+        """All lines that could be read, those of added keys included."""
+        return tuple(self._entries)
+
+    @property
+    def problems(self) -> tuple[KnownHostsProblem, ...]:
+        """All lines that could not be read."""
+        return self._problems
+
+    # Looking up
+
+    def keys_for(self, host: str, port: int = DEFAULT_PORT) -> tuple[Key, ...]:
+        """Return the host's keys, revoked ones left out.
+
+        :param host: its name or address, without brackets
+        :raises ValueError: there is no such name or port
+        """
+        return self._find(host, port).good_keys(HostMarker.HOST_KEY)
+
+    def authorities_for(self, host: str, port: int = DEFAULT_PORT) -> tuple[Key, ...]:
+        """Return the keys that may sign the host's certificates, revoked ones left out.
+
+        :param host: its name or address, without brackets
+        :raises ValueError: there is no such name or port
+        """
+        return self._find(host, port).good_keys(HostMarker.CERT_AUTHORITY)
+
+    def status_of(self, key: Key, host: str, port: int = DEFAULT_PORT) -> HostKeyStatus:
+        """Tell what is known about a key of a host.
+
+        :param host: its name or address, without brackets
+        :raises ValueError: there is no such name or port
+        """
+        return self._find(host, port).status_of(key)
+
+    def _find(self, host: str, port: int) -> _Findings:
+        """Collect the lines about a host, in one pass: hashed names make each a computation."""
+        own = host_name(host, port)
+        bare = host_name(host, DEFAULT_PORT)
+        findings = _Findings(own)
+        for entry in self._entries:
+            if entry.matches(own):
+                findings.own.append(entry)
+            elif bare != own and entry.matches(bare):
+                findings.shared.append(entry)
+        return findings
+
+    # Adding and verifying
+
+    async def add(
+        self, key: Key, host: str, port: int = DEFAULT_PORT, *, hash_name: bool = False
+    ) -> None:
+        """Remember a host's key, here and at the end of the first file.
+
+        The line is appended in one write. A new file can be read by its owner only, as can a
+        new folder around it; what exists keeps its mode. Once begun, writing is not cancelled.
+
+        :param host: its name or address, without brackets
+        :param hash_name: write a hash in place of the name
+        :raises ValueError: there is no such name or port
+        :raises OSError: the file cannot be written; the key is not remembered
+        :raises LocalProtocolError: these known hosts come from text and not from files
+        """
+        await anyio.lowlevel.checkpoint()
+        if not self._are_files:
+            raise LocalProtocolError("these known hosts were not loaded from a file to add to")
+        names = host_name(host, port)
+        if hash_name:
+            names = hashed_name(names, os.urandom(SALT_BYTES))
+        line = known_hosts_line(names, key)
+        path = self._paths[0]
+        entry = read_line(line, path, 0)
+        # Known before it is written, so that two keys that come at once do not both become known.
+        self._entries.append(entry)
+        try:
+            await to_thread.run_sync(_append_line, path, line)
+        except BaseException:
+            self._entries.remove(entry)
+            raise
+
+    def for_host(
+        self,
+        host: str,
+        port: int = DEFAULT_PORT,
+        *,
+        accept_new: bool = False,
+        hash_names: bool = False,
+    ) -> KnownHostVerifier:
+        """Return the verifier for one host, to be given as ``verify_host``.
+
+        :param host: the name or address that the application means to reach, without brackets;
+            the name under which ``ssh`` would know the host
+        :param accept_new: :meth:`add` the key of a host of which nothing is known, and accept it;
+            another key of a known host is refused all the same
+        :param hash_names: write hashes in place of names
+        :raises ValueError: there is no such name or port
+        :raises LocalProtocolError: ``accept_new``, but these known hosts come from text
+        """
+        if accept_new and not self._are_files:
+            raise LocalProtocolError("accept_new needs known hosts that were loaded from a file")
+        return KnownHostVerifier(self, host, port, adds_unknown=accept_new, hashes_names=hash_names)
+
+
+@dataclass(frozen=True, slots=True)
+class _Findings:
+    """The lines about one host: under its own name, and at another port under its bare one."""
+
+    name: str
+    own: list[KnownHostsEntry] = field(default_factory=list)
+    shared: list[KnownHostsEntry] = field(default_factory=list)
+
+    def lines(self, marker: HostMarker, key: Key | None = None) -> list[KnownHostsEntry]:
+        """Return the lines with a marker, about one key or about any."""
+        return [
+            entry
+            for entry in (*self.own, *self.shared)
+            if entry.marker is marker and (key is None or entry.key == key)
+        ]
+
+    def good_keys(self, marker: HostMarker) -> tuple[Key, ...]:
+        revoked = {entry.key for entry in self.lines(HostMarker.REVOKED)}
+        found = dict.fromkeys(entry.key for entry in self.lines(marker))
+        return tuple(key for key in found if key is not None and key not in revoked)
+
+    def own_lines(self) -> list[KnownHostsEntry]:
+        """Return the lines that make every other key a wrong one."""
+        return [entry for entry in self.own if entry.marker is HostMarker.HOST_KEY]
+
+    def status_of(self, key: Key) -> HostKeyStatus:
+        if self.lines(HostMarker.REVOKED, key):
+            return HostKeyStatus.REVOKED
+        if self.lines(HostMarker.HOST_KEY, key):
+            return HostKeyStatus.KNOWN
+        return HostKeyStatus.CHANGED if self.own_lines() else HostKeyStatus.UNKNOWN
+
+
+class KnownHostVerifier:
+    """Accepts the keys by which :class:`KnownHosts` know one host."""
+
+    def __init__(
+        self,
+        known_hosts: KnownHosts,
+        host: str,
+        port: int,
+        *,
+        adds_unknown: bool,
+        hashes_names: bool,
+    ) -> None:
+        self._known_hosts = known_hosts
+        self._host = host
+        self._port = port
+        self._adds_unknown = adds_unknown
+        self._hashes_names = hashes_names
+
+    async def __call__(self, presented: PresentedHostKey) -> bool:
+        """Return True for a key of the host.
+
+        :raises HostKeyError: it is another key; the error says what is known and what to do
+        """
+        key = presented.key
+        findings = self._known_hosts._find(self._host, self._port)
+        match findings.status_of(key):
+            case HostKeyStatus.KNOWN:
+                return True
+            case HostKeyStatus.REVOKED:
+                raise _refusal(key, _revoked(key, findings))
+            case HostKeyStatus.CHANGED:
+                raise _refusal(key, _changed(key, findings))
+        # Whoever knows the host by its certificates would learn nothing from a plain key.
+        if self._adds_unknown and not findings.good_keys(HostMarker.CERT_AUTHORITY):
+            await self._add(key, findings.name)
+            return True
+        raise _refusal(key, _unknown(key, findings, self._known_hosts))
+
+    def preferred(self, algorithms: Sequence[str]) -> tuple[str, ...]:
+        """Order names of host key algorithms: first those of which a key is known.
+
+        A server has keys of several types; it shall show the one that can be recognised.
+        """
+        known = {key.algorithm for key in self._known_hosts.keys_for(self._host, self._port)}
+        return tuple(sorted(algorithms, key=lambda name: _key_type(name) not in known))
+
+    async def _add(self, key: Key, name: str) -> None:
+        try:
+            await self._known_hosts.add(key, self._host, self._port, hash_name=self._hashes_names)
+        except OSError as error:
+            message = f"{name} is not known yet, and its key cannot be remembered: {error}"
+            raise _refusal(key, message) from error
+
+
+def _key_type(algorithm: str) -> str:
+    with suppress(ValueError):
+        return key_type_for(algorithm)
+    return algorithm
+
+
+# What a refusal says
+
+
+def _refusal(key: Key, message: str) -> HostKeyError:
+    return HostKeyError(message, key.fingerprint, key.algorithm)
+
+
+def _shown(key: Key) -> str:
+    return f"it showed the {key.algorithm} key {key.fingerprint}"
+
+
+def _revoked(key: Key, findings: _Findings) -> str:
+    lines = findings.lines(HostMarker.REVOKED, key)
+    return f"{findings.name} must not be trusted: {_shown(key)}, revoked by {_listed(lines)}"
+
+
+def _changed(key: Key, findings: _Findings) -> str:
+    known = ", ".join(
+        f"{entry.key.fingerprint if entry.key else f'a key of type {entry.key_type}'} ({entry})"
+        for entry in findings.own_lines()
+    )
+    return (
+        f"{findings.name} has another host key than it had, or somebody poses as it: "
+        f"{_shown(key)}; known is {known}. Only if you are sure that its owner changed the key, "
+        f"replace what is known by: {_line(key, findings)}"
+    )
+
+
+def _unknown(key: Key, findings: _Findings, known_hosts: KnownHosts) -> str:
+    text = (
+        f"the host {findings.name} is not known: {_shown(key)}. If its owner confirms this "
+        f"fingerprint, add to {known_hosts.paths[0]}: {_line(key, findings)}"
+    )
+    if findings.good_keys(HostMarker.CERT_AUTHORITY):
+        text += "; the host is known by its certificates, and showed none"
+    if problems := known_hosts.problems:
+        more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+        text += f"; a line could not be read: {problems[0]}{more}"
+    return text
+
+
+def _line(key: Key, findings: _Findings) -> str:
+    return known_hosts_line(findings.name, key.with_comment(""))
+
+
+def _listed(entries: Iterable[KnownHostsEntry]) -> str:
+    return ", ".join(map(str, entries))
+
+
+# Files
+
+
+def _read_file(path: str) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_KNOWN_HOSTS_BYTES + 1)
+    except FileNotFoundError:
+        return ""
+    if len(data) > MAX_KNOWN_HOSTS_BYTES:
+        raise KeyFormatError(f"{path} has more than {MAX_KNOWN_HOSTS_BYTES} bytes")
+    return data.decode(errors="replace")
+
+
+def _append_line(path: str, line: str) -> None:
+    """Append a line in one write, which no other writer's can tear."""
+    Path(path).parent.mkdir(mode=0o700, exist_ok=True)
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
+    with FileIO(os.open(path, flags, 0o600), "r+") as file:
+        size = file.seek(0, os.SEEK_END)
+        data = f"{line}\n".encode()
+        if size and not _ends_in_line_feed(file):
+            data = b"\n" + data
+        written = file.write(data)
+        if written != len(data):
+            # Half of a line could be read as another key. Nobody has gone on behind it yet.
+            if file.seek(0, os.SEEK_END) == size + written:
+                file.truncate(size)
+            raise OSError(f"{path}: only {written} of {len(data)} bytes could be written")
+
+
+def _ends_in_line_feed(file: FileIO) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"

@@ -1,0 +1,52 @@
+"""What takes long with keys, in worker threads: for code that must not keep its event loop waiting.
+
+Making an RSA key takes seconds, and so may a passphrase, whose purpose is to be slow; files take as
+long as their disk. Each function here is the one of the same name in :mod:`anyssh` with the same
+parameters, results and exceptions, but is awaited::
+
+    key = await anyssh.to_thread.import_key_file("id_ed25519", passphrase)
+
+They run in AnyIO's worker threads, under its limit. A computation cannot be interrupted: a
+cancelled call ends when its thread has, so that nothing runs on and no file appears afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial, wraps
+from typing import ParamSpec, TypeVar
+
+import anyio.to_thread
+
+from . import keys
+
+__all__ = [
+    "export_private_key",
+    "export_private_key_bytes",
+    "export_private_key_file",
+    "export_public_key_file",
+    "generate_key",
+    "import_key",
+    "import_key_file",
+]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _in_thread(function: Callable[P, T]) -> Callable[P, Awaitable[T]]:
+    @wraps(function)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        return await anyio.to_thread.run_sync(partial(function, *args, **kwargs))
+
+    call.__doc__ = f"Call :func:`anyssh.{function.__name__}` in a worker thread."
+    return call
+
+
+generate_key = _in_thread(keys.generate_key)
+import_key = _in_thread(keys.import_key)
+import_key_file = _in_thread(keys.import_key_file)
+export_private_key = _in_thread(keys.export_private_key)
+export_private_key_bytes = _in_thread(keys.export_private_key_bytes)
+export_private_key_file = _in_thread(keys.export_private_key_file)
+export_public_key_file = _in_thread(keys.export_public_key_file)
