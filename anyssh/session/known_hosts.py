@@ -179,13 +179,14 @@ class KnownHosts:
         await anyio.lowlevel.checkpoint()
         if not self._are_files:
             raise LocalProtocolError("these known hosts were not loaded from a file to add to")
-        names = host_name(host, port)
-        if hash_name:
-            names = hashed_name(names, os.urandom(SALT_BYTES))
+        await self._add(key, host_name(host, port), hash_name)
+
+    async def _add(self, key: Key, name: str, hash_name: bool) -> None:
+        names = hashed_name(name, os.urandom(SALT_BYTES)) if hash_name else name
         line = known_hosts_line(names, key)
         path = self._paths[0]
         entry = read_line(line, path, 0)
-        # Known before it is written, so that two keys that come at once do not both become known.
+        # Known before anything is awaited, so that of two keys that come at once one is too late.
         self._entries.append(entry)
         try:
             await to_thread.run_sync(_append_line, path, line)
@@ -262,6 +263,7 @@ class KnownHostVerifier:
         hashes_names: bool,
     ) -> None:
         self._known_hosts = known_hosts
+        self._name = host_name(host, port)
         self._host = host
         self._port = port
         self._adds_unknown = adds_unknown
@@ -283,7 +285,7 @@ class KnownHostVerifier:
                 raise _refusal(key, _changed(key, findings))
         # Whoever knows the host by its certificates would learn nothing from a plain key.
         if self._adds_unknown and not findings.good_keys(HostMarker.CERT_AUTHORITY):
-            await self._add(key, findings.name)
+            await self._add(key)
             return True
         raise _refusal(key, _unknown(key, findings, self._known_hosts))
 
@@ -295,11 +297,11 @@ class KnownHostVerifier:
         known = {key.algorithm for key in self._known_hosts.keys_for(self._host, self._port)}
         return tuple(sorted(algorithms, key=lambda name: _key_type(name) not in known))
 
-    async def _add(self, key: Key, name: str) -> None:
+    async def _add(self, key: Key) -> None:
         try:
-            await self._known_hosts.add(key, self._host, self._port, hash_name=self._hashes_names)
+            await self._known_hosts._add(key, self._name, self._hashes_names)
         except OSError as error:
-            message = f"{name} is not known yet, and its key cannot be remembered: {error}"
+            message = f"{self._name} is not known yet, and its key cannot be remembered: {error}"
             raise _refusal(key, message) from error
 
 
