@@ -33,8 +33,10 @@ from anyssh.keys import (
     der,
     encryption,
     export_private_key,
+    export_private_key_bytes,
     export_private_key_file,
     export_public_key,
+    export_public_key_bytes,
     export_public_key_file,
     generate_key,
     import_key,
@@ -280,6 +282,14 @@ def test_weak_encryption_is_refused(format: str) -> None:
     assert import_key(export_private_key(key, format, "x", rounds=more), "x") == key
 
 
+@EVERY_KEY
+@pytest.mark.parametrize("format", sorted(set(KeyFormat) - {"pkcs8", "openssh"}))
+def test_other_formats_are_not_encrypted(key: Key, format: str) -> None:  # KEY-09
+    for export in (export_private_key, export_private_key_bytes):
+        with pytest.raises(LocalProtocolError, match="not encrypted in the format"):
+            export(key, format, PASSPHRASE)
+
+
 @pytest.mark.parametrize("format", KeyFormat)
 def test_a_public_key_has_no_private_export(format: KeyFormat) -> None:  # KEY-11
     with pytest.raises(LocalProtocolError, match="no private part"):
@@ -314,6 +324,83 @@ def test_binary_forms_are_read_with_and_without_the_format(format: str) -> None:
         other = "jwk" if format != "pkcs8" else "pkcs1"
         with pytest.raises(KeyFormatError, match="expected"):
             import_key(block.data, format=other)
+
+
+@EVERY_KEY
+@pytest.mark.parametrize("format", ["pkcs1", "sec1", "pkcs8", "openssh", "ssh2"])
+def test_private_keys_go_out_and_come_back_as_bytes(key: Key, format: str) -> None:  # KEY-13
+    check = recorded_random("cccccccc")
+    if format not in HOLDS[key.algorithm]:
+        with pytest.raises(LocalProtocolError, match="format"):
+            export_private_key_bytes(key, format)
+        return
+    data = export_private_key_bytes(key, format, random=check)
+    again = import_key(data, format=format)
+    assert again == import_key(data) == key
+    text = export_private_key(key, format, random=recorded_random("cccccccc"))
+    # The comment of ssh2 stands in the armor, which bytes do not have.
+    again = again.with_comment(key.comment)
+    assert export_private_key(again, format, random=recorded_random("cccccccc")) == text
+    begin = "---- BEGIN " if format == "ssh2" else "-----BEGIN "
+    assert begin.encode() not in data
+
+
+@pytest.mark.parametrize("format", ["pkcs8", "openssh"])
+def test_encrypted_bytes_come_back(format: str) -> None:  # KEY-13
+    key = KEYS["ssh-ed25519"]
+    data = export_private_key_bytes(key, format, PASSPHRASE)
+    with pytest.raises(PassphraseRequired):
+        import_key(data)
+    with pytest.raises(WrongPassphrase):
+        import_key(data, "wrong")
+    assert import_key(data, PASSPHRASE, format) == key
+    with pytest.raises(LocalProtocolError, match="rounds"):
+        export_private_key_bytes(key, format, PASSPHRASE, rounds=1)
+
+
+@EVERY_KEY
+@pytest.mark.parametrize("format", ["ssh", "openssh", "ssh2", "pkcs1", "pkcs8"])
+def test_public_keys_go_out_and_come_back_as_bytes(key: Key, format: str) -> None:  # KEY-13
+    if format == "pkcs1" and key.algorithm != "ssh-rsa":
+        with pytest.raises(LocalProtocolError, match="format"):
+            export_public_key_bytes(key, format)
+        return
+    data = export_public_key_bytes(key, format)
+    assert data == export_public_key_bytes(key.public(), format)
+    again = import_key(data)
+    assert again == key
+    assert not again.has_private
+    again = again.with_comment(key.comment)
+    assert export_public_key(again, format) == export_public_key(key, format)
+
+
+@EVERY_FILE
+def test_recorded_files_are_the_bytes_in_armor(path: Path) -> None:  # KEY-13
+    kind, name, format, passphrase = facts(path)
+    if format in ("jwk", "ssh") or passphrase:
+        return
+    text = path.read_text()
+    block = read_ssh2(text) if format == "ssh2" else read_pem(text)
+    key = read(f"private-{name}-pkcs8").with_comment("comment")
+    if kind == "public":
+        assert export_public_key_bytes(key, format) == block.data
+    else:
+        random = recorded_random("cccccccc")
+        assert export_private_key_bytes(key, format, random=random) == block.data
+
+
+def test_formats_without_bytes() -> None:
+    key = KEYS["ssh-ed25519"]
+    for export in (export_public_key_bytes, export_private_key_bytes):
+        with pytest.raises(LocalProtocolError, match="jwk is text"):
+            export(key, "jwk")
+        with pytest.raises(ValueError, match="pgp"):
+            export(key, "pgp")
+    for format in ("sec1", "putty"):  # KEY-10
+        with pytest.raises(LocalProtocolError, match="format"):
+            export_public_key_bytes(key, format)
+    with pytest.raises(LocalProtocolError, match="no private part"):  # KEY-11
+        export_private_key_bytes(key.public())
 
 
 @EVERY_KEY
@@ -1136,6 +1223,24 @@ def test_openssl_reads_what_we_write(key: Key, tmp_path: Path) -> None:
         path = tmp_path / "public"
         path.write_text(export_public_key(key, "pkcs1"))
         assert run("openssl", "rsa", "-RSAPublicKey_in", "-in", path, "-pubout") == public
+
+
+WITHOUT_PRF = """\
+-----BEGIN ENCRYPTED PRIVATE KEY-----
+MIGNMEkGCSqGSIb3DQEFDTA8MBsGCSqGSIb3DQEFDDAOBAhrNyUZmnXQ+QICCAAw
+HQYJYIZIAWUDBAEqBBDGayvkP4fH/7dwGMwKr8lEBECYYxPqbRLgTJuSsaQslKec
+HkniFl0N4Bvd5jt3PyfZ14RmTb4BbT/5QJEgyh2k3cH4swPcMLkSGCsgiysI+8w7
+-----END ENCRYPTED PRIVATE KEY-----
+"""
+"""A key of OpenSSL's, whose parameters of PBKDF2 end with the iterations."""
+WITHOUT_PRF_LINE = "AAAAC3NzaC1lZDI1NTE5AAAAICfsM1Q+r4z0xW/WLd7anDUpnN2YwyH1qDz7H6XAm+fn"
+
+
+def test_pbkdf2_without_a_function_means_hmac_sha1() -> None:  # KEY-15
+    key = import_key(WITHOUT_PRF, PASSPHRASE)
+    assert key == import_public_key(f"ssh-ed25519 {WITHOUT_PRF_LINE}")
+    with pytest.raises(WrongPassphrase):
+        import_key(WITHOUT_PRF, "wrong")
 
 
 @needs("openssl")
