@@ -189,8 +189,9 @@ class PendingReply:
         self._event.set()
 
     def fail(self, error: Callable[[], Exception]) -> None:
-        """Let the waiter raise what ``error`` makes."""
-        self._error = error
+        """Let the waiter raise what ``error`` makes, unless the reply came first."""
+        if self._reply is None:
+            self._error = error
         self._event.set()
 
     def abandon(self) -> None:

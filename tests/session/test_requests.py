@@ -13,7 +13,7 @@ import pytest
 from anyio.abc import ByteStream
 
 import anyssh
-from anyssh.testing import FaultStream, session_pair
+from anyssh.testing import Direction, FaultStream, session_pair
 from tests.session.ends import (
     ALICE,
     Call,
@@ -682,6 +682,33 @@ async def test_closing_the_channel_here_answers_our_requests_with_no() -> None:
         await settle()
         await near.aclose()
         assert await asking.result() == anyssh.Reply(False)
+
+
+async def test_a_reply_that_comes_with_the_goodbye_is_a_reply(level: Levels) -> None:
+    """Both are read at once, so the session has ended before the asker can look."""
+    faulty: list[FaultStream] = []
+
+    def wrap(stream: ByteStream) -> ByteStream:
+        faulty.append(FaultStream(stream))
+        return faulty[-1]
+
+    async with level(client_stream=wrap, server_stream=wrap) as ends:
+        async with anyio.create_task_group() as group:
+            asking = Call(group, partial(ends.asker.request, "question"))
+            question = await anext(ends.answerer.requests())
+            # What receives already does not stall any more; one message takes it along.
+            for stream in faulty:
+                stream.stall(Direction.RECEIVE)
+            await ends.answering_session.request("wakes the reader", want_reply=False)
+            await settle()
+            await question.accept()
+            leaving = Call(group, partial(ends.answering_session.disconnect, 11, "done"))
+            await settle()
+            assert not asking.is_done
+            for stream in faulty:
+                stream.release()
+            assert await asking.result() == anyssh.Reply(True)
+            await leaving.result()
 
 
 async def test_requests_that_wait_when_the_session_ends_raise_why(level: Levels) -> None:
