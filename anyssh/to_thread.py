@@ -1,7 +1,7 @@
 """What takes long with keys, in worker threads: for code that must not keep its event loop waiting.
 
 Making an RSA key takes seconds, and so may a passphrase, whose purpose is to be slow; files take as
-long as their disk. Each function here is the one of the same name in :mod:`anyssh` with the same
+long as their disk. Each function here is the one of the same name in ``anyssh`` with the same
 parameters, results and exceptions, but is awaited::
 
     key = await anyssh.to_thread.import_key_file("id_ed25519", passphrase)

@@ -31,11 +31,15 @@ nitpick_ignore_regex = [
 
 # Made by calls and not by their constructors.
 NOT_CONSTRUCTED = {
+    "anyssh.AgentIdentity",
     "anyssh.Channel",
     "anyssh.ChannelOpening",
     "anyssh.ClientSession",
     "anyssh.IncomingRequest",
     "anyssh.Key",
+    "anyssh.KnownHostVerifier",
+    "anyssh.KnownHosts",
+    "anyssh.KnownHostsEntry",
     "anyssh.ServerSession",
     "anyssh.Session",
     "anyssh.StderrStream",

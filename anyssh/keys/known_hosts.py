@@ -115,6 +115,8 @@ def host_name(host: str, port: int) -> str:
     """
     if not host or not host.isprintable() or _NO_HOST.search(host):
         raise ValueError(f"not the name or the bare address of a host: {displayable(host)!r}")
+    if host.count(":") == 1:
+        raise ValueError(f"give the port of {displayable(host)!r} by itself")
     if not 1 <= port <= 65535:
         raise ValueError(f"not a port: {port}")
     return host.lower() if port == DEFAULT_PORT else f"[{host.lower()}]:{port}"

@@ -261,6 +261,8 @@ class _Conversation:
         """Return the answer to a question; drop those to earlier ones that nobody waited for."""
         while self._owed_answers:
             await self._next_answer()
+        if self._received:
+            raise WireError("an answer that nobody asked for")
         # A question cut short would make nonsense of all that follow.
         with anyio.move_on_after(SEND_TIME, shield=True) as sending:
             await self._stream.send(question)

@@ -33,7 +33,7 @@ from ..keys.known_hosts import (
     read_known_hosts,
     read_line,
 )
-from .host_keys import PresentedHostKey
+from .host_keys import HostKeyVerifier, PresentedHostKey
 
 __all__ = ["HostKeyStatus", "KnownHostVerifier", "KnownHosts"]
 
@@ -199,22 +199,23 @@ class KnownHosts:
         host: str,
         port: int = DEFAULT_PORT,
         *,
-        accept_new: bool = False,
+        accept_new: bool | HostKeyVerifier = False,
         hash_names: bool = False,
     ) -> KnownHostVerifier:
         """Return the verifier for one host, to be given as ``verify_host``.
 
         :param host: the name or address that the application means to reach, without brackets;
             the name under which ``ssh`` would know the host
-        :param accept_new: :meth:`add` the key of a host of which nothing is known, and accept it;
-            another key of a known host is refused all the same
+        :param accept_new: :meth:`add` the key of a host of which nothing is known, and accept it:
+            always, or if this async callable returns True for it. Another key of a known host, and
+            a plain key of one that is known by its certificates, are refused all the same
         :param hash_names: write hashes in place of names
         :raises ValueError: there is no such name or port
         :raises LocalProtocolError: ``accept_new``, but these known hosts come from text
         """
-        if accept_new and not self._are_files:
+        if accept_new is not False and not self._are_files:
             raise LocalProtocolError("accept_new needs known hosts that were loaded from a file")
-        return KnownHostVerifier(self, host, port, adds_unknown=accept_new, hashes_names=hash_names)
+        return KnownHostVerifier(self, host, port, accept_new, hash_names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +243,14 @@ class _Findings:
         """Return the lines that make every other key a wrong one."""
         return [entry for entry in self.own if entry.marker is HostMarker.HOST_KEY]
 
+    def may_be_added(self, key: Key) -> bool:
+        """Tell whether a key may become the host's first.
+
+        Whoever knows a host by its certificates would learn nothing from a plain key.
+        """
+        is_new = self.status_of(key) is HostKeyStatus.UNKNOWN
+        return is_new and not self.good_keys(HostMarker.CERT_AUTHORITY)
+
     def status_of(self, key: Key) -> HostKeyStatus:
         if self.lines(HostMarker.REVOKED, key):
             return HostKeyStatus.REVOKED
@@ -258,16 +267,15 @@ class KnownHostVerifier:
         known_hosts: KnownHosts,
         host: str,
         port: int,
-        *,
-        adds_unknown: bool,
-        hashes_names: bool,
+        accept_new: bool | HostKeyVerifier,
+        hash_names: bool,
     ) -> None:
         self._known_hosts = known_hosts
         self._name = host_name(host, port)
         self._host = host
         self._port = port
-        self._adds_unknown = adds_unknown
-        self._hashes_names = hashes_names
+        self._accept_new = accept_new
+        self._hash_names = hash_names
 
     async def __call__(self, presented: PresentedHostKey) -> bool:
         """Return True for a key of the host.
@@ -276,6 +284,12 @@ class KnownHostVerifier:
         """
         key = presented.key
         findings = self._known_hosts._find(self._host, self._port)
+        if findings.may_be_added(key) and await self._is_welcome(presented):
+            # While somebody was asked, another session may have added a key.
+            findings = self._known_hosts._find(self._host, self._port)
+            if findings.may_be_added(key):
+                await self._add(key)
+                return True
         match findings.status_of(key):
             case HostKeyStatus.KNOWN:
                 return True
@@ -283,11 +297,12 @@ class KnownHostVerifier:
                 raise _refusal(key, _revoked(key, findings))
             case HostKeyStatus.CHANGED:
                 raise _refusal(key, _changed(key, findings))
-        # Whoever knows the host by its certificates would learn nothing from a plain key.
-        if self._adds_unknown and not findings.good_keys(HostMarker.CERT_AUTHORITY):
-            await self._add(key)
-            return True
         raise _refusal(key, _unknown(key, findings, self._known_hosts))
+
+    async def _is_welcome(self, presented: PresentedHostKey) -> bool:
+        if isinstance(self._accept_new, bool):
+            return self._accept_new
+        return await self._accept_new(presented) is True
 
     def preferred(self, algorithms: Sequence[str]) -> tuple[str, ...]:
         """Order names of host key algorithms: first those of which a key is known.
@@ -299,7 +314,7 @@ class KnownHostVerifier:
 
     async def _add(self, key: Key) -> None:
         try:
-            await self._known_hosts._add(key, self._name, self._hashes_names)
+            await self._known_hosts._add(key, self._name, self._hash_names)
         except OSError as error:
             message = f"{self._name} is not known yet, and its key cannot be remembered: {error}"
             raise _refusal(key, message) from error

@@ -282,6 +282,17 @@ async def test_an_agent_that_talks_nonsense(answer: bytes, at: At) -> None:
             await agent.identities()
 
 
+async def test_answers_that_nobody_asked_for_are_not_mistaken_for_others() -> None:
+    own = OwnAgent(key())
+    answer = own.answer
+    own.answer = lambda question: answer(question) * 2  # type: ignore[method-assign]
+    async with at_stream(own.serve) as agent:
+        assert len(await agent.identities()) == 1
+        for _ in range(2):
+            with pytest.raises(anyssh.AgentError, match="nobody asked for"):
+                await agent.sign(key(), b"data", "ssh-ed25519")
+
+
 async def test_use_outside_of_its_block() -> None:
     near, far = memory_stream_pair()
     agent = anyssh.Agent(near)

@@ -9,8 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from itertools import chain
 from pathlib import Path
 from types import CodeType
@@ -18,9 +18,11 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.abc import SocketAttribute
 
 import anyssh
-from anyssh.testing import session_pair
+from anyssh.testing import memory_stream_pair, session_pair
+from tests.session.test_agent import OwnAgent
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(chain([ROOT / "README.md"], (ROOT / "docs").glob("*.md"), ROOT.glob("docs/*/*.md")))
@@ -201,6 +203,130 @@ async def test_the_tests_of_the_how_to() -> None:
     assert len(tests) == 3
     for test in tests:
         await test()
+
+
+async def accept_hatter(attempt: anyssh.AuthAttempt) -> object | None:
+    is_hatter = isinstance(attempt, anyssh.PublicKeyAttempt) and attempt.public_key == HATTER
+    return attempt.username if is_hatter else None
+
+
+async def say_hello(session: anyssh.ServerSession) -> None:
+    channel = await session.accept_channel()
+    async for request in channel.requests():
+        await request.accept()
+        await channel.send(b"hello\n")
+        await channel.aclose(exit_status=0)
+
+
+HATTER = anyssh.generate_key("ssh-ed25519")
+HOST_KEY = anyssh.generate_key("ssh-ed25519")
+
+
+@asynccontextmanager
+async def serving_hello() -> AsyncIterator[int]:
+    """Run a server that lets one key in and says hello; give its port."""
+    server = anyssh.Server(host_keys=[HOST_KEY], authenticate=accept_hatter)
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(server.serve, listener, say_hello)
+        yield listener.extra(SocketAttribute.local_port)
+        tasks.cancel_scope.cancel()
+
+
+async def known_at(port: int, home: Path) -> dict[str, str]:
+    """Write the host's key where a program looks for it; return the program's environment."""
+    known = await anyssh.KnownHosts.load(home / ".ssh" / "known_hosts")
+    await known.add(HOST_KEY, "127.0.0.1", port)
+    return {"PYTHONPATH": str(ROOT), "HOME": str(home)}
+
+
+async def run_program(
+    program: str, folder: Path, environment: dict[str, str], *arguments: object
+) -> tuple[int, str, str]:
+    path = folder / "program.py"
+    await anyio.Path(path).write_text(program)
+    command = [sys.executable, str(path), *map(str, arguments)]
+    done = await anyio.run_process(command, check=False, cwd=ROOT, env=environment)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no UNIX sockets")
+async def test_the_client_that_logs_in_with_an_agent(tmp_path: Path) -> None:
+    program = block_with("docs/how-to/use-an-agent.md", "KnownHosts.load()")
+    own = OwnAgent(anyssh.generate_key("ssh-ed25519"), HATTER)
+    path = tmp_path / "agent"
+    async with (
+        serving_hello() as port,
+        await anyio.create_unix_listener(path) as listener,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(listener.serve, own.serve)
+        environment = await known_at(port, tmp_path) | {"SSH_AUTH_SOCK": str(path)}
+        arguments = ("127.0.0.1", port, "alice")
+        assert await run_program(program, tmp_path, environment, *arguments) == (0, "hello\n", "")
+        await until(lambda: own.disconnections == own.connections)
+        tasks.cancel_scope.cancel()
+
+
+async def test_the_credentials_of_one_key_of_the_agents() -> None:
+    names: dict[str, Any] = {}
+    exec(compiled(block_with("docs/how-to/use-an-agent.md", "agent.find")), names)  # noqa: S102
+    line = anyssh.export_public_key(HATTER)
+    agent = anyssh.Agent(memory_stream_pair()[0])
+    credentials = names["credentials"](agent, "alice", line)
+    assert credentials.keys == [HATTER]
+    assert credentials.key_provider == agent.find
+
+
+async def test_the_client_that_knows_its_hosts(tmp_path: Path) -> None:
+    program = block_with("docs/how-to/known-hosts.md", "session.host_key.algorithm")
+    async with serving_hello() as port:
+        environment = await known_at(port, tmp_path)
+        told = f"ssh-ed25519 {HOST_KEY.fingerprint}\n"
+        assert await run_program(program, tmp_path, environment, "127.0.0.1", port) == (0, told, "")
+        status, told, errors = await run_program(program, tmp_path, environment, "localhost", port)
+        assert (status, told) == (1, "")
+        assert f"the host [localhost]:{port} is not known" in errors
+
+
+async def test_the_verifier_that_accepts_new_hosts(tmp_path: Path) -> None:
+    names: dict[str, Any] = {}
+    exec(compiled(block_with("docs/how-to/known-hosts.md", "trust_on_first_use")), names)  # noqa: S102
+    path = tmp_path / "known_hosts"
+    verify = await names["trust_on_first_use"](str(path), "host")
+    version = anyssh.PeerVersion.parse("SSH-2.0-test")
+    assert await verify(anyssh.PresentedHostKey(HOST_KEY, version)) is True
+    assert "host" not in await anyio.Path(path).read_text()
+    with pytest.raises(anyssh.HostKeyError, match="another host key"):
+        await verify(anyssh.PresentedHostKey(HATTER, version))
+
+
+@pytest.mark.parametrize("answer,accepted", [("yes", True), ("no", False)])
+async def test_the_verifier_that_asks(
+    answer: str, accepted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: dict[str, Any] = {}
+    exec(compiled(block_with("docs/how-to/known-hosts.md", "async def ask(")), names)  # noqa: S102
+    asked: list[str] = []
+
+    def reply(question: str) -> str:
+        asked.append(question)
+        return answer
+
+    names["input"] = reply
+    monkeypatch.setenv("HOME", str(tmp_path))
+    verify = await names["ask_about_new_hosts"]("host.invalid")
+    shown = anyssh.PresentedHostKey(HOST_KEY, anyssh.PeerVersion.parse("SSH-2.0-test"))
+    for _ in range(2):
+        if accepted:
+            assert await verify(shown) is True
+        else:
+            with pytest.raises(anyssh.HostKeyError, match="not known"):
+                await verify(shown)
+    assert len(asked) == (1 if accepted else 2)
+    assert HOST_KEY.fingerprint in asked[0]
 
 
 async def test_the_verifier_that_trusts_on_first_use(tmp_path: Path) -> None:

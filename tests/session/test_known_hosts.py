@@ -434,6 +434,40 @@ async def test_new_hosts_are_accepted_once(hash_names: bool, tmp_path: Path) -> 
     assert len(path.read_text().splitlines()) == 1
 
 
+async def test_somebody_is_asked_about_new_hosts(tmp_path: Path) -> None:
+    known = await KnownHosts.load(tmp_path / "known_hosts")
+    asked: list[anyssh.Key] = []
+
+    answers: list[object] = [False, None, "yes", True]
+
+    async def ask(shown: anyssh.PresentedHostKey) -> object:
+        asked.append(shown.key)
+        return answers.pop(0)
+
+    verify = known.for_host("host", accept_new=ask)  # type: ignore[arg-type]
+    for _ in range(3):
+        assert "not known" in await refusal(verify, "ed1")
+    await connect(verify, "ed1")
+    await connect(verify, "ed1")
+    assert "another host key" in await refusal(verify, "ed2")
+    assert asked == [key("ed1")] * 4
+    with pytest.raises(anyssh.LocalProtocolError, match="loaded from a file"):
+        KnownHosts.parse("").for_host("host", accept_new=ask)  # type: ignore[arg-type]
+
+
+async def test_an_answer_that_comes_too_late(tmp_path: Path) -> None:
+    """While the user thinks about one key, another one becomes the host's."""
+    known = await KnownHosts.load(tmp_path / "known_hosts")
+
+    async def ask(shown: anyssh.PresentedHostKey) -> bool:
+        await known.add(key("ed2"), "host")
+        return True
+
+    text = await refusal(known.for_host("host", accept_new=ask), "ed1")
+    assert "another host key" in text
+    assert len((tmp_path / "known_hosts").read_text().splitlines()) == 1
+
+
 async def test_two_keys_of_a_new_host_at_once(tmp_path: Path) -> None:
     known = await KnownHosts.load(tmp_path / "known_hosts")
     verify = known.for_host("host", accept_new=True)

@@ -692,23 +692,25 @@ async def test_a_reply_that_comes_with_the_goodbye_is_a_reply(level: Levels) -> 
         faulty.append(FaultStream(stream))
         return faulty[-1]
 
-    async with level(client_stream=wrap, server_stream=wrap) as ends:
-        async with anyio.create_task_group() as group:
-            asking = Call(group, partial(ends.asker.request, "question"))
-            question = await anext(ends.answerer.requests())
-            # What receives already does not stall any more; one message takes it along.
-            for stream in faulty:
-                stream.stall(Direction.RECEIVE)
-            await ends.answering_session.request("wakes the reader", want_reply=False)
-            await settle()
-            await question.accept()
-            leaving = Call(group, partial(ends.answering_session.disconnect, 11, "done"))
-            await settle()
-            assert not asking.is_done
-            for stream in faulty:
-                stream.release()
-            assert await asking.result() == anyssh.Reply(True)
-            await leaving.result()
+    async with (
+        level(client_stream=wrap, server_stream=wrap) as ends,
+        anyio.create_task_group() as group,
+    ):
+        asking = Call(group, partial(ends.asker.request, "question"))
+        question = await anext(ends.answerer.requests())
+        # What receives already does not stall any more; one message takes it along.
+        for stream in faulty:
+            stream.stall(Direction.RECEIVE)
+        await ends.answering_session.request("wakes the reader", want_reply=False)
+        await settle()
+        await question.accept()
+        leaving = Call(group, partial(ends.answering_session.disconnect, 11, "done"))
+        await settle()
+        assert not asking.is_done
+        for stream in faulty:
+            stream.release()
+        assert await asking.result() == anyssh.Reply(True)
+        await leaving.result()
 
 
 async def test_requests_that_wait_when_the_session_ends_raise_why(level: Levels) -> None:

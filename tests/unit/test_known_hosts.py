@@ -87,6 +87,11 @@ def test_what_cannot_be_the_name_of_a_host(host: str) -> None:
     assert str(caught.value).isprintable()
 
 
+def test_a_port_behind_the_host_is_no_part_of_its_name() -> None:
+    with pytest.raises(ValueError, match="port of 'host:2222' by itself"):
+        host_name("host:2222", 22)
+
+
 @pytest.mark.parametrize("port", [-1, 0, 65536])
 def test_what_cannot_be_a_port(port: int) -> None:
     with pytest.raises(ValueError, match="port"):
@@ -147,7 +152,7 @@ def test_the_hash_of_a_name() -> None:
     assert not any(map(entry.matches, ["host", "[host]:22", "[Host]:2222", expected]))
 
 
-@given(host=st.text("abc.-:", min_size=1, max_size=30), port=st.integers(1, 65535))
+@given(host=st.text("abc.-", min_size=1, max_size=30), port=st.integers(1, 65535))
 def test_hashed_lines_are_read_again(host: str, port: int) -> None:
     name = host_name(host, port)
     entry = entry_of(known_hosts_line(hashed_name(name, bytes(20)), KEY))
