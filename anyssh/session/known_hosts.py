@@ -140,6 +140,15 @@ class KnownHosts:
         """
         return self._find(host, port).good_keys(HostMarker.CERT_AUTHORITY)
 
+    def revoked_for(self, host: str, port: int = DEFAULT_PORT) -> tuple[Key, ...]:
+        """Return the keys that must not be accepted for the host, neither its own nor authorities'.
+
+        :param host: its name or address, without brackets
+        :raises ValueError: there is no such name or port
+        """
+        found = self._find(host, port).lines(HostMarker.REVOKED)
+        return tuple(dict.fromkeys(entry.key for entry in found if entry.key is not None))
+
     def status_of(self, key: Key, host: str, port: int = DEFAULT_PORT) -> HostKeyStatus:
         """Tell what is known about a key of a host.
 

@@ -99,6 +99,7 @@ def test_the_keys_of_a_host() -> None:
     assert known.authorities_for("www.example.org") == (key("ed-authority"),)
     assert known.authorities_for("www.example.org", 2222) == (key("ed-authority"),)
     assert known.authorities_for("host") == ()
+    assert known.revoked_for("host") == known.revoked_for("x", 9) == (key("ed-revoked"),)
 
 
 def test_revocation_under_the_bare_name_holds_at_every_port() -> None:
