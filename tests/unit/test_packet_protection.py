@@ -367,7 +367,7 @@ class TestPadding:
 
         sealer = clear_sealer(random)
         paddings = [sealer.seal(number, PING)[15:] for number in range(300)]
-        assert len(asked) == 3
+        assert 2 <= len(asked) <= 5
         assert sum(asked) < 2 * sum(map(len, paddings))
         assert len(set(paddings[:100])) == 100
 
