@@ -14,6 +14,7 @@ from .constants import ChannelOpenFailureReason, DisconnectReason
 __all__ = [
     "AgentError",
     "AuthenticationError",
+    "CertificateError",
     "ChannelOpenError",
     "ContourFormatError",
     "Disconnected",
@@ -194,6 +195,10 @@ class SessionMoved(SSHError):
 
 class KeyFormatError(SSHError):
     """Bytes are not a key in a format that we read."""
+
+
+class CertificateError(SSHError):
+    """A certificate is genuine, but not good for what it was shown for."""
 
 
 class PassphraseError(KeyFormatError):

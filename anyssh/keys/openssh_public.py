@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import base64
+from typing import Final
 
 from ..errors import KeyFormatError
 from ..wire import displayable
 from .armor import decode_base64, one_line, tidy
 from .key import Key
 
-__all__ = ["is_public_line", "read", "write"]
+__all__ = ["CERTIFICATE_SUFFIX", "is_public_line", "read", "split_line", "write"]
+
+CERTIFICATE_SUFFIX: Final = "-cert-v01@openssh.com"
+"""Ends the names of certificate types and of the algorithms that sign with certificates."""
 
 _TYPE_PREFIXES = ("ssh-", "ecdsa-sha2-", "rsa-sha2-", "sk-")
 
@@ -19,10 +23,10 @@ def is_public_line(text: str) -> bool:
     return text.lstrip().startswith(_TYPE_PREFIXES)
 
 
-def read(text: str) -> Key:
-    """Read one line; empty lines around it are ignored.
+def split_line(text: str) -> tuple[str, bytes, str]:
+    """Split one line into its type, its blob and its comment; empty lines around it are ignored.
 
-    :raises KeyFormatError: it is not one line of a type we know, or its blob is of another type
+    :raises KeyFormatError: it is not one such line
     """
     lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) != 1:
@@ -30,12 +34,24 @@ def read(text: str) -> Key:
     fields = lines[0].strip().split(maxsplit=2)
     if len(fields) < 2:
         raise KeyFormatError("a public key line is a type, base64 text and perhaps a comment")
-    name = fields[0]
-    key = Key.from_public_blob(decode_base64(fields[1]))
+    return fields[0], decode_base64(fields[1]), tidy(fields[2]) if len(fields) == 3 else ""
+
+
+def read(text: str) -> Key:
+    """Read one line; empty lines around it are ignored.
+
+    :raises KeyFormatError: it is not one line of a type we know, or its blob is of another type
+    """
+    name, blob, comment = split_line(text)
+    if name.endswith(CERTIFICATE_SUFFIX):
+        raise KeyFormatError(
+            f"{displayable(name)!r} is a certificate, not a key: read it with import_certificate"
+        )
+    key = Key.from_public_blob(blob)
     names = (key.algorithm, *key.signature_algorithms)
     if name not in names:
         raise KeyFormatError(f"the line says {displayable(name)!r}, its key is {key.algorithm}")
-    return key.with_comment(tidy(fields[2])) if len(fields) == 3 else key
+    return key.with_comment(comment)
 
 
 def write(key: Key) -> str:
