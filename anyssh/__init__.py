@@ -23,6 +23,7 @@ from .contour import ContourInterval, SessionContour
 from .errors import (
     AgentError,
     AuthenticationError,
+    CertificateError,
     ChannelOpenError,
     ContourFormatError,
     Disconnected,
@@ -45,8 +46,12 @@ from .errors import (
 )
 from .identification import PeerVersion
 from .keys import (
+    Certificate,
+    CertificateType,
     Key,
     KeyFormat,
+    check_host_certificate,
+    check_user_certificate,
     export_private_key,
     export_private_key_bytes,
     export_private_key_file,
@@ -54,6 +59,8 @@ from .keys import (
     export_public_key_bytes,
     export_public_key_file,
     generate_key,
+    import_certificate,
+    import_certificate_file,
     import_key,
     import_key_file,
     import_public_key,
@@ -61,6 +68,7 @@ from .keys import (
 from .keys.known_hosts import HostMarker, KnownHostsEntry, KnownHostsProblem
 from .protocol.authentication import (
     AuthAttempt,
+    CertificateAttempt,
     Challenge,
     HostBasedAttempt,
     KeyboardInteractiveAttempt,
@@ -74,9 +82,10 @@ from .protocol.negotiation import Algorithms
 from .session import events
 from .session.agent import Agent, AgentIdentity
 from .session.attributes import SSHAttribute
+from .session.authorities import HostAuthorities, HostCertificateVerifier, UserAuthorities
 from .session.channel import Channel, ChannelClosed, ChannelOpening, StderrStream
 from .session.client import ClientSession
-from .session.credentials import ClientCredentials, HostBasedCredentials, Signer
+from .session.credentials import CertifiedKey, ClientCredentials, HostBasedCredentials, Signer
 from .session.errors import ConnectionLost
 from .session.events import KeepAliveFailed, KeepAliveSucceeded, Reconnected, SessionEvent
 from .session.host_keys import HostKeyVerifier, InsecureAcceptAnyHostKey, PresentedHostKey, pin
@@ -103,6 +112,11 @@ __all__ = [
     "AuthAttempt",
     "AuthenticationError",
     "AuthenticationMethod",
+    "Certificate",
+    "CertificateAttempt",
+    "CertificateError",
+    "CertificateType",
+    "CertifiedKey",
     "Challenge",
     "Channel",
     "ChannelClosed",
@@ -121,8 +135,10 @@ __all__ = [
     "Disconnected",
     "Encryption",
     "Extension",
+    "HostAuthorities",
     "HostBasedAttempt",
     "HostBasedCredentials",
+    "HostCertificateVerifier",
     "HostKeyAlgorithm",
     "HostKeyError",
     "HostKeyStatus",
@@ -181,9 +197,12 @@ __all__ = [
     "TraceEvent",
     "TraceId",
     "TraceLevel",
+    "UserAuthorities",
     "WireError",
     "WrongPassphrase",
     "__version__",
+    "check_host_certificate",
+    "check_user_certificate",
     "export_private_key",
     "export_private_key_bytes",
     "export_private_key_file",
@@ -191,6 +210,8 @@ __all__ = [
     "export_public_key_bytes",
     "export_public_key_file",
     "generate_key",
+    "import_certificate",
+    "import_certificate_file",
     "import_key",
     "import_key_file",
     "import_public_key",

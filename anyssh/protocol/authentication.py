@@ -1,7 +1,8 @@
 """What user authentication speaks of, in both roles: attempts, challenges, signed data (RFC 4252).
 
-An *attempt* is what a server's application is asked to judge. A :class:`PublicKeyAttempt` or
-:class:`HostBasedAttempt` only ever exists after its signature was verified.
+An *attempt* is what a server's application is asked to judge. A :class:`PublicKeyAttempt`,
+:class:`CertificateAttempt` or :class:`HostBasedAttempt` only ever exists after its signature was
+verified.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from typing import ClassVar, Final
 
 from .. import wire
 from ..constants import AuthenticationMethod, MessageNumber
-from ..keys import Key
+from ..keys import Certificate, Key
 from ..messages import HostBasedFields, PublicKeyFields
 
 __all__ = [
     "AuthAttempt",
+    "CertificateAttempt",
     "Challenge",
     "HostBasedAttempt",
     "KeyboardInteractiveAttempt",
@@ -67,6 +69,22 @@ class PublicKeyAttempt(AuthAttempt):
 
     method = AuthenticationMethod.PUBLIC_KEY
     public_key: Key
+    algorithm: str
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateAttempt(AuthAttempt):
+    """The client has proved that it holds the key of a certificate.
+
+    Not a :class:`PublicKeyAttempt`: who lets in a plain key has said nothing about certificates.
+
+    :ivar certificate: what the authority says; a :class:`~anyssh.Server` has checked it with its
+        :class:`~anyssh.UserAuthorities`
+    :ivar algorithm: the algorithm that it used, by its name for certificates
+    """
+
+    method = AuthenticationMethod.PUBLIC_KEY
+    certificate: Certificate
     algorithm: str
 
 

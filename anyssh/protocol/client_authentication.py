@@ -14,7 +14,7 @@ from typing import Final
 
 from ..constants import AuthenticationMethod, Extension, MessageNumber, Service
 from ..errors import LocalProtocolError, RemoteProtocolError, WireError
-from ..keys import Key
+from ..keys import Identity
 from ..messages import (
     GroupedUserauthInfoRequest,
     HostBasedFields,
@@ -128,22 +128,27 @@ class ClientAuthentication:
         fields = PasswordFields(False, password).encode()
         self._request(username, AuthenticationMethod.PASSWORD, fields, _Waiting.REPLY)
 
-    def query_key(self, username: str, key: Key, algorithm: str) -> None:
-        """Ask whether a key is worth signing with."""
-        fields = PublicKeyFields(False, algorithm, key.public_blob).encode()
+    def query_key(self, username: str, identity: Identity, algorithm: str) -> None:
+        """Ask whether a key, or a certificate for one, is worth signing with."""
+        fields = PublicKeyFields(False, algorithm, identity.public_blob).encode()
         self._request(username, AuthenticationMethod.PUBLIC_KEY, fields, _Waiting.QUERY_REPLY)
         # Some servers answer with the type of the key instead of the algorithm.
-        self._queried = ((algorithm, key.public_blob), (key.algorithm, key.public_blob))
-
-    def public_key_data(self, username: str, key: Key, algorithm: str) -> bytes:
-        """Return what has to be signed for :meth:`request_public_key`."""
-        return public_key_signed_data(
-            self._session_id, username, Service.CONNECTION, algorithm, key.public_blob
+        self._queried = (
+            (algorithm, identity.public_blob),
+            (identity.algorithm, identity.public_blob),
         )
 
-    def request_public_key(self, username: str, key: Key, algorithm: str, signature: bytes) -> None:
-        """Offer a key with the proof that we hold it."""
-        fields = PublicKeyFields(True, algorithm, key.public_blob, signature).encode()
+    def public_key_data(self, username: str, identity: Identity, algorithm: str) -> bytes:
+        """Return what has to be signed for :meth:`request_public_key`."""
+        return public_key_signed_data(
+            self._session_id, username, Service.CONNECTION, algorithm, identity.public_blob
+        )
+
+    def request_public_key(
+        self, username: str, identity: Identity, algorithm: str, signature: bytes
+    ) -> None:
+        """Offer a key, or a certificate for one, with the proof that we hold it."""
+        fields = PublicKeyFields(True, algorithm, identity.public_blob, signature).encode()
         self._request(username, AuthenticationMethod.PUBLIC_KEY, fields, _Waiting.REPLY)
 
     def host_based_data(self, username: str, fields: HostBasedFields) -> bytes:

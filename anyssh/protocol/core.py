@@ -28,7 +28,7 @@ from ..errors import (
     RemoteProtocolError,
     SSHError,
 )
-from ..keys import Key
+from ..keys import Identity
 from ..messages import (
     ChannelOpen,
     ChannelOpenFailure,
@@ -101,8 +101,9 @@ class Core:
     :param identification: our line, without its end
     :param connection: what the session has besides this stream; attached once authenticated, or
         once the server goes on with it, if it has lost another stream
-    :param host_keys: a server's host keys, in order of preference; their private halves may live
-        elsewhere
+    :param host_keys: a server's host keys and certificates, in order of preference; their private
+        halves may live elsewhere
+    :param takes_certificates: whether the peer may prove itself with a certificate
     :param delay_secret: makes the times of failed authentications unpredictable
     :param clock: tells monotonic seconds whenever it is asked, for measuring latency
     :param trace: told what happens, if given
@@ -117,7 +118,8 @@ class Core:
         random: Callable[[int], bytes],
         identification: str,
         connection: Connection,
-        host_keys: Sequence[Key] = (),
+        host_keys: Sequence[Identity] = (),
+        takes_certificates: bool = False,
         delay_secret: bytes = b"",
         clock: Callable[[], float] | None = None,
         trace: TraceHandler | None = None,
@@ -126,6 +128,7 @@ class Core:
         self.config = config
         self._now = now
         self._trace = trace
+        self._takes_certificates = takes_certificates
         self._delay_secret = delay_secret
         self._events: list[Event] = []
         self._phase = Phase.VERSION
@@ -143,6 +146,7 @@ class Core:
             self.emit,
             self._guard,
             self._exchange_completed,
+            takes_certificates=takes_certificates,
         )
         self._clock = clock if clock is not None else lambda: self._now
         self._reconnector = Reconnector(
@@ -720,6 +724,7 @@ class Core:
             self._guard,
             lambda: self._now,
             self._server_authenticated,
+            takes_certificates=self._takes_certificates,
             delay_secret=self._delay_secret,
             grouped_prompts=self._peer_is_dev_tunnels,
         )

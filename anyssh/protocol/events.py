@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import LocalProtocolError, ReconnectError, SSHError
 from ..identification import PeerVersion
-from ..keys import Key
+from ..keys import Certificate, Identity, Key
 from .acceptance import Phase
 from .authentication import AuthAttempt, Challenge, KeyboardInteractiveAttempt
 from .channel import ChannelState, PendingRequest, ReplySlot
@@ -192,9 +192,13 @@ class SessionResumed(Event):
 
 @dataclass(slots=True)
 class HostKeyPresented(Obligation):
-    """The server has proved that it holds this host key: is it the right one?"""
+    """The server has proved that it holds this host key: is it the right one?
+
+    :ivar certificate: what an authority says about the key, if the server showed that
+    """
 
     key: Key
+    certificate: Certificate | None
     _answer: Answer | None = field(repr=False)
 
     def accept(self, now: float) -> None:
@@ -236,10 +240,10 @@ class ServiceAccepted(Event):
 
 @dataclass(slots=True)
 class KeyQueried(Obligation):
-    """A client asks whether a key is worth signing with."""
+    """A client asks whether a key, or a certificate for one, is worth signing with."""
 
     username: str
-    key: Key
+    identity: Identity
     _answer: Answer | None = field(repr=False)
 
     def answer(self, is_worthwhile: bool, now: float) -> None:

@@ -30,7 +30,15 @@ from ..config import SessionConfig
 from ..constants import Extension, KeyExchange, Marker
 from ..errors import HostKeyError, KeyFormatError, LocalProtocolError, RemoteProtocolError
 from ..identification import PeerVersion
-from ..keys import Key
+from ..keys import (
+    Certificate,
+    Identity,
+    Key,
+    key_of,
+    read_identity,
+    signature_algorithm,
+    with_certificates,
+)
 from ..messages import ExtInfo, KexDhInit, KexDhReply, KexInit, NewKeys
 from .acceptance import Role
 from .events import (
@@ -108,11 +116,13 @@ class KeyExchanger:
         config: SessionConfig,
         transport: Transport,
         random: Callable[[int], bytes],
-        host_keys: Sequence[Key],
+        host_keys: Sequence[Identity],
         identification: str,
         emit: Callable[[Event], None],
         guard: Guard,
         on_complete: Callable[[Algorithms, bool], None],
+        *,
+        takes_certificates: bool,
     ) -> None:
         self._role = role
         self._config = config
@@ -123,6 +133,7 @@ class KeyExchanger:
         self._emit = emit
         self._guard = guard
         self._on_complete = on_complete
+        self._takes_certificates = takes_certificates
         self._exchange: _Exchange | None = None
         self._first: _Exchange | None = None
         self.session_id: bytes = b""
@@ -206,11 +217,14 @@ class KeyExchanger:
         )
 
     def _host_key_algorithms(self) -> tuple[str, ...]:
+        """Return what we offer: certificates only where some are held, or judged."""
         names = tuple(self._config.host_key_algorithms)
-        if self._role is Role.CLIENT or not self._config.is_secure:
+        if not self._config.is_secure:
             return names
+        if self._role is Role.CLIENT:
+            return with_certificates(names) if self._takes_certificates else names
         held = {name for key in self._host_keys for name in key.signature_algorithms}
-        return tuple(name for name in names if name in held)
+        return tuple(name for name in with_certificates(names) if name in held)
 
     # The peer's messages
 
@@ -278,16 +292,18 @@ class KeyExchanger:
                 raise error
             self._send_reply(exchange, host_key, public, signature)
 
-        self._emit(SignatureRequested(host_key, algorithms.host_key, digest, self._guard(answer)))
+        algorithm = signature_algorithm(algorithms.host_key)
+        request = SignatureRequested(key_of(host_key), algorithm, digest, self._guard(answer))
+        self._emit(request)
 
     def _send_reply(
-        self, exchange: _Exchange, host_key: Key, public: bytes, signature: bytes
+        self, exchange: _Exchange, host_key: Identity, public: bytes, signature: bytes
     ) -> None:
         reply = KexDhReply(host_key.public_blob, public, signature)
         self._transport.send(reply.encode())
         self._send_newkeys(exchange)
 
-    def _host_key_for(self, algorithm: str) -> Key:
+    def _host_key_for(self, algorithm: str) -> Identity:
         return next(key for key in self._host_keys if algorithm in key.signature_algorithms)
 
     def receive_reply(self, payload: bytes) -> None:
@@ -306,19 +322,23 @@ class KeyExchanger:
             reply.server_public,
             secret,
         )
-        key = self._verified_host_key(exchange, reply, digest)
+        identity = self._verified_host_key(exchange, reply, digest)
         exchange.keys = self._keys(method, secret, digest)
         self._send_newkeys(exchange)
         if self.host_key is None:
-            self.host_key = key
-            self._emit(HostKeyPresented(key, self._guard(self._host_key_judged)))
+            self.host_key = key_of(identity)
+            certificate = identity if isinstance(identity, Certificate) else None
+            judged = self._guard(self._host_key_judged)
+            self._emit(HostKeyPresented(self.host_key, certificate, judged))
 
-    def _verified_host_key(self, exchange: _Exchange, reply: KexDhReply, digest: bytes) -> Key:
+    def _verified_host_key(self, exchange: _Exchange, reply: KexDhReply, digest: bytes) -> Identity:
         algorithm = exchange.negotiated.host_key
         try:
-            key = Key.from_public_blob(reply.host_key)
+            identity = read_identity(reply.host_key, algorithm)
         except KeyFormatError as error:
             raise HostKeyError(f"the server's host key cannot be read: {error}") from error
+        # Later exchanges have to prove the key that was judged; a renewed certificate is the same.
+        key = key_of(identity)
         if self.host_key is not None and key != self.host_key:
             raise HostKeyError(
                 f"the server changed its host key in the middle of the session, from "
@@ -326,7 +346,7 @@ class KeyExchanger:
                 key.fingerprint,
                 key.algorithm,
             )
-        if algorithm not in key.signature_algorithms or not key.verify(
+        if algorithm not in identity.signature_algorithms or not identity.verify(
             digest, reply.signature, algorithm
         ):
             raise HostKeyError(
@@ -335,7 +355,7 @@ class KeyExchanger:
                 key.fingerprint,
                 key.algorithm,
             )
-        return key
+        return identity
 
     def _host_key_judged(self, error: Exception | None) -> None:
         if isinstance(error, HostKeyError):

@@ -13,14 +13,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
 from ..config import SessionConfig
 from ..constants import AuthenticationMethod, DisconnectReason, MessageNumber, Service
 from ..errors import KeyFormatError, RemoteProtocolError, WireError
-from ..keys import Key
+from ..keys import Certificate, Identity, Key, read_identity, with_certificates
 from ..messages import (
     GroupedUserauthInfoRequest,
     HostBasedFields,
@@ -38,6 +38,7 @@ from ..messages import (
 from ..messages import Prompt as WirePrompt
 from .authentication import (
     AuthAttempt,
+    CertificateAttempt,
     Challenge,
     HostBasedAttempt,
     KeyboardInteractiveAttempt,
@@ -79,11 +80,15 @@ class ServerAuthentication:
         clock: Callable[[], float],
         on_success: Callable[[object], None],
         *,
+        takes_certificates: bool,
         delay_secret: bytes,
         grouped_prompts: bool,
     ) -> None:
         self._methods = tuple(config.authentication_methods)
         self._algorithms = tuple(config.host_key_algorithms)
+        self._user_algorithms = (
+            with_certificates(self._algorithms) if takes_certificates else self._algorithms
+        )
         self._limits = config.limits
         self._session_id = session_id
         self._send = send
@@ -195,12 +200,12 @@ class ServerAuthentication:
 
     def _judge_public_key(self, request: UserauthRequest) -> None:
         fields = PublicKeyFields.decode(request.method_fields)
-        key = self._usable_key(fields.public_key, fields.algorithm)
-        if key is None:
+        identity = _usable(fields.public_key, fields.algorithm, self._user_algorithms)
+        if identity is None:
             self._fail()
         elif not fields.has_signature:
-            self._query(request.user_name, key, fields)
-        elif key.verify(
+            self._query(request.user_name, identity, fields)
+        elif identity.verify(
             public_key_signed_data(
                 self._session_id,
                 request.user_name,
@@ -211,11 +216,11 @@ class ServerAuthentication:
             fields.signature,
             fields.algorithm,
         ):
-            self._attempt(PublicKeyAttempt(request.user_name, key, fields.algorithm))
+            self._attempt(_proof(request.user_name, identity, fields.algorithm))
         else:
             self._fail()
 
-    def _query(self, username: str, key: Key, fields: PublicKeyFields) -> None:
+    def _query(self, username: str, identity: Identity, fields: PublicKeyFields) -> None:
         def answer(is_worthwhile: bool) -> None:
             if is_worthwhile:
                 self._conclude(UserauthPkOk(fields.algorithm, fields.public_key))
@@ -223,7 +228,7 @@ class ServerAuthentication:
                 self._fail()
             self._judge_next()
 
-        self._emit(KeyQueried(username, key, self._guard(answer)))
+        self._emit(KeyQueried(username, identity, self._guard(answer)))
 
     def _judge_interactive(self, request: UserauthRequest) -> None:
         KeyboardInteractiveFields.decode(request.method_fields)
@@ -249,8 +254,8 @@ class ServerAuthentication:
 
     def _judge_host_based(self, request: UserauthRequest) -> None:
         fields = HostBasedFields.decode(request.method_fields)
-        key = self._usable_key(fields.host_key, fields.algorithm)
-        if key is None:
+        key = _usable(fields.host_key, fields.algorithm, self._algorithms)
+        if not isinstance(key, Key):
             self._fail()
             return
         signed = host_based_signed_data(
@@ -268,15 +273,6 @@ class ServerAuthentication:
             )
         else:
             self._fail()
-
-    def _usable_key(self, blob: bytes, algorithm: str) -> Key | None:
-        if algorithm not in self._algorithms:
-            return None
-        try:
-            key = Key.from_public_blob(blob)
-        except (KeyFormatError, WireError):
-            return None
-        return key if algorithm in key.signature_algorithms else None
 
     # Verdicts
 
@@ -342,6 +338,23 @@ _JUDGES: Final[dict[str, Callable[[ServerAuthentication, UserauthRequest], None]
     AuthenticationMethod.KEYBOARD_INTERACTIVE: ServerAuthentication._judge_interactive,
     AuthenticationMethod.HOST_BASED: ServerAuthentication._judge_host_based,
 }
+
+
+def _usable(blob: bytes, algorithm: str, accepted: Collection[str]) -> Identity | None:
+    """Return the key or certificate, if it can be read and goes with an algorithm we accept."""
+    if algorithm not in accepted:
+        return None
+    try:
+        identity = read_identity(blob, algorithm)
+    except (KeyFormatError, WireError):
+        return None
+    return identity if algorithm in identity.signature_algorithms else None
+
+
+def _proof(username: str, identity: Identity, algorithm: str) -> AuthAttempt:
+    if isinstance(identity, Certificate):
+        return CertificateAttempt(username, identity, algorithm)
+    return PublicKeyAttempt(username, identity, algorithm)
 
 
 def _too_many() -> RemoteProtocolError:

@@ -27,6 +27,7 @@ from ..protocol.events import (
 )
 from ..trace import Progress, TraceHandler, TraceId, TraceLevel
 from .attributes import SSHAttribute
+from .authorities import HostCertificateVerifier
 from .client_authentication import Authenticator
 from .credentials import ClientCredentials
 from .host_keys import HostKeyVerifier, PresentedHostKey
@@ -97,7 +98,8 @@ class ClientSession(Session):
 
         :param transport: a byte stream, or a connectable that gives one
         :param verify_host: decides whether the server is the right one; may be None only when
-            the configuration is an :class:`InsecureSessionConfig`
+            the configuration is an :class:`InsecureSessionConfig`. Host certificates are asked for
+            if it is a :class:`HostCertificateVerifier`, such as :class:`HostAuthorities`
         :param credentials: who we are
         :param config: algorithms, limits and timers
         :param trace: called with what happens, for developers
@@ -138,6 +140,11 @@ class ClientSession(Session):
         return {**super().extra_attributes, **own}
 
     # Setting up
+
+    @property
+    def _takes_certificates(self) -> bool:
+        verifier = self._verify_host
+        return isinstance(verifier, HostCertificateVerifier) and verifier.takes_certificates
 
     async def _set_up(self) -> None:
         exchanger = self._core.exchanger
@@ -246,7 +253,9 @@ class ClientSession(Session):
         event = self._presented
         if event is None:
             return
-        presented = PresentedHostKey(event.key, self.peer_version, self._remote_address())
+        presented = PresentedHostKey(
+            event.key, self.peer_version, self._remote_address(), event.certificate
+        )
         try:
             with anyio.fail_after(self._config.limits.handler_time):
                 verdict = await self._until_end(self._ask_verifier, presented)

@@ -12,7 +12,7 @@ from functools import partial
 from ..config import SessionConfig
 from ..constants import AuthenticationMethod
 from ..errors import AuthenticationError, SigningRefused
-from ..keys import Key
+from ..keys import Identity, Key, signature_algorithm, with_certificates
 from ..messages import HostBasedFields
 from ..protocol import Core
 from ..protocol.events import (
@@ -22,8 +22,8 @@ from ..protocol.events import (
     KeyAccepted,
 )
 from ._waiting import Notice
-from .credentials import ClientCredentials, HostBasedCredentials, Signer
-from .signing import public_key_of, signed
+from .credentials import CertifiedKey, ClientCredentials, HostBasedCredentials, Signer
+from .signing import identity_of, public_key_of, signed, signer_of
 
 __all__ = ["Authenticator"]
 
@@ -94,14 +94,16 @@ class Authenticator:
 
     # Steps
 
-    async def _keys(self, credentials: ClientCredentials) -> Sequence[Key | Signer]:
+    async def _keys(self, credentials: ClientCredentials) -> Sequence[Key | Signer | CertifiedKey]:
         if not callable(credentials.keys):
             return credentials.keys
         if AuthenticationMethod.PUBLIC_KEY not in self._config.authentication_methods:
             return ()
         return await credentials.keys()
 
-    def _steps(self, credentials: ClientCredentials, keys: Sequence[Key | Signer]) -> list[Step]:
+    def _steps(
+        self, credentials: ClientCredentials, keys: Sequence[Key | Signer | CertifiedKey]
+    ) -> list[Step]:
         enabled = self._config.authentication_methods
         user = credentials.username
         steps: list[Step] = [
@@ -141,41 +143,43 @@ class Authenticator:
         return await self._next_reply()
 
     async def _try_key(
-        self, credentials: ClientCredentials, key: Key | Signer
+        self, credentials: ClientCredentials, key: Key | Signer | CertifiedKey
     ) -> AuthenticationReply | None:
         user = credentials.username
-        public_key = public_key_of(key)
-        if isinstance(key, Key) and key.has_private:
+        signer = signer_of(key)
+        if isinstance(signer, Key) and signer.has_private:
             return await self._prove(user, key)
         # Signing may ask a person or a device, so first ask whether it is worth it.
-        reply = await self._query(user, public_key)
+        reply = await self._query(user, identity_of(key))
         if not isinstance(reply, KeyAccepted):
             return reply
-        if isinstance(key, Key):
+        if isinstance(signer, Key):
             if credentials.key_provider is None:
                 return None
-            found = await credentials.key_provider(public_key)
+            found = await credentials.key_provider(signer)
             if found is None:
                 return None
-            key = found
+            key = CertifiedKey(found, key.certificate) if isinstance(key, CertifiedKey) else found
         return await self._prove(user, key)
 
-    async def _query(self, username: str, key: Key) -> AuthenticationReply | None:
-        algorithm = self._algorithm_for(key)
+    async def _query(self, username: str, identity: Identity) -> AuthenticationReply | None:
+        algorithm = self._algorithm_for(identity)
         if algorithm is None:
             return None
-        self._core.client_authentication.query_key(username, key.public(), algorithm)
+        self._core.client_authentication.query_key(username, identity, algorithm)
         return await self._next_reply()
 
-    async def _prove(self, username: str, key: Key | Signer) -> AuthenticationReply | None:
-        public_key = public_key_of(key)
-        algorithm = self._algorithm_for(public_key)
+    async def _prove(
+        self, username: str, key: Key | Signer | CertifiedKey
+    ) -> AuthenticationReply | None:
+        identity = identity_of(key)
+        algorithm = self._algorithm_for(identity)
         if algorithm is None:
             return None
         authentication = self._core.client_authentication
-        data = authentication.public_key_data(username, public_key, algorithm)
-        signature = await signed(key, data, algorithm)
-        authentication.request_public_key(username, public_key, algorithm, signature)
+        data = authentication.public_key_data(username, identity, algorithm)
+        signature = await signed(signer_of(key), data, signature_algorithm(algorithm))
+        authentication.request_public_key(username, identity, algorithm, signature)
         return await self._next_reply()
 
     async def _try_host_based(
@@ -208,11 +212,13 @@ class Authenticator:
             reply = await self._next_reply()
         return reply
 
-    def _algorithm_for(self, key: Key) -> str | None:
-        """Return the best signature algorithm that both sides take with this key."""
+    def _algorithm_for(self, identity: Identity) -> str | None:
+        """Return the best algorithm that both sides take with this key or certificate."""
         theirs = self._core.client_authentication.signature_algorithms
-        for name in self._config.host_key_algorithms:
-            if name in key.signature_algorithms and (theirs is None or name in theirs):
+        for name in with_certificates(self._config.host_key_algorithms):
+            # Servers announce how they verify, which for a certificate is as for its key.
+            announced = theirs is None or name in theirs or signature_algorithm(name) in theirs
+            if name in identity.signature_algorithms and announced:
                 return name
         return None
 

@@ -6,10 +6,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from ..keys import Key
+from ..keys import Certificate, CertificateType, Key
 from ..protocol.authentication import Challenge
 
-__all__ = ["ClientCredentials", "HostBasedCredentials", "Signer"]
+__all__ = [
+    "CertifiedKey",
+    "ClientCredentials",
+    "HostBasedCredentials",
+    "Signer",
+    "require_type",
+]
 
 
 @runtime_checkable
@@ -28,8 +34,38 @@ class Signer(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class CertifiedKey:
+    """A key together with a certificate for it, to be shown in place of the plain key.
+
+    :param key: a pair or signer, or a public key whose private half ``key_provider`` finds
+    :param certificate: what an authority says about it
+    :raises ValueError: the certificate is for another key
+    """
+
+    key: Key | Signer
+    certificate: Certificate
+
+    def __post_init__(self) -> None:
+        held = self.key if isinstance(self.key, Key) else self.key.key
+        if held != self.certificate.key:
+            raise ValueError(
+                f"the certificate is for {self.certificate.key.fingerprint}, "
+                f"the key is {held.fingerprint}"
+            )
+
+
+def require_type(certificate: Certificate, type: CertificateType) -> None:
+    """Check that a certificate of ours is about what it is to be shown for.
+
+    :raises ValueError: it is not
+    """
+    if certificate.type is not type:
+        raise ValueError(f"{certificate!r} cannot be shown for a {type.name.lower()}")
+
+
 PasswordProvider = Callable[[], Awaitable[str | None]]
-KeySource = Callable[[], Awaitable[Sequence["Key | Signer"]]]
+KeySource = Callable[[], Awaitable[Sequence["Key | Signer | CertifiedKey"]]]
 KeyProvider = Callable[[Key], Awaitable["Key | Signer | None"]]
 Responder = Callable[[Challenge], Awaitable[Sequence[str] | None]]
 
@@ -57,8 +93,10 @@ class ClientCredentials:
 
     :ivar username: whom to log in as
     :ivar password: sent once the host key was verified
-    :ivar keys: pairs, signers, or public keys whose private half ``key_provider`` finds; or an
-        async callable that gives them when they are needed, such as :meth:`Agent.identities`
+    :ivar keys: pairs, signers, or public keys whose private half ``key_provider`` finds, each
+        alone or as a :class:`CertifiedKey`; give both to try a key with and without certificate;
+        or an async callable that gives them when they are needed, such as
+        :meth:`Agent.identities`
     :ivar password_provider: asked for the password when its turn has come; takes precedence over
         ``password``; None or an empty text skips the method
     :ivar key_provider: asked for the private half of a public key that the server would accept
@@ -68,7 +106,7 @@ class ClientCredentials:
 
     username: str
     password: str | None = field(default=None, repr=False, kw_only=True)
-    keys: Sequence[Key | Signer] | KeySource = field(default=(), kw_only=True)
+    keys: Sequence[Key | Signer | CertifiedKey] | KeySource = field(default=(), kw_only=True)
     password_provider: PasswordProvider | None = field(default=None, repr=False, kw_only=True)
     key_provider: KeyProvider | None = field(default=None, repr=False, kw_only=True)
     respond: Responder | None = field(default=None, repr=False, kw_only=True)
@@ -82,5 +120,7 @@ class ClientCredentials:
         if isinstance(self.keys, Key | str):
             raise TypeError("keys must be a sequence of keys; put a single one in a list")
         for key in () if callable(self.keys) else self.keys:
-            if not isinstance(key, Key | Signer):
+            if isinstance(key, CertifiedKey):
+                require_type(key.certificate, CertificateType.USER)
+            elif not isinstance(key, Key | Signer):
                 raise TypeError(f"keys must hold keys and signers, not {type(key).__name__}")

@@ -5,14 +5,20 @@ A verifier is one async callable. There is no default: a client must say how it 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from ..errors import HostKeyError
 from ..identification import PeerVersion
-from ..keys import Key
+from ..keys import Certificate, Key
 
-__all__ = ["HostKeyVerifier", "InsecureAcceptAnyHostKey", "PresentedHostKey", "pin"]
+__all__ = [
+    "HostKeyVerifier",
+    "InsecureAcceptAnyHostKey",
+    "PresentedHostKey",
+    "checked_fingerprints",
+    "pin",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +28,14 @@ class PresentedHostKey:
     :ivar key: the key; ``key.fingerprint`` is what people compare
     :ivar peer_version: what the server said it is
     :ivar address: the remote address of the stream as ``(host, port)``, where it has one
+    :ivar certificate: what an authority says about the key; only ever there for a
+        :class:`HostCertificateVerifier`, which has to check that it is good for this host
     """
 
     key: Key
     peer_version: PeerVersion
     address: tuple[str, int] | None = None
+    certificate: Certificate | None = None
 
 
 HostKeyVerifier = Callable[[PresentedHostKey], Awaitable[bool]]
@@ -41,10 +50,7 @@ def pin(*fingerprints: str) -> HostKeyVerifier:
     """
     if not fingerprints:
         raise ValueError("pin() needs at least one fingerprint")
-    for fingerprint in fingerprints:
-        if not fingerprint.startswith("SHA256:") or len(fingerprint.rstrip("=")) != 50:
-            raise ValueError(f"expected a fingerprint like SHA256:…, got {fingerprint!r}")
-    pinned = frozenset(fingerprint.rstrip("=") for fingerprint in fingerprints)
+    pinned = checked_fingerprints(fingerprints)
 
     async def verify(presented: PresentedHostKey) -> bool:
         key = presented.key
@@ -59,6 +65,18 @@ def pin(*fingerprints: str) -> HostKeyVerifier:
         )
 
     return verify
+
+
+def checked_fingerprints(fingerprints: Iterable[str]) -> frozenset[str]:
+    """Return fingerprints in the form that keys tell theirs.
+
+    :raises ValueError: one has another form
+    """
+    found = [fingerprint.rstrip("=") for fingerprint in fingerprints]
+    for fingerprint in found:
+        if not fingerprint.startswith("SHA256:") or len(fingerprint) != 50:
+            raise ValueError(f"expected a fingerprint like SHA256:…, got {fingerprint!r}")
+    return frozenset(found)
 
 
 class InsecureAcceptAnyHostKey:

@@ -13,10 +13,15 @@ from anyio.abc import AnyByteStream, Listener, TaskStatus
 
 from ..config import SessionConfig
 from ..constants import ReconnectFailureReason
-from ..errors import LocalProtocolError, ReconnectError, SessionMoved, SSHError
-from ..keys import Key
+from ..errors import CertificateError, LocalProtocolError, ReconnectError, SessionMoved, SSHError
+from ..keys import Certificate, CertificateType, Key
 from ..protocol import Core, Role
-from ..protocol.authentication import AuthAttempt, Challenge, KeyboardInteractiveAttempt
+from ..protocol.authentication import (
+    AuthAttempt,
+    CertificateAttempt,
+    Challenge,
+    KeyboardInteractiveAttempt,
+)
 from ..protocol.events import (
     AttemptMade,
     Authenticated,
@@ -27,12 +32,13 @@ from ..protocol.events import (
 )
 from ..trace import Progress, TraceHandler, TraceId, TraceLevel
 from .attributes import SSHAttribute
-from .credentials import Signer
+from .authorities import UserAuthorities
+from .credentials import CertifiedKey, Signer, require_type
 from .errors import ConnectionLost
 from .links import SessionState
 from .reconnectable import ReconnectableSessions
 from .session import ProgressHandler, Session
-from .signing import public_key_of
+from .signing import public_key_of, signer_of
 
 __all__ = ["Server", "ServerSession"]
 
@@ -57,9 +63,10 @@ class ServerSession(Session):
         stream: AnyByteStream,
         config: SessionConfig,
         *,
-        host_keys: Iterable[Key | Signer],
+        host_keys: Iterable[Key | Signer | CertifiedKey],
         authenticate: Authenticate | None,
         may_use_key: MayUseKey | None,
+        user_authorities: UserAuthorities | None,
         authorize_reconnect: AuthorizeReconnect | None,
         reconnectable_sessions: ReconnectableSessions,
         trace: TraceHandler | None = None,
@@ -72,6 +79,7 @@ class ServerSession(Session):
         self._is_claimed = False
         self._authenticate = authenticate
         self._may_use_key = may_use_key
+        self._user_authorities = user_authorities
         self._principal: object | None = None
         self._username: str | None = None
 
@@ -90,6 +98,10 @@ class ServerSession(Session):
         """The attributes of the stream, then those of :class:`SSHAttribute`."""
         own = {SSHAttribute.principal: lambda: self.principal}
         return {**super().extra_attributes, **own}
+
+    @property
+    def _takes_certificates(self) -> bool:
+        return self._user_authorities is not None
 
     async def _set_up(self) -> None:
         await self._wait_until(lambda: self._core.is_running)
@@ -234,6 +246,10 @@ class ServerSession(Session):
         """Return the principal or a challenge, None to refuse; a likely mistake lets nobody in."""
         if self._authenticate is None:
             return None
+        if isinstance(attempt, CertificateAttempt) and not await self._is_certified(
+            attempt.username, attempt.certificate
+        ):
+            return None
         verdict = await self._authenticate(attempt)
         if isinstance(verdict, Challenge):
             return verdict if isinstance(attempt, KeyboardInteractiveAttempt) else None
@@ -243,10 +259,28 @@ class ServerSession(Session):
 
     async def _judge_query(self, event: KeyQueried) -> None:
         is_worthwhile: object = True
-        if self._may_use_key is not None:
-            is_worthwhile = await self._ask(self._may_use_key, event.username, event.key)
+        if isinstance(event.identity, Certificate):
+            is_worthwhile = await self._ask(self._is_certified, event.username, event.identity)
+        elif self._may_use_key is not None:
+            is_worthwhile = await self._ask(self._may_use_key, event.username, event.identity)
         event.answer(is_worthwhile is True, anyio.current_time())
         self._advance()
+
+    async def _is_certified(self, username: str, certificate: Certificate) -> bool:
+        """Tell whether a certificate lets a user in, as far as the authorities go."""
+        if self._user_authorities is None:
+            return False
+        address = self._remote_address()
+        try:
+            await self._user_authorities.check(
+                certificate, username, None if address is None else address[0]
+            )
+        except CertificateError as error:
+            text = f"{error}, shown for {username!r}"
+            self._trace(TraceId.CLIENT_AUTHENTICATION_FAILED, TraceLevel.WARNING, text, error)
+            logger.info("%s: %s", self._peer_name(), text)
+            return False
+        return True
 
     async def _ask(self, callback: Callable[..., Awaitable[Any]], *question: Any) -> Any:
         """Ask the application; an exception or too much time means no."""
@@ -273,12 +307,15 @@ StreamT = TypeVar("StreamT", bound=AnyByteStream)
 class Server:
     """What the sessions of one service have in common.
 
-    :param host_keys: pairs or signers, at least one; of several that fit, the first is used
+    :param host_keys: pairs or signers, at least one; of several that fit, the first is used. Of a
+        :class:`CertifiedKey`, clients that ask for certificates get the certificate, others the key
     :param authenticate: given each proof that a client offers, after it was verified; returns
         the principal to accept (anything true), None to refuse, or a :class:`Challenge` to ask
         the user (for :class:`KeyboardInteractiveAttempt`)
     :param may_use_key: asked when a client wants to know whether a key is worth signing with;
-        yes to every key if not given
+        yes to every key if not given. Certificates are judged by ``user_authorities`` instead
+    :param user_authorities: whose word about users is believed; without it certificates of users
+        are refused, whatever key they are for
     :param authorize_reconnect: asked before a session goes on over another stream, with the
         session and the new address of its client, if known; only True lets it
     :param reconnectable_sessions: where clients find their sessions again, if it is to be shared
@@ -286,16 +323,17 @@ class Server:
     :param config: algorithms, limits and timers
     :param trace: called with what happens in every session, for developers
     :param on_progress: called with the stages of every session's set-up
-    :raises ValueError: there is no usable host key
+    :raises ValueError: there is no usable host key, or a certificate is not for a host
     :raises TypeError: there is no ``authenticate``
     """
 
     def __init__(
         self,
         *,
-        host_keys: Iterable[Key | Signer] = (),
+        host_keys: Iterable[Key | Signer | CertifiedKey] = (),
         authenticate: Authenticate | None = None,
         may_use_key: MayUseKey | None = None,
+        user_authorities: UserAuthorities | None = None,
         authorize_reconnect: AuthorizeReconnect | None = None,
         reconnectable_sessions: ReconnectableSessions | None = None,
         config: SessionConfig | None = None,
@@ -306,6 +344,7 @@ class Server:
         self._host_keys = tuple(host_keys)
         self._authenticate = authenticate
         self._may_use_key = may_use_key
+        self._user_authorities = user_authorities
         self._authorize_reconnect = authorize_reconnect
         self._reconnectable_sessions = (
             ReconnectableSessions() if reconnectable_sessions is None else reconnectable_sessions
@@ -320,8 +359,11 @@ class Server:
             raise TypeError("authenticate is needed: an async callable that judges each client")
         held = set()
         for key in self._host_keys:
-            if isinstance(key, Key) and not key.has_private:
-                raise ValueError(f"the host key {key.fingerprint} has no private half")
+            signer = signer_of(key)
+            if isinstance(key, CertifiedKey):
+                require_type(key.certificate, CertificateType.HOST)
+            if isinstance(signer, Key) and not signer.has_private:
+                raise ValueError(f"the host key {signer.fingerprint} has no private half")
             held |= set(public_key_of(key).signature_algorithms)
         if not held & set(self._config.host_key_algorithms):
             raise ValueError(
@@ -359,6 +401,7 @@ class Server:
             host_keys=self._host_keys,
             authenticate=self._authenticate,
             may_use_key=self._may_use_key,
+            user_authorities=self._user_authorities,
             authorize_reconnect=self._authorize_reconnect,
             reconnectable_sessions=self._reconnectable_sessions,
             trace=self._trace,

@@ -37,7 +37,7 @@ from ..constants import DisconnectReason
 from ..contour import SessionContour
 from ..errors import Disconnected, HostKeyError, KeyExchangeFailed, LocalProtocolError, SSHError
 from ..identification import PeerVersion, local_identification
-from ..keys import Key
+from ..keys import Identity, Key
 from ..protocol import Connection, Core, Phase, Role
 from ..protocol.channel import ChannelState, PendingRequest, ReplySlot
 from ..protocol.events import (
@@ -70,7 +70,7 @@ from ..trace import Progress, ProgressEvent, TraceEvent, TraceHandler, TraceId, 
 from ._waiting import Notice
 from .attributes import SSHAttribute
 from .channel import Channel, ChannelOpening
-from .credentials import Signer
+from .credentials import CertifiedKey, Signer
 from .errors import ConnectionLost
 from .events import Disconnected as DisconnectedEvent
 from .events import EventQueue, KeepAliveFailed, KeepAliveSucceeded, Reconnected, SessionEvent
@@ -84,7 +84,7 @@ from .requests import (
     RequestIterator,
     RequestQueue,
 )
-from .signing import public_key_of, signed
+from .signing import identity_of, public_key_of, signed, signer_of
 
 __all__ = ["Session", "SessionClosed", "Transport"]
 
@@ -138,6 +138,19 @@ def _contained(callback: Callable[[E], None] | None) -> Callable[[E], None] | No
     return call
 
 
+def _split(
+    keys: Iterable[Key | Signer | CertifiedKey],
+) -> tuple[tuple[Identity, ...], dict[Key, Key | Signer]]:
+    """Return what host keys show, certificates and plain keys, and who signs for each key."""
+    shown: dict[Identity, None] = {}
+    signers: dict[Key, Key | Signer] = {}
+    for key in keys:
+        shown[identity_of(key)] = None
+        shown[public_key_of(key)] = None
+        signers.setdefault(public_key_of(key), signer_of(key))
+    return tuple(shown), signers
+
+
 class ChannelOpenings:
     """Iterates over the channels that the peer wants to open; ends with the session."""
 
@@ -168,7 +181,7 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
         transport: Transport,
         config: SessionConfig,
         *,
-        host_keys: Iterable[Key | Signer] = (),
+        host_keys: Iterable[Key | Signer | CertifiedKey] = (),
         trace: TraceHandler | None = None,
         on_progress: ProgressHandler | None = None,
     ) -> None:
@@ -179,7 +192,7 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
             )
         self._transport = transport
         self._config = config
-        self._host_keys = {public_key_of(key): key for key in host_keys}
+        self._host_identities, self._host_keys = _split(host_keys)
         self._trace_handler = _contained(trace)
         self._on_progress = _contained(on_progress)
         self._number = next(_session_numbers)
@@ -361,7 +374,8 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
             random=os.urandom,
             identification=local_identification(__version__),
             connection=self._connection,
-            host_keys=tuple(self._host_keys),
+            host_keys=self._host_identities,
+            takes_certificates=self._takes_certificates,
             delay_secret=_process_secret,
             clock=anyio.current_time,
             trace=self._trace_handler,
@@ -371,6 +385,11 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
         """Note that the session is ready for the body of ``async with``."""
         if self._state is SessionState.CONNECTING:
             self._state = SessionState.CONNECTED
+
+    @property
+    def _takes_certificates(self) -> bool:
+        """Whether the peer may prove itself with a certificate."""
+        raise NotImplementedError
 
     async def _set_up(self) -> None:
         """Wait until the session is ready for the body of ``async with``."""

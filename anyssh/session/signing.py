@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from ..errors import LocalProtocolError
-from ..keys import Key
-from .credentials import Signer
+from ..keys import Identity, Key
+from .credentials import CertifiedKey, Signer
 
-__all__ = ["public_key_of", "signed"]
+__all__ = ["identity_of", "public_key_of", "signed", "signer_of"]
 
 
-def public_key_of(key: Key | Signer) -> Key:
-    """Return the public key of a pair or signer."""
-    return key if isinstance(key, Key) else key.key
+def signer_of(key: Key | Signer | CertifiedKey) -> Key | Signer:
+    """Return what signs, with or without a certificate."""
+    return key.key if isinstance(key, CertifiedKey) else key
+
+
+def public_key_of(key: Key | Signer | CertifiedKey) -> Key:
+    """Return the public key, without its certificate."""
+    signer = signer_of(key)
+    return signer if isinstance(signer, Key) else signer.key
+
+
+def identity_of(key: Key | Signer | CertifiedKey) -> Identity:
+    """Return what is shown of a key: its certificate, or its public key."""
+    return key.certificate if isinstance(key, CertifiedKey) else public_key_of(key)
 
 
 async def signed(key: Key | Signer, data: bytes, algorithm: str) -> bytes:
