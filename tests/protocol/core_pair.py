@@ -39,7 +39,7 @@ from anyssh.constants import (
     ReconnectFailureReason,
 )
 from anyssh.errors import ReconnectError, RemoteProtocolError
-from anyssh.keys import Key, generate_key
+from anyssh.keys import Identity, Key, generate_key
 from anyssh.messages import Disconnect, KexInit
 from anyssh.protocol import Core, Phase, Role
 from anyssh.protocol import core as core_module
@@ -234,7 +234,7 @@ class CorePair:
         client_config: SessionConfig | None = None,
         server_config: SessionConfig | None = None,
         *,
-        host_keys: Sequence[Key] | None = None,
+        host_keys: Sequence[Identity] | None = None,
         answers: Answers | None = None,
         client_identification: str = "SSH-2.0-client_1.0",
         server_identification: str = "SSH-2.0-server_1.0",
@@ -247,7 +247,8 @@ class CorePair:
         client_config = client_config or fast_config()
         server_config = server_config or client_config
         keys = [host_key()] if host_keys is None else list(host_keys)
-        _KEYS.update({key.public(): key for key in keys if key.has_private})
+        pairs = [key for key in keys if isinstance(key, Key) and key.has_private]
+        _KEYS.update({key.public(): key for key in pairs})
         self.answers = answers or Answers()
         self.now = now
         entropy = os.urandom if seed is None else random.Random(seed).randbytes

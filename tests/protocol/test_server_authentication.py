@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, utils
 from anyssh.config import Limits, SessionConfig
 from anyssh.constants import DisconnectReason
 from anyssh.errors import LocalProtocolError, RemoteProtocolError
-from anyssh.keys import Key
+from anyssh.keys import Identity, Key
 from anyssh.messages import Disconnect, HostBasedFields
 from anyssh.protocol import Phase
 from anyssh.protocol.authentication import (
@@ -170,10 +170,11 @@ class Stranger(ScriptedPeer):
         self,
         *,
         judge: Callable[[AuthAttempt], object] | None = None,
-        allow: Callable[[str, Key], bool] | None = None,
+        allow: Callable[[str, Identity], bool] | None = None,
         identification: str = "SSH-2.0-stranger_1.0",
         delay_secret: bytes = b"d" * 32,
         asks_for_service: bool = True,
+        takes_certificates: bool = False,
         **config: Any,
     ) -> None:
         config.setdefault("authentication_methods", METHODS)
@@ -190,7 +191,7 @@ class Stranger(ScriptedPeer):
 
         def answer_query(event: KeyQueried, now: float) -> None:
             assert allow is not None
-            event.answer(allow(event.username, event.key), now)
+            event.answer(allow(event.username, event.identity), now)
 
         answers = Answers(
             attempt=None if judge is None else answer_attempt,
@@ -200,6 +201,7 @@ class Stranger(ScriptedPeer):
         )
         super().__init__(SERVER, identification=identification, answers=answers, **config)
         self.core._delay_secret = delay_secret
+        self.core._takes_certificates = takes_certificates
         self.greet()
         for name in ("KEXINIT", "KEX_INIT", "NEWKEYS"):
             self.send(name)
@@ -480,7 +482,7 @@ def test_every_key_with_every_algorithm_in_queries() -> None:
             if algorithm in key.signature_algorithms:
                 assert reply == b"\x3c" + string(algorithm) + string(key.public_blob)
                 assert len(client.told(KeyQueried)) == asked + 1
-                assert (client.pending.username, client.pending.key) == (USER, key)
+                assert (client.pending.username, client.pending.identity) == (USER, key)
             else:
                 assert reply[0] == FAILURE
                 assert len(client.told(KeyQueried)) == asked

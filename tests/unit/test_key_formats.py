@@ -450,7 +450,7 @@ def test_no_comment_can_add_a_line() -> None:
 def test_certificates_are_not_keys() -> None:
     name = "ssh-ed25519-cert-v01@openssh.com"
     blob = base64.b64encode(string(name) + string(bytes(32)) + string(bytes(32))).decode()
-    with pytest.raises(KeyFormatError, match="not a key type"):
+    with pytest.raises(KeyFormatError, match="is a certificate"):
         import_key(f"{name} {blob} comment")
 
 
