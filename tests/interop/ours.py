@@ -105,6 +105,8 @@ class Gate:
             case anyssh.PublicKeyAttempt(public_key=key):
                 known = [our_key(file) for file in self.authorized]
                 return "publickey" if key in known else None
+            case anyssh.CertificateAttempt():
+                return "certificate"
             case anyssh.KeyboardInteractiveAttempt(responses=None) if self.answers:
                 prompts = [anyssh.Prompt(text, echo) for text, echo in PROMPTS]
                 return anyssh.Challenge("Two questions", "Answer both", prompts)
@@ -161,12 +163,13 @@ async def echo_stderr(channel: anyssh.Channel) -> None:
 @asynccontextmanager
 async def our_server(
     gate: Gate,
-    host_keys: Sequence[KeyFile],
+    host_keys: Sequence[KeyFile | anyssh.CertifiedKey],
     *,
     config: anyssh.SessionConfig | None = None,
     handler: ChannelHandler | None = None,
+    user_authorities: anyssh.UserAuthorities | None = None,
 ) -> AsyncIterator[OurServer]:
-    """Run a server on loopback that lets in whom the gate lets in."""
+    """Run a server on loopback that lets in whom the gate, and the authorities, let in."""
 
     async def authenticate(attempt: anyssh.AuthAttempt) -> object | None:
         server.attempts.append(attempt)
@@ -190,8 +193,9 @@ async def our_server(
     async with await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0) as listener:
         server = OurServer(listener.extra(SocketAttribute.local_port), Watch())
         anyssh_server = anyssh.Server(
-            host_keys=[our_key(file) for file in host_keys],
+            host_keys=[our_key(key) if isinstance(key, KeyFile) else key for key in host_keys],
             authenticate=authenticate,
+            user_authorities=user_authorities,
             config=config,
             trace=server.watch,
         )

@@ -48,7 +48,7 @@ REKEY_LIMITS = {"openssh": 768 * 1024}
 OpenSSH then does so every 256 KiB.
 """
 
-REPEATED = {"key", "host_key", "host_public_key"}
+REPEATED = {"key", "host_key", "host_public_key", "option"}
 
 
 class PeerError(AssertionError):

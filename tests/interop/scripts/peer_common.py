@@ -94,6 +94,9 @@ def parse_arguments() -> argparse.Namespace:
     common.add_argument("--macs", type=_names)
     common.add_argument("--rekey-bytes", type=int)
     common.add_argument("--keep-alive", type=float, help="seconds")
+    common.add_argument(
+        "--option", action="append", default=[], help="NAME=VALUE of OpenSSH's own configuration"
+    )
     parser = argparse.ArgumentParser()
     roles = parser.add_subparsers(dest="role", required=True)
     server = roles.add_parser("server", parents=[common])

@@ -103,6 +103,7 @@ def in_namespace(home: Path, command: list[str]) -> list[str]:
 def server_configuration(arguments: argparse.Namespace, port: int, home: Path) -> str:
     with_password = arguments.password is not None
     lines = [
+        *(option.replace("=", " ", 1) for option in arguments.option),
         f"ListenAddress 127.0.0.1:{port}",
         *(f"HostKey {name}" for name in arguments.host_key),
         f"AuthorizedKeysFile {arguments.authorized or 'none'}",
@@ -241,6 +242,7 @@ class Client:
                 "ServerAliveInterval": f"{arguments.keep_alive:.0f}",
                 "ServerAliveCountMax": "1",
             }
+        options |= dict(option.split("=", 1) for option in arguments.option)
         return {name: value for name, value in options.items() if value}
 
     def start(self, command: str, log: Path, *more: str) -> subprocess.Popen[bytes]:
