@@ -168,7 +168,7 @@ class SessionConfig:
 
     :ivar key_exchanges: names of :class:`~anyssh.KeyExchange`
     :ivar host_key_algorithms: names of :class:`~anyssh.HostKeyAlgorithm`, for host keys and for
-        the public keys of clients
+        the public keys of clients; where certificates take part, for certificates of such keys too
     :ivar encryptions: names of :class:`~anyssh.Encryption`, both directions
     :ivar macs: names of :class:`~anyssh.Mac`, both directions
     :ivar compressions: only ``none``

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from itertools import chain
 from pathlib import Path
-from types import CodeType
+from types import CodeType, SimpleNamespace
 from typing import Any
 
 import anyio
@@ -22,6 +22,7 @@ from anyio.abc import SocketAttribute
 
 import anyssh
 from anyssh.testing import memory_stream_pair, session_pair
+from tests.authority import certified, string
 from tests.session.test_agent import OwnAgent
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +61,7 @@ def running(program: str, folder: Path) -> Iterator[tuple[str, str]]:
     path = folder / "server.py"
     path.write_text(program.replace(PORT, port))
     with subprocess.Popen(
-        [sys.executable, "-u", path], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-u", path], cwd=folder, stdout=subprocess.PIPE, text=True,
         env={"PYTHONPATH": str(ROOT)},
     ) as server:  # fmt: skip
         try:
@@ -114,6 +115,48 @@ async def test_commands_of_the_quickstart(capsys: pytest.CaptureFixture[str]) ->
         tasks.cancel_scope.cancel()
     told = "0 b'this is standard output\\n' b'and this is standard error\\n'\n"
     assert capsys.readouterr().out == told
+
+
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="no ssh-keygen")
+def test_the_server_and_the_client_with_certificates(tmp_path: Path) -> None:
+    page = "docs/how-to/certificates.md"
+    (commands,) = re.findall(r"^```sh\n(.*?)^```$", (ROOT / page).read_text(), re.M | re.S)
+    subprocess.run(["sh", "-e", "-c", commands], cwd=tmp_path, check=True)
+    client = block_with(page, "ClientSession.connect")
+    with running(block_with(page, "create_tcp_listener"), tmp_path) as (port, fingerprint):
+        assert fingerprint == anyssh.import_key_file(tmp_path / "host.pub").fingerprint
+        done = subprocess.run(
+            [sys.executable, "-c", client.replace(PORT, port)], cwd=tmp_path, capture_output=True,
+            text=True, env={"PYTHONPATH": str(ROOT)}, timeout=30, check=False,
+        )  # fmt: skip
+    told = "b'hello' ssh-ed25519-cert-v01@openssh.com\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, told, "")
+
+
+async def test_roles_and_restrictions_of_the_how_to() -> None:
+    names: dict[str, Any] = {}
+    page = "docs/how-to/certificates.md"
+    for text in ("command_to_run", "principals_for"):
+        exec(compiled(block_with(page, text)), names)  # noqa: S102
+    authority, key = anyssh.generate_key("ssh-ed25519"), anyssh.generate_key("ssh-ed25519")
+    options = [("force-command", string("uptime"))]
+    certificate = certified(
+        key, authority, principals=["on-call"], critical_options=options,
+        extensions=[("permit-pty", b"")],
+    )  # fmt: skip
+    with pytest.raises(anyssh.CertificateError, match="made out"):
+        await names["authorities"](authority).check(certificate, "root", None)
+    with pytest.raises(anyssh.CertificateError, match="force-command"):
+        await names["authorities_with_roles"](authority).check(certificate, "root", None)
+    alices = certified(key, authority, critical_options=options)
+    await names["authorities"](authority).check(alices, "alice", None)
+    await names["authorities_with_roles"](authority).check(
+        certified(key, authority, principals=["on-call"]), "root", None
+    )
+    session = SimpleNamespace(principal=certificate)
+    assert names["command_to_run"](session, "ls") == "uptime"
+    assert names["may_have_terminal"](certificate) is True
+    assert names["may_have_terminal"](alices) is False
 
 
 @pytest.mark.skipif(shutil.which("sh") is None, reason="no shell")
