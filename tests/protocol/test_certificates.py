@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from anyssh.config import InsecureSessionConfig
+from anyssh.config import InsecureSessionConfig, SessionConfig
 from anyssh.constants import DisconnectReason
 from anyssh.errors import HostKeyError
 from anyssh.keys import Certificate, Identity, Key, key_of
@@ -21,14 +21,25 @@ from anyssh.protocol import Phase, Role
 from anyssh.protocol.authentication import CertificateAttempt, PublicKeyAttempt
 from anyssh.protocol.events import (
     Authenticated,
+    ConnectionTerminated,
     HostKeyPresented,
     KeyExchangeCompleted,
     KeyQueried,
+    SessionResumed,
     SignatureRequested,
 )
 from tests.authority import HOST, SUFFIX, Draft, certified
 
-from .core_pair import CLIENT, SERVER, Answers, CorePair, assert_terminated, fast_config, host_key
+from .core_pair import (
+    CLIENT,
+    FAST,
+    SERVER,
+    Answers,
+    CorePair,
+    assert_terminated,
+    fast_config,
+    host_key,
+)
 from .test_server_authentication import (
     ALGORITHMS,
     KEYS,
@@ -352,6 +363,29 @@ def test_later_exchanges_with_a_certificate_for_another_key() -> None:
         assert "changed its host key" in str(error)
         assert pair.client.phase is Phase.TERMINATED
         assert key_of(HOST_CERTIFICATE).fingerprint in str(error)
+
+
+def test_a_session_goes_on_with_the_key_of_its_certificate() -> None:
+    """Over another stream too: a renewed certificate is as good, another key is not."""
+    config = SessionConfig.with_reconnect(**FAST)
+    another = host_key("ssh-ed25519", 31)
+    for second, good in (
+        (certified(HOST_KEY, AUTHORITY, type=HOST, serial=2), True),
+        (HOST_KEY.public(), True),
+        (certified(another, AUTHORITY, type=HOST), False),
+    ):
+        pair = pair_with(HOST_CERTIFICATE, client_config=config, held=[another])
+        pair.pump()
+        pair.authenticate()
+        pair.end_stream()
+        client_config, server_config, _, common = pair._make_arguments
+        pair._make_arguments = (client_config, server_config, [second], common)
+        pair.reconnect()
+        assert bool(pair.of_type(CLIENT, SessionResumed)) is good
+        assert len(pair.of_type(CLIENT, HostKeyPresented)) == 1
+        if not good:
+            error = pair.of_type(CLIENT, ConnectionTerminated)[-1].error
+            assert isinstance(error, HostKeyError)
 
 
 def test_user_authentication_after_a_host_certificate() -> None:

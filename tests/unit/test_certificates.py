@@ -551,9 +551,7 @@ def keygen(folder: Path, *arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if shutil.which("ssh-keygen") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("no ssh-keygen: apt-get install openssh-client")
+    if shutil.which("ssh-keygen") is None and "CI" not in os.environ:
         pytest.skip("no ssh-keygen")
     path = tmp_path_factory.mktemp("keygen")
     kinds = {"ed25519": ["-t", "ed25519"], "rsa": ["-t", "rsa", "-b", "2048"]}
