@@ -646,8 +646,9 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
         self._require_alive()
         core = self._core
         before = core.exchanger.completed_count
-        core.start_rekey(anyio.current_time())
-        self._advance()
+        if self._state is not SessionState.DISCONNECTED:
+            core.start_rekey(anyio.current_time())
+            self._advance()
         # Another stream has new keys from the start.
         await self._wait_until(
             lambda: core is not self._core or core.exchanger.completed_count > before
