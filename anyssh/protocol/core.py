@@ -155,7 +155,6 @@ class Core:
             self.exchanger,
             self.emit,
             self._guard,
-            self._clock,
             self._acknowledged,
             self._resume,
         )
@@ -238,7 +237,8 @@ class Core:
         """Seal and queue a payload, given as one or two pieces."""
         transport, journal = self.transport, self._reconnector.journal
         if journal is not None:
-            journal.enter(transport.messages_sent, self._clock(), head, body)
+            transport.now = now = self._clock()
+            journal.enter(transport.messages_sent, now, head, body)
         transport.send(head, body)
 
     def emit(self, event: Event) -> None:
@@ -267,7 +267,7 @@ class Core:
         self._now = now
         self.has_backlog = False
         if self._phase is not Phase.TERMINATED:
-            self.transport.received_at = now
+            self.transport.received_at = self.transport.now = now
             self._keep_alive.received(now)
             self._attempt(self._receive, data)
         return self.poll_events()
@@ -295,6 +295,7 @@ class Core:
     def data_to_send(self, now: float) -> bytes:
         """Return, and forget, the bytes to write to the stream. May bring about events."""
         self._now = now
+        self.transport.now = now
         if self._phase is Phase.RUNNING:
             self._attempt(self._start_rekey_if_due)
             self._ask_for_receipt()
@@ -330,7 +331,7 @@ class Core:
 
     def handle_timeout(self, now: float) -> list[Event]:
         """Do what is due; return what that brought about."""
-        self._now = now
+        self._now = self.transport.now = now
         if self._phase is not Phase.TERMINATED:
             self._attempt(self._time_out)
         return self.poll_events()

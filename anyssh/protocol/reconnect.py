@@ -41,7 +41,7 @@ from .transport import ReceiptHandler, Transport
 __all__ = ["Reconnector"]
 
 RECEIPT_MESSAGES: Final = 256
-RECEIPT_BYTES: Final = 256 * 1024
+RECEIPT_BYTES: Final = 1024 * 1024
 RECEIPT_TIME: Final = 1.0
 """The peer gets a receipt after so many messages, bytes or seconds, even if we have no news."""
 
@@ -63,7 +63,6 @@ class Reconnector:
         exchanger: KeyExchanger,
         emit: Callable[[Event], None],
         guard: Guard,
-        clock: Callable[[], float],
         on_receipt: ReceiptHandler,
         on_resume: Resume,
     ) -> None:
@@ -72,7 +71,6 @@ class Reconnector:
         self._exchanger = exchanger
         self._emit = emit
         self._guard = guard
-        self._clock = clock
         self._on_receipt = on_receipt
         self._on_resume = on_resume
         self._extensions: frozenset[str] = frozenset()
@@ -94,7 +92,7 @@ class Reconnector:
             self.journal = Journal(digest)
             request = GlobalRequest(Extension.ENABLE_SESSION_RECONNECT_REQUEST, False, b"")
             self._transport.send(request.encode())
-            self._transport.give_receipts(self._clock if self._has_delays else None)
+            self._transport.give_receipts(with_delay=self._has_delays)
         if self._connection is not None:
             self._ask(_continuity(self._connection))
 

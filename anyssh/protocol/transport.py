@@ -32,7 +32,6 @@ ReceiptHandler = Callable[[int, float | None], None]
 
 MIN_PACKET_LENGTH: Final = 5
 _NUMBER: Final = struct.Struct(">Q")
-_DELAY: Final = struct.Struct(">I")
 _NUMBER_AND_DELAY: Final = struct.Struct(">QI")
 MAX_DELAY: Final = 2**32 - 1
 MICROSECONDS: Final = 1_000_000
@@ -57,11 +56,14 @@ class Traffic:
 
 
 class Transport:
-    """Turns the bytes of one stream into payloads and back."""
+    """Turns the bytes of one stream into payloads and back.
+
+    :ivar received_at: when something last came, in monotonic seconds
+    :ivar now: when something is sent next
+    """
 
     __slots__ = (
         "_buffer",
-        "_clock",
         "_greeting",
         "_limits",
         "_make_receipt",
@@ -79,6 +81,7 @@ class Transport:
         "last_receipt",
         "messages_received",
         "messages_sent",
+        "now",
         "peer_version",
         "receipted_bytes",
         "receipted_messages",
@@ -115,12 +118,12 @@ class Transport:
         self.messages_received: int = 0
         self._make_receipt: Callable[[], bytes] | None = None
         self._peer_receipt: struct.Struct | None = None
-        self._clock: Callable[[], float] | None = None
         self._on_receipt: ReceiptHandler | None = None
         self.last_receipt: int = -1
         self.receipted_messages: int = 0
         self.receipted_bytes: int = 0
         self.received_at: float = 0.0
+        self.now: float = 0.0
 
     @property
     def traffic(self) -> Traffic:
@@ -243,13 +246,12 @@ class Transport:
         """Whether the peer's packets end in a receipt."""
         return self._peer_receipt is not None
 
-    def give_receipts(self, clock: Callable[[], float] | None) -> None:
+    def give_receipts(self, *, with_delay: bool) -> None:
         """End each packet from the next one on in a receipt.
 
-        :param clock: tells monotonic seconds; None leaves the time out of the receipts
+        :param with_delay: whether it tells the time from :attr:`received_at` to :attr:`now`
         """
-        self._clock = clock
-        self._make_receipt = self._number if clock is None else self._number_and_delay
+        self._make_receipt = self._number_and_delay if with_delay else self._number
 
     def expect_receipts(self, *, with_delay: bool, on_receipt: ReceiptHandler) -> None:
         """Expect one at the end of each packet from the next one on.
@@ -267,9 +269,11 @@ class Transport:
         return _NUMBER.pack(self.messages_received - 1)
 
     def _number_and_delay(self) -> bytes:
-        number = self._number()
-        delay = 0.0 if self._clock is None else max(0.0, self._clock() - self.received_at)
-        return number + _DELAY.pack(min(int(delay * MICROSECONDS), MAX_DELAY))
+        number = self.messages_received
+        self.receipted_messages = number
+        self.receipted_bytes = self.bytes_received
+        delay = int((self.now - self.received_at) * MICROSECONDS)
+        return _NUMBER_AND_DELAY.pack(number - 1, min(max(delay, 0), MAX_DELAY))
 
     def _take_receipt(
         self, layout: struct.Struct, payload: bytes | memoryview
