@@ -181,6 +181,17 @@ def implementations() -> list[Implementation]:
             lambda _: _anyssh_version(),
         ),
         *_on_loops(
+            "anyssh-reconnect",
+            Kind.SUBJECT,
+            _python("anyssh_peer", "--reconnect"),
+            loops,
+            512,
+            WITH_SLOW_READER,
+            lambda loop: _missing_modules(loop) or _missing_anyssh(),
+            "anyssh",
+            lambda _: _anyssh_version(),
+        ),
+        *_on_loops(
             "asyncssh",
             Kind.PEER,
             _python("asyncssh_peer"),

@@ -1,7 +1,8 @@
-"""anyssh, on asyncio, uvloop or Trio."""
+"""anyssh, on asyncio, uvloop or Trio; with ``--reconnect`` as a session that can reconnect."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
@@ -28,7 +29,8 @@ from .common import (
     main,
 )
 
-_CONFIG = anyssh.SessionConfig(
+_RECONNECTS = "--reconnect" in sys.argv
+_CONFIG = (anyssh.SessionConfig.with_reconnect if _RECONNECTS else anyssh.SessionConfig)(
     key_exchanges=[KEY_EXCHANGE],
     host_key_algorithms=[HOST_KEY_ALGORITHM],
     encryptions=[ENCRYPTION],
@@ -119,4 +121,6 @@ async def connect(task: Task) -> AsyncIterator[AnysshConnection]:
 
 
 if __name__ == "__main__":
+    if _RECONNECTS:
+        sys.argv.remove("--reconnect")
     main(serve, connect)
