@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, Self
 
 import anyio
@@ -61,7 +60,7 @@ class ClientSession(Session):
             )
         if config.is_secure and isinstance(verify_host, KnownHostVerifier):
             preferred = verify_host.preferred(config.host_key_algorithms)
-            config = replace(config, host_key_algorithms=preferred)
+            config = config.replace(host_key_algorithms=preferred)
         super().__init__(transport, config, trace=trace, on_progress=on_progress)
         self._verify_host = verify_host
         self._credentials = credentials
