@@ -8,9 +8,10 @@ application meant to reach: an address may belong to a proxy, and a stream may h
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from io import FileIO
 from pathlib import Path
@@ -19,8 +20,8 @@ from typing import Final, Self
 import anyio.lowlevel
 from anyio import to_thread
 
-from ..errors import HostKeyError, KeyFormatError, LocalProtocolError
-from ..keys import Key, key_type_for
+from ..errors import CertificateError, HostKeyError, KeyFormatError, LocalProtocolError
+from ..keys import Certificate, Key, check_host_certificate, key_type_for
 from ..keys.known_hosts import (
     DEFAULT_PORT,
     SALT_BYTES,
@@ -269,7 +270,11 @@ class _Findings:
 
 
 class KnownHostVerifier:
-    """Accepts the keys by which :class:`KnownHosts` know one host."""
+    """Accepts the keys by which :class:`KnownHosts` know a host, and its authorities' certificates.
+
+    A :class:`HostCertificateVerifier`. A certificate that is not good counts as none: its key may
+    be known all the same.
+    """
 
     def __init__(
         self,
@@ -291,22 +296,64 @@ class KnownHostVerifier:
 
         :raises HostKeyError: it is another key; the error says what is known and what to do
         """
-        key = presented.key
         findings = self._known_hosts._find(self._host, self._port)
+        if presented.certificate is not None:
+            try:
+                self._check_certificate(presented.certificate, findings)
+            except CertificateError as error:
+                await self._verify_key(replace(presented, certificate=None), findings, error)
+            return True
+        await self._verify_key(presented, findings, None)
+        return True
+
+    @property
+    def takes_certificates(self) -> bool:
+        """Whether there is an authority whose word about the host is believed."""
+        return bool(self._known_hosts.authorities_for(self._host, self._port))
+
+    def _check_certificate(self, certificate: Certificate, findings: _Findings) -> None:
+        check_host_certificate(
+            certificate,
+            findings.good_keys(HostMarker.CERT_AUTHORITY),
+            self._host,
+            now=time.time(),
+            revoked={
+                entry.key.fingerprint
+                for entry in findings.lines(HostMarker.REVOKED)
+                if entry.key is not None
+            },
+        )
+
+    async def _verify_key(
+        self,
+        presented: PresentedHostKey,
+        findings: _Findings,
+        problem: CertificateError | None,
+    ) -> None:
+        """Return for a known key, or one that may be added; raise for all others.
+
+        :param problem: what was wrong with its certificate
+        """
+        key = presented.key
         if findings.may_be_added(key) and await self._is_welcome(presented):
             # While somebody was asked, another session may have added a key.
             findings = self._known_hosts._find(self._host, self._port)
             if findings.may_be_added(key):
                 await self._add(key)
-                return True
+                return
+        text = _unknown(key, findings, self._known_hosts)
         match findings.status_of(key):
             case HostKeyStatus.KNOWN:
-                return True
+                return
             case HostKeyStatus.REVOKED:
-                raise _refusal(key, _revoked(key, findings))
+                text = _revoked(key, findings)
             case HostKeyStatus.CHANGED:
-                raise _refusal(key, _changed(key, findings))
-        raise _refusal(key, _unknown(key, findings, self._known_hosts))
+                text = _changed(key, findings)
+        if problem is not None:
+            text += f"; its certificate: {problem}"
+        elif findings.good_keys(HostMarker.CERT_AUTHORITY):
+            text += "; the host is known by its certificates, and showed none"
+        raise _refusal(key, text) from problem
 
     async def _is_welcome(self, presented: PresentedHostKey) -> bool:
         if isinstance(self._accept_new, bool):
@@ -368,8 +415,6 @@ def _unknown(key: Key, findings: _Findings, known_hosts: KnownHosts) -> str:
         f"the host {findings.name} is not known: {_shown(key)}. If its owner confirms this "
         f"fingerprint, add to {known_hosts.paths[0]}: {_line(key, findings)}"
     )
-    if findings.good_keys(HostMarker.CERT_AUTHORITY):
-        text += "; the host is known by its certificates, and showed none"
     if problems := known_hosts.problems:
         more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
         text += f"; a line could not be read: {problems[0]}{more}"

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -17,6 +18,7 @@ from anyio import to_thread
 import anyssh
 from anyssh import HostKeyStatus, KnownHosts
 from anyssh.keys.known_hosts import hashed_name, known_hosts_line
+from tests.authority import HOST, certified
 from tests.session.ends import Call, connected, make_server
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
@@ -403,8 +405,55 @@ async def test_hosts_known_by_certificates_are_not_known_by_any_key(tmp_path: Pa
     known = await KnownHosts.load(path)
     for accept_new in (False, True):
         text = await refusal(known.for_host("a.org", accept_new=accept_new), "ed1")
-        assert "known by its certificates" in text
+        assert "known by its certificates, and showed none" in text
     assert path.read_text() == line("*.org", "ed-authority", "@cert-authority")
+
+
+CERTIFIED = line("*.org", "ed-authority", "@cert-authority") + line("*", "ed-revoked", "@revoked")
+
+
+def certified_server(authority: str = "ed-authority", **fields: Any) -> anyssh.Server:
+    usual = {"type": HOST, "principals": ["a.org"]}
+    certificate = certified(key("ed1"), key(authority), **usual | fields)
+    return make_server(host_keys=[anyssh.CertifiedKey(key("ed1"), certificate)])
+
+
+@pytest.mark.parametrize("port", [22, 2222])
+async def test_a_host_is_known_by_its_certificate(port: int) -> None:
+    verify = KnownHosts.parse(CERTIFIED).for_host("a.org", port)
+    assert isinstance(verify, anyssh.HostCertificateVerifier)
+    assert verify.takes_certificates
+    async with connected(certified_server(), verify_host=verify) as (client, _):
+        assert client.host_key == key("ed1")
+    assert not KnownHosts.parse(CERTIFIED).for_host("a.com", port).takes_certificates
+
+
+@pytest.mark.parametrize(
+    "fields,reason",
+    [
+        ({"principals": ["b.org"]}, "not made out to 'a.org'"),
+        ({"authority": "ed2"}, "not believed"),
+        ({"authority": "ed-revoked"}, "not believed"),
+        ({"valid_before": 1_000_000_000, "valid_after": 0}, "expired"),
+    ],
+)
+async def test_a_certificate_that_is_not_good(fields: dict[str, Any], reason: str) -> None:
+    known = KnownHosts.parse(CERTIFIED)
+    with pytest.raises(anyssh.HostKeyError, match=f"a.org is not known.*{reason}") as caught:
+        async with connected(certified_server(**fields), verify_host=known.for_host("a.org")):
+            pytest.fail("the certificate is not good")
+    assert isinstance(caught.value.__cause__, anyssh.CertificateError)
+    # The key itself may be known all the same.
+    known = KnownHosts.parse(CERTIFIED + line("a.org", "ed1"))
+    async with connected(certified_server(**fields), verify_host=known.for_host("a.org")):
+        pass
+
+
+async def test_a_certificate_for_a_key_that_is_revoked() -> None:
+    known = KnownHosts.parse(CERTIFIED + line("*", "ed1", "@revoked"))
+    with pytest.raises(anyssh.HostKeyError, match="must not be trusted"):
+        async with connected(certified_server(), verify_host=known.for_host("a.org")):
+            pytest.fail("the key was revoked")
 
 
 async def test_the_address_of_the_stream_does_not_matter() -> None:
