@@ -166,6 +166,24 @@ async def test_what_we_demand_of_hosts(
         assert isinstance(refusal.value.__cause__, anyssh.CertificateError)
 
 
+async def test_authorities_of_known_hosts(
+    sshd: RunningServer, openssh: Peer, authority: Authority, keys: Keys, tmp_path: Path
+) -> None:
+    key = keys.stranger["ed25519"]
+    file = authority.certify(key, tmp_path, "-n", openssh.user)
+    mine = anyssh.ClientCredentials(openssh.user, keys=[certified(key, file)])
+    line = anyssh.export_public_key(authority.public)
+    for names in (f"[{HOST}]:{sshd.port}", HOST, "*"):
+        known = anyssh.KnownHosts.parse(f"@cert-authority {names} {line}")
+        async with our_client(sshd, known.for_host(HOST, sshd.port), mine) as session:
+            assert session.algorithms.host_key.endswith(SUFFIX)
+            assert await exchange(session, GREETING) == (GREETING, 0)
+    revoked = anyssh.KnownHosts.parse(f"@cert-authority * {line}@revoked * {line}")
+    with pytest.raises(anyssh.HostKeyError, match="not known"):
+        async with our_client(sshd, revoked.for_host(HOST, sshd.port), mine):
+            pytest.fail("the authority was revoked")
+
+
 async def test_sshd_without_certificates(openssh: Peer, authority: Authority, keys: Keys) -> None:
     host, key = keys.host["ed25519"], keys.user["ed25519"]
     mine = anyssh.ClientCredentials(openssh.user, keys=[our_key(key)])
