@@ -26,6 +26,7 @@ from anyssh.messages.agent import (
     take_frame,
 )
 from anyssh.testing import memory_stream_pair
+from tests.authority import certified
 from tests.session.ends import Call, connected, make_server, settle
 
 UNIX_SOCKETS = pytest.mark.skipif(os.name == "nt", reason="no UNIX sockets")
@@ -490,6 +491,25 @@ async def test_an_agent_that_breaks_ends_the_attempt() -> None:
         mine = anyssh.ClientCredentials("alice", keys=identities, password="wonderland")
         with pytest.raises(anyssh.AgentError, match="protocol"):
             await login(mine)
+
+
+@pytest.mark.parametrize("name", ["ssh-ed25519", "ssh-rsa"])
+async def test_a_certificate_for_a_key_of_the_agents(name: str) -> None:
+    authority = anyssh.generate_key("ssh-ed25519")
+
+    async def accept_certificate(attempt: anyssh.AuthAttempt) -> object | None:
+        return "certified" if isinstance(attempt, anyssh.CertificateAttempt) else None
+
+    believing = make_server(
+        authenticate=accept_certificate,
+        user_authorities=anyssh.UserAuthorities([authority.public()]),
+    )
+    async with at_stream(OwnAgent(key(name)).serve) as agent:
+        (identity,) = await agent.identities()
+        pair = anyssh.CertifiedKey(identity, certified(key(name), authority))
+        mine = anyssh.ClientCredentials("alice", keys=[pair])
+        async with connected(believing, credentials=mine) as (_, session):
+            assert session.principal == "certified"
 
 
 async def test_an_agent_behind_a_server() -> None:
