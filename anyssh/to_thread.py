@@ -26,6 +26,7 @@ __all__ = [
     "export_private_key_file",
     "export_public_key_file",
     "generate_key",
+    "import_certificate_file",
     "import_key",
     "import_key_file",
 ]
@@ -44,6 +45,7 @@ def _in_thread(function: Callable[P, T]) -> Callable[P, Awaitable[T]]:
 
 
 generate_key = _in_thread(keys.generate_key)
+import_certificate_file = _in_thread(keys.import_certificate_file)
 import_key = _in_thread(keys.import_key)
 import_key_file = _in_thread(keys.import_key_file)
 export_private_key = _in_thread(keys.export_private_key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import time
 from collections.abc import Callable, Collection
@@ -476,6 +477,17 @@ async def test_several_host_keys() -> None:
     verify = anyssh.pin(RSA_KEY.fingerprint)
     async with connected(server, verify_host=verify, config=config) as (client, _):
         assert client.host_key == RSA_KEY
+
+
+# Files
+
+
+async def test_a_certificate_file_is_read_in_a_thread(tmp_path: Path) -> None:
+    certificate = certified(KEY, AUTHORITY)
+    blob = base64.b64encode(certificate.public_blob).decode()
+    file = anyio.Path(tmp_path / "id-cert.pub")
+    await file.write_text(f"{certificate.algorithm} {blob} a comment\n")
+    assert await anyssh.to_thread.import_certificate_file(file) == certificate
 
 
 # Misuse
