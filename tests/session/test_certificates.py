@@ -6,6 +6,7 @@ import base64
 import logging
 import time
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 import anyio
