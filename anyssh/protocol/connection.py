@@ -162,10 +162,11 @@ class Connection:
         self.resume()
 
     def detach(self) -> None:
-        """Stop: the stream has ended, and what is sent from now on goes nowhere."""
+        """Stop for good: what is sent from now on goes nowhere, and nothing is kept of it."""
         if self._attachment is _Attachment.ATTACHED:
             self._attachment = _Attachment.ENDED
         self._link = None
+        self.continuity = None
         self._held.clear()
         self.held_size = 0
 

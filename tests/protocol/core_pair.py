@@ -305,18 +305,32 @@ class CorePair:
         return [event for event in self.events[role] if isinstance(event, kind)]
 
     def termination(self, role: Role) -> Exception | None:
-        """Return the error that ended a side; it must have ended."""
+        """Return the error that ended a side; it must have ended, and once."""
         (event,) = self.of_type(role, ConnectionTerminated)
         return event.error
 
+    def termination_of(self, role: Role) -> Exception | None:
+        """Return the error that ended a side's last stream."""
+        assert self.cores[role].phase is Phase.TERMINATED
+        return self.of_type(role, ConnectionTerminated)[-1].error
+
     # Reconnecting
 
-    def reconnect(self, *, pump: bool = True) -> None:
+    def reconnect(
+        self,
+        *,
+        pump: bool = True,
+        server_config: SessionConfig | None = None,
+        host_keys: Sequence[Key] | None = None,
+    ) -> None:
         """Let both sides have a new stream, and the client ask for the session there.
 
-        The stream before must have ended.
+        The stream before must have ended. Another server may answer than the one before.
         """
-        client_config, server_config, keys, common = self._make_arguments
+        client_config, usual_config, usual_keys, common = self._make_arguments
+        server_config = server_config or usual_config
+        keys = list(host_keys or usual_keys)
+        _KEYS.update({key.public(): key for key in keys if key.has_private})
         common = {**common, "now": self.now}
         client_line, server_line = self._identifications
         self.client = make_core(
