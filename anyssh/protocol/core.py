@@ -300,7 +300,7 @@ class Core:
             self._attempt(self._start_rekey_if_due)
             self._ask_for_receipt()
         data = self.transport.take_output()
-        if data:
+        if data and self._is_attached:
             self._connection.output_was_taken()
         return data
 
@@ -512,9 +512,10 @@ class Core:
         return True
 
     def _check_unauthenticated_budget(self) -> None:
+        # What has come but was not looked at yet may lie behind the end of authentication.
         limits, transport = self.config.limits, self.transport
         if (
-            transport.bytes_received > limits.unauthenticated_bytes
+            transport.bytes_received - transport.unread > limits.unauthenticated_bytes
             or transport.messages_received > limits.unauthenticated_packets
         ):
             raise RemoteProtocolError(
@@ -797,6 +798,7 @@ class Core:
         self.has_backlog = True
         for _, _, head, body in missing:
             self.send(head, body)
+        connection.own_waiting += self.transport.pending  # the peer made us send none of this
         self.emit(SessionResumed())
         connection.attach(self)
 
@@ -809,7 +811,8 @@ class Core:
         sent_at = journal.strike_off(number)
         if delay is not None and sent_at is not None:
             self.emit(LatencyMeasured((self._now - sent_at - delay) * 1000))
-        self._connection.pass_turn()
+        if self._is_attached:
+            self._connection.pass_turn()
 
     def _ask_for_receipt(self) -> None:
         """Have the peer acknowledge what it has, before senders have to wait for it."""

@@ -25,7 +25,7 @@ from .rate import Bucket
 
 __all__ = ["Continuity", "Entry", "Journal"]
 
-Entry = tuple[int, float, bytes, Buffer]
+Entry = tuple[int, float, bytes, bytes]
 """A message: the number of its packet, when it was sent, and its two pieces."""
 
 ENTRY_OVERHEAD: Final = 64
@@ -68,8 +68,11 @@ class Journal:
         return len(self._entries)
 
     def enter(self, number: int, now: float, head: bytes, body: Buffer = b"") -> None:
-        """Keep a message until its packet is acknowledged."""
-        self._entries.append((number, now, head, body))
+        """Keep a message until its packet is acknowledged.
+
+        The body may be a view of what the sender changes next, or of much more than is sent here.
+        """
+        self._entries.append((number, now, head, bytes(body)))
         self.size += len(head) + len(body) + ENTRY_OVERHEAD
 
     def enter_unsent(self, now: float, head: bytes, body: Buffer = b"") -> None:

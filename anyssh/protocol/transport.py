@@ -179,6 +179,11 @@ class Transport:
             self._offset = 0
 
     @property
+    def unread(self) -> int:
+        """Bytes that have come and wait for :meth:`next_payload`."""
+        return len(self._buffer) - self._offset
+
+    @property
     def trailer_size(self) -> int:
         """Bytes of MAC or tag behind each packet."""
         return self._opener.trailer_size
