@@ -25,11 +25,13 @@ from .rate import Bucket
 
 __all__ = ["Continuity", "Entry", "Journal"]
 
-Entry = tuple[int, float, bytes, bytes]
+Entry = tuple[int, float, bytes, Buffer]
 """A message: the number of its packet, when it was sent, and its two pieces."""
 
 ENTRY_OVERHEAD: Final = 64
 """What an entry costs besides its bytes; so their number is bounded too."""
+SHARED_BYTES: Final = 1024 * 1024
+"""A view of no more than this is kept as it is."""
 FAULTS: Final = 5
 FAULT_INTERVAL: Final = 12.0
 """Broken packets are survived five times a minute."""
@@ -68,11 +70,8 @@ class Journal:
         return len(self._entries)
 
     def enter(self, number: int, now: float, head: bytes, body: Buffer = b"") -> None:
-        """Keep a message until its packet is acknowledged.
-
-        The body may be a view of what the sender changes next, or of much more than is sent here.
-        """
-        self._entries.append((number, now, head, bytes(body)))
+        """Keep a message until its packet is acknowledged."""
+        self._entries.append((number, now, head, _kept(body)))
         self.size += len(head) + len(body) + ENTRY_OVERHEAD
 
     def enter_unsent(self, now: float, head: bytes, body: Buffer = b"") -> None:
@@ -172,3 +171,15 @@ class Continuity:
                 f"it is one from {journal.struck_off} to {journal.last_sent}",
             )
         return journal
+
+
+def _kept(body: Buffer) -> Buffer:
+    """Return a body that nobody changes any more, and that does not hold much more than it shows.
+
+    What is sent is mostly a view of some bytes that the sender wrote; these need no copy.
+    """
+    if type(body) is memoryview:
+        whole = body.obj
+        if type(whole) is bytes and len(whole) <= SHARED_BYTES:
+            return body
+    return bytes(body)
