@@ -168,6 +168,7 @@ async def our_server(
     config: anyssh.SessionConfig | None = None,
     handler: ChannelHandler | None = None,
     user_authorities: anyssh.UserAuthorities | None = None,
+    forwarding: anyssh.ForwardingPolicy | None = None,
 ) -> AsyncIterator[OurServer]:
     """Run a server on loopback that lets in whom the gate, and the authorities, let in."""
 
@@ -197,6 +198,7 @@ async def our_server(
             authenticate=authenticate,
             user_authorities=user_authorities,
             config=config,
+            forwarding=forwarding,
             trace=server.watch,
         )
         async with anyio.create_task_group() as tasks:

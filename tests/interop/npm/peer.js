@@ -7,6 +7,11 @@
 //   scenario stderr         the same with extended data, both ways: received
 //   scenario early          opens a channel before it authenticates: reason
 //   scenario request        an unknown and a known session request: granted, a list
+//   --forwarding            a server forwards whatever it is asked to; it connects to each port that
+//                           it listens on once without a socket, and tells the answer: answered
+//   scenario forward        forwards to and from the --target port in each way: heard, a list of
+//                           what came back; twice, whether a port could be had again; reason,
+//                           of a connection to --closed
 'use strict';
 
 const crypto = require('crypto');
@@ -14,7 +19,7 @@ const fs = require('fs');
 const net = require('net');
 const { parseArgs } = require('util');
 const ssh = require('@microsoft/dev-tunnels-ssh');
-const { SshServer } = require('@microsoft/dev-tunnels-ssh-tcp');
+const { PortForwardingService, SshServer } = require('@microsoft/dev-tunnels-ssh-tcp');
 const { importKeyFile } = require('@microsoft/dev-tunnels-ssh-keys');
 
 const ECHO = 'cat';
@@ -72,6 +77,9 @@ const { values: options, positionals } = parseArgs({
 		message: { type: 'string', default: 'good night' },
 		guess: flag,
 		insecure: flag,
+		forwarding: flag,
+		target: text,
+		closed: text,
 	},
 });
 
@@ -98,6 +106,7 @@ function configure() {
 	if (options['rekey-bytes']) config.keyRotationThreshold = Number(options['rekey-bytes']);
 	if (options['keep-alive']) config.keepAliveTimeoutInSeconds = Number(options['keep-alive']);
 	config.enableKeyExchangeGuess = options.guess;
+	if (options.forwarding || options.target) config.addService(PortForwardingService);
 	if (options.interactive) {
 		const methods = config.authenticationMethods;
 		methods.splice(0, methods.length, 'none', 'keyboard-interactive');
@@ -234,6 +243,34 @@ function echo(session, channel) {
 	});
 }
 
+function answerFromPorts(session) {
+	const ports = session.activateService(PortForwardingService);
+	ports.remoteForwardedPorts.onPortAdded((e) => {
+		const number = e.port.remotePort;
+		ports.connectToForwardedPort(number).then(
+			async (stream) => emit('answered', { heard: await say(stream, `port ${number}`) }),
+			(error) => emit('answered', { heard: error.message }),
+		);
+	});
+}
+
+// Says something and waits for an answer as long.
+function say(stream, words) {
+	return new Promise((resolve) => {
+		let heard = '';
+		stream.on('data', (data) => {
+			heard += data;
+			if (heard.length >= words.length) {
+				stream.destroy();
+				resolve(heard);
+			}
+		});
+		stream.on('error', (error) => resolve(error.message));
+		stream.on('close', () => resolve(heard));
+		stream.write(words);
+	});
+}
+
 async function serve() {
 	const server = new SshServer(configure());
 	for (const name of options['host-key']) {
@@ -247,12 +284,19 @@ async function serve() {
 		});
 		session.onClientAuthenticated(() => {
 			emit('authenticated', { user: options.user, method: session.principal.method });
+			if (options.forwarding) answerFromPorts(session);
 		});
 		session.onRequest((e) => {
-			e.isAuthorized = e.requestType === 'known@example.com';
+			const known = [
+				'known@example.com',
+				PortForwardingService.portForwardRequestType,
+				PortForwardingService.cancelPortForwardRequestType,
+			];
+			e.isAuthorized = known.includes(e.requestType);
 		});
 		session.onChannelOpening((e) => {
-			if (e.isRemoteRequest) echo(session, e.channel);
+			const forwarding = e.channel.channelType.endsWith('-tcpip');
+			if (e.isRemoteRequest && !forwarding) echo(session, e.channel);
 		});
 	});
 	const listener = net.createServer((socket) => server.acceptSession(socket));
@@ -361,6 +405,34 @@ const scenarios = {
 			granted.push(await request(session, name));
 		}
 		emit('result', { granted });
+	},
+	async forward(session) {
+		const ports = session.activateService(PortForwardingService);
+		const target = Number(options.target);
+		const host = '127.0.0.1';
+		const dial = (port) => net.connect(port, host);
+		const heard = [];
+		heard.push(await say(await ports.streamToRemotePort('localhost', target), 'stream to'));
+		const there = await ports.forwardToRemotePort(host, 0, 'localhost', target);
+		heard.push(await say(dial(there.localPort), 'forward to'));
+		const back = await ports.forwardFromRemotePort(host, 0, host, target);
+		heard.push(await say(dial(back.remotePort), 'forward from'));
+		const streamer = await ports.streamFromRemotePort(host, 0);
+		streamer.onStreamOpened((stream) => {
+			stream.on('data', (data) => stream.write(data.toString().toUpperCase()));
+		});
+		heard.push(await say(dial(streamer.remotePort), 'stream from'));
+		const port = back.remotePort;
+		back.dispose();
+		const again = await ports.forwardFromRemotePort(host, port, host, target);
+		heard.push(await say(dial(again.remotePort), 'again'));
+		let reason = 0;
+		try {
+			await ports.streamToRemotePort(host, Number(options.closed));
+		} catch (error) {
+			reason = error.reason;
+		}
+		emit('result', { heard, twice: again.remotePort === port, reason });
 	},
 	async disconnect(session) {
 		await run(session, ECHO, GREETING);
