@@ -44,6 +44,27 @@ from .errors import (
     WireError,
     WrongPassphrase,
 )
+from .forwarding.endpoints import Endpoint, TcpEndpoint, UnixEndpoint
+from .forwarding.errors import ConnectFailed
+from .forwarding.local import LocalForward, RemoteConnectable, SocksForward
+from .forwarding.policy import (
+    Connecting,
+    Connector,
+    ForwardingAction,
+    ForwardingPolicy,
+    ForwardingRequest,
+    ListenerFactory,
+)
+from .forwarding.ports import (
+    ForwardedChannelAdded,
+    ForwardedChannelRemoved,
+    ForwardedConnection,
+    ForwardedPort,
+    ForwardedPortAdded,
+    ForwardedPortRemoved,
+)
+from .forwarding.remote import RemoteForward, RemoteListener
+from .forwarding.service import PortForwarding
 from .identification import PeerVersion
 from .keys import (
     Certificate,
@@ -87,7 +108,13 @@ from .session.channel import Channel, ChannelClosed, ChannelOpening, StderrStrea
 from .session.client import ClientSession
 from .session.credentials import CertifiedKey, ClientCredentials, HostBasedCredentials, Signer
 from .session.errors import ConnectionLost
-from .session.events import KeepAliveFailed, KeepAliveSucceeded, Reconnected, SessionEvent
+from .session.events import (
+    KeepAliveFailed,
+    KeepAliveSucceeded,
+    Reconnected,
+    ServiceActivated,
+    SessionEvent,
+)
 from .session.host_keys import HostKeyVerifier, InsecureAcceptAnyHostKey, PresentedHostKey, pin
 from .session.known_hosts import HostKeyStatus, KnownHosts, KnownHostVerifier
 from .session.links import SessionState
@@ -95,6 +122,7 @@ from .session.metrics import ChannelMetrics, SessionMetrics
 from .session.reconnectable import ReconnectableSessions
 from .session.requests import ChannelRequest, IncomingRequest, Reply
 from .session.server import Server, ServerSession
+from .session.services import ServiceActivation, SessionService
 from .session.session import Session, SessionClosed
 from .trace import Progress, ProgressEvent, TraceEvent, TraceId, TraceLevel
 
@@ -128,14 +156,27 @@ __all__ = [
     "ClientCredentials",
     "ClientSession",
     "Compression",
+    "ConnectFailed",
+    "Connecting",
     "ConnectionLost",
     "ContourFormatError",
     "ContourInterval",
+    "Connector",
     "DisconnectReason",
     "Disconnected",
     "Encryption",
+    "Endpoint",
     "Extension",
     "HostAuthorities",
+    "ForwardedChannelAdded",
+    "ForwardedChannelRemoved",
+    "ForwardedConnection",
+    "ForwardedPort",
+    "ForwardedPortAdded",
+    "ForwardedPortRemoved",
+    "ForwardingAction",
+    "ForwardingPolicy",
+    "ForwardingRequest",
     "HostBasedAttempt",
     "HostBasedCredentials",
     "HostCertificateVerifier",
@@ -161,6 +202,8 @@ __all__ = [
     "KnownHostsProblem",
     "Latency",
     "Limits",
+    "ListenerFactory",
+    "LocalForward",
     "LocalProtocolError",
     "Mac",
     "MessageNumber",
@@ -170,6 +213,7 @@ __all__ = [
     "PassphraseRequired",
     "PasswordAttempt",
     "PeerVersion",
+    "PortForwarding",
     "PresentedHostKey",
     "Progress",
     "ProgressEvent",
@@ -177,6 +221,9 @@ __all__ = [
     "ProtocolError",
     "PublicKeyAttempt",
     "ReconnectError",
+    "RemoteConnectable",
+    "RemoteForward",
+    "RemoteListener",
     "RemoteProtocolError",
     "Reply",
     "RequestDenied",
@@ -185,19 +232,25 @@ __all__ = [
     "Server",
     "ServerSession",
     "Service",
+    "ServiceActivated",
+    "ServiceActivation",
     "Session",
     "SessionClosed",
     "SessionConfig",
     "SessionContour",
     "SessionEvent",
     "SessionMetrics",
+    "SessionService",
     "Signer",
     "SigningRefused",
+    "SocksForward",
     "StderrStream",
+    "TcpEndpoint",
     "TraceEvent",
     "TraceId",
     "TraceLevel",
     "UserAuthorities",
+    "UnixEndpoint",
     "WireError",
     "WrongPassphrase",
     "__version__",

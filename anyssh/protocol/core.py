@@ -8,7 +8,7 @@ connection. What those tell goes out as events. Any error of the peer ends in on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -57,6 +57,7 @@ from .events import (
     KeyExchangeCompleted,
     LatencyMeasured,
     ServiceAccepted,
+    ServiceRequested,
     SessionResumed,
     VersionReceived,
 )
@@ -105,6 +106,7 @@ class Core:
         halves may live elsewhere
     :param takes_certificates: whether the peer may prove itself with a certificate
     :param delay_secret: makes the times of failed authentications unpredictable
+    :param services: what clients may ask for once they are authenticated, besides the connection
     :param clock: tells monotonic seconds whenever it is asked, for measuring latency
     :param trace: told what happens, if given
     """
@@ -121,6 +123,7 @@ class Core:
         host_keys: Sequence[Identity] = (),
         takes_certificates: bool = False,
         delay_secret: bytes = b"",
+        services: Collection[str] = (),
         clock: Callable[[], float] | None = None,
         trace: TraceHandler | None = None,
     ) -> None:
@@ -130,6 +133,7 @@ class Core:
         self._trace = trace
         self._takes_certificates = takes_certificates
         self._delay_secret = delay_secret
+        self._services = frozenset(services)
         self._events: list[Event] = []
         self._phase = Phase.VERSION
         self._rules = _ACCEPTANCE[role][Phase.VERSION]
@@ -844,6 +848,8 @@ class Core:
         name = ServiceRequest.decode(payload).service_name
         if self._phase is Phase.ENCRYPTED and name == Service.USERAUTH:
             self._set_phase(Phase.AUTHENTICATION)
+        elif name in self._services and self.is_running:
+            self._events.append(ServiceRequested(name))
         elif name != Service.CONNECTION or not (self.is_running or self._peer_is_dev_tunnels):
             raise RemoteProtocolError(
                 f'Service "{displayable(name)}" not available',

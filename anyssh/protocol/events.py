@@ -55,6 +55,7 @@ __all__ = [
     "Refused",
     "ReplyReceived",
     "ServiceAccepted",
+    "ServiceRequested",
     "SignatureRequested",
     "Verdict",
     "VersionReceived",
@@ -229,6 +230,13 @@ class SignatureRequested(Obligation):
 
 
 # Authentication
+
+
+@dataclass(slots=True)
+class ServiceRequested(Event):
+    """An authenticated client asked for one of the services that the core was told of."""
+
+    name: str
 
 
 @dataclass(slots=True)

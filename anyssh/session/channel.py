@@ -166,6 +166,7 @@ class Channel(ByteStream):
         self._closed: ChannelClosed | None = None
         self._is_closed_here = False
         self._requests = RequestQueue(self._refuse_request)
+        self._attributes: dict[Any, Callable[[], Any]] = {}
 
     # What it is
 
@@ -190,6 +191,11 @@ class Channel(ByteStream):
         return self._open_payload
 
     @property
+    def closed(self) -> ChannelClosed | None:
+        """How the channel ended, None while it is open."""
+        return self._closed
+
+    @property
     def stderr(self) -> StderrStream:
         """The stream of what the peer sends as standard error."""
         return self._stderr
@@ -201,9 +207,13 @@ class Channel(ByteStream):
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        """The attributes of the session, and :attr:`SSHAttribute.channel_type`."""
+        """The attributes of the session, :attr:`SSHAttribute.channel_type`, and those added."""
         own = {SSHAttribute.channel_type: lambda: self.channel_type}
-        return {**self._session.extra_attributes, **own}
+        return {**self._session.extra_attributes, **own, **self._attributes}
+
+    def add_attributes(self, attributes: Mapping[Any, Callable[[], Any]]) -> None:
+        """Add typed attributes, for example of what is behind the channel."""
+        self._attributes.update(attributes)
 
     # Bytes
 

@@ -13,6 +13,7 @@ from anyio.abc import AnyByteStream
 from ..config import SessionConfig
 from ..constants import Service
 from ..errors import HostKeyError, LocalProtocolError
+from ..forwarding.policy import ForwardingPolicy
 from ..keys import Key
 from ..protocol import Role
 from ..protocol.events import (
@@ -32,6 +33,7 @@ from .credentials import ClientCredentials
 from .host_keys import HostKeyVerifier, PresentedHostKey
 from .known_hosts import KnownHostVerifier
 from .links import SessionState
+from .services import SessionService
 from .session import ProgressHandler, Session, Transport
 
 __all__ = ["ClientSession"]
@@ -49,6 +51,8 @@ class ClientSession(Session):
         verify_host: HostKeyVerifier | None,
         credentials: ClientCredentials | None = None,
         config: SessionConfig | None = None,
+        forwarding: ForwardingPolicy | None = None,
+        services: Mapping[type[SessionService], Any] | None = None,
         trace: TraceHandler | None = None,
         on_progress: ProgressHandler | None = None,
     ) -> None:
@@ -61,7 +65,14 @@ class ClientSession(Session):
         if config.is_secure and isinstance(verify_host, KnownHostVerifier):
             preferred = verify_host.preferred(config.host_key_algorithms)
             config = config.replace(host_key_algorithms=preferred)
-        super().__init__(transport, config, trace=trace, on_progress=on_progress)
+        super().__init__(
+            transport,
+            config,
+            forwarding=forwarding,
+            services=services,
+            trace=trace,
+            on_progress=on_progress,
+        )
         self._verify_host = verify_host
         self._credentials = credentials
         self._authenticator: Authenticator | None = None
@@ -78,6 +89,8 @@ class ClientSession(Session):
         verify_host: HostKeyVerifier | None,
         credentials: ClientCredentials | None = None,
         config: SessionConfig | None = None,
+        forwarding: ForwardingPolicy | None = None,
+        services: Mapping[type[SessionService], Any] | None = None,
         trace: TraceHandler | None = None,
         on_progress: ProgressHandler | None = None,
     ) -> Self:
@@ -101,6 +114,8 @@ class ClientSession(Session):
             if it is a :class:`HostCertificateVerifier`, such as :class:`HostAuthorities`
         :param credentials: who we are
         :param config: algorithms, limits and timers
+        :param forwarding: what the server may have us connect to or listen on; nothing if None
+        :param services: classes of services, with a configuration or None for each
         :param trace: called with what happens, for developers
         :param on_progress: called with the stages of the set-up
         :raises TypeError: there is no ``verify_host``
@@ -110,6 +125,8 @@ class ClientSession(Session):
             verify_host=verify_host,
             credentials=credentials,
             config=config,
+            forwarding=forwarding,
+            services=services,
             trace=trace,
             on_progress=on_progress,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import anyio
 import anyio.lowlevel
@@ -12,12 +12,16 @@ import anyio.lowlevel
 from ..errors import SSHError
 from ._waiting import Notice
 
+if TYPE_CHECKING:
+    from .services import SessionService
+
 __all__ = [
     "Disconnected",
     "EventQueue",
     "KeepAliveFailed",
     "KeepAliveSucceeded",
     "Reconnected",
+    "ServiceActivated",
     "SessionEvent",
 ]
 
@@ -65,6 +69,16 @@ class Reconnected(SessionEvent):
     """
 
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceActivated(SessionEvent):
+    """A service was needed for the first time.
+
+    :ivar service: the session's one instance of it
+    """
+
+    service: SessionService
 
 
 class EventQueue:

@@ -14,6 +14,7 @@ from anyio.abc import AnyByteStream, Listener, TaskStatus
 from ..config import SessionConfig
 from ..constants import ReconnectFailureReason
 from ..errors import CertificateError, LocalProtocolError, ReconnectError, SessionMoved, SSHError
+from ..forwarding.policy import ForwardingPolicy
 from ..keys import Certificate, CertificateType, Key
 from ..protocol import Core, Role
 from ..protocol.authentication import (
@@ -37,6 +38,7 @@ from .credentials import CertifiedKey, Signer, require_type
 from .errors import ConnectionLost
 from .links import SessionState
 from .reconnectable import ReconnectableSessions
+from .services import SessionService
 from .session import ProgressHandler, Session
 from .signing import public_key_of, signer_of
 
@@ -69,10 +71,20 @@ class ServerSession(Session):
         user_authorities: UserAuthorities | None,
         authorize_reconnect: AuthorizeReconnect | None,
         reconnectable_sessions: ReconnectableSessions,
+        forwarding: ForwardingPolicy | None = None,
+        services: Mapping[type[SessionService], Any] | None = None,
         trace: TraceHandler | None = None,
         on_progress: ProgressHandler | None = None,
     ) -> None:
-        super().__init__(stream, config, host_keys=host_keys, trace=trace, on_progress=on_progress)
+        super().__init__(
+            stream,
+            config,
+            host_keys=host_keys,
+            forwarding=forwarding,
+            services=services,
+            trace=trace,
+            on_progress=on_progress,
+        )
         self._authorize_reconnect = authorize_reconnect
         self._reconnectable = reconnectable_sessions
         self._lost_at = math.inf
@@ -321,6 +333,8 @@ class Server:
     :param reconnectable_sessions: where clients find their sessions again, if it is to be shared
         with other servers
     :param config: algorithms, limits and timers
+    :param forwarding: what clients may have us connect to or listen on; nothing if None
+    :param services: classes of services, with a configuration or None for each
     :param trace: called with what happens in every session, for developers
     :param on_progress: called with the stages of every session's set-up
     :raises ValueError: there is no usable host key, or a certificate is not for a host
@@ -337,6 +351,8 @@ class Server:
         authorize_reconnect: AuthorizeReconnect | None = None,
         reconnectable_sessions: ReconnectableSessions | None = None,
         config: SessionConfig | None = None,
+        forwarding: ForwardingPolicy | None = None,
+        services: Mapping[type[SessionService], Any] | None = None,
         trace: TraceHandler | None = None,
         on_progress: ProgressHandler | None = None,
     ) -> None:
@@ -349,6 +365,8 @@ class Server:
         self._reconnectable_sessions = (
             ReconnectableSessions() if reconnectable_sessions is None else reconnectable_sessions
         )
+        self._forwarding = forwarding
+        self._services = services
         self._trace = trace
         self._on_progress = on_progress
         if self._config.is_secure:
@@ -404,6 +422,8 @@ class Server:
             user_authorities=self._user_authorities,
             authorize_reconnect=self._authorize_reconnect,
             reconnectable_sessions=self._reconnectable_sessions,
+            forwarding=self._forwarding,
+            services=self._services,
             trace=self._trace,
             on_progress=self._on_progress,
         )

@@ -36,6 +36,9 @@ from ..config import SessionConfig
 from ..constants import DisconnectReason
 from ..contour import SessionContour
 from ..errors import Disconnected, HostKeyError, KeyExchangeFailed, LocalProtocolError, SSHError
+from ..forwarding.methods import ForwardingMethods
+from ..forwarding.policy import ForwardingPolicy
+from ..forwarding.service import PortForwarding
 from ..identification import PeerVersion, local_identification
 from ..keys import Identity, Key
 from ..protocol import Connection, Core, Phase, Role
@@ -60,6 +63,7 @@ from ..protocol.events import (
     LatencyMeasured,
     ReplyReceived,
     ServiceAccepted,
+    ServiceRequested,
     SessionResumed,
     SignatureRequested,
     VersionReceived,
@@ -84,6 +88,7 @@ from .requests import (
     RequestIterator,
     RequestQueue,
 )
+from .services import ServiceHost, ServiceT, SessionService
 from .signing import identity_of, public_key_of, signed, signer_of
 
 __all__ = ["Session", "SessionClosed", "Transport"]
@@ -167,7 +172,7 @@ class ChannelOpenings:
         return opening
 
 
-class Session(AsyncContextManagerMixin, TypedAttributeProvider):
+class Session(ForwardingMethods, AsyncContextManagerMixin, TypedAttributeProvider):
     """One end of an SSH session. Made by :class:`ClientSession` and :class:`Server`.
 
     Entered once, with ``async with``, and left in the same task. Leaving says goodbye, closes the
@@ -182,6 +187,8 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
         config: SessionConfig,
         *,
         host_keys: Iterable[Key | Signer | CertifiedKey] = (),
+        forwarding: ForwardingPolicy | None = None,
+        services: Mapping[type[SessionService], Any] | None = None,
         trace: TraceHandler | None = None,
         on_progress: ProgressHandler | None = None,
     ) -> None:
@@ -216,6 +223,8 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
         self._granted_service: str | None = None
         self._requests = RequestQueue(self._refuse_request)
         self._events = EventQueue(config.limits.events)
+        policy = forwarding if forwarding is not None else ForwardingPolicy()
+        self._service_host = ServiceHost(self, {PortForwarding: policy, **(services or {})})
 
     @property
     def _core(self) -> Core:
@@ -378,6 +387,7 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
             takes_certificates=self._takes_certificates,
             delay_secret=_process_secret,
             clock=anyio.current_time,
+            services=self._service_host.service_requests,
             trace=self._trace_handler,
         )
 
@@ -632,6 +642,24 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
     def _refuse_request(self, request: PendingRequest) -> None:
         self._answer_request(request, False, b"")
 
+    # Services
+
+    @property
+    def services(self) -> tuple[SessionService, ...]:
+        """The services that were needed so far."""
+        return self._service_host.active
+
+    def service(self, kind: type[ServiceT]) -> ServiceT:
+        """Return the session's instance of a registered service, made when first needed.
+
+        :raises LocalProtocolError: it is not registered, or the session has not started
+        :raises SSHError: the session has ended
+        """
+        if self._state is SessionState.NEW:
+            raise self._not_started()
+        self._require_alive()
+        return self._service_host.activate(kind, self._services)
+
     # Keys
 
     async def rekey(self) -> None:
@@ -775,9 +803,14 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
         self._granted_service = event.name
         self._changed.notify()
 
+    def _service_requested(self, event: ServiceRequested) -> None:
+        self._service_host.take_service_request(event.name, self._services)
+
     def _channel_open_received(self, event: ChannelOpenReceived) -> None:
-        self._openings.append(ChannelOpening(self, event.channel, event.payload))
-        self._opening_came.notify()
+        opening = ChannelOpening(self, event.channel, event.payload)
+        if not self._service_host.take_opening(opening, self._services):
+            self._openings.append(opening)
+            self._opening_came.notify()
 
     def _channel_opened(self, event: ChannelOpened) -> None:
         channel: Channel = event.channel.owner
@@ -810,10 +843,13 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
         event.channel.owner._became_writable()
 
     def _channel_request_received(self, event: ChannelRequestReceived) -> None:
-        event.channel.owner._request_received(event.request)
+        channel: Channel = event.channel.owner
+        if not self._service_host.take_channel_request(channel, event.request, self._services):
+            channel._request_received(event.request)
 
     def _global_request_received(self, event: GlobalRequestReceived) -> None:
-        self._requests.put(event.request)
+        if not self._service_host.take_session_request(event.request, self._services):
+            self._requests.put(event.request)
 
     def _reply_received(self, event: ReplyReceived) -> None:
         pending: PendingReply | None = event.slot.owner
@@ -870,6 +906,7 @@ class Session(AsyncContextManagerMixin, TypedAttributeProvider):
         self._trace(TraceId.SESSION_CLOSING, TraceLevel.INFO, f"closed: {error}", error)
         for scope in self._waiting_scopes:
             scope.cancel()
+        self._service_host.end()
         for channel in tuple(self._channels):
             channel._session_ended(error)
         self._channels.clear()
@@ -946,6 +983,7 @@ _HANDLERS: Final[dict[type[Event], Callable[[Session, Any], None]]] = {
     KeyExchangeCompleted: Session._key_exchange_completed,
     SignatureRequested: Session._signature_requested,
     ServiceAccepted: Session._service_accepted,
+    ServiceRequested: Session._service_requested,
     DebugReceived: Session._debug_received,
     KeepAliveAnswered: Session._keep_alive_answered,
     KeepAliveMissed: Session._keep_alive_missed,

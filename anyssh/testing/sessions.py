@@ -7,9 +7,10 @@ and both ends have to be entered at the same time.
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
+from typing import Any
 
 from anyio import Event, create_task_group, move_on_after
 from anyio.abc import ByteStream
@@ -40,6 +41,10 @@ async def session_pair(
     authenticate: Authenticate | None = None,
     credentials: anyssh.ClientCredentials | None = None,
     host_key: anyssh.Key | None = None,
+    client_forwarding: anyssh.ForwardingPolicy | None = None,
+    server_forwarding: anyssh.ForwardingPolicy | None = None,
+    client_services: Mapping[type[anyssh.SessionService], Any] | None = None,
+    server_services: Mapping[type[anyssh.SessionService], Any] | None = None,
     capacity: int = 65536,
 ) -> AsyncIterator[tuple[anyssh.ClientSession, anyssh.ServerSession]]:
     """Give a client's and a server's session, connected and authenticated.
@@ -53,6 +58,10 @@ async def session_pair(
     :param authenticate: as for :class:`~anyssh.Server`; to accept the test's own password if None
     :param credentials: as for :class:`~anyssh.ClientSession`; the test's own password if None
     :param host_key: the server's, one Ed25519 key for the whole process if None
+    :param client_forwarding: what the server's end may have the client's connect to or listen on
+    :param server_forwarding: the same the other way round
+    :param client_services: of the client's end
+    :param server_services: of the server's end
     :param capacity: bytes that each direction of the stream holds
     :raises ~anyssh.SSHError: the two ends do not come to terms
     """
@@ -63,6 +72,8 @@ async def session_pair(
             host_keys=[host_key],
             authenticate=authenticate or _accept_own_password,
             config=server_config,
+            forwarding=server_forwarding,
+            services=server_services,
         ),
         server_stream(far) if server_stream else far,
     )
@@ -71,6 +82,8 @@ async def session_pair(
         credentials=credentials or anyssh.ClientCredentials(_USERNAME, password=_PASSWORD),
         verify_host=anyssh.pin(host_key.fingerprint),
         config=client_config,
+        forwarding=client_forwarding,
+        services=client_services,
     )
     failure: Exception | None = None
     async with create_task_group() as group:

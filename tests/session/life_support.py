@@ -325,11 +325,11 @@ async def nothing_left_behind() -> AsyncIterator[None]:
         await checkpoint()
     gc.collect()
     # The event loops have threads and files of their own: Trio polls in one under AnyIO's plugin,
-    # libuv keeps a spare descriptor.
+    # asyncio looks up names in some, libuv keeps a spare descriptor.
     new_threads = {
         thread
         for thread in set(threading.enumerate()) - threads
-        if not thread.name.startswith("Trio thread")
+        if not thread.name.startswith(("Trio thread", "asyncio_"))
     }
     assert not new_threads, f"threads that outlive their session: {new_threads}"
     new_files = {file for file in _open_files() - files if not file.endswith(" /dev/null")}

@@ -147,10 +147,10 @@ async def test_a_reply_of_the_session_carries_a_payload() -> None:
         for asker, answerer in ((client, server), (server, client)):
             requests = answerer.requests()
             for payload in (b"", b"\x00\x00\x10\x92", bytes(30_000)):
-                asking = Call(group, partial(asker.request, "tcpip-forward"))
+                asking = Call(group, partial(asker.request, "mirror@example.com"))
                 await (await anext(requests)).accept(payload)
                 assert await asking.result() == anyssh.Reply(True, payload)
-            asking = Call(group, partial(asker.request, "tcpip-forward"))
+            asking = Call(group, partial(asker.request, "mirror@example.com"))
             await (await anext(requests)).reject()
             assert await asking.result() == anyssh.Reply(False)
 

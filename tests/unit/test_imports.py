@@ -31,10 +31,11 @@ LAYERS = {
     "protocol": 2,
     "session": 3,
     "to_thread": 3,
-    "": 4,  # anyssh/__init__.py: the public names
-    "testing": 5,
-    "demo": 6,
-    "__main__": 7,
+    "forwarding": 4,
+    "": 5,  # anyssh/__init__.py: the public names
+    "testing": 6,
+    "demo": 7,
+    "__main__": 8,
 }
 """Parts of the package and how high they stand; a part may import what stands lower, and itself."""
 
@@ -47,6 +48,12 @@ PUBLIC = LAYERS[""]
 NEIGHBOURS = {("algorithms", "keys"), ("keys", "algorithms")}
 """Parts of one height that may know each other, besides those of layer 0."""
 
+FEATURES = {"forwarding"}
+"""Parts that live on what sessions offer to everybody, though they stand below the public names."""
+
+ASSEMBLY = {"anyssh.session.session", "anyssh.session.client", "anyssh.session.server"}
+"""Modules that give sessions the methods and parameters of features, and so stand above them."""
+
 PUBLIC_MODULES = {"messages", "testing", "to_thread", "wire"}
 
 LIBRARIES = {
@@ -56,7 +63,8 @@ LIBRARIES = {
     3: {"anyio"},
     4: {"anyio"},
     5: {"anyio"},
-    6: {"anyio", "rich"},
+    6: {"anyio"},
+    7: {"anyio", "rich"},
 }
 """What a layer may import besides the standard library; higher layers are as the highest here."""
 
@@ -155,6 +163,8 @@ def wrong_part(module: Module, name: str) -> str | None:
         return "a part that LAYERS does not know"
     if module.layer > PUBLIC and part and part not in PUBLIC_MODULES and LAYERS[part] < PUBLIC:
         return "not public"
+    if module.name in ASSEMBLY and part in FEATURES:
+        return None
     if LAYERS[part] < module.layer or LAYERS[part] == 0 or (module.part, part) in NEIGHBOURS:
         return None
     return "it does not stand lower"
@@ -180,6 +190,8 @@ def wrong_statements(module: Module) -> Iterator[str]:
             problem = leaking_comparison(node)
         elif module.layer <= PURE:
             problem = impurity(node)
+        elif module.part in FEATURES:
+            problem = intrusion(node)
         if problem:
             yield f"{module.name}:{getattr(node, 'lineno', 0)} {problem}"
 
@@ -193,6 +205,15 @@ def impurity(node: ast.AST) -> str | None:
     if isinstance(node, ast.ImportFrom) and any(alias.name in ENTROPY for alias in node.names):
         return "entropy is an argument"
     return None
+
+
+def intrusion(node: ast.AST) -> str | None:
+    """Say which name of another object's own a feature uses."""
+    if not isinstance(node, ast.Attribute) or not node.attr.startswith("_"):
+        return None
+    if node.attr.endswith("__") or getattr(node.value, "id", "") in ("self", "cls"):
+        return None
+    return f"{node.attr} is not offered to others"
 
 
 def leaking_comparison(node: ast.Compare) -> str | None:
@@ -274,6 +295,10 @@ def test_all_modules_are_read() -> None:
         ("anyssh.session.link", "self.tag != other.tag"),
         ("anyssh.session.link", "data[:16] == tag[:16]"),
         ("anyssh.session.link", "shared_secret == wanted"),
+        ("anyssh.session.link", "from ..forwarding.relay import Relay"),
+        ("anyssh.forwarding.relay", "channel._session"),
+        ("anyssh.forwarding.relay", "import asyncssh"),
+        ("anyssh.testing.pairs", "from ..forwarding.relay import Relay"),
         ("anyssh.testing.pairs", "from ..session.link import Link"),
         ("anyssh.testing.pairs", "from ..protocol import Core"),
         ("anyssh.demo", "from anyssh.session import Channel"),
@@ -295,6 +320,8 @@ def test_what_is_wrong_is_found(name: str, source: str) -> None:
         ("anyssh.protocol.core", "from ..messages import Disconnect\nfrom .events import Event"),
         ("anyssh.session.link", "import anyio, time\nasync def f(): await g()"),
         ("anyssh.session.link", "from ..protocol import Core\nfrom . import channel"),
+        ("anyssh.session.session", "from ..forwarding.methods import ForwardingMethods"),
+        ("anyssh.forwarding.relay", "from ..session.channel import Channel\nself._channel.closed"),
         ("anyssh.session.link", "hmac.compare_digest(tag, received_tag)"),
         ("anyssh.session.link", "mac == 'none' or mac == Mac.NONE or len(tag) == tag_size"),
         ("anyssh.session.link", "stage == other_stage"),

@@ -1,0 +1,128 @@
+"""A listener with the connections that came from it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from logging import Logger, getLogger
+from typing import Final
+
+import anyio
+from anyio.abc import ByteStream, Listener, SocketAttribute, TaskGroup
+
+from ..errors import SSHError
+from .endpoints import TcpEndpoint
+from .listening import close_listener, serve_connections
+from .relay import reset
+
+__all__ = ["Acceptor", "contained", "originator_of"]
+
+logger: Logger = getLogger("anyssh")
+
+CLOSE_TIME: Final = 0.5
+"""For a listener that was closed to stop accepting."""
+
+Carry = Callable[[ByteStream], Awaitable[None]]
+
+
+def originator_of(stream: ByteStream) -> TcpEndpoint | None:
+    """Return where a connection comes from, as far as its stream tells."""
+    try:
+        address = stream.extra(SocketAttribute.remote_address, None)
+    except (OSError, AttributeError):  # what sockets raise that are closed already
+        return None
+    return TcpEndpoint(str(address[0]), int(address[1])) if isinstance(address, tuple) else None
+
+
+@asynccontextmanager
+async def contained() -> AsyncIterator[None]:
+    """Keep the failure of one connection to itself."""
+    try:
+        yield
+    except (SSHError, OSError, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+        logger.debug("a forwarded connection failed: %r", error)
+    except anyio.EndOfStream:
+        logger.debug("a forwarded connection ended early")
+    except Exception:
+        logger.exception("a forwarded connection failed")
+
+
+class Acceptor:
+    """Accepts connections and carries each in a task of its own.
+
+    A failure of one of them is logged and leaves the others and the listener alone.
+
+    :param carry: takes over a connection and closes it
+    :param limit: connections that may be waiting for the other side; more are reset
+    """
+
+    def __init__(self, listener: Listener[ByteStream], carry: Carry, limit: int) -> None:
+        self._listener = listener
+        self._carry = carry
+        self._limit = limit
+        self._waiting = 0
+        self._scope = anyio.CancelScope()
+        self._accepting = anyio.CancelScope(shield=True)
+        self._accepted = anyio.Event()
+        self._stopping = anyio.Event()
+        self._stopped = anyio.Event()
+        self._finished = anyio.Event()
+
+    async def run(self) -> None:
+        """Accept and carry until told to stop; then wait for the connections to end."""
+        try:
+            with self._scope:
+                async with anyio.create_task_group() as connections:
+                    connections.start_soon(self._accept, connections)
+                    try:
+                        await self._stopping.wait()
+                    finally:
+                        await self._close_listener()
+        finally:
+            await self._close_listener()
+            self._finished.set()
+
+    async def _accept(self, connections: TaskGroup) -> None:
+        """Accept until the listener is closed.
+
+        Shielded: whoever is cancelled while he accepts may lose the connection that he has got.
+        """
+        with self._accepting:
+            await serve_connections(self._listener, self._handle, connections)
+        self._accepted.set()
+
+    async def stop_listening(self) -> None:
+        """Close the listener; its connections go on."""
+        self._stopping.set()
+        await self._stopped.wait()
+
+    async def aclose(self) -> None:
+        """Close the listener and break off its connections; returns when all is gone."""
+        self._scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await self._finished.wait()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count a connection as one that waits for the other side."""
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+
+    async def _handle(self, stream: ByteStream) -> None:
+        if self._waiting >= self._limit:
+            logger.warning("a forwarded port has %d connections waiting; one is reset", self._limit)
+            await reset(stream)
+            return
+        async with contained():
+            await self._carry(stream)
+
+    async def _close_listener(self) -> None:
+        if not self._stopped.is_set():
+            await close_listener(self._listener)
+            with anyio.move_on_after(CLOSE_TIME, shield=True):
+                await self._accepted.wait()
+            self._accepting.cancel()
+            self._stopped.set()

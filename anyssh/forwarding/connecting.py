@@ -1,0 +1,100 @@
+"""Connecting to where a forwarded connection is to go: addresses checked, both families tried.
+
+A name is looked up once; what is connected to is one of the addresses that were checked, so a name
+that changes its mind in between leads nowhere.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import anyio
+from anyio.abc import ByteStream
+
+from .endpoints import IPAddress, TcpEndpoint, UnixEndpoint, address_of, is_loopback
+
+__all__ = ["AddressRefused", "connect_tcp", "connect_unix"]
+
+NEXT_ADDRESS: Final = 0.25
+NEXT_LOCAL_ADDRESS: Final = 0.01
+"""Seconds until the next address is tried too (RFC 8305); loopback answers at once or never."""
+
+
+class AddressRefused(OSError):
+    """The policy allows none of the addresses that a name has."""
+
+
+async def connect_unix(endpoint: UnixEndpoint) -> ByteStream:
+    """Connect to a UNIX domain socket.
+
+    :raises OSError: it is not there, or there are none on this system
+    """
+    if not hasattr(socket, "AF_UNIX"):
+        raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+    return await anyio.connect_unix(endpoint.path)
+
+
+async def connect_tcp(
+    endpoint: TcpEndpoint, may_use: Callable[[IPAddress], bool] = lambda address: True
+) -> ByteStream:
+    """Connect to the first address of a host that answers.
+
+    :param may_use: whether an address is allowed
+    :raises AddressRefused: the host has addresses, none of them allowed
+    :raises OSError: the host has no address, or none of them answers
+    """
+    found = await anyio.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+    hosts = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    allowed = [host for host in hosts if (at := address_of(host)) is not None and may_use(at)]
+    if not allowed:
+        raise AddressRefused(errno.EACCES, "not allowed")
+    pause = NEXT_LOCAL_ADDRESS if is_loopback(endpoint.host) else NEXT_ADDRESS
+    return await _first_to_answer(_alternating(allowed), endpoint.port, pause)
+
+
+def _alternating(hosts: Sequence[str]) -> list[str]:
+    """Return the addresses with the families in turn, that of the first one first."""
+    first = [host for host in hosts if (":" in host) == (":" in hosts[0])]
+    other = [host for host in hosts if (":" in host) != (":" in hosts[0])]
+    ordered = []
+    while first or other:
+        ordered += first[:1] + other[:1]
+        del first[:1], other[:1]
+    return ordered
+
+
+async def _first_to_answer(hosts: Sequence[str], port: int, pause: float) -> ByteStream:
+    connected: list[ByteStream] = []
+    errors: list[OSError] = []
+
+    async def attempt(host: str, failed: anyio.Event) -> None:
+        try:
+            stream = await anyio.connect_tcp(host, port)
+        except OSError as error:
+            errors.append(error.__cause__ if isinstance(error.__cause__, OSError) else error)
+            failed.set()
+            return
+        if connected:
+            await anyio.aclose_forcefully(stream)
+        else:
+            connected.append(stream)
+            attempts.cancel_scope.cancel()
+
+    try:
+        async with anyio.create_task_group() as attempts:
+            for host in hosts:
+                failed = anyio.Event()
+                attempts.start_soon(attempt, host, failed)
+                with anyio.move_on_after(pause):
+                    await failed.wait()
+    except BaseException:
+        for stream in connected:
+            await anyio.aclose_forcefully(stream)
+        raise
+    if not connected:
+        raise errors[0]
+    return connected[0]

@@ -1,0 +1,119 @@
+"""Where connections go to or come from, in the words of every family of peers.
+
+Peers write "all interfaces" and "loopback" in several ways, and which of them they write decides
+what they accept in return. So an endpoint keeps the text as it came; what the text means is told
+by the functions here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Final
+
+__all__ = [
+    "Endpoint",
+    "TcpEndpoint",
+    "UnixEndpoint",
+    "address_of",
+    "address_to_bind",
+    "is_all_interfaces",
+    "is_guarded",
+    "is_loopback",
+]
+
+IPAddress = IPv4Address | IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class TcpEndpoint:
+    """A TCP port of a host.
+
+    :ivar host: a name or an address; where it is listened on also ``""`` for all interfaces
+    :ivar port: 0 to 65535; 0 only where it is listened on, to choose a free one
+    """
+
+    host: str
+    port: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"a port lies between 0 and 65535, not at {self.port!r}")
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixEndpoint:
+    """A UNIX domain socket.
+
+    :ivar path: where it is in the file system
+    """
+
+    path: str
+
+    def __str__(self) -> str:
+        return self.path
+
+
+Endpoint = TcpEndpoint | UnixEndpoint
+
+LOCALHOST: Final = "localhost"
+ALL_INTERFACES: Final = ("", "*", "0.0.0.0", "::")
+_GUARDED: Final = tuple(
+    map(
+        ip_network,
+        [
+            "0.0.0.0/8",
+            "127.0.0.0/8",
+            "169.254.0.0/16",
+            "224.0.0.0/4",
+            "255.255.255.255/32",
+            "::/128",
+            "::1/128",
+            "fe80::/10",
+            "ff00::/8",
+        ],
+    )
+)
+
+
+def address_of(host: str) -> IPAddress | None:
+    """Return the address that a text is, None if it is a name.
+
+    An IPv4 address that is written as an IPv6 one counts as what it leads to.
+    """
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return address if mapped is None else mapped
+
+
+def is_guarded(address: IPAddress) -> bool:
+    """Whether an address leads to this machine itself or its link, and not to a host out there."""
+    return any(address in network for network in _GUARDED if network.version == address.version)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a text means this machine, and nobody else's."""
+    if host.lower() == LOCALHOST:
+        return True
+    address = address_of(host)
+    return address is not None and address.is_loopback
+
+
+def is_all_interfaces(host: str) -> bool:
+    """Whether a text to bind means that everybody may connect."""
+    if host in ALL_INTERFACES:
+        return True
+    address = address_of(host)
+    return address is not None and address.is_unspecified
+
+
+def address_to_bind(host: str) -> str:
+    """Return how to ask a peer to listen, in the form that every family takes."""
+    return {"0.0.0.0": "", "*": "", "127.0.0.1": LOCALHOST}.get(host, host)

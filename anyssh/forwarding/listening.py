@@ -1,0 +1,174 @@
+"""Sockets that connections to be forwarded come to.
+
+Loopback and "all interfaces" mean both families: what listens on 127.0.0.1 also listens on ::1 at
+the same port, as far as the system has it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from logging import Logger, getLogger
+from pathlib import Path
+from typing import Final
+
+import anyio
+from anyio.abc import ByteStream, Listener, SocketAttribute, SocketListener, TaskGroup
+from anyio.streams.stapled import MultiListener
+
+from .endpoints import Endpoint, UnixEndpoint, is_all_interfaces
+
+__all__ = ["bound_port", "close_listener", "listen", "serve_connections"]
+
+logger: Logger = getLogger("anyssh")
+
+TRIES: Final = 8
+BACKLOG: Final = 128
+PRIVATE: Final = 0o600
+FIRST_PAUSE: Final = 0.1
+LONGEST_PAUSE: Final = 5.0
+ONE_FAMILY: Final = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+"""Errors of the second family's socket on a system that does not have it."""
+
+
+async def listen(endpoint: Endpoint) -> Listener[ByteStream]:
+    """Listen on a port or a socket.
+
+    :raises OSError: it is in use or not allowed, or the address is not ours
+    """
+    if isinstance(endpoint, UnixEndpoint):
+        return await _listen_unix(endpoint.path)
+    first, second = _addresses(endpoint.host)
+    for _ in range(TRIES):
+        listener = await anyio.create_tcp_listener(local_host=first, local_port=endpoint.port)
+        if second is None:
+            return listener
+        port = bound_port(listener) or endpoint.port
+        try:
+            other = await anyio.create_tcp_listener(local_host=second, local_port=port)
+        except OSError as error:
+            if error.errno in ONE_FAMILY:
+                return listener
+            await close_listener(listener)
+            if endpoint.port != 0 or error.errno != errno.EADDRINUSE:
+                raise
+        except BaseException:
+            await close_listener(listener)
+            raise
+        else:
+            return MultiListener([listener, other])
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+async def close_listener(listener: Listener[ByteStream]) -> None:
+    """Close a listener, cancelled or not.
+
+    AnyIO's own for several sockets would leave the others open when it is cancelled at the first.
+    """
+    with anyio.CancelScope(shield=True):
+        try:
+            await listener.aclose()
+        except Exception:
+            logger.exception("a listener could not be closed")
+
+
+def _addresses(host: str) -> tuple[str, str | None]:
+    """Return the address to listen on, and that of the other family if it belongs to it."""
+    if host == "::":
+        return host, None
+    if is_all_interfaces(host):
+        return "0.0.0.0", "::"
+    if host.lower() in ("localhost", "127.0.0.1"):
+        return "127.0.0.1", "::1"
+    return host, None
+
+
+def bound_port(listener: Listener[ByteStream]) -> int | None:
+    """Return the port that a listener has, None if it has none."""
+    port: int | None = listener.extra(SocketAttribute.local_port, None)
+    return port
+
+
+async def _listen_unix(path: str) -> Listener[ByteStream]:
+    if not hasattr(socket, "AF_UNIX"):
+        raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+    raw = await anyio.to_thread.run_sync(_bind_unix, path)
+    try:
+        return _UnixListener(await SocketListener.from_socket(raw), path)
+    except BaseException:
+        raw.close()
+        raise
+
+
+def _bind_unix(path: str) -> socket.socket:
+    """Return a socket that listens; nobody else may connect, and nothing that is there goes."""
+    raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        raw.setblocking(False)
+        raw.bind(path)
+        # Before it listens, so that nobody slips in.
+        Path(path).chmod(PRIVATE)
+        raw.listen(BACKLOG)
+    except BaseException:
+        raw.close()
+        raise
+    return raw
+
+
+class _UnixListener(Listener[ByteStream]):
+    """Removes its socket from the file system when it is closed."""
+
+    def __init__(self, inner: Listener[ByteStream], path: str) -> None:
+        self._inner = inner
+        self._path = path
+        self._is_closed = False
+
+    async def serve(
+        self,
+        handler: Callable[[ByteStream], object],
+        task_group: TaskGroup | None = None,
+    ) -> None:
+        await self._inner.serve(handler, task_group)
+
+    async def aclose(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(lambda: Path(self._path).unlink(missing_ok=True))
+        await self._inner.aclose()
+
+
+async def serve_connections(
+    listener: Listener[ByteStream],
+    handler: Callable[[ByteStream], Awaitable[object]],
+    tasks: TaskGroup,
+) -> None:
+    """Run ``handler`` for each connection as one of ``tasks``, until the listener is closed."""
+    listeners = listener.listeners if isinstance(listener, MultiListener) else [listener]
+    async with anyio.create_task_group() as loops:
+        for each in listeners:
+            loops.start_soon(_serve_one, each, handler, tasks)
+
+
+async def _serve_one(
+    listener: Listener[ByteStream],
+    handler: Callable[[ByteStream], Awaitable[object]],
+    tasks: TaskGroup,
+) -> None:
+    """Survive what a listener raises: the system may be out of descriptors for a while."""
+    pause = FIRST_PAUSE
+    while True:
+        try:
+            await listener.serve(handler, tasks)
+        except anyio.ClosedResourceError:
+            return
+        except (OSError, anyio.BrokenResourceError) as error:
+            if pause == FIRST_PAUSE:
+                logger.warning("a forwarded port cannot accept connections: %s", error)
+            await anyio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+        else:
+            return

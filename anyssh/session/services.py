@@ -1,0 +1,298 @@
+"""Services: parts of a session that live as long as it does and take what belongs to them.
+
+An application registers services when it makes a session: a class derived from
+:class:`SessionService` and, if it likes, a configuration for it. The class says by its
+:attr:`~SessionService.activations` which requests and channels are its business. The first of them
+that comes makes the one instance of the session; that one and all that follow go to it, and reach
+neither ``incoming_channels()`` nor ``requests()``. Everything a service runs ends with the session.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from logging import Logger, getLogger
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, TypeVarTuple, Unpack, cast
+
+import anyio
+from anyio.abc import TaskGroup
+
+from ..constants import ChannelOpenFailureReason
+from ..errors import LocalProtocolError, SSHError
+from ..protocol.channel import PendingRequest
+from ..trace import TraceId, TraceLevel
+from ._waiting import Notice
+from .channel import Channel, ChannelOpening
+from .events import ServiceActivated, SessionEvent
+from .requests import IncomingRequest
+
+if TYPE_CHECKING:
+    from .session import Session
+
+__all__ = ["ServiceActivation", "ServiceHost", "SessionService"]
+
+logger: Logger = getLogger("anyssh")
+
+Arguments = TypeVarTuple("Arguments")
+ServiceT = TypeVar("ServiceT", bound="SessionService")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceActivation:
+    """One kind of thing that a service is there for. Exactly one is named, or the last two.
+
+    :ivar service_request: a service that a client asks a server for (RFC 4253 section 10)
+    :ivar session_request: a request of the session
+    :ivar channel_type: channels of this type that the peer opens
+    :ivar channel_request: a request on a channel, of ``channel_type`` only if that is given too
+    """
+
+    service_request: str | None = None
+    session_request: str | None = None
+    channel_type: str | None = None
+    channel_request: str | None = None
+
+    def __post_init__(self) -> None:
+        names = [self.service_request, self.session_request, self.channel_type]
+        names.append(self.channel_request)
+        given = [name for name in names if name]
+        pair = self.channel_type and self.channel_request
+        if len(given) != (2 if pair else 1) or "" in names:
+            raise ValueError("an activation names one kind of request or a channel type")
+
+
+class SessionService:
+    """The base of services; one instance serves one session.
+
+    The three methods ``on_…`` are called with what the activations name. An exception in one of
+    them refuses what it was called with and is logged; the session goes on.
+
+    :cvar activations: what the service is there for
+    :ivar session: the session that it serves
+    :ivar config: what the service was registered with, None if with nothing
+    """
+
+    activations: ClassVar[Sequence[ServiceActivation]] = ()
+
+    def __init__(self, session: Session, config: Any = None) -> None:
+        self.session = session
+        self.config = config
+        self._scope = anyio.CancelScope()
+        self._tasks: TaskGroup | None = None
+        self._early: list[tuple[Callable[..., Awaitable[object]], tuple[Any, ...]]] = []
+        self._requests: deque[Callable[[], Awaitable[None]]] = deque()
+        self._request_came = Notice()
+
+    def start_soon(
+        self,
+        function: Callable[[Unpack[Arguments]], Awaitable[object]],
+        *arguments: *Arguments,
+    ) -> None:
+        """Run something as a task of the service. An exception in it is logged.
+
+        The task is cancelled when the session has ended.
+        """
+        if self._tasks is None:
+            self._early.append((function, arguments))
+        else:
+            self._tasks.start_soon(self._contain, function, arguments)
+
+    def tell(self, event: SessionEvent) -> None:
+        """Tell the application a fact through :meth:`Session.events`."""
+        self.session._events.put(event)
+
+    def trace(
+        self,
+        trace_id: TraceId,
+        level: TraceLevel,
+        message: str,
+        error: BaseException | None = None,
+    ) -> None:
+        """Tell developers what happens, through the session's trace."""
+        self.session._trace(trace_id, level, message, error)
+
+    async def on_session_request(self, request: IncomingRequest) -> None:
+        """Answer a request of the session.
+
+        Requests come one after the other, in their order; one whose answer takes long holds up
+        those behind it, whose answers could not leave before it anyway.
+        """
+        await request.reject()
+
+    async def on_channel_request(self, channel: Channel, request: IncomingRequest) -> None:
+        """Answer a request on a channel; comes in line with those of the session."""
+        await request.reject()
+
+    async def on_channel_opening(self, opening: ChannelOpening) -> None:
+        """Accept or refuse a channel; called in a task of its own."""
+        await opening.reject()
+
+    async def aclose(self) -> None:
+        """Release what the service holds; called once, after its tasks have ended.
+
+        Shielded from cancellation, for :attr:`Limits.close_time` at the most.
+        """
+
+    # Its life, led by the host
+
+    async def _run(self) -> None:
+        try:
+            with self._scope:
+                async with anyio.create_task_group() as tasks:
+                    self._tasks = tasks
+                    for function, arguments in self._early:
+                        tasks.start_soon(self._contain, function, arguments)
+                    self._early.clear()
+                    await self._answer_requests()
+        finally:
+            limit = self.session.config.limits.close_time
+            with anyio.move_on_after(limit, shield=True):
+                await self._contain(self.aclose, ())
+
+    async def _answer_requests(self) -> None:
+        while True:
+            while not self._requests:
+                await self._request_came.wait()
+            await self._requests.popleft()()
+
+    async def _contain(
+        self, function: Callable[..., Awaitable[object]], arguments: tuple[Any, ...]
+    ) -> None:
+        try:
+            await function(*arguments)
+        except SSHError as error:
+            logger.debug("%r: %r", self, error)
+        except Exception:
+            logger.exception("a task of %r failed", self)
+
+    def _take_request(self, request: IncomingRequest, channel: Channel | None) -> None:
+        async def answer() -> None:
+            try:
+                if channel is None:
+                    await self.on_session_request(request)
+                else:
+                    await self.on_channel_request(channel, request)
+            except Exception as error:
+                self._hook_failed(f"the request {request.name!r}", error)
+                await self._refuse(request.reject)
+
+        self._requests.append(answer)
+        self._request_came.notify()
+
+    async def _take_opening(self, opening: ChannelOpening) -> None:
+        try:
+            await self.on_channel_opening(opening)
+        except Exception as error:
+            self._hook_failed(repr(opening), error)
+            reason = ChannelOpenFailureReason.CONNECT_FAILED
+            await self._refuse(opening.reject, reason, "internal error")
+
+    def _hook_failed(self, what: str, error: Exception) -> None:
+        if isinstance(error, SSHError):
+            logger.debug("%r could not handle %s: %r", self, what, error)
+        else:
+            logger.error("%r failed at %s", self, what, exc_info=error)
+
+    async def _refuse(self, reject: Callable[..., Awaitable[None]], *reason: Any) -> None:
+        try:
+            await reject(*reason)
+        except SSHError:
+            return  # it was answered before, or the session has ended
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.session!r}>"
+
+
+class ServiceHost:
+    """Makes the services of one session when they are needed, and ends them with it."""
+
+    def __init__(self, session: Session, registered: Mapping[type[SessionService], Any]) -> None:
+        for kind in registered:
+            if not issubclass(kind, SessionService):
+                raise TypeError(f"expected classes derived from SessionService, got {kind!r}")
+        self._session = session
+        self._registered = dict(registered)
+        self._active: dict[type[SessionService], SessionService] = {}
+
+    @property
+    def active(self) -> tuple[SessionService, ...]:
+        """The services that were needed so far."""
+        return tuple(self._active.values())
+
+    def activate(self, kind: type[ServiceT], tasks: TaskGroup) -> ServiceT:
+        """Return the service, which is made the first time.
+
+        :raises LocalProtocolError: it is not registered
+        """
+        service = self._active.get(kind)
+        if service is None:
+            if kind not in self._registered:
+                raise LocalProtocolError(
+                    f"{kind.__name__} is not among the services of this session; register it "
+                    "with services={…} when the session is made"
+                )
+            service = self._active[kind] = kind(self._session, self._registered[kind])
+            tasks.start_soon(service._run)
+            self._session._events.put(ServiceActivated(service))
+        return cast("ServiceT", service)
+
+    def take_opening(self, opening: ChannelOpening, tasks: TaskGroup) -> bool:
+        """Give a channel to the service that it belongs to; return whether there is one."""
+        name = opening.channel_type
+        service = self._find(
+            tasks, lambda rule: rule.channel_type == name and rule.channel_request is None
+        )
+        if service is not None:
+            service.start_soon(service._take_opening, opening)
+        return service is not None
+
+    def take_session_request(self, pending: PendingRequest, tasks: TaskGroup) -> bool:
+        """Give a request of the session to the service that it belongs to."""
+        name = pending.name
+        service = self._find(tasks, lambda rule: rule.session_request == name)
+        if service is not None:
+            service._take_request(IncomingRequest(self._session, pending), None)
+        return service is not None
+
+    def take_channel_request(
+        self, channel: Channel, pending: PendingRequest, tasks: TaskGroup
+    ) -> bool:
+        """Give a request on a channel to the service that it belongs to."""
+        name = pending.name
+        service = self._find(
+            tasks,
+            lambda rule: (
+                rule.channel_request == name and rule.channel_type in (None, channel.channel_type)
+            ),
+        )
+        if service is not None:
+            service._take_request(IncomingRequest(self._session, pending), channel)
+        return service is not None
+
+    @property
+    def service_requests(self) -> frozenset[str]:
+        """The services that a client may ask for."""
+        rules = [rule for kind in self._registered for rule in kind.activations]
+        return frozenset(rule.service_request for rule in rules if rule.service_request)
+
+    def take_service_request(self, name: str, tasks: TaskGroup) -> None:
+        """Make the service that a client asked for."""
+        self._find(tasks, lambda rule: rule.service_request == name)
+
+    def end(self) -> None:
+        """Cancel everything that services run: the session has ended."""
+        for service in self._active.values():
+            service._scope.cancel()
+
+    def _find(
+        self, tasks: TaskGroup, applies: Callable[[ServiceActivation], bool]
+    ) -> SessionService | None:
+        """Return the service with a rule that applies; of several, that registered first."""
+        for kind in self._registered:
+            if any(applies(rule) for rule in kind.activations):
+                try:
+                    return self.activate(kind, tasks)
+                except Exception:
+                    logger.exception("the service %s cannot be made", kind.__name__)
+        return None

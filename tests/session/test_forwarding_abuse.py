@@ -1,0 +1,732 @@
+"""Forwarding for peers that ask for too much, applications that leave early, and both at once."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import anyio
+import pytest
+from anyio.abc import ByteStream, SocketAttribute
+
+import anyssh
+from anyssh import ForwardingPolicy, TcpEndpoint, messages
+from anyssh.protocol import Role
+from anyssh.protocol.events import ChannelOpened, ChannelOpenFailed, GlobalRequestReceived
+from anyssh.testing import memory_stream_pair, session_pair
+
+from .ends import Call
+from .life_support import (
+    LIMIT,
+    RawPeer,
+    client_of,
+    fast,
+    host_key,
+    nothing_left_behind,
+    settle,
+    wait_for,
+)
+from .test_cancellation import cancelled_everywhere
+from .test_forwarding import ALL, ask, ask_port, assert_reset, forwarding, pair, service
+
+REFUSED = anyssh.ChannelOpenFailureReason.ADMINISTRATIVELY_PROHIBITED
+FAILED = anyssh.ChannelOpenFailureReason.CONNECT_FAILED
+
+
+# Policies
+
+
+class Spy:
+    """Stands for the world that forwarding reaches out to."""
+
+    def __init__(self) -> None:
+        self.connected: list[Any] = []
+        self.listened: list[Any] = []
+
+    async def connect(self, endpoint: Any) -> ByteStream:
+        self.connected.append(endpoint)
+        raise OSError("a spy")
+
+    async def listen(self, endpoint: Any) -> Any:
+        self.listened.append(endpoint)
+        return await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
+
+    def policy(self, **options: Any) -> ForwardingPolicy:
+        return ForwardingPolicy(connector=self.connect, listener=self.listen, **options)
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+async def test_what_is_not_allowed_reaches_nothing(side: str) -> None:
+    """T-40, T-41."""
+    spy = Spy()
+    policy = spy.policy(connect_to=["db.example:5432"], listen_on=["localhost:*"])
+    policies = {side: policy, "server" if side == "client" else "client": None}
+    async with pair(**policies) as (client, server):
+        peer = server if side == "client" else client
+        for host, port in [
+            ("db.example", 5433),
+            ("other.example", 5432),
+            ("127.0.0.1", 5432),
+            ("169.254.169.254", 80),
+            ("", 5432),
+        ]:
+            with pytest.raises(anyssh.ChannelOpenError) as refusal:
+                await peer.stream_to_remote_port(host, port)
+            assert refusal.value.reason == REFUSED
+        for host, port in [("0.0.0.0", 8080), ("localhost", 80), ("192.0.2.1", 8080), ("::", 0)]:
+            # Not by the words that every family takes: those may be narrowed.
+            reply = await peer.request("tcpip-forward", messages.TcpipForward(host, port).encode())
+            assert not reply
+        assert (spy.connected, spy.listened) == ([], [])
+        with pytest.raises(anyssh.ChannelOpenError) as refusal:
+            await peer.stream_to_remote_port("db.example", 5432)
+        assert refusal.value.reason == FAILED
+        assert spy.connected == [TcpEndpoint("db.example", 5432)]
+
+
+async def test_a_name_does_not_lead_to_this_machine() -> None:
+    async with service() as port, pair(ForwardingPolicy(connect_to=["*:*"])) as (client, _):
+        for name in ("127.1", "2130706433", "0x7f000001", "0"):
+            with pytest.raises(anyssh.ChannelOpenError) as refusal:
+                await client.stream_to_remote_port(name, port)
+            assert refusal.value.reason == REFUSED
+
+
+async def test_a_peer_that_leaves_the_address_to_us_may_get_loopback() -> None:
+    spy = Spy()
+    policy = spy.policy(listen_on=["localhost:*"])
+    async with pair(policy) as (client, server):
+        async with client.stream_from_remote_port("", 8080) as listener:
+            assert listener.remote_port == 8080
+            (forwarded,) = server.forwarding.remote_ports
+            assert forwarded.remote == TcpEndpoint("", 8080)
+        assert spy.listened == [TcpEndpoint("localhost", 8080)]
+
+
+async def test_the_application_decides() -> None:
+    asked: list[anyssh.ForwardingRequest] = []
+
+    async def decide(request: anyssh.ForwardingRequest) -> bool:
+        asked.append(request)
+        match request.endpoint:
+            case TcpEndpoint(port=number) if number == port:
+                return True
+            case TcpEndpoint(port=1):
+                raise ValueError("a bug")
+            case TcpEndpoint(port=2):
+                return 1  # type: ignore[return-value]  # only True is yes
+        return False
+
+    async with service() as port, pair(ForwardingPolicy(decide=decide)) as (client, server):
+        assert await ask(await client.stream_to_remote_port("127.0.0.1", port)) == b"HELLO!"
+        for number in (1, 2, 3):
+            with pytest.raises(anyssh.ChannelOpenError) as refusal:
+                await client.stream_to_remote_port("127.0.0.1", number)
+            assert refusal.value.reason == REFUSED
+            with pytest.raises(anyssh.RequestDenied):
+                async with client.stream_from_remote_port("127.0.0.1", number):
+                    pytest.fail("the peer listens")
+        actions = [request.action for request in asked]
+        assert actions[:3] == [
+            anyssh.ForwardingAction.CONNECT,
+            anyssh.ForwardingAction.CONNECT,
+            anyssh.ForwardingAction.LISTEN,
+        ]
+        assert asked[0].session is server
+        assert asked[0].session.principal == "test"
+
+
+async def test_a_decision_that_does_not_come_is_no() -> None:
+    async def decide(request: anyssh.ForwardingRequest) -> bool:
+        await anyio.sleep_forever()
+        return True
+
+    limits = anyssh.Limits(close_time=0.3, handler_time=0.1)
+    async with session_pair(
+        client_config=fast(),
+        server_config=fast(limits),
+        host_key=host_key(),
+        server_forwarding=ForwardingPolicy(decide=decide),
+    ) as (client, _):
+        with anyio.fail_after(LIMIT), pytest.raises(anyssh.ChannelOpenError):
+            await client.stream_to_remote_port("127.0.0.1", 1)
+
+
+async def test_a_target_that_does_not_answer() -> None:
+    async def connect(endpoint: Any) -> ByteStream:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    policy = ForwardingPolicy(connect_to=["*:*"], connector=connect, connect_time=0.1)
+    async with pair(policy) as (client, _):
+        with pytest.raises(anyssh.ChannelOpenError, match="timed out"):
+            await client.stream_to_remote_port("example.com", 1)
+
+
+async def test_how_many_listeners_a_session_may_have() -> None:
+    spy = Spy()
+    policy = spy.policy(listen_on=["localhost:*"], listeners=32)
+    async with pair(policy) as (client, server):
+        for port in range(5000, 5032):
+            assert await client.request(*listen("localhost", port))
+        assert not await client.request(*listen("localhost", 5032))
+        assert await client.request(*cancel("localhost", 5000))
+        assert await client.request(*listen("localhost", 5032))
+        assert len(server.forwarding.remote_ports) == 32
+
+
+def listen(host: str, port: int) -> tuple[str, bytes]:
+    return "tcpip-forward", messages.TcpipForward(host, port).encode()
+
+
+def cancel(host: str, port: int) -> tuple[str, bytes]:
+    return "cancel-tcpip-forward", messages.TcpipForward(host, port).encode()
+
+
+async def test_raw_requests_to_listen() -> None:
+    """PFW-09, PFW-12: duplicates are refused, cancelling counts once and is exact."""
+    async with pair() as (client, server):
+        reply = await client.request(*listen("127.0.0.1", 0))
+        port = int.from_bytes(reply.payload, "big")
+        assert port
+        assert not await client.request(*listen("127.0.0.1", port))
+        assert not await client.request(*listen("", port))
+        # The same port of another address is another port.
+        assert await client.request(*listen("127.0.0.2", port))
+        assert len(server.forwarding.remote_ports) == 2
+        assert await client.request(*cancel("127.0.0.2", port))
+        assert not await client.request(*cancel("127.0.0.1", port + 1))
+        # Some peers name the address otherwise when they cancel.
+        assert await client.request(*cancel("localhost", port))
+        assert not await client.request(*cancel("127.0.0.1", port))
+        assert server.forwarding.remote_ports == ()
+        assert await client.request(*listen("127.0.0.1", port))
+
+
+async def test_requests_at_once_are_handled_in_order() -> None:
+    """Listen, listen no more, and again: each finds what those before it left."""
+    answers: dict[int, bool] = {}
+    async with service() as port:
+        pass
+
+    async def request(number: int, name: str, payload: bytes) -> None:
+        answers[number] = bool(await client.request(name, payload))
+
+    async with pair() as (client, _):
+        async with anyio.create_task_group() as tasks:
+            for number in range(6):
+                what = cancel if number % 2 else listen
+                tasks.start_soon(request, number, *what("127.0.0.1", port))
+                await anyio.wait_all_tasks_blocked()
+        assert [answers[number] for number in range(6)] == [True] * 6
+
+
+async def test_two_forwards_of_one_port() -> None:
+    """PFW-11: exactly one wins."""
+    outcomes: list[str] = []
+
+    async def forward() -> None:
+        try:
+            async with client.forward_from_remote_port("localhost", port, "127.0.0.1", 9):
+                outcomes.append("won")
+                await wait_for(lambda: len(outcomes) == 2)
+        except anyssh.SSHError:
+            outcomes.append("lost")
+
+    async with service() as port:
+        pass
+    async with pair() as (client, _), anyio.create_task_group() as tasks:
+        tasks.start_soon(forward)
+        tasks.start_soon(forward)
+    assert sorted(outcomes) == ["lost", "won"]
+
+
+# Malformed payloads
+
+MALFORMED = [
+    b"",
+    b"\0",
+    b"\0\0\0\x05abc",
+    b"\xff\xff\xff\xff",
+    messages.DirectTcpip("example.com", 70000, "", 0).encode(),
+    messages.DirectTcpip("example.com", 80, "127.0.0.1", 70000).encode(),
+    messages.DirectTcpip("x" * 300, 80, "", 0).encode(),
+    messages.DirectTcpip("a\nb", 80, "", 0).encode(),
+    messages.DirectTcpip("a\0b", 80, "", 0).encode(),
+    messages.DirectTcpip("example.com", 80, "", 0).encode() + b"x",
+    messages.DirectStreamLocal("relative").encode(),
+    messages.DirectStreamLocal("/a\0b").encode(),
+]
+
+
+@pytest.mark.parametrize("payload", MALFORMED, ids=range(len(MALFORMED)))
+async def test_malformed_payloads_are_refused(payload: bytes) -> None:
+    spy = Spy()
+    async with service() as port, pair(spy.policy(decide=always)) as (client, _):
+        for channel_type in (
+            "direct-tcpip",
+            "forwarded-tcpip",
+            "direct-streamlocal@openssh.com",
+            "forwarded-streamlocal@openssh.com",
+        ):
+            with pytest.raises(anyssh.ChannelOpenError) as refusal:
+                await client.open_channel(channel_type, payload=payload)
+            assert refusal.value.reason == FAILED
+        for name in (
+            "tcpip-forward",
+            "cancel-tcpip-forward",
+            "streamlocal-forward@openssh.com",
+            "cancel-streamlocal-forward@openssh.com",
+        ):
+            if payload not in (MALFORMED[10],):
+                assert not await client.request(name, payload)
+        assert (spy.connected, spy.listened) == ([], [])
+        assert port
+
+
+async def always(request: anyssh.ForwardingRequest) -> bool:
+    return True
+
+
+@pytest.mark.parametrize("host", ["a b", "xn--\u00ff", "." * 70, "\u0130" * 80, "[::1]", "::g"])
+async def test_hosts_that_no_lookup_takes(host: str) -> None:
+    async with pair(ForwardingPolicy(decide=always)) as (client, _):
+        with pytest.raises(anyssh.ChannelOpenError):
+            await client.stream_to_remote_port(host, 9)
+
+
+async def test_what_was_not_asked_for_is_refused() -> None:
+    """HR-77, in both roles, for ports and sockets."""
+    async with pair(ALL, ALL) as (client, server):
+        for session in (client, server):
+            for endpoint in (TcpEndpoint("localhost", 8080), anyssh.UnixEndpoint("/tmp/x")):
+                with pytest.raises(anyssh.ChannelOpenError, match="not requested"):
+                    await session.forwarding.open(forwarded(), endpoint, None)
+
+
+def forwarded() -> Any:
+    from anyssh.forwarding.payloads import Way
+
+    return Way.FORWARDED
+
+
+# A peer that is faster than its replies
+
+
+class Listening(RawPeer):
+    """A server that says yes to a request to listen, at a moment of the test's choice."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream, Role.SERVER)
+
+    async def request(self) -> Any:
+        def came() -> Any:
+            found = [event for event in self.events if isinstance(event, GlobalRequestReceived)]
+            return found[-1].request if found else None
+
+        await self.until(lambda: came() is not None)
+        return came()
+
+    def open(self, port: int) -> None:
+        payload = messages.ForwardedTcpip("127.0.0.1", port, "192.0.2.1", 5).encode()
+        self.connection.open_channel("forwarded-tcpip", payload)
+
+    def outcomes(self) -> list[Any]:
+        return [
+            event for event in self.events if isinstance(event, ChannelOpened | ChannelOpenFailed)
+        ]
+
+
+@asynccontextmanager
+async def raw_server() -> AsyncIterator[tuple[anyssh.ClientSession, Listening, Any]]:
+    near, far = memory_stream_pair()
+    peer = Listening(far)
+    async with anyio.create_task_group() as tasks:
+
+        async def prepare() -> None:
+            await peer.until(lambda: peer.core.is_running)
+            await peer.flush()
+
+        tasks.start_soon(prepare)
+        async with client_of(near) as client:
+            with anyio.fail_after(LIMIT):
+                yield client, peer, tasks
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("asked", [0, 4711])
+@pytest.mark.parametrize("order", ["open first", "reply first"])
+async def test_early_connections_are_not_lost(asked: int, order: str) -> None:
+    """Reply and connection in one write, in either order (PFW-17)."""
+    async with raw_server() as (client, peer, tasks):
+
+        async def serve() -> None:
+            request = await peer.request()
+            if order == "open first":
+                peer.open(4711)
+            peer.connection.answer(request, True, (4711).to_bytes(4, "big"))
+            if order == "reply first":
+                peer.open(4711)
+            await peer.flush()
+            await peer.until(lambda: bool(peer.outcomes()))
+            await peer.serve_reads()
+
+        tasks.start_soon(serve)
+        async with client.stream_from_remote_port("127.0.0.1", asked) as listener:
+            assert listener.remote_port == 4711
+            channel = await listener.accept()
+            assert channel.extra(SocketAttribute.remote_address) == ("192.0.2.1", 5)
+            await wait_for(lambda: bool(peer.outcomes()))
+            assert isinstance(peer.outcomes()[0], ChannelOpened)
+
+
+@pytest.mark.parametrize("granted", [True, False])
+async def test_a_connection_for_nobody_waits_only_for_the_reply(granted: bool) -> None:
+    async with raw_server() as (client, peer, tasks):
+
+        async def serve() -> None:
+            request = await peer.request()
+            peer.open(4712)
+            peer.connection.answer(request, granted, (4711).to_bytes(4, "big"))
+            await peer.flush()
+            await peer.until(lambda: bool(peer.outcomes()))
+
+        tasks.start_soon(serve)
+        with suppress(anyssh.RequestDenied):
+            async with client.stream_from_remote_port("127.0.0.1", 0):
+                await wait_for(lambda: bool(peer.outcomes()))
+        await wait_for(lambda: bool(peer.outcomes()))
+        assert isinstance(peer.outcomes()[0], ChannelOpenFailed)
+
+
+@pytest.mark.parametrize("asked", [0, 4711])
+async def test_who_leaves_before_the_reply_leaves_nothing_behind(asked: int) -> None:
+    """The peer is told to listen no more once it has agreed, and only then."""
+    async with raw_server() as (client, peer, _):
+        with anyio.move_on_after(0.05):
+            async with client.stream_from_remote_port("127.0.0.1", asked):
+                pytest.fail("there was no reply")
+        request = await peer.request()
+        peer.connection.answer(request, True, (4711).to_bytes(4, "big"))
+        count = len(peer.events)
+        await peer.flush()
+        await peer.until(lambda: len(peer.events) > count)
+        last = await peer.request()
+        assert last.name == "cancel-tcpip-forward"
+        assert messages.TcpipForward.decode(last.payload).port == 4711
+        assert client.forwarding.local_ports == ()
+
+
+@pytest.mark.parametrize("payload", [b"", b"\0\0\0\0", b"\0\0", (70000).to_bytes(4, "big")])
+async def test_a_reply_without_a_port(payload: bytes) -> None:
+    """One that was asked for need not be named; one that was not must be."""
+    for asked in (0, 4711):
+        async with raw_server() as (client, peer, tasks):
+
+            async def serve(peer: Listening = peer) -> None:
+                peer.connection.answer(await peer.request(), True, payload)
+                await peer.serve_reads()
+
+            tasks.start_soon(serve)
+            is_good = asked != 0 and payload in (b"", b"\0\0\0\0")
+            try:
+                async with client.stream_from_remote_port("127.0.0.1", asked) as listener:
+                    assert (is_good, listener.remote_port) == (True, 4711)
+            except anyssh.SSHError:
+                assert not is_good
+
+
+# Ends
+
+
+@pytest.mark.parametrize("who", ["client", "server"])
+@pytest.mark.parametrize("direction", ["to", "from"])
+async def test_the_end_of_the_session_ends_everything(who: str, direction: str) -> None:
+    """PFW-10: connections are reset, listeners closed, and the body goes on."""
+    async with (
+        nothing_left_behind(),
+        service(handler=hold) as port,
+        pair() as (client, server),
+        forwarding(client, direction, port) as number,
+    ):
+        stream = await anyio.connect_tcp("127.0.0.1", number)
+        await stream.receive()
+        await (client if who == "client" else server).aclose()
+        await assert_reset(stream)
+        await until_nobody_listens(number)
+
+
+async def hold(stream: ByteStream) -> None:
+    async with stream:
+        await stream.send(b"hello")
+        await stream.receive()
+
+
+async def until_nobody_listens(port: int) -> None:
+    with anyio.fail_after(LIMIT):
+        while True:
+            try:
+                await (await anyio.connect_tcp("127.0.0.1", port)).aclose()
+            except OSError:
+                return
+            await anyio.sleep(0.01)
+
+
+@pytest.mark.parametrize("direction", ["to", "from"])
+async def test_leaving_a_forward_ends_its_connections(direction: str) -> None:
+    async with service(handler=hold) as port, pair() as (client, server):
+        async with forwarding(client, direction, port) as number:
+            stream = await anyio.connect_tcp("127.0.0.1", number)
+            await stream.receive()
+        await assert_reset(stream)
+        await until_nobody_listens(number)
+        await wait_for(lambda: client.channels == server.channels == ())
+
+
+@pytest.mark.parametrize("direction", ["to", "from"])
+async def test_connections_survive_that_listening_stops(direction: str) -> None:
+    async with service() as port, pair() as (client, _):
+        if direction == "to":
+            forward: Any = client.forward_to_remote_port("127.0.0.1", 0, "127.0.0.1", port)
+        else:
+            forward = client.forward_from_remote_port("127.0.0.1", 0, "127.0.0.1", port)
+        async with forward:
+            number = forward.local_port if direction == "to" else forward.remote_port
+            stream = await anyio.connect_tcp("127.0.0.1", number)
+            await stream.send(b"before ")
+            await wait_for(lambda: bool(client.channels))
+            await forward.stop_listening()
+            await forward.stop_listening()
+            await until_nobody_listens(number)
+            assert await ask(stream, b"after") == b"BEFORE AFTER!"
+
+
+async def test_a_forward_is_entered_once() -> None:
+    async with pair() as (client, _):
+        for forward in (
+            client.forward_to_remote_port("127.0.0.1", 0, "127.0.0.1", 9),
+            client.stream_from_remote_port("127.0.0.1", 0),
+        ):
+            async with forward:
+                pass
+            with pytest.raises(RuntimeError, match=r"once|already"):
+                async with forward:
+                    pytest.fail("entered twice")
+
+
+async def test_an_exception_of_the_body_leaves_bare() -> None:
+    async with pair() as (client, _):
+        for forward in (
+            client.forward_to_remote_port("127.0.0.1", 0, "127.0.0.1", 9),
+            client.forward_from_remote_port("127.0.0.1", 0, "127.0.0.1", 9),
+            client.stream_from_remote_port("127.0.0.1", 0),
+        ):
+            with pytest.raises(KeyError):
+                async with forward:
+                    raise KeyError
+
+
+async def test_a_listener_that_is_left_takes_no_more() -> None:
+    async with pair() as (client, server):
+        listener = client.stream_from_remote_port("localhost", 4714)
+        with pytest.raises(anyssh.LocalProtocolError, match="entered"):
+            await listener.accept()
+        async with anyio.create_task_group() as tasks:
+            async with listener:
+                late = Call(tasks, lambda: server.connect_to_forwarded_port(4714))
+                await settle()
+                assert not late.is_done
+            with pytest.raises(anyssh.ChannelOpenError):
+                await late.result()
+        with pytest.raises(anyio.ClosedResourceError):
+            await listener.accept()
+
+
+# Cancellation
+
+
+@pytest.mark.parametrize(
+    "kind", ["forward to", "forward from", "stream from", "stream to", "socks", "connected"]
+)
+async def test_cancelled_at_every_turn(kind: str) -> None:
+    """Nothing is left listening or open at either side, and the session is as good as before."""
+    async with service() as port, pair() as (client, server):
+
+        async def operation() -> None:
+            match kind:
+                case "forward to":
+                    async with client.forward_to_remote_port("127.0.0.1", 0, "127.0.0.1", port):
+                        pass
+                case "forward from":
+                    async with client.forward_from_remote_port("", 0, "127.0.0.1", port):
+                        pass
+                case "stream from":
+                    async with client.stream_from_remote_port("localhost", 0):
+                        pass
+                case "stream to":
+                    await (await client.stream_to_remote_port("127.0.0.1", port)).aclose()
+                case "socks":
+                    async with client.forward_socks():
+                        pass
+                case _:
+                    async with client.forward_to_remote_port(
+                        "127.0.0.1", 0, "127.0.0.1", port
+                    ) as forward:
+                        await ask_port(forward.local_port)
+
+        async def check(completed: bool, result: object) -> None:
+            await wait_for(
+                lambda: (
+                    server.forwarding.remote_ports == client.forwarding.local_ports == ()
+                    and client.channels == server.channels == ()
+                )
+            )
+
+        await cancelled_everywhere(operation, check)
+        assert await ask(await client.stream_to_remote_port("127.0.0.1", port)) == b"HELLO!"
+
+
+async def test_nothing_is_left_behind() -> None:
+    async with nothing_left_behind(), service() as port, pair() as (client, server):
+        for direction in ("to", "from"):
+            async with forwarding(client, direction, port) as number:
+                for _ in range(20):
+                    assert await ask_port(number) == b"HELLO!"
+                # Some who do not wait for an answer, and some who are rude.
+                for linger in (False, True) * 10:
+                    stream = await anyio.connect_tcp("127.0.0.1", number)
+                    if linger:
+                        raw = stream.extra(SocketAttribute.raw_socket)
+                        now = struct.pack("ii", 1, 0)
+                        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, now)
+                    await anyio.aclose_forcefully(stream)
+        await wait_for(lambda: client.channels == server.channels == ())
+
+
+async def test_forwarding_and_closing_race() -> None:
+    """PFW-32."""
+    async with service() as port, pair() as (client, server):
+
+        async def come_and_go(turns: int) -> None:
+            with anyio.move_on_after(0.001 * turns):
+                async with client.forward_from_remote_port(
+                    "127.0.0.1", 0, "127.0.0.1", port
+                ) as forward:
+                    await ask_port(forward.remote_port)
+
+        async with anyio.create_task_group() as tasks:
+            for turns in range(30):
+                tasks.start_soon(come_and_go, turns)
+        await wait_for(lambda: server.forwarding.remote_ports == ())
+        assert await ask(await client.stream_to_remote_port("127.0.0.1", port)) == b"HELLO!"
+
+
+async def test_forwards_that_live_at_the_end_of_the_session() -> None:
+    """Closing the session under forwards that come and go leaves nothing (PFW-31, PFW-32)."""
+    for turns in range(0, 40, 4):
+        async with nothing_left_behind(), service() as port, pair() as (client, server):
+
+            async def forward(client: anyssh.ClientSession = client, port: int = port) -> None:
+                with suppress(anyssh.SSHError, OSError, anyio.BrokenResourceError):
+                    async with client.forward_from_remote_port(
+                        "127.0.0.1", 0, "127.0.0.1", port
+                    ) as there:
+                        await ask_port(there.remote_port)
+
+            async with anyio.create_task_group() as tasks:
+                for _ in range(3):
+                    tasks.start_soon(forward)
+                for _ in range(turns):
+                    await anyio.lowlevel.checkpoint()
+                await server.aclose()
+
+
+# Bounds
+
+
+async def test_connections_that_wait_are_bounded() -> None:
+    """More than the limit are reset, and the listener goes on."""
+    asked = anyio.Event()
+    may_answer = anyio.Event()
+
+    async def decide(request: anyssh.ForwardingRequest) -> bool:
+        asked.set()
+        await may_answer.wait()
+        return True
+
+    ours = ForwardingPolicy(pending_connections=3)
+    async with (
+        service() as port,
+        pair(ForwardingPolicy(decide=decide), ours) as (client, _),
+        forwarding(client, "to", port) as number,
+    ):
+        streams = [await anyio.connect_tcp("127.0.0.1", number) for _ in range(3)]
+        await asked.wait()
+        await settle()
+        await assert_reset(await anyio.connect_tcp("127.0.0.1", number))
+        may_answer.set()
+        for stream in streams:
+            assert await ask(stream) == b"HELLO!"
+        assert await ask_port(number) == b"HELLO!"
+
+
+async def test_a_connection_without_a_byte_ends() -> None:
+    policy = ForwardingPolicy(connect_to=["localhost:*"], idle_time=0.2)
+    async with service() as port, pair(policy) as (client, server):
+        stream = await client.stream_to_remote_port("127.0.0.1", port)
+        for _ in range(4):
+            await stream.send(b"x")
+            await anyio.sleep(0.1)
+        closed = await stream.wait_closed()
+        assert closed.exit_signal == "ABRT"
+        await wait_for(lambda: server.channels == ())
+
+
+async def test_a_listener_survives_what_accepting_raises() -> None:
+    class Moody:
+        """Fails twice before it works, and once in between."""
+
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+            self.failures = 2
+
+        async def serve(self, handler: Any, task_group: Any = None) -> None:
+            if self.failures:
+                self.failures -= 1
+                raise OSError(24, "Too many open files")
+            await self.inner.serve(handler, task_group)
+
+        def extra(self, attribute: Any, default: Any = None) -> Any:
+            return self.inner.extra(attribute, default)
+
+        async def aclose(self) -> None:
+            await self.inner.aclose()
+
+    async def moody(endpoint: Any) -> Any:
+        return Moody(await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0))
+
+    async with (
+        service() as port,
+        pair() as (client, _),
+        forwarding(client, "to", port, listener=moody) as number,
+    ):
+        assert await ask_port(number) == b"HELLO!"
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(600)
+async def test_ten_thousand_connections() -> None:
+    """T-34."""
+    async with (
+        nothing_left_behind(),
+        service() as port,
+        pair() as (client, server),
+        forwarding(client, "to", port) as number,
+    ):
+        with anyio.CancelScope(shield=True):
+            for _ in range(10_000):
+                assert await ask_port(number) == b"HELLO!"
+        assert client.channels == server.channels == ()
