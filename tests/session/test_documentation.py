@@ -10,8 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from types import CodeType, SimpleNamespace
@@ -239,6 +239,95 @@ def test_the_session_that_survives(tmp_path: Path) -> None:
     assert found == "and found another one, 1"
     assert data == "b'before and after'"
     assert re.fullmatch(r"1 \d+\.\d+", figures)
+
+
+FORWARDING = "docs/how-to/port-forwarding.md"
+
+
+async def answer(stream: anyio.abc.ByteStream) -> None:
+    async with stream:
+        with suppress(anyio.BrokenResourceError):  # who leaves a forward breaks it off
+            async for chunk in stream:
+                await stream.send(chunk.upper())
+
+
+@asynccontextmanager
+async def answering(serve: Callable[[Any], Awaitable[object]]) -> AsyncIterator[str]:
+    """Serve connections on one of the ports that the page's policy allows; give its number."""
+    for port in range(8000, 9000):
+        try:
+            listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=port)
+        except OSError:
+            continue
+        async with listener, anyio.create_task_group() as tasks:
+            tasks.start_soon(serve, listener)
+            yield str(port)
+            tasks.cancel_scope.cancel()
+        return
+
+
+def test_forwarding(tmp_path: Path) -> None:
+    with running(block_with(FORWARDING, "create_tcp_listener"), tmp_path) as (port, fingerprint):
+        anyio.run(forward_ports, int(port), fingerprint)
+
+
+async def forward_ports(port: int, fingerprint: str) -> None:
+    inner = anyssh.Server(
+        host_keys=[key := anyssh.generate_key("ssh-ed25519")],
+        authenticate=lambda attempt: always("alice"),
+    )
+    said: list[str] = []
+    async with (
+        anyssh.ClientSession.connect(
+            await anyio.connect_tcp("127.0.0.1", port),
+            credentials=anyssh.ClientCredentials("alice", password="wonderland"),
+            verify_host=anyssh.pin(fingerprint),
+        ) as session,
+        answering(lambda listener: listener.serve(answer)) as target,
+        answering(lambda listener: inner.serve(listener, anyssh.ServerSession.wait_closed)) as hop,
+    ):
+        names: dict[str, Any] = {
+            "anyio": anyio,
+            "anyssh": anyssh,
+            "session": session,
+            "fingerprint": key.fingerprint,
+            "print": lambda *words: said.append(" ".join(map(str, words))),
+        }
+
+        async def run(text: str) -> str:
+            block = block_with(FORWARDING, text).replace("8080", target).replace("8022", hop)
+            before = len(said)
+            code = eval(compiled(block), names)  # noqa: S307
+            if code is not None:
+                await code
+            return said[before] if said[before:] else ""
+
+        assert await run("# ssh -L") == "b'HELLO'"
+        assert await run("session.stream_to_remote_port") == "b'HELLO'"
+        assert await run("session.connectable") == "anyssh"
+        assert (await run("# ssh -R")).startswith("connections to port ")
+        assert (await run("# ssh -D")).startswith("socks5h://127.0.0.1:")
+        assert int(await run("docker")) > 0
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run, "listener.serve")
+            await until(lambda: "listener" in names and names["listener"].remote_port)
+            greeted = await anyio.connect_tcp("127.0.0.1", names["listener"].remote_port)
+            assert await greeted.receive() == b"hello"
+            tasks.cancel_scope.cancel()
+        await run("def log")
+        async with session.forward_to_remote_port(
+            "127.0.0.1", 0, "localhost", int(target), connecting=names["log"]
+        ) as forward:
+            stream = await anyio.connect_tcp("127.0.0.1", forward.local_port or 0)
+            await stream.send(b"hello")
+            assert await stream.receive() == b"HELLO"
+        assert said[-1].endswith(f" -> localhost:{target}")
+        with pytest.raises(anyssh.ChannelOpenError, match="prohibited"):
+            await session.stream_to_remote_port("localhost", 22)
+
+
+async def always(principal: object) -> object:
+    return principal
 
 
 async def test_the_tests_of_the_how_to() -> None:
