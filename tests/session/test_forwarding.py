@@ -19,7 +19,7 @@ import anyssh
 from anyssh import ForwardingPolicy
 from anyssh.testing import memory_stream_pair, session_pair
 
-from .ends import Call, at_once
+from .ends import Call, at_once, make_server
 from .life_support import (
     LIMIT,
     client_of,
@@ -30,6 +30,7 @@ from .life_support import (
     server_of,
     wait_for,
 )
+from .network import RECONNECTING, network_pair
 
 ALL = ForwardingPolicy.allow_all()
 Handler = Callable[[Any], Awaitable[object]]
@@ -735,3 +736,52 @@ async def test_socks_tells_what_failed(policy: ForwardingPolicy | None, code: in
             await stream.send(b"GET / HTTP/1.1\r\n\r\n")
             with suppress(anyio.BrokenResourceError):
                 assert [chunk async for chunk in stream] == []
+
+
+# Sessions that reconnect
+
+
+@pytest.mark.parametrize("direction", ["to", "from"])
+async def test_ports_and_connections_outlive_the_stream(direction: str) -> None:
+    server = make_server(config=RECONNECTING, forwarding=ALL)
+    data = bytes(range(256)) * 4096
+
+    async def send(stream: ByteStream) -> None:
+        for start in range(0, len(data), 65536):
+            await stream.send(data[start : start + 65536])
+            if start % 262144 == 0:
+                network.cut()
+        await stream.send_eof()
+
+    with anyio.fail_after(3 * LIMIT):
+        async with (
+            service() as port,
+            network_pair(server) as (network, client, _),
+            forwarding(client, direction, port) as number,
+            await anyio.connect_tcp("127.0.0.1", number) as stream,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(send, stream)
+            assert b"".join([chunk async for chunk in stream]) == data.upper() + b"!"
+            network.cut()
+            assert await ask_port(number) == b"HELLO!"
+            assert client.metrics.reconnections > 0
+
+
+@pytest.mark.parametrize("direction", ["to", "from"])
+async def test_a_forward_can_be_left_while_there_is_no_stream(direction: str) -> None:
+    server = make_server(config=RECONNECTING, forwarding=ALL)
+    with anyio.fail_after(3 * LIMIT):
+        async with (
+            service() as port,
+            network_pair(server, by_itself=False) as (network, client, session),
+        ):
+            async with forwarding(client, direction, port) as number:
+                network.cut()
+                await client.wait_disconnected()
+            await client.reconnect(await network.connect())
+            await wait_for(lambda: not session.forwarding.remote_ports)
+            async with client.forward_from_remote_port(
+                "127.0.0.1", number, "127.0.0.1", port
+            ) as again:
+                assert await ask_port(again.remote_port) == b"HELLO!"
