@@ -18,9 +18,10 @@ from typing import Any
 
 import anyio
 import pytest
-from anyio.abc import SocketStream
+from anyio.abc import ByteStream, SocketStream
 
 import anyssh
+from anyssh.testing import memory_stream_pair, session_pair
 from tests.session.ends import ALICE, at_once, make_server, pinned
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +89,15 @@ async for opening in session.incoming_channels():        # or session.accept_cha
             await channel.aclose(exit_status=0)          # or signal="KILL", message="..."
         else:
             await request.reject()
+"""  # noqa: E501
+
+FORWARDING = """\
+async with session.forward_to_remote_port("127.0.0.1", 0, "db.internal", 5432) as forward:      # ssh -L
+    print(forward.local_port)
+async with session.forward_from_remote_port("127.0.0.1", 0, "127.0.0.1", 3000) as forward:      # ssh -R
+    print(forward.remote_port)
+stream = await session.stream_to_remote_port("db.internal", 5432)                                # no local socket
+async with anyssh.ClientSession.connect(session.connectable("next-hop", 22), **options) as inner: ...  # ProxyJump in one line
 """  # noqa: E501
 
 KEYS = """\
@@ -397,3 +407,36 @@ async def test_the_client_of_the_readme_refuses_another_key(free_tcp_port: int) 
     async with running(readme_program("A server"), free_tcp_port):
         with pytest.raises(anyssh.HostKeyError):
             await client(anyssh.generate_key("ssh-ed25519").fingerprint)
+
+
+# Port forwarding
+
+
+async def test_forwarding(capsys: pytest.CaptureFixture[str]) -> None:
+    """As written, but for the arguments of the inner session, which stand there as dots."""
+
+    async def connect(endpoint: anyssh.Endpoint) -> ByteStream:
+        near, far = memory_stream_pair()
+        if endpoint == anyssh.TcpEndpoint("next-hop", 22):
+            group.start_soon(be_next_hop, far)
+        else:
+            assert endpoint == anyssh.TcpEndpoint("db.internal", 5432)
+            await far.send(b"ready")
+        return near
+
+    async def be_next_hop(stream: ByteStream) -> None:
+        async with make_server().accept(stream) as session:
+            await session.wait_closed()
+
+    policy = anyssh.ForwardingPolicy(
+        connect_to=["db.internal:5432", "next-hop:22"], listen_on=["localhost:*"], connector=connect
+    )
+    options = {"credentials": ALICE, "verify_host": pinned()}
+    async with (
+        session_pair(server_forwarding=policy) as (session, _),
+        anyio.create_task_group() as group,
+    ):
+        names = await snippet(FORWARDING, session=session, options=options)
+        assert await names["stream"].receive() == b"ready"
+        assert names["inner"].peer_version.name == "anyssh"
+    assert all(int(port) > 0 for port in capsys.readouterr().out.split())
