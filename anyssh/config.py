@@ -110,6 +110,7 @@ class Limits:
     :ivar channels: open at the same time in one session
     :ivar unaccepted_channels: opened by the peer and not yet accepted by the application
     :ivar requests: waiting for the application, per channel and per session
+    :ivar service_requests: of the session that wait for a service, such as those to forward ports
     :ivar receive_memory: windows granted in one session, in all
     :ivar pending_output: sealed or queued for sending before senders wait
     :ivar waiting_bytes: payloads of opens and requests that wait for the application, per session
@@ -139,6 +140,7 @@ class Limits:
     channels: int = 1024
     unaccepted_channels: int = 64
     requests: int = 16
+    service_requests: int = 64
     receive_memory: int = 64 * 1024 * 1024
     pending_output: int = 512 * 1024
     waiting_bytes: int = 4 * 1024 * 1024

@@ -8,7 +8,7 @@ their message through; what they still check is what only the channel table can 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import Enum, auto
 from typing import Final, Protocol
 
@@ -116,8 +116,11 @@ class Connection:
     :ivar pending_service: asked for and not granted yet
     """
 
-    def __init__(self, config: SessionConfig) -> None:
+    def __init__(
+        self, config: SessionConfig, service_requests: Collection[str] = frozenset()
+    ) -> None:
         self._config = config
+        self._service_requests = service_requests
         self._limits = config.limits
         self._attachment = _Attachment.NEVER
         self.continuity: Continuity | None = None
@@ -762,8 +765,11 @@ class Connection:
     def _keep(self, line: RequestLine, request: PendingRequest) -> bool:
         """Keep a request for the application, or refuse it when too much waits already."""
         size = len(request.payload)
+        # Services answer by themselves, and peers ask them for much at once.
+        is_for_service = request.channel is None and request.name in self._service_requests
+        bound = self._limits.service_requests if is_for_service else self._limits.requests
         if (
-            line.undecided >= self._limits.requests
+            line.undecided >= bound
             or self._kept_bytes + size > self._limits.waiting_bytes
         ):
             self._count_noise(size)

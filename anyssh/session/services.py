@@ -271,6 +271,12 @@ class ServiceHost:
         return service is not None
 
     @property
+    def session_requests(self) -> frozenset[str]:
+        """The requests of the session that belong to a service."""
+        rules = [rule for kind in self._registered for rule in kind.activations]
+        return frozenset(rule.session_request for rule in rules if rule.session_request)
+
+    @property
     def service_requests(self) -> frozenset[str]:
         """The services that a client may ask for."""
         rules = [rule for kind in self._registered for rule in kind.activations]

@@ -203,7 +203,9 @@ class Session(ForwardingMethods, AsyncContextManagerMixin, TypedAttributeProvide
         self._trace_handler = _contained(trace)
         self._on_progress = _contained(on_progress)
         self._number = next(_session_numbers)
-        self._connection = Connection(config)
+        policy = forwarding if forwarding is not None else ForwardingPolicy()
+        self._service_host = ServiceHost(self, {PortForwarding: policy, **(services or {})})
+        self._connection = Connection(config, self._service_host.session_requests)
         self._state = SessionState.NEW
         self._links: Links
         self._latency = LatencyStatistics()
@@ -223,8 +225,6 @@ class Session(ForwardingMethods, AsyncContextManagerMixin, TypedAttributeProvide
         self._granted_service: str | None = None
         self._requests = RequestQueue(self._refuse_request)
         self._events = EventQueue(config.limits.events)
-        policy = forwarding if forwarding is not None else ForwardingPolicy()
-        self._service_host = ServiceHost(self, {PortForwarding: policy, **(services or {})})
 
     @property
     def _core(self) -> Core:

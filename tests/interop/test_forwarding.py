@@ -480,3 +480,17 @@ async def test_our_client_forwards_through_a_dev_tunnels_server(keys: Keys, bind
         with pytest.raises(anyssh.ChannelOpenError) as failure:
             await session.stream_to_remote_port(LOOPBACK, await free_port())
         assert failure.value.reason == anyssh.ChannelOpenFailureReason.CONNECT_FAILED
+
+
+async def test_many_options_r(keys: Keys, tmp_path: Path) -> None:
+    """The client sends all of its requests at once, without waiting for answers."""
+    # To different places, or the client asks only once.
+    options = [word for port in range(1, 31) for word in ("-R", f"0:localhost:{port}")]
+    async with (
+        openssh_client(keys, tmp_path, ALL) as (server, ssh),
+        ssh.running("-N", *options, "ours"),
+    ):
+        with anyio.fail_after(DEADLINE):
+            session = (await server.visit()).session
+            while len(session.forwarding.remote_ports) < 30:  # noqa: ASYNC110
+                await anyio.sleep(0.02)
