@@ -768,10 +768,7 @@ class Connection:
         # Services answer by themselves, and peers ask them for much at once.
         is_for_service = request.channel is None and request.name in self._service_requests
         bound = self._limits.service_requests if is_for_service else self._limits.requests
-        if (
-            line.undecided >= bound
-            or self._kept_bytes + size > self._limits.waiting_bytes
-        ):
+        if line.undecided >= bound or self._kept_bytes + size > self._limits.waiting_bytes:
             self._count_noise(size)
             self._refuse_in_turn(line, request)
             return False

@@ -171,7 +171,7 @@ class Reconnector:
     def _ask(self, continuity: Continuity) -> None:
         if self.journal is None:
             raise _client_failure("the server does not know the session: it offers no reconnect")
-        token = self._token(continuity.session_id, to_server=True)
+        token = self._tokens(to_server=True)(continuity.session_id)
         lost = continuity.journal
         request = (
             LinkedSessionReconnectRequest(token, lost.last_received, lost.link_id)
@@ -186,18 +186,18 @@ class Reconnector:
     def _names_links(self) -> bool:
         return Extension.SESSION_LINK in self._extensions
 
-    def _token(self, session_id: bytes, *, to_server: bool) -> bytes:
-        """Return the proof that one knows a session, which is good for this stream only."""
-        exchanger = self._exchanger
-        digest, key = exchanger.mac_key(to_server=to_server)
-        return hmac.digest(key, session_id + exchanger.session_id, digest)
+    def _tokens(self, *, to_server: bool) -> Callable[[bytes], bytes]:
+        """Return what makes the proof that one knows a session, good for this stream only."""
+        digest, key = self._exchanger.mac_key(to_server=to_server)
+        stream_id = self._exchanger.session_id
+        return lambda session_id: hmac.digest(key, session_id + stream_id, digest)
 
     def receive_success(self, payload: Buffer) -> None:
         """Verify that the server knows the session, and go on with it."""
         response = SessionReconnectResponse.decode(RequestSuccess.decode(payload).payload)
         connection = self._asked()
         continuity = _continuity(connection)
-        token = self._token(continuity.session_id, to_server=False)
+        token = self._tokens(to_server=False)(continuity.session_id)
         if not hmac.compare_digest(token, response.server_token):
             raise ReconnectError(
                 ReconnectFailureReason.INVALID_SERVER_TOKEN,
@@ -245,10 +245,10 @@ class Reconnector:
             request = SessionReconnectRequest.decode(payload)
             link_id = b""
         number = request.last_received_sequence_number
+        token = self._tokens(to_server=True)
 
         def proves(session_id: bytes) -> bool:
-            token = self._token(session_id, to_server=True)
-            return hmac.compare_digest(token, request.client_token)
+            return hmac.compare_digest(token(session_id), request.client_token)
 
         def answer(connection: Connection | None, error: ReconnectError | None) -> None:
             if connection is None:
@@ -264,7 +264,7 @@ class Reconnector:
             raise LocalProtocolError("the extension is not in use")
         missing = lost.missing(number)
         journal.continues(lost, repeated=len(missing), confirmed_by=self._transport.messages_sent)
-        token = self._token(_continuity(connection).session_id, to_server=False)
+        token = self._tokens(to_server=False)(_continuity(connection).session_id)
         response = SessionReconnectResponse(token, lost.last_received)
         self._transport.send(RequestSuccess(response.encode()).encode())
         self._on_resume(connection, missing)

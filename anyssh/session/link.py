@@ -103,8 +103,14 @@ class Link:
         self._reading.cancel()
 
     def release(self) -> None:
-        """End the tasks, but neither the core nor the stream; only while the core is paused."""
+        """End the tasks, but neither the core nor the stream; only while the core is paused.
+
+        What is being sent gets :attr:`Limits.disconnect_time`; if that is not enough, the stream
+        is of no use to anybody and the core ends.
+        """
         self._is_released = True
+        deadline = anyio.current_time() + self._limits.disconnect_time
+        self._writing.deadline = min(self._writing.deadline, deadline)
         self._unpaused.notify()
         self._output.notify()
         self._deadline_moved.notify()
@@ -239,6 +245,9 @@ class Link:
         finally:
             self._writer_is_idle = False
             self._written.set()
+        if self._is_released and self._writing.cancelled_caught:
+            error = SSHError("the peer reads too slowly to be handed over")
+            self.core.lose(error, anyio.current_time())
 
     async def _write_pending(self) -> None:
         while True:

@@ -146,6 +146,7 @@ class Links:
         self._running: Attempt | None = None
         self._attempt_came = Notice()
         self._search: anyio.CancelScope | None = None
+        self._connecting = anyio.CancelScope()
         self._expires = math.inf
         self._delay = FIRST_DELAY
         self._last_error: Exception | None = None
@@ -181,12 +182,17 @@ class Links:
     # Life
 
     async def run(self) -> None:
-        """Run one link after the other until the session is over."""
+        """Run one link after the other until the session is over.
+
+        Shielded: it is the session that ends this, and nothing else closes a stream that comes
+        at the last moment.
+        """
         link: Link | None = self.current
         try:
-            while link is not None:
-                await link.run()
-                link = await self._next()
+            with anyio.CancelScope(shield=True):
+                while link is not None:
+                    await link.run()
+                    link = await self._next()
         finally:
             self._finished.set()
 
@@ -198,6 +204,7 @@ class Links:
         """Note that the present stream is lost."""
         self._expires = anyio.current_time() + self._limits.disconnected_time
         self._delay = FIRST_DELAY
+        self._last_error = None
         self.current.hurry()
 
     def end(self) -> None:
@@ -219,7 +226,8 @@ class Links:
         link, self._link = self.current, None
         self.end()
         link.release()
-        await link.wait_finished()
+        with anyio.CancelScope(shield=True):  # until then nobody would close the stream
+            await link.wait_finished()
         return link.stream, link.core
 
     # The next stream
@@ -234,6 +242,8 @@ class Links:
                     await self._look_for_stream(self._connectable)
         attempt, self._attempt = self._attempt, None
         self._running = attempt
+        if attempt is not None and self._is_over:
+            attempt.abort("the session has ended")
         if attempt is None and not self._is_over:
             time = self._limits.disconnected_time
             self._give_up(ConnectionLost(f"there was no other stream within {time:g} seconds"))
@@ -250,24 +260,36 @@ class Links:
                 await self._wait_for_attempt()
             self._delay = min(2 * self._delay, LONGEST_DELAY)
             if self._attempt is None:
-                try:
-                    stream = await connectable.connect()
-                except Exception as error:  # whatever it is, the next try may do better
-                    self._last_error = error
-                else:
-                    self._attempt = Attempt(self, stream, self._make_core())
+                with anyio.CancelScope() as self._connecting:
+                    await self._connect(connectable)
+
+    async def _connect(self, connectable: ByteStreamConnectable) -> None:
+        """Make a stream, unless somebody gives us one meanwhile."""
+        try:
+            stream = await connectable.connect()
+        except Exception as error:  # whatever it is, the next try may do better
+            self._last_error = error
+            return
+        if self._attempt is None:
+            self._attempt = Attempt(self, stream, self._make_core())
+        else:
+            await anyio.aclose_forcefully(stream)
 
     def try_stream(self, stream: AnyByteStream, core: Core | None = None) -> Attempt:
         """Try to go on over a stream, instead of the one that is lost.
 
-        :raises LocalProtocolError: another one is being tried
+        :param core: of the stream, if it has been in use
+        :raises LocalProtocolError: another one is being tried, or this one is lost already
         """
+        if core is not None and core.phase is Phase.TERMINATED:
+            raise LocalProtocolError("the stream was lost while it was handed over")
         running = self._running
         is_trying = running is not None and not running.is_over.is_set()
         if self._is_over or self._attempt is not None or is_trying:
             raise LocalProtocolError("the session is over, or another stream is being tried")
         self._attempt = Attempt(self, stream, core or self._make_core())
         self._attempt_came.notify()
+        self._connecting.cancel()
         return self._attempt
 
     def go_on(self, link: Link, events: Sequence[Event]) -> None:

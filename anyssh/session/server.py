@@ -157,6 +157,11 @@ class ServerSession(Session):
         self._lost_at = anyio.current_time()
         self._reconnectable._check_bytes()
 
+    def _advance(self) -> None:
+        super()._advance()
+        if self._state is SessionState.DISCONNECTED:
+            self._reconnectable._check_bytes()
+
     def _closed(self, event: ConnectionTerminated) -> None:
         self._reconnectable._discard(self)
         super()._closed(event)

@@ -35,7 +35,14 @@ from .._version import __version__
 from ..config import SessionConfig
 from ..constants import DisconnectReason
 from ..contour import SessionContour
-from ..errors import Disconnected, HostKeyError, KeyExchangeFailed, LocalProtocolError, SSHError
+from ..errors import (
+    Disconnected,
+    HostKeyError,
+    KeyExchangeFailed,
+    LocalProtocolError,
+    ReconnectError,
+    SSHError,
+)
 from ..forwarding.methods import ForwardingMethods
 from ..forwarding.policy import ForwardingPolicy
 from ..forwarding.service import PortForwarding
@@ -127,6 +134,13 @@ _SET_UP: Final = {
     Phase.ENCRYPTED: "authentication",
     Phase.AUTHENTICATION: "authentication",
 }
+
+
+def _disconnect_reason(error: SSHError) -> int:
+    """Return the reason that an error stands for; that of a ReconnectError is of another kind."""
+    if isinstance(error, ReconnectError):
+        return DisconnectReason.CONNECTION_LOST
+    return getattr(error, "reason", DisconnectReason.CONNECTION_LOST)
 
 
 def _contained(callback: Callable[[E], None] | None) -> Callable[[E], None] | None:
@@ -420,7 +434,8 @@ class Session(ForwardingMethods, AsyncContextManagerMixin, TypedAttributeProvide
 
     def _say_goodbye(self, reason: int, description: str) -> None:
         if self._state is SessionState.DISCONNECTED:
-            self._end_now(Disconnected(reason, description, by_peer=False))
+            if reason != DisconnectReason.CONNECTION_LOST:
+                self._end_now(Disconnected(reason, description, by_peer=False))
         elif self._state is not SessionState.CLOSED:
             self._core.disconnect(reason, description)
             self._advance()
@@ -900,9 +915,8 @@ class Session(ForwardingMethods, AsyncContextManagerMixin, TypedAttributeProvide
         self._connection.detach()
         self._latency.disconnected()
         self._links.end()
-        reason = getattr(error, "reason", DisconnectReason.CONNECTION_LOST)
         description = getattr(error, "description", str(error))
-        self._end = SessionClosed(reason, description, error)
+        self._end = SessionClosed(_disconnect_reason(error), description, error)
         self._trace(TraceId.SESSION_CLOSING, TraceLevel.INFO, f"closed: {error}", error)
         for scope in self._waiting_scopes:
             scope.cancel()
