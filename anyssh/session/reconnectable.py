@@ -76,7 +76,7 @@ class ReconnectableSessions:
         ]
         if not lost:
             return False
-        oldest = min(lost, key=lambda session: session._lost_at)
+        oldest = min(lost, key=lambda session: session._loss_number)
         self._discard(oldest)
         oldest._end_now(
             Disconnected(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from logging import Logger, getLogger
@@ -46,6 +47,8 @@ __all__ = ["Server", "ServerSession"]
 
 logger: Logger = getLogger("anyssh")
 
+_loss_numbers = itertools.count(1)
+
 TAKE_OVER_TIME: Final = 5.0
 """Seconds for a stream to end that its client has left."""
 
@@ -87,7 +90,7 @@ class ServerSession(Session):
         )
         self._authorize_reconnect = authorize_reconnect
         self._reconnectable = reconnectable_sessions
-        self._lost_at = math.inf
+        self._loss_number = 0
         self._is_claimed = False
         self._authenticate = authenticate
         self._may_use_key = may_use_key
@@ -154,7 +157,7 @@ class ServerSession(Session):
 
     def _disconnected(self, event: ConnectionTerminated) -> None:
         super()._disconnected(event)
-        self._lost_at = anyio.current_time()
+        self._loss_number = next(_loss_numbers)
         self._reconnectable._check_bytes()
 
     def _advance(self) -> None:
