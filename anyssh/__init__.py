@@ -87,6 +87,7 @@ from .keys import (
     import_public_key,
 )
 from .keys.known_hosts import HostMarker, KnownHostsEntry, KnownHostsProblem
+from .pipes import pipe
 from .protocol.authentication import (
     AuthAttempt,
     CertificateAttempt,
@@ -102,6 +103,7 @@ from .protocol.latency import Latency
 from .protocol.negotiation import Algorithms
 from .session import events
 from .session.agent import Agent, AgentIdentity
+from .session.arrivals import ReceivedData, ReceivedEof
 from .session.attributes import SSHAttribute
 from .session.authorities import HostAuthorities, HostCertificateVerifier, UserAuthorities
 from .session.channel import Channel, ChannelClosed, ChannelOpening, StderrStream
@@ -124,15 +126,10 @@ from .session.requests import ChannelRequest, IncomingRequest, Reply
 from .session.server import Server, ServerSession
 from .session.services import ServiceActivation, SessionService
 from .session.session import Session, SessionClosed
+from .streams import MultiChannelStream, SecureStream
 from .trace import Progress, ProgressEvent, TraceEvent, TraceId, TraceLevel
 
 __all__ = [
-    "events",
-    "SessionState",
-    "SessionMoved",
-    "ReconnectFailureReason",
-    "ReconnectableSessions",
-    "Reconnected",
     "Agent",
     "AgentError",
     "AgentIdentity",
@@ -159,15 +156,14 @@ __all__ = [
     "ConnectFailed",
     "Connecting",
     "ConnectionLost",
+    "Connector",
     "ContourFormatError",
     "ContourInterval",
-    "Connector",
     "DisconnectReason",
     "Disconnected",
     "Encryption",
     "Endpoint",
     "Extension",
-    "HostAuthorities",
     "ForwardedChannelAdded",
     "ForwardedChannelRemoved",
     "ForwardedConnection",
@@ -177,6 +173,7 @@ __all__ = [
     "ForwardingAction",
     "ForwardingPolicy",
     "ForwardingRequest",
+    "HostAuthorities",
     "HostBasedAttempt",
     "HostBasedCredentials",
     "HostCertificateVerifier",
@@ -207,6 +204,7 @@ __all__ = [
     "LocalProtocolError",
     "Mac",
     "MessageNumber",
+    "MultiChannelStream",
     "NegotiationError",
     "NoneAttempt",
     "PassphraseError",
@@ -220,7 +218,12 @@ __all__ = [
     "Prompt",
     "ProtocolError",
     "PublicKeyAttempt",
+    "ReceivedData",
+    "ReceivedEof",
     "ReconnectError",
+    "ReconnectFailureReason",
+    "ReconnectableSessions",
+    "Reconnected",
     "RemoteConnectable",
     "RemoteForward",
     "RemoteListener",
@@ -229,6 +232,7 @@ __all__ = [
     "RequestDenied",
     "SSHAttribute",
     "SSHError",
+    "SecureStream",
     "Server",
     "ServerSession",
     "Service",
@@ -240,7 +244,9 @@ __all__ = [
     "SessionContour",
     "SessionEvent",
     "SessionMetrics",
+    "SessionMoved",
     "SessionService",
+    "SessionState",
     "Signer",
     "SigningRefused",
     "SocksForward",
@@ -249,13 +255,14 @@ __all__ = [
     "TraceEvent",
     "TraceId",
     "TraceLevel",
-    "UserAuthorities",
     "UnixEndpoint",
+    "UserAuthorities",
     "WireError",
     "WrongPassphrase",
     "__version__",
     "check_host_certificate",
     "check_user_certificate",
+    "events",
     "export_private_key",
     "export_private_key_bytes",
     "export_private_key_file",
@@ -270,6 +277,7 @@ __all__ = [
     "import_public_key",
     "messages",
     "pin",
+    "pipe",
     "to_thread",
     "wire",
 ]

@@ -60,6 +60,7 @@ from .events import (
     Event,
     GlobalRequestReceived,
     ReplyReceived,
+    RoomMade,
 )
 from .journal import Continuity
 
@@ -133,6 +134,7 @@ class Connection:
         self._remote_ids: set[int] = set()
         self._closing: dict[int, ChannelState] = {}
         self._waiting_for_turn: dict[ChannelState, None] = {}
+        self._room_is_awaited = False
         self._next_id = 0
         self._granted = 0
         self._offered = 0
@@ -187,11 +189,27 @@ class Connection:
     def pass_turn(self) -> None:
         """Let the channel that waited longest send, if there is room."""
         link = self._link
-        if self._waiting_for_turn and link is not None and link.can_send and link.room > 0:
+        if link is None or not link.can_send or link.room <= 0:
+            return
+        if self._room_is_awaited:
+            self._room_is_awaited = False
+            link.emit(RoomMade())
+        if self._waiting_for_turn:
             channel = next(iter(self._waiting_for_turn))
             del self._waiting_for_turn[channel]
             channel.send_wait = SendWait.NOTHING
             link.emit(ChannelWritable(channel))
+
+    def wait_for_room(self) -> bool:
+        """Return whether what we ask of the peer should wait for it to read what was sent.
+
+        If so, :class:`~anyssh.protocol.events.RoomMade` tells when to look again.
+        """
+        link = self._link
+        if link is None or (link.room > 0 and self.held_size <= self._limits.pending_output):
+            return False
+        self._room_is_awaited = True
+        return True
 
     def _send(self, payload: bytes) -> None:
         link = self._link

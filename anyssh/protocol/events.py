@@ -54,6 +54,7 @@ __all__ = [
     "Obligation",
     "Refused",
     "ReplyReceived",
+    "RoomMade",
     "ServiceAccepted",
     "ServiceRequested",
     "SignatureRequested",
@@ -397,6 +398,11 @@ class ChannelWritable(Event):
     """A channel that could not send all of its bytes can send again."""
 
     channel: ChannelState
+
+
+@dataclass(slots=True)
+class RoomMade(Event):
+    """The output has room again for those who asked by ``Connection.wait_for_room``."""
 
 
 # Requests

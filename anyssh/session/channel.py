@@ -8,13 +8,14 @@ the core as far as the window and the output bound allow, and waits for more roo
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 import anyio.lowlevel
-from anyio import ResourceGuard
-from anyio.abc import ByteReceiveStream, ByteStream
+from anyio import TASK_STATUS_IGNORED, ResourceGuard
+from anyio.abc import ByteReceiveStream, ByteStream, TaskStatus
 
 from ..constants import EXTENDED_DATA_STDERR, ChannelOpenFailureReason
 from ..errors import ChannelOpenError, RequestDenied, SSHError
@@ -22,6 +23,7 @@ from ..messages import Signal
 from ..protocol.channel import ChannelPhase, ChannelState, Half, PendingRequest, SendWait
 from ._bytes import ByteQueue
 from ._waiting import Notice
+from .arrivals import Arrival, Arrivals
 from .attributes import SSHAttribute
 from .metrics import ChannelMetrics
 from .requests import ChannelRequest, IncomingRequest, Reply, RequestIterator, RequestQueue
@@ -53,11 +55,11 @@ class ChannelClosed:
 class _Inbox:
     """Bytes of one kind on their way from the peer to a reader."""
 
-    __slots__ = ("_channel", "_guard", "is_closed", "is_ended", "notice", "queue")
+    __slots__ = ("_channel", "guard", "is_closed", "is_ended", "notice", "queue")
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._guard = ResourceGuard("reading from")
+        self.guard = ResourceGuard("reading from")
         self.queue = ByteQueue()
         self.notice = Notice()
         self.is_closed = False
@@ -80,7 +82,7 @@ class _Inbox:
     async def receive(self, max_bytes: int) -> bytes:
         if max_bytes < 1:
             raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
-        with self._guard:
+        with self.guard:
             # Nothing awaits after this, so a cancelled call never loses bytes.
             await self._wait_for_bytes()
             data = self.queue.take(max_bytes)
@@ -167,6 +169,7 @@ class Channel(ByteStream):
         self._is_closed_here = False
         self._requests = RequestQueue(self._refuse_request)
         self._attributes: dict[Any, Callable[[], Any]] = {}
+        self._arrivals: Arrivals | None = None
 
     # What it is
 
@@ -319,27 +322,57 @@ class Channel(ByteStream):
         self._requests.handle()
         return RequestIterator(self._session, self._requests)
 
-    async def request(self, name: str, payload: bytes = b"", *, want_reply: bool = True) -> Reply:
+    def arrivals(self) -> AsyncIterator[Arrival]:
+        """Take the channel over and iterate over all that comes, in the order of its coming.
+
+        For relays: bytes, standard error, EOF and requests are one sequence; :meth:`receive` and
+        the like then find the channel busy. What came before the call is given first: requests,
+        bytes, standard error, EOF. The iteration ends with the channel, once all was given.
+
+        :raises ~anyio.BusyResourceError: a task is receiving, or this was called before
+        """
+        with ExitStack() as readers:
+            for inbox in (self._inbox, self._stderr._inbox):
+                readers.enter_context(inbox.guard)
+            readers.pop_all()  # for good
+        arrivals = self._arrivals = Arrivals(self)
+        for request in self._requests.hand_over():
+            arrivals.put_request(request)
+        arrivals.put_run(self._inbox.queue, is_stderr=False)
+        arrivals.put_run(self._stderr._inbox.queue, is_stderr=True)
+        if self._state.receive_half is Half.EOF:
+            arrivals.put_eof()
+        if self._has_ended:
+            arrivals.end()
+        return arrivals
+
+    async def request(
+        self,
+        name: str,
+        payload: bytes = b"",
+        *,
+        want_reply: bool = True,
+        task_status: TaskStatus[None] = TASK_STATUS_IGNORED,
+    ) -> Reply:
         """Ask something of the peer; return its reply, which is true when it was granted.
 
         A cancelled call does not disturb the replies of others. Without ``want_reply`` the call
-        does not wait, and the reply is true. A channel that is closed meanwhile answers no.
+        does not wait for it, and the reply is true. A channel that is closed meanwhile answers no.
+        Requests leave in the order of asking, after the bytes that were sent before.
 
         :param payload: what belongs to the request, in wire form
+        :param task_status: told once the request has its place in that order
         :raises ~anyio.ClosedResourceError: the channel was closed here
         :raises ~anyio.BrokenResourceError: the peer has closed the channel, or the session ended
         """
         await anyio.lowlevel.checkpoint()
+        await self._session._wait_for_room()
         self._require_usable()
         slot = self._session._connection.request_channel(
             self._state, name, payload, want_reply=want_reply
         )
-        pending = self._session._expect_reply(slot)
-        self._session._advance()
-        if not want_reply:
-            return Reply(True)
         try:
-            return await self._session._reply(pending)
+            return await self._session._reply(slot, want_reply, task_status)
         except SSHError as error:
             raise anyio.BrokenResourceError(str(error)) from error
 
@@ -389,6 +422,8 @@ class Channel(ByteStream):
         self._end(exit_status, signal, message if signal is not None else None)
         self._inbox.queue.clear()
         self._stderr._inbox.queue.clear()
+        if self._arrivals is not None:
+            self._arrivals.clear()
         self._session._advance()
 
     def _end(
@@ -428,20 +463,33 @@ class Channel(ByteStream):
         self._inbox.notice.notify()
         self._stderr._inbox.notice.notify()
         self._requests.end()
+        if self._arrivals is not None:
+            self._arrivals.end()
 
     # What the session's reader tells
 
     def _data_received(self, data: bytes) -> None:
-        if not self._is_closed_here:
+        if self._is_closed_here:
+            return
+        if self._arrivals is None:
             self._inbox.put(data)
+        else:
+            self._arrivals.put_data(data, is_stderr=False)
 
     def _extended_data_received(self, data_type: int, data: bytes) -> None:
-        if data_type == EXTENDED_DATA_STDERR and not self._is_closed_here:
+        if data_type != EXTENDED_DATA_STDERR or self._is_closed_here:
+            self._consumed(len(data))
+        elif self._arrivals is None:
             self._stderr._put(data)
         else:
-            self._consumed(len(data))
+            self._arrivals.put_data(data, is_stderr=True)
 
     def _eof_received(self) -> None:
+        if self._arrivals is not None:
+            self._arrivals.put_eof()
+        self._bytes_ended()
+
+    def _bytes_ended(self) -> None:
         self._inbox.end()
         self._stderr._inbox.end()
 
@@ -449,14 +497,17 @@ class Channel(ByteStream):
         self._writable.notify()
 
     def _peer_closed(self) -> None:
-        self._eof_received()
+        self._bytes_ended()
         self._end()
 
     def _session_ended(self, error: Exception) -> None:
         self._end(error=error)
 
     def _request_received(self, request: PendingRequest) -> None:
-        self._requests.put(request)
+        if self._arrivals is None:
+            self._requests.put(request)
+        else:
+            self._arrivals.put_request(request)
 
     def _confirmed(self, payload: bytes) -> None:
         self._open_payload = payload

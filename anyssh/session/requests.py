@@ -135,6 +135,13 @@ class RequestQueue:
         """Keep requests for the application from now on."""
         self._interest = _Interest.HANDLES
 
+    def hand_over(self) -> list[PendingRequest]:
+        """Return, and forget, what waits: somebody else takes it, and what comes, from now on."""
+        self.handle()
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        return waiting
+
     def end(self) -> None:
         """No more requests come."""
         self._ended = True

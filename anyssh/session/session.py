@@ -20,7 +20,7 @@ from typing import Any, Final, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
-from anyio import AsyncContextManagerMixin, TypedAttributeProvider
+from anyio import TASK_STATUS_IGNORED, AsyncContextManagerMixin, TypedAttributeProvider
 from anyio.abc import (
     AnyByteStream,
     AsyncResource,
@@ -29,6 +29,7 @@ from anyio.abc import (
     ObjectStream,
     SocketAttribute,
     TaskGroup,
+    TaskStatus,
 )
 
 from .._version import __version__
@@ -69,6 +70,7 @@ from ..protocol.events import (
     KeyExchangeCompleted,
     LatencyMeasured,
     ReplyReceived,
+    RoomMade,
     ServiceAccepted,
     ServiceRequested,
     SessionResumed,
@@ -508,6 +510,7 @@ class Session(ForwardingMethods, AsyncContextManagerMixin, TypedAttributeProvide
         request: ChannelRequest | None = None,
         payload: bytes = b"",
         window_size: int | None = None,
+        task_status: TaskStatus[None] = TASK_STATUS_IGNORED,
     ) -> Channel:
         """Open a channel.
 
@@ -517,16 +520,19 @@ class Session(ForwardingMethods, AsyncContextManagerMixin, TypedAttributeProvide
         :param request: sent right behind; the call then also waits for its reply
         :param payload: what belongs to the type, in wire form
         :param window_size: bytes that the peer may send ahead; the configured number if not given
+        :param task_status: told once the peer was asked; it is asked in the order of the calls
         :raises ChannelOpenError: the peer refused the channel
         :raises RequestDenied: the peer refused the request; the channel is closed again
         :raises SSHError: the session has ended
         """
         await anyio.lowlevel.checkpoint()
+        await self._wait_for_room()
         self._require_alive()
         state = self._connection.open_channel(channel_type, payload, window_size=window_size)
         channel = Channel(self, state)
         self._channels[channel] = None
         self._advance()
+        task_status.started()
         try:
             await channel._wait_opened()
             if request is not None:
@@ -620,30 +626,46 @@ class Session(ForwardingMethods, AsyncContextManagerMixin, TypedAttributeProvide
         self._requests.handle()
         return RequestIterator(self, self._requests)
 
-    async def request(self, name: str, payload: bytes = b"", *, want_reply: bool = True) -> Reply:
+    async def request(
+        self,
+        name: str,
+        payload: bytes = b"",
+        *,
+        want_reply: bool = True,
+        task_status: TaskStatus[None] = TASK_STATUS_IGNORED,
+    ) -> Reply:
         """Ask something of the peer's session; return its reply, true when it was granted.
 
         A cancelled call does not disturb the replies of others. Without ``want_reply`` the call
-        does not wait, and the reply is true.
+        does not wait for it, and the reply is true. Requests leave in the order of asking.
 
         :param payload: what belongs to the request, in wire form
+        :param task_status: told once the request has its place in that order
         :raises SSHError: the session has ended
         """
         await anyio.lowlevel.checkpoint()
+        await self._wait_for_room()
         self._require_alive()
         slot = self._connection.request_global(name, payload, want_reply=want_reply)
-        pending = self._expect_reply(slot)
-        self._advance()
-        if not want_reply:
-            return Reply(True)
-        return await self._reply(pending)
+        return await self._reply(slot, want_reply, task_status)
 
-    def _expect_reply(self, slot: ReplySlot) -> PendingReply:
+    async def _wait_for_room(self) -> None:
+        """Wait while the peer does not read: what we ask of it must not pile up."""
+        while self._connection.wait_for_room():
+            await self._changed.wait()
+
+    async def _reply(
+        self, slot: ReplySlot, is_wanted: bool, task_status: TaskStatus[None]
+    ) -> Reply:
+        """Let a request leave, and wait for its reply if there is to be one."""
+        if not is_wanted:
+            self._advance()
+            task_status.started()
+            return Reply(True)
         pending = PendingReply(slot)
         self._pending_replies.add(pending)
-        return pending
-
-    async def _reply(self, pending: PendingReply) -> Reply:
+        self._advance()
+        task_status.started()
         try:
             return await pending.wait()
         finally:
@@ -857,6 +879,9 @@ class Session(ForwardingMethods, AsyncContextManagerMixin, TypedAttributeProvide
     def _channel_writable(self, event: ChannelWritable) -> None:
         event.channel.owner._became_writable()
 
+    def _room_made(self, event: RoomMade) -> None:
+        self._changed.notify()
+
     def _channel_request_received(self, event: ChannelRequestReceived) -> None:
         channel: Channel = event.channel.owner
         if not self._service_host.take_channel_request(channel, event.request, self._services):
@@ -984,6 +1009,7 @@ class Session(ForwardingMethods, AsyncContextManagerMixin, TypedAttributeProvide
 _HANDLERS: Final[dict[type[Event], Callable[[Session, Any], None]]] = {
     ChannelDataReceived: Session._channel_data_received,
     ChannelWritable: Session._channel_writable,
+    RoomMade: Session._room_made,
     ChannelExtendedDataReceived: Session._channel_extended_data_received,
     ChannelEofReceived: Session._channel_eof_received,
     ChannelClosed: Session._channel_closed,

@@ -24,6 +24,7 @@ from anyio.abc import SocketAttribute
 import anyssh
 from anyssh.testing import memory_stream_pair, session_pair
 from tests.authority import certified, string
+from tests.session.ends import at_once, host_key, make_server
 from tests.session.test_agent import OwnAgent
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +55,7 @@ def block_with(page: str, text: str) -> str:
 
 
 @contextmanager
-def running(program: str, folder: Path) -> Iterator[tuple[str, str]]:
+def running(program: str, folder: Path, *arguments: str) -> Iterator[tuple[str, str]]:
     """Run a program that serves; give its port and its host key's fingerprint."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = str(probe.getsockname()[1])
@@ -62,7 +63,7 @@ def running(program: str, folder: Path) -> Iterator[tuple[str, str]]:
     path = folder / "server.py"
     path.write_text(program.replace(PORT, port))
     with subprocess.Popen(
-        [sys.executable, "-u", path], cwd=folder, stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-u", path, *arguments], cwd=folder, stdout=subprocess.PIPE, text=True,
         env={"PYTHONPATH": str(ROOT)},
     ) as server:  # fmt: skip
         try:
@@ -479,3 +480,86 @@ async def test_the_verifier_that_trusts_on_first_use(tmp_path: Path) -> None:
         await verify(wrong)
     assert await verify(anyssh.PresentedHostKey(wrong.key, version, ("other", 22))) is True
     assert await verify(anyssh.PresentedHostKey(right.key, version)) is False
+
+
+async def test_the_gateway(tmp_path: Path) -> None:
+    async def authenticate(attempt: anyssh.AuthAttempt) -> object | None:
+        match attempt:
+            case anyssh.PasswordAttempt(username="gateway", password="looking-glass"):
+                return "gateway"
+        return None
+
+    async def shout(channel: anyssh.Channel) -> None:
+        async for chunk in channel:
+            await channel.send(chunk.upper())
+        await channel.aclose(exit_status=5)
+
+    async def serve(session: anyssh.ServerSession) -> None:
+        await session.serve(shout)
+
+    host_key = anyssh.generate_key("ssh-ed25519")
+    server = anyssh.Server(host_keys=[host_key], authenticate=authenticate)
+    program = block_with("docs/how-to/relay.md", "create_tcp_listener")
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(server.serve, listener, serve)
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        gateway = running(program, tmp_path, "127.0.0.1", str(port), host_key.fingerprint)
+        port_and_fingerprint = await anyio.to_thread.run_sync(gateway.__enter__)
+        try:
+            await talk_to_shouter(*port_and_fingerprint)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(gateway.__exit__, None, None, None)
+        tasks.cancel_scope.cancel()
+
+
+async def talk_to_shouter(port: str, fingerprint: str) -> None:
+    async with anyssh.ClientSession.connect(
+        await anyio.connect_tcp("127.0.0.1", int(port)),
+        credentials=anyssh.ClientCredentials("alice", password="wonderland"),
+        verify_host=anyssh.pin(fingerprint),
+    ) as session:
+        channel = await session.open_channel()
+        await channel.send(b"hello")
+        await channel.send_eof()
+        assert b"".join([chunk async for chunk in channel]) == b"HELLO"
+        assert (await channel.wait_closed()).exit_status == 5
+
+
+async def test_the_relay_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {"anyssh": anyssh}
+    exec(compiled(block_with("docs/how-to/relay.md", "log_and_relay")), names)  # noqa: S102
+    async with session_pair() as (client, server), anyio.create_task_group() as tasks:
+        channels = []
+        for _ in range(2):
+            channels += await at_once(client.open_channel(), server.accept_channel())
+        outer, source, other, target = channels
+        tasks.start_soon(names["log_and_relay"], source, target)
+        requests = other.requests()
+
+        async def grant() -> None:
+            await (await anext(requests)).accept()
+
+        granted, _ = await at_once(outer.request("news"), grant())
+        assert granted
+        await outer.send(b"hello")
+        await outer.send_eof()
+        await outer.aclose()
+        assert b"".join([chunk async for chunk in other]) == b"hello"
+    assert capsys.readouterr().out == "request news\n5 bytes\n"
+
+
+async def test_streams_over_a_stream(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {"anyssh": anyssh}
+    for block in blocks(ROOT / "docs/how-to/streams.md"):
+        exec(compiled(block), names)  # noqa: S102
+    near, far = memory_stream_pair()
+    await at_once(names["write_log"](near), names["read_log"](far))
+    assert capsys.readouterr().out == "b'all is well\\n'\nb'thank you'\n"
+    near, far = memory_stream_pair()
+    server = make_server()
+    await at_once(names["ask"](near, host_key().fingerprint), names["answer"](far, server))
+    assert capsys.readouterr().out == "b'END TO END ENCRYPTED'\n"

@@ -32,6 +32,8 @@ LAYERS = {
     "session": 3,
     "to_thread": 3,
     "forwarding": 4,
+    "pipes": 4,
+    "streams": 4,
     "": 5,  # anyssh/__init__.py: the public names
     "testing": 6,
     "demo": 7,
@@ -48,7 +50,7 @@ PUBLIC = LAYERS[""]
 NEIGHBOURS = {("algorithms", "keys"), ("keys", "algorithms")}
 """Parts of one height that may know each other, besides those of layer 0."""
 
-FEATURES = {"forwarding"}
+FEATURES = {"forwarding", "pipes", "streams"}
 """Parts that live on what sessions offer to everybody, though they stand below the public names."""
 
 ASSEMBLY = {"anyssh.session.session", "anyssh.session.client", "anyssh.session.server"}
@@ -62,11 +64,11 @@ LIBRARIES = {
     2: set(),
     3: {"anyio"},
     4: {"anyio"},
-    5: {"anyio"},
-    6: {"anyio"},
-    7: {"anyio", "rich"},
 }
 """What a layer may import besides the standard library; higher layers are as the highest here."""
+
+EXTRAS = {"demo": {"rich"}}
+"""What parts import besides that is only there with an extra; ``import anyssh`` does without."""
 
 IMPURE = {
     "asyncio",
@@ -176,7 +178,8 @@ def wrong_library(module: Module, top: str) -> str | None:
         return "time, entropy and the outside world are arguments here"
     if top == "secrets" and module.layer <= PURE and module.part not in MAKES_KEYS:
         return "entropy is an argument here"
-    if top in sys.stdlib_module_names or top in LIBRARIES[min(module.layer, max(LIBRARIES))]:
+    allowed = LIBRARIES[min(module.layer, max(LIBRARIES))] | EXTRAS.get(module.part, set())
+    if top in sys.stdlib_module_names or top in allowed:
         return None
     return "not a library of this layer"
 

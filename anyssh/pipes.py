@@ -1,0 +1,254 @@
+"""Relays: two channels joined into one, or all channels and requests of two sessions.
+
+A gateway between a client and a server holds a session with each, and :func:`pipe` joins the two.
+Each direction of each channel is one task that takes what came, in its order, and hands it on under
+the flow control of the other side; its source gets credit as it takes, so a side that does not
+read holds up its own channel and nothing else. Replies and answers to opens are awaited in tasks
+of their own, which start in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Final, TypeVar, overload
+
+import anyio
+import anyio.lowlevel
+from anyio.abc import TaskGroup, TaskStatus
+
+from .constants import ChannelOpenFailureReason, DisconnectReason
+from .errors import ChannelOpenError, SSHError
+from .session.arrivals import Arrival, ReceivedData, ReceivedEof
+from .session.channel import Channel, ChannelOpening
+from .session.requests import IncomingRequest, Reply
+from .session.session import Session, SessionClosed
+
+__all__ = ["pipe"]
+
+_GONE: Final = (SSHError, anyio.BrokenResourceError, anyio.ClosedResourceError)
+
+
+@overload
+async def pipe(first: Channel, second: Channel) -> None: ...
+
+
+@overload
+async def pipe(first: Session, second: Session) -> None: ...
+
+
+async def pipe(first: Channel | Session, second: Channel | Session) -> None:
+    """Relay everything between two channels, or between two sessions, until either ends.
+
+    Of **channels**, bytes, standard error, EOF and requests are passed on in the order in which
+    they came, replies too; once one is closed and what it sent is delivered, the other is closed
+    in the same way. The pipe takes both over: it closes them on every path, and nobody else may
+    use them meanwhile.
+
+    Of **sessions**, requests and the channels that the peers open from then on are passed on, with
+    their payloads byte for byte. A channel is confirmed or refused as the other side does. Once
+    one session has ended, the channels have :attr:`Limits.disconnect_time` to deliver what is
+    left; then the other session is ended with the same reason (or ``BY_APPLICATION`` where the
+    connection was lost). A session that can reconnect has not ended while it may. Channels that
+    are open already stay with those who use them.
+
+    How it ended, :meth:`Channel.wait_closed` and :meth:`Session.wait_closed` tell. Cancelling
+    closes the relayed channels and refuses what waits for an answer; sessions stay open.
+
+    :raises ~anyio.BusyResourceError: somebody receives from one of the channels
+    :raises TypeError: the two are not both channels or both sessions
+    :raises ValueError: the two are the same
+    """
+    if first is second:
+        raise ValueError("a pipe needs two different ends")
+    if isinstance(first, Channel) and isinstance(second, Channel):
+        await _pipe_channels(first, second)
+    elif isinstance(first, Session) and isinstance(second, Session):
+        await _pipe_sessions(first, second)
+    else:
+        raise TypeError(
+            "a pipe joins two channels or two sessions, not "
+            f"{type(first).__name__} and {type(second).__name__}"
+        )
+
+
+# Channels
+
+
+async def _pipe_channels(first: Channel, second: Channel) -> None:
+    async with first, second:
+        from_first, from_second = first.arrivals(), second.arrivals()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_carry, from_second, second, first, tasks)
+            await _carry(from_first, first, second, tasks)
+
+
+async def _carry(
+    arrivals: AsyncIterator[Arrival], source: Channel, target: Channel, tasks: TaskGroup
+) -> None:
+    """Hand on what comes from one channel until it is closed, then close the other alike.
+
+    Once the target has gone, the rest is taken and dropped: its peer may still want to read what
+    the source's peer only sends after it could write.
+    """
+    async for arrival in arrivals:
+        try:
+            await _hand_on(arrival, target, tasks)
+        except _GONE:
+            continue
+    end = await source.wait_closed()
+    if end.exit_signal is not None:
+        await target.aclose(signal=end.exit_signal, message=end.message or "")
+    else:
+        await target.aclose(exit_status=end.exit_status)
+
+
+async def _hand_on(arrival: Arrival, target: Channel, tasks: TaskGroup) -> None:
+    match arrival:
+        case ReceivedData(data, is_stderr=False):
+            await target.send(data)
+        case ReceivedData(data):
+            await target.send_stderr(data)
+        case ReceivedEof():
+            await target.send_eof()
+        case IncomingRequest():
+            await _start_in_order(tasks, _relay_request, arrival, target)
+
+
+# Sessions
+
+
+async def _pipe_sessions(first: Session, second: Session) -> None:
+    async with anyio.create_task_group() as relays:
+        async with anyio.create_task_group() as acceptors:
+            for source, target in ((first, second), (second, first)):
+                acceptors.start_soon(_relay_requests, source.requests(), target, relays)
+                acceptors.start_soon(_relay_openings, source.incoming_channels(), target, relays)
+            end, other = await _first_end(first, second)
+            acceptors.cancel_scope.cancel()
+        relays.cancel_scope.deadline = anyio.current_time() + other.config.limits.disconnect_time
+    await other.disconnect(_reason_for_others(end), end.description)
+
+
+def _reason_for_others(end: SessionClosed) -> int:
+    """Return the reason of an end; to others, that a stream was lost would mean their own."""
+    lost = end.reason == DisconnectReason.CONNECTION_LOST
+    return DisconnectReason.BY_APPLICATION if lost else end.reason
+
+
+async def _first_end(first: Session, second: Session) -> tuple[SessionClosed, Session]:
+    """Wait until one session has ended; tell how, and which one is left."""
+    ends: list[tuple[SessionClosed, Session]] = []
+
+    async def watch(session: Session, other: Session) -> None:
+        ends.append((await session.wait_closed(), other))
+        watchers.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as watchers:
+        watchers.start_soon(watch, first, second)
+        watchers.start_soon(watch, second, first)
+    return ends[0]
+
+
+async def _relay_requests(
+    requests: AsyncIterator[IncomingRequest], target: Session, relays: TaskGroup
+) -> None:
+    async for request in requests:
+        await _start_in_order(relays, _relay_request, request, target)
+
+
+async def _relay_openings(
+    openings: AsyncIterator[ChannelOpening], target: Session, relays: TaskGroup
+) -> None:
+    async for opening in openings:
+        await _start_in_order(relays, _relay_opening, opening, target)
+
+
+# One request, one channel
+
+
+class _Sent(TaskStatus[None]):
+    """Tells that a request has left, or never will."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def started(self, value: None = None) -> None:
+        self._event.set()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
+T = TypeVar("T")
+
+
+async def _start_in_order(
+    tasks: TaskGroup,
+    relay: Callable[[T, Any, _Sent], Coroutine[Any, Any, None]],
+    what: T,
+    target: Channel | Session,
+) -> None:
+    """Start a relay of one request or open; return once its place in the order is taken."""
+    sent = _Sent()
+    tasks.start_soon(relay, what, target, sent)
+    await sent.wait()
+
+
+async def _relay_request(request: IncomingRequest, target: Channel | Session, sent: _Sent) -> None:
+    reply = Reply(False)
+    try:
+        reply = await target.request(
+            request.name, request.payload, want_reply=request.want_reply, task_status=sent
+        )
+    except _GONE:
+        pass
+    finally:
+        sent.started()
+        with anyio.CancelScope(shield=True):
+            await _answer(request, reply)
+
+
+async def _answer(request: IncomingRequest, reply: Reply) -> None:
+    if reply:
+        try:
+            await request.accept(reply.payload)
+            return
+        except SSHError:  # the source takes no payload of that size
+            pass
+    await request.reject()
+
+
+async def _relay_opening(opening: ChannelOpening, target: Session, sent: _Sent) -> None:
+    reason: int = ChannelOpenFailureReason.CONNECT_FAILED
+    description = "the relay could not pass the channel on"
+    far: Channel | None = None
+    try:
+        far = await target.open_channel(
+            opening.channel_type, payload=opening.payload, task_status=sent
+        )
+    except ChannelOpenError as error:
+        reason, description = error.reason, error.description
+    except SSHError:
+        pass
+    finally:
+        sent.started()
+        if far is None:
+            with anyio.CancelScope(shield=True):
+                await _refuse(opening, reason, description)
+    if far is not None:
+        await _join(opening, far)
+
+
+async def _refuse(opening: ChannelOpening, reason: int, description: str) -> None:
+    with suppress(SSHError):  # the session that asked has ended
+        await opening.reject(reason, description)
+
+
+async def _join(opening: ChannelOpening, far: Channel) -> None:
+    async with far:
+        try:
+            near = opening.accept_nowait(payload=far.open_payload)
+        except SSHError:  # the session that asked has ended
+            return
+        await _pipe_channels(near, far)

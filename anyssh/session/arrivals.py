@@ -1,0 +1,137 @@
+"""Everything that comes on a channel as one sequence, for those who pass it on.
+
+A channel offers bytes, standard error and requests apart, which suits programs. A relay must keep
+the order between them as well: a request to run a program comes before the program's input.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Self
+
+import anyio.lowlevel
+
+from ..protocol.channel import PendingRequest
+from ._bytes import ByteQueue
+from ._waiting import Notice
+from .requests import IncomingRequest
+
+if TYPE_CHECKING:
+    from .channel import Channel
+
+__all__ = ["Arrival", "Arrivals", "ReceivedData", "ReceivedEof"]
+
+ARRIVAL_BYTES: Final = 128 * 1024
+MAX_WAITING: Final = 256
+"""Beyond so many, bytes join those of their kind: else each byte of output and of standard error in
+turn would cost an object, and a window of them a hundred times its size."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedData:
+    """Bytes that the peer has sent.
+
+    :ivar data: at least one byte
+    :ivar is_stderr: whether they are standard error
+    """
+
+    data: bytes = field(repr=False)
+    is_stderr: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedEof:
+    """The peer sends no more bytes; requests may still come."""
+
+
+Arrival = ReceivedData | ReceivedEof | IncomingRequest
+"""What :meth:`Channel.arrivals` gives."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """Bytes of one kind that came in a row."""
+
+    bytes: ByteQueue
+    is_stderr: bool
+
+
+class Arrivals:
+    """Iterates over what comes on a channel; ends with the channel."""
+
+    __slots__ = ("_channel", "_ended", "_last_runs", "_notice", "_waiting")
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._waiting: deque[_Run | ReceivedEof | PendingRequest] = deque()
+        self._last_runs: dict[bool, _Run] = {}
+        self._notice = Notice()
+        self._ended = False
+
+    def put_run(self, data: ByteQueue, is_stderr: bool) -> None:
+        """Add all bytes of a queue, which is ours from now on."""
+        if data.size:
+            self._last_runs[is_stderr] = run = _Run(data, is_stderr)
+            self._put(run)
+
+    def put_data(self, data: bytes, is_stderr: bool) -> None:
+        """Add bytes."""
+        waiting, run = self._waiting, self._last_runs.get(is_stderr)
+        if run is not None and (run is waiting[-1] or len(waiting) >= MAX_WAITING):
+            run.bytes.append(data)
+            return
+        queue = ByteQueue()
+        queue.append(data)
+        self.put_run(queue, is_stderr)
+
+    def put_request(self, request: PendingRequest) -> None:
+        """Add a request."""
+        self._last_runs.clear()  # nothing that comes later may overtake it
+        self._put(request)
+
+    def put_eof(self) -> None:
+        """Add the end of bytes."""
+        self._last_runs.clear()
+        self._put(ReceivedEof())
+
+    def _put(self, arrival: _Run | ReceivedEof | PendingRequest) -> None:
+        self._waiting.append(arrival)
+        self._notice.notify()
+
+    def end(self) -> None:
+        """Nothing more comes."""
+        self._ended = True
+        self._notice.notify()
+
+    def clear(self) -> None:
+        """Forget what came."""
+        self._waiting.clear()
+        self._last_runs.clear()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Arrival:
+        # Nothing awaits once something is taken, so a cancelled call never loses anything.
+        await anyio.lowlevel.checkpoint()
+        while not self._waiting:
+            if self._ended:
+                raise StopAsyncIteration
+            await self._notice.wait()
+        first = self._waiting[0]
+        if isinstance(first, _Run):
+            return self._take_bytes(first)
+        del self._waiting[0]
+        if isinstance(first, PendingRequest):
+            return IncomingRequest(self._channel._session, first)
+        return first
+
+    def _take_bytes(self, run: _Run) -> ReceivedData:
+        data = run.bytes.take(ARRIVAL_BYTES)
+        if not run.bytes.size:
+            del self._waiting[0]
+            if self._last_runs.get(run.is_stderr) is run:
+                del self._last_runs[run.is_stderr]
+        self._channel._consumed(len(data))
+        return ReceivedData(data, run.is_stderr)
