@@ -9,7 +9,7 @@ import nox
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PROJECT)
-LOWEST = ["anyio==4.10.*", "bcrypt==4.1.*", "cryptography==45.*", "trio==0.31.*"]
+LOWEST = ["anyio==4.10.*", "bcrypt==4.1.*", "cryptography==45.*", "trio==0.31.*", "wsproto==1.2.*"]
 
 nox.needs_version = ">=2026.10.20"
 nox.options.sessions = ["lint", "typing", "docs", "tests"]

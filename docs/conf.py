@@ -44,6 +44,7 @@ NOT_CONSTRUCTED = {
     "anyssh.Session",
     "anyssh.StderrStream",
     "anyssh.testing.MemoryStream",
+    "anyssh.websocket.WebSocketStream",
 }
 
 

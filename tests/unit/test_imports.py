@@ -36,6 +36,7 @@ LAYERS = {
     "streams": 4,
     "": 5,  # anyssh/__init__.py: the public names
     "testing": 6,
+    "websocket": 6,
     "demo": 7,
     "__main__": 8,
 }
@@ -57,6 +58,7 @@ ASSEMBLY = {"anyssh.session.session", "anyssh.session.client", "anyssh.session.s
 """Modules that give sessions the methods and parameters of features, and so stand above them."""
 
 PUBLIC_MODULES = {"messages", "testing", "to_thread", "wire"}
+PUBLIC_MODULES = {"messages", "testing", "to_thread", "websocket", "wire"}
 
 LIBRARIES = {
     0: set(),
@@ -67,7 +69,7 @@ LIBRARIES = {
 }
 """What a layer may import besides the standard library; higher layers are as the highest here."""
 
-EXTRAS = {"demo": {"rich"}}
+EXTRAS = {"demo": {"rich"}, "websocket": {"wsproto"}}
 """What parts import besides that is only there with an extra; ``import anyssh`` does without."""
 
 IMPURE = {
@@ -306,7 +308,9 @@ def test_all_modules_are_read() -> None:
         ("anyssh.testing.pairs", "from ..protocol import Core"),
         ("anyssh.demo", "from anyssh.session import Channel"),
         ("anyssh.testing.pairs", "import rich"),
+        ("anyssh.demo", "import wsproto"),
         ("anyssh", "from .testing import session_pair"),
+        ("anyssh", "from . import websocket"),
     ],
 )
 def test_what_is_wrong_is_found(name: str, source: str) -> None:
@@ -334,6 +338,7 @@ def test_what_is_wrong_is_found(name: str, source: str) -> None:
         ),
         ("anyssh.demo", "import anyssh\nfrom anyssh.testing import session_pair"),
         ("anyssh.__main__", "from anyssh.demo import main"),
+        ("anyssh.websocket", "import wsproto\nfrom anyssh import SSHError"),
     ],
 )
 def test_what_is_right_passes(name: str, source: str) -> None:

@@ -1,0 +1,614 @@
+"""WebSockets (RFC 6455) as byte streams, so that sessions run through web proxies and browsers.
+
+Bytes travel as binary messages, whose boundaries mean nothing. The protocol is wsproto's; needs the
+extra ``ws``. Nobody but the application's own calls does the work: :meth:`WebSocketStream.receive`
+answers pings and a peer's close as it comes across them, never in the middle of a message that is
+being sent.
+
+A frame that was cut short could never be mended, so a cancelled ``send`` leaves the stream broken;
+a session never cancels its own. Control frames are sent shielded from cancellation, for a
+second at most.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from logging import Logger, getLogger
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.lowlevel
+from anyio import ResourceGuard
+from anyio.abc import ByteStream, ByteStreamConnectable, Listener, TaskGroup
+
+try:
+    from wsproto import ConnectionType, WSConnection
+    from wsproto.connection import ConnectionState
+    from wsproto.events import (
+        AcceptConnection,
+        BytesMessage,
+        CloseConnection,
+        Event,
+        Ping,
+        RejectConnection,
+        Request,
+        TextMessage,
+    )
+    from wsproto.frame_protocol import CloseReason
+    from wsproto.utilities import ProtocolError
+except ImportError as missing:
+    raise ImportError("anyssh.websocket needs wsproto: pip install 'anyssh[ws]'") from missing
+
+from anyssh import SSHError
+
+__all__ = [
+    "WebSocketConnectable",
+    "WebSocketError",
+    "WebSocketListener",
+    "WebSocketRequest",
+    "WebSocketStream",
+    "accept_websocket",
+    "connect_websocket",
+]
+
+HEAD_BYTES: Final = 16 * 1024
+MESSAGE_BYTES: Final = 64 * 1024
+"""Longer sends become several messages, so that nobody needs a big buffer for one."""
+DEFAULT_RECEIVE_BYTES: Final = 65536
+RECEIVE_BYTES: Final = 256 * 1024
+EVENTS_PER_TURN: Final = 256
+"""Frames can be tiny, and a peer that sends nothing else must not keep the event loop to itself."""
+MAX_MESSAGE_SIZE: Final = 16 * 1024 * 1024
+HANDSHAKE_TIME: Final = 10.0
+CONTROL_TIME: Final = 1.0
+CLOSE_TIME: Final = 0.5
+
+CLEAN_CODES: Final = frozenset(
+    {CloseReason.NORMAL_CLOSURE, CloseReason.GOING_AWAY, CloseReason.NO_STATUS_RCVD}
+)
+
+logger: Logger = getLogger("anyssh")
+
+
+class WebSocketError(SSHError):
+    """The peer refused the WebSocket, broke its rules, or closed it for a reason.
+
+    :ivar code: the HTTP status of a refusal, or the code of a close (RFC 6455 section 7.4), if any
+    """
+
+    def __init__(self, message: str, code: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class WebSocketRequest:
+    """What a client asks for.
+
+    :ivar target: path and query
+    :ivar host: the client's name for us
+    :ivar subprotocols: what it would speak, in order of preference
+    :ivar headers: the other headers, with names in lower case; ``origin`` tells which site a
+        browser's page comes from
+    """
+
+    target: str
+    host: str
+    subprotocols: tuple[str, ...]
+    headers: Mapping[str, str] = field(repr=False)
+
+
+MayConnect = Callable[[WebSocketRequest], Awaitable[bool]]
+
+
+class _Phase(Enum):
+    """How far a WebSocket has come."""
+
+    OPEN = auto()
+    ENDED = auto()
+    """The peer has closed it."""
+    BROKEN = auto()
+    CLOSED = auto()
+    """We have closed it."""
+
+
+class WebSocketStream(ByteStream):
+    """A WebSocket as a byte stream; made by :func:`connect_websocket` and :func:`accept_websocket`.
+
+    It cannot end one direction alone: :meth:`send_eof` raises :exc:`NotImplementedError`.
+    """
+
+    def __init__(
+        self,
+        stream: ByteStream,
+        connection: WSConnection,
+        subprotocol: str | None,
+        max_message_size: int,
+    ) -> None:
+        self._stream = stream
+        self._connection = connection
+        self._subprotocol = subprotocol
+        self._max_message_size = max_message_size
+        self._phase = _Phase.OPEN
+        self._error: Exception | None = None
+        self._received = bytearray()
+        self._message_size = 0
+        self._has_backlog = False
+        self._reply = b""
+        self._writing = anyio.Lock()
+        self._finished = anyio.Event()
+        self._receive_guard = ResourceGuard("reading from")
+        self._send_guard = ResourceGuard("writing to")
+        self._handle_events()  # of what came right behind the handshake
+
+    @property
+    def subprotocol(self) -> str | None:
+        """What the two sides agreed to speak, if anything was offered and chosen."""
+        return self._subprotocol
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """The attributes of the stream below."""
+        return self._stream.extra_attributes
+
+    # Receiving
+
+    async def receive(self, max_bytes: int = DEFAULT_RECEIVE_BYTES) -> bytes:
+        """Receive at least one and at most ``max_bytes`` bytes. Cancelling loses none.
+
+        :raises ~anyio.EndOfStream: the peer has closed the WebSocket in good order
+        :raises ~anyio.ClosedResourceError: it was closed here
+        :raises ~anyio.BrokenResourceError: the stream below broke or ended, the peer broke the
+            rules or closed for another reason; a :exc:`WebSocketError` or the stream's own error
+            is the cause
+        :raises ~anyio.BusyResourceError: another task is receiving
+        :raises ValueError: ``max_bytes`` is less than 1
+        """
+        if max_bytes < 1:
+            raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
+        with self._receive_guard:
+            await anyio.lowlevel.checkpoint()
+            while not self._received:
+                self._require_readable()
+                await self._receive_more()
+            self._require_not_closed()
+            data = bytes(self._received[:max_bytes])
+            del self._received[:max_bytes]
+            return data
+
+    async def _receive_more(self) -> None:
+        """Take what comes next, and answer it; what it was shows in our state."""
+        if self._has_backlog:
+            await anyio.lowlevel.checkpoint()
+        else:
+            await self._feed()
+        if self._phase is _Phase.OPEN:
+            self._handle_events()
+            await self._send_reply()
+
+    async def _feed(self) -> None:
+        try:
+            data = await self._stream.receive(RECEIVE_BYTES)
+        except anyio.EndOfStream:
+            self._break(WebSocketError("the stream ended without the close of the WebSocket"))
+            return
+        except anyio.get_cancelled_exc_class():
+            raise
+        except Exception as error:  # whatever a stream raises means that it is gone
+            self._break(error)
+            return
+        if self._phase is _Phase.OPEN:
+            self._connection.receive_data(data)
+
+    def _handle_events(self) -> None:
+        self._has_backlog = False
+        for number, event in enumerate(self._connection.events(), 1):
+            match event:
+                case BytesMessage():
+                    self._take(event)
+                case TextMessage():
+                    self._violated(CloseReason.UNSUPPORTED_DATA, "text where bytes are expected")
+                case Ping():
+                    # Answering the latest is enough (RFC 6455 section 5.5.3).
+                    self._reply = self._connection.send(event.response())
+                case CloseConnection():
+                    self._peer_closed(event)
+            if self._phase is not _Phase.OPEN:
+                return
+            if number == EVENTS_PER_TURN:
+                self._has_backlog = True
+                return
+
+    def _take(self, event: BytesMessage) -> None:
+        self._message_size += len(event.data)
+        if self._message_size > self._max_message_size:
+            self._violated(CloseReason.MESSAGE_TOO_BIG, "the message is too big")
+            return
+        if event.message_finished:
+            self._message_size = 0
+        self._received += event.data
+
+    def _violated(self, code: CloseReason, reason: str) -> None:
+        self._reply = self._connection.send(CloseConnection(code, reason))
+        self._break(WebSocketError(f"the peer broke the rules of WebSockets: {reason}", code))
+
+    def _peer_closed(self, event: CloseConnection) -> None:
+        if self._connection.state is ConnectionState.OPEN:
+            # That is how wsproto tells of frames that cannot be.
+            self._violated(CloseReason(event.code), event.reason or "a malformed frame")
+            return
+        if self._connection.state is ConnectionState.REMOTE_CLOSING:
+            self._reply = self._connection.send(event.response())
+        if event.code in CLEAN_CODES:
+            self._phase = _Phase.ENDED
+            self._finished.set()
+        else:
+            words = f": {event.reason}" if event.reason else ""
+            self._break(
+                WebSocketError(f"the peer closed the WebSocket, {event.code}{words}", event.code)
+            )
+
+    def _break(self, error: Exception) -> None:
+        if self._phase is _Phase.OPEN:
+            self._phase = _Phase.BROKEN
+            self._error = error
+        self._finished.set()
+
+    # Sending
+
+    async def send(self, item: bytes) -> None:
+        """Send bytes; return when the stream below has taken them.
+
+        When cancelled while the stream below is not taking bytes, the WebSocket is broken.
+
+        :raises ~anyio.ClosedResourceError: it was closed here
+        :raises ~anyio.BrokenResourceError: the peer has closed it, or it broke; see :meth:`receive`
+        :raises ~anyio.BusyResourceError: another task is sending
+        """
+        with self._send_guard:
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            self._require_writable()
+            rest = memoryview(item).cast("B")
+            while rest:
+                message = BytesMessage(bytes(rest[:MESSAGE_BYTES]))
+                async with self._writing:
+                    self._require_writable()
+                    await self._write(self._connection.send(message))
+                    await self._write_reply()
+                    self._require_writable()
+                rest = rest[MESSAGE_BYTES:]
+            await anyio.lowlevel.cancel_shielded_checkpoint()
+
+    async def _send_reply(self) -> None:
+        """Answer a ping or a close, unless a sender is at it, who then does this too."""
+        if not self._reply or self._writing.locked():
+            return
+        with anyio.move_on_after(CONTROL_TIME, shield=True):
+            async with self._writing:
+                await self._write_reply()
+
+    async def _write_reply(self) -> None:
+        while self._reply:
+            reply, self._reply = self._reply, b""
+            await self._write(reply)
+
+    async def _write(self, data: bytes) -> None:
+        """Write whole frames; if not all of it can leave, nothing may follow."""
+        try:
+            await self._stream.send(data)
+        except anyio.get_cancelled_exc_class():
+            self._break(WebSocketError("a message was cut short, because sending was cancelled"))
+            raise
+        except Exception as error:  # whatever a stream raises means that it is gone
+            self._break(error)
+
+    async def send_eof(self) -> None:
+        """Raise NotImplementedError: WebSockets close in both directions at once."""
+        raise NotImplementedError("a WebSocket has no end of one direction alone; use aclose()")
+
+    # The end
+
+    async def aclose(self) -> None:
+        """Close the WebSocket and the stream below; does nothing the second time.
+
+        Gives the peer half a second to close it too, without which it could miss our last bytes.
+        """
+        phase, self._phase = self._phase, _Phase.CLOSED
+        if phase is _Phase.CLOSED:
+            await anyio.lowlevel.checkpoint()
+            return
+        try:
+            if phase is _Phase.OPEN and not self._writing.locked():
+                with anyio.move_on_after(CLOSE_TIME):
+                    await self._say_goodbye()
+        finally:
+            self._received.clear()
+            await self._stream.aclose()
+
+    async def _say_goodbye(self) -> None:
+        async with self._writing:
+            await self._write(self._connection.send(CloseConnection(CloseReason.NORMAL_CLOSURE)))
+        try:
+            with self._receive_guard:
+                await self._discard_until_finished()
+        except anyio.BusyResourceError:  # somebody is receiving and will come across the answer
+            await self._finished.wait()
+
+    async def _discard_until_finished(self) -> None:
+        while not self._finished.is_set():
+            try:
+                self._connection.receive_data(await self._stream.receive(RECEIVE_BYTES))
+            except Exception:  # whatever a stream raises means that it is gone
+                return
+            if any(isinstance(event, CloseConnection) for event in self._connection.events()):
+                return
+
+    def _require_not_closed(self) -> None:
+        if self._phase is _Phase.CLOSED:
+            self._finished.set()
+            raise anyio.ClosedResourceError
+
+    def _require_readable(self) -> None:
+        if self._phase is _Phase.ENDED:
+            raise anyio.EndOfStream
+        self._require_not_broken()
+
+    def _require_writable(self) -> None:
+        if self._phase is _Phase.ENDED:
+            raise anyio.BrokenResourceError("the peer has closed the WebSocket")
+        self._require_not_broken()
+
+    def _require_not_broken(self) -> None:
+        self._require_not_closed()
+        if self._phase is _Phase.BROKEN:
+            raise anyio.BrokenResourceError(str(self._error)) from self._error
+
+
+# Clients
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebSocketConnectable(ByteStreamConnectable):
+    """A way to a WebSocket, for sessions that get their streams themselves.
+
+    :ivar url: ``ws://`` or ``wss://`` with host, port, path and query
+    :ivar subprotocols: offered to the server, in order of preference
+    :ivar headers: added to the request, for example a token for a relay
+    :ivar ssl_context: for ``wss``; the system's trust if None
+    :ivar max_message_size: bytes in one message of the server
+    :ivar handshake_time: seconds that the server may take to answer
+    :raises ValueError: the URL is not one of a WebSocket
+    """
+
+    url: str
+    subprotocols: Sequence[str] = ()
+    headers: Sequence[tuple[str, str]] = field(default=(), repr=False)
+    ssl_context: ssl.SSLContext | None = field(default=None, repr=False)
+    max_message_size: int = MAX_MESSAGE_SIZE
+    handshake_time: float = HANDSHAKE_TIME
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("ws", "wss") or not parts.hostname or parts.fragment:
+            raise ValueError(f"{self.url!r} is not of the form ws://host/path or wss://host/path")
+        if parts.username is not None:
+            raise ValueError("a WebSocket's URL has no user name; use headers")
+        self._port()
+
+    def _port(self) -> int:
+        parts = urlsplit(self.url)
+        return parts.port or (443 if parts.scheme == "wss" else 80)
+
+    async def connect(self) -> WebSocketStream:
+        """Connect; see :func:`connect_websocket`."""
+        return await _shake_hands(await self._open(), self.handshake_time, self._ask)
+
+    async def _open(self) -> ByteStream:
+        parts = urlsplit(self.url)
+        host = parts.hostname or ""
+        if parts.scheme == "ws":
+            return await anyio.connect_tcp(host, self._port())
+        return await anyio.connect_tcp(
+            host,
+            self._port(),
+            tls=True,
+            ssl_context=self.ssl_context,
+            tls_standard_compatible=False,
+        )
+
+    async def _ask(self, stream: ByteStream) -> WebSocketStream:
+        parts = urlsplit(self.url)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        connection = WSConnection(ConnectionType.CLIENT)
+        request = Request(
+            host=parts.netloc,
+            target=target,
+            subprotocols=list(self.subprotocols),
+            extra_headers=[(name.encode(), value.encode()) for name, value in self.headers],
+        )
+        await stream.send(connection.send(request))
+        match await _read_head(stream, connection, b"HTTP/1."):
+            case AcceptConnection(subprotocol=subprotocol):
+                pass
+            case RejectConnection(status_code=status):
+                raise WebSocketError(f"the server refused, HTTP status {status}", status)
+            case event:
+                raise WebSocketError(f"expected an answer to the handshake, got {event!r}")
+        return WebSocketStream(stream, connection, subprotocol, self.max_message_size)
+
+
+async def connect_websocket(url: str, **options: Any) -> WebSocketStream:
+    """Connect to a WebSocket.
+
+    :param url: ``ws://`` or ``wss://`` with host, port, path and query
+    :param options: those of :class:`WebSocketConnectable`
+    :raises WebSocketError: the server refused, or does not speak WebSocket
+    :raises ValueError: the URL is not one of a WebSocket
+    :raises ~anyio.ConnectionFailed: there is no way to the server
+    """
+    return await WebSocketConnectable(url=url, **options).connect()
+
+
+# Servers
+
+
+async def accept_websocket(
+    stream: ByteStream,
+    *,
+    subprotocols: Sequence[str] = (),
+    may_connect: MayConnect | None = None,
+    max_message_size: int = MAX_MESSAGE_SIZE,
+    handshake_time: float = HANDSHAKE_TIME,
+) -> WebSocketStream:
+    """Answer a client's handshake on a stream, which is closed if that fails.
+
+    :param stream: where an HTTP request comes
+    :param subprotocols: that we speak; the first one that the client offers is chosen
+    :param may_connect: judges the request, for example by its origin and target; everybody may
+        connect if not given
+    :param max_message_size: bytes in one message of the client
+    :param handshake_time: seconds that the request may take to come
+    :raises WebSocketError: the client does not ask for a WebSocket as it should, or may not
+    """
+
+    async def answer(stream: ByteStream) -> WebSocketStream:
+        connection = WSConnection(ConnectionType.SERVER)
+        try:
+            event = await _read_head(stream, connection, b"GET ")
+        except _Unacceptable as error:
+            await stream.send(error.answer)
+            raise
+        if not isinstance(event, Request):
+            raise WebSocketError(f"expected the request of a WebSocket, got {event!r}")
+        if may_connect is not None and not await may_connect(_described(event)):
+            await stream.send(connection.send(RejectConnection(status_code=403)))
+            raise WebSocketError(f"the WebSocket {event.target!r} was refused", 403)
+        subprotocol = next((name for name in subprotocols if name in event.subprotocols), None)
+        await stream.send(connection.send(AcceptConnection(subprotocol=subprotocol)))
+        return WebSocketStream(stream, connection, subprotocol, max_message_size)
+
+    return await _shake_hands(stream, handshake_time, answer)
+
+
+def _described(request: Request) -> WebSocketRequest:
+    headers = {
+        name.decode("latin-1").lower(): value.decode("latin-1")
+        for name, value in request.extra_headers
+    }
+    return WebSocketRequest(request.target, request.host, tuple(request.subprotocols), headers)
+
+
+class WebSocketListener(Listener[WebSocketStream]):
+    """Gives WebSockets where another listener gives streams.
+
+    A connection that does not become one is closed and logged; the others go on. For ``wss``, the
+    other listener is a :class:`~anyio.streams.tls.TLSListener`.
+
+    :param listener: for example what :func:`anyio.create_tcp_listener` returns
+    :param options: those of :func:`accept_websocket`
+    """
+
+    def __init__(self, listener: Listener[Any], **options: Any) -> None:
+        self._listener = listener
+        self._options = options
+
+    async def serve(
+        self,
+        handler: Callable[[WebSocketStream], Any],
+        task_group: TaskGroup | None = None,
+    ) -> None:
+        """Accept connections and run ``handler`` for each in a task of its own, until cancelled."""
+
+        async def handle(stream: ByteStream) -> None:
+            try:
+                websocket = await accept_websocket(stream, **self._options)
+            except WebSocketError as error:
+                logger.info("a connection did not become a WebSocket: %s", error)
+                return
+            except Exception:
+                logger.exception("a WebSocket could not be judged")
+                return
+            await handler(websocket)
+
+        await self._listener.serve(handle, task_group)
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """The attributes of the listener below."""
+        return self._listener.extra_attributes
+
+    async def aclose(self) -> None:
+        """Close the listener below."""
+        await self._listener.aclose()
+
+
+# The handshake
+
+
+class _Unacceptable(WebSocketError):
+    """A request that is answered with an error of HTTP."""
+
+    def __init__(self, message: str, answer: bytes) -> None:
+        super().__init__(message)
+        self.answer = answer
+
+
+async def _shake_hands(
+    stream: ByteStream,
+    seconds: float,
+    handshake: Callable[[ByteStream], Awaitable[WebSocketStream]],
+) -> WebSocketStream:
+    """Run a handshake in its time; close the stream if nothing comes of it."""
+    try:
+        with anyio.move_on_after(seconds):
+            return await handshake(stream)
+        raise WebSocketError(f"no handshake of a WebSocket within {seconds:g} seconds")
+    except BaseException as error:
+        await anyio.aclose_forcefully(stream)
+        if isinstance(error, anyio.EndOfStream):
+            raise WebSocketError("the stream ended before the handshake was complete") from error
+        if isinstance(error, anyio.BrokenResourceError | anyio.ClosedResourceError | OSError):
+            raise WebSocketError("the stream broke before the handshake was complete") from error
+        raise
+
+
+async def _read_head(stream: ByteStream, connection: WSConnection, start: bytes) -> Event:
+    """Read the head of a request or an answer; return what it says, and pass on what is behind."""
+    head = bytearray()
+    while (end := head.find(b"\r\n\r\n") + 4) < 4:
+        if len(head) > HEAD_BYTES:
+            raise WebSocketError(f"more than {HEAD_BYTES} bytes of HTTP headers")
+        head += await stream.receive(HEAD_BYTES + 1 - len(head))
+        if head[: len(start)] != start[: len(head)]:
+            raise WebSocketError(f"expected {start.decode()!r}, got {bytes(head[:40])!r}")
+    event = _understood(connection, bytes(head[:end]))
+    if len(head) > end and isinstance(event, Request):
+        raise WebSocketError("bytes of the client before the handshake was complete")
+    if isinstance(event, AcceptConnection):
+        connection.receive_data(bytes(head[end:]))
+    return event
+
+
+def _understood(connection: WSConnection, head: bytes) -> Event:
+    try:
+        connection.receive_data(head)
+        return next(iter(connection.events()))
+    except ProtocolError as error:
+        hint = getattr(error, "event_hint", None)
+        if not isinstance(hint, RejectConnection) or connection.client:
+            raise WebSocketError(f"not the handshake of a WebSocket: {error}") from error
+        raise _Unacceptable(f"not the request of a WebSocket: {error}", _refusal(hint)) from error
+    except (UnicodeError, StopIteration) as error:
+        raise WebSocketError("not the handshake of a WebSocket") from error
+
+
+def _refusal(hint: RejectConnection) -> bytes:
+    """Return an answer in HTTP; the connection itself may be past answering."""
+    headers: Iterable[tuple[bytes, bytes]] = hint.headers
+    lines = [b"HTTP/1.1 %d Not a WebSocket" % hint.status_code, b"Content-Length: 0"]
+    lines += [b"Connection: close", *(b"%s: %s" % header for header in headers), b"", b""]
+    return b"\r\n".join(lines)
