@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 
 import anyio
 import pytest
-from anyio.abc import SocketAttribute
+from anyio.abc import ByteStream, SocketAttribute
 
 import anyssh
+from anyssh import messages
 
 from .conftest import Keys, Site, Sites
 from .ours import Gate, our_client, our_key
@@ -129,3 +130,48 @@ async def test_the_reason_of_a_goodbye_passes_through(sites: Sites, keys: Keys) 
         await npm.play(gateway.port, "disconnect", reason=12, message=text, **options)
         told = await site.server.event("disconnected", message=text)
         assert told["reason"] == 12
+
+
+async def test_ports_are_forwarded_through_a_gateway(sites: Sites, keys: Keys) -> None:
+    """PIP-12: the server connects and listens for the client, and the gateway knows nothing."""
+    require_peer("openssh")
+    hosts = [keys.host["ed25519"]]
+    gateway = Gateway(sites["openssh"], keys, hosts)
+    mine = anyssh.ClientCredentials(USER, keys=[our_key(gateway.user_key)])
+
+    async def shout(stream: ByteStream) -> None:
+        async with stream:
+            await stream.send((await stream.receive()).upper())
+
+    async with (
+        gateway.running(),
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as target,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(target.serve, shout)
+        target_port = target.extra(SocketAttribute.local_port)
+        async with our_client(gateway.port, hosts, mine) as session:
+            where = messages.DirectTcpip("127.0.0.1", target_port, "127.0.0.1", 1)
+            async with await session.open_channel("direct-tcpip", payload=where.encode()) as one:
+                await one.send(b"connect")
+                assert await one.receive() == b"CONNECT"
+            closed_port = messages.DirectTcpip("127.0.0.1", 1, "127.0.0.1", 1)
+            with pytest.raises(anyssh.ChannelOpenError) as caught:
+                await session.open_channel("direct-tcpip", payload=closed_port.encode())
+            assert caught.value.reason == anyssh.ChannelOpenFailureReason.CONNECT_FAILED
+
+            wanted = messages.TcpipForward("127.0.0.1", 0).encode()
+            reply = await session.request("tcpip-forward", wanted)
+            port = messages.TcpipForwardSuccess.decode(reply.payload).port
+            async with (
+                await anyio.connect_tcp("127.0.0.1", port) as visitor,
+                await session.accept_channel("forwarded-tcpip") as two,
+            ):
+                told = messages.ForwardedTcpip.decode(two.open_payload)
+                assert (told.host, told.port) == ("127.0.0.1", port)
+                await visitor.send(b"listen")
+                await shout(two)
+                assert await visitor.receive() == b"LISTEN"
+            cancelled = messages.TcpipForward("127.0.0.1", port).encode()
+            assert await session.request("cancel-tcpip-forward", cancelled)
+        tasks.cancel_scope.cancel()
