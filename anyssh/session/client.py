@@ -257,6 +257,8 @@ class ClientSession(Session):
             case HostKeyPresented():
                 self._presented = event
                 self._changed.notify()
+                # Our new keys and the first request of authentication then share a segment.
+                self._links.current.hold()
             case AuthenticationFailed() | KeyAccepted() | ChallengeReceived() | Authenticated():
                 self._is_authenticated |= isinstance(event, Authenticated)
                 if self._authenticator is not None:
@@ -283,7 +285,6 @@ class ClientSession(Session):
                 event.accept(anyio.current_time())
             else:
                 self._reject_host_key(event, None)
-        self._advance()
         self._require_alive()
 
     async def _ask_verifier(self, presented: PresentedHostKey) -> bool:
@@ -303,3 +304,4 @@ class ClientSession(Session):
             error = refusal
         self._trace(TraceId.SERVER_AUTHENTICATION_FAILED, TraceLevel.WARNING, str(error), error)
         event.reject(error, anyio.current_time())
+        self._advance()

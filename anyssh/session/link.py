@@ -5,6 +5,9 @@ awaits sending, so packets are never torn by a cancelled user; while it is idle,
 written to at once by whoever has something to say. Both end soon after the core has: the writer
 once the last words are out, the reader once the peer has closed its side or time is up.
 
+The writer watches the core's deadline as well, until it first has to wait for the stream. Then the
+timer becomes a task of its own; on a plain socket, most sessions end without it.
+
 A server's link may turn out to belong to a session that has lost another one. It is then released:
 its tasks end, the stream and the core live on, and a new link of that session takes them.
 """
@@ -19,7 +22,7 @@ from typing import Final
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import AnyByteStream, ByteReceiveStream
+from anyio.abc import AnyByteStream, ByteReceiveStream, TaskGroup
 
 from ..config import Limits
 from ..contour import SessionContour
@@ -71,9 +74,11 @@ class Link:
         self._direct: DirectWriter | None = None
         self._writer_is_idle = False
         self._rest = b""
+        self._is_held = False
         self._output = Notice()
-        self._deadline_moved = Notice()
+        self._deadline_moved = self._output
         self._sleeping_until = math.inf
+        self._tasks: TaskGroup
         self._reading = anyio.CancelScope()
         self._writing = anyio.CancelScope()
         self._error: Exception | None = None
@@ -89,10 +94,12 @@ class Link:
 
     def give_last_time(self) -> None:
         """Give the goodbye its time to leave, and the peer its time to close."""
+        if self._reading.deadline < math.inf:
+            return
         now = anyio.current_time()
         limits = self._limits
         self._writing.deadline = min(self._writing.deadline, now + limits.disconnect_time)
-        self._reading.deadline = min(self._reading.deadline, now + limits.close_time)
+        self._reading.deadline = now + limits.close_time
 
     def hurry(self) -> None:
         """Give the goodbye no more than :attr:`Limits.disconnect_time`, and the peer no time."""
@@ -127,9 +134,9 @@ class Link:
         """
         with anyio.CancelScope(shield=True):
             try:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._watch_deadline)
-                    tasks.start_soon(self._write)
+                async with anyio.create_task_group() as self._tasks:
+                    self._direct = DirectWriter.open(self.stream)
+                    self._tasks.start_soon(self._write)
                     await self._read()
                     if not self._is_released:
                         self._tell_core(self.core.receive_eof)
@@ -148,13 +155,23 @@ class Link:
             events = core.poll_events()
         if core.transport.pending or core.phase is Phase.TERMINATED:
             self._write_soon()
+        self._is_held = False
         self._check_deadline()
+
+    def hold(self) -> None:
+        """Leave what waits now to the writer, which comes after tasks that were woken before.
+
+        Called while events are dispatched, by whoever has woken a task that will soon have more
+        to send: both then leave together.
+        """
+        self._is_held = True
 
     def _write_soon(self) -> None:
         if (
             self._writer_is_idle
             and self._direct is not None
-            and self.core.transport.pending <= DIRECT_BYTES
+            and not self._is_held
+            and 0 < self.core.transport.pending <= DIRECT_BYTES
         ):
             self._write_at_once(self._direct)
         if self.core.phase is Phase.TERMINATED:
@@ -168,16 +185,21 @@ class Link:
     def _write_at_once(self, direct: DirectWriter) -> None:
         now = anyio.current_time()
         data = self.core.data_to_send(now)
-        written = direct.write(data)
-        self._contour.record_sent(now, written)
-        if direct.error is not None:
-            self._lost(direct.error)
+        written = self._write_directly(direct, data, now)
         if written < len(data):
             self._writer_is_idle = False
             self._rest = data[written:]
         events = self.core.poll_events()
         if events:
             self.dispatch(events)
+
+    def _write_directly(self, direct: DirectWriter, data: bytes, now: float) -> int:
+        """Write what the socket takes; return how much it was."""
+        written = direct.write(data)
+        self._contour.record_sent(now, written)
+        if direct.error is not None:
+            self._lost(direct.error)
+        return written
 
     # Reading
 
@@ -226,7 +248,6 @@ class Link:
     # Writing
 
     async def _write(self) -> None:
-        self._direct = DirectWriter.open(self.stream)
         try:
             with self._writing:
                 while True:
@@ -237,7 +258,10 @@ class Link:
                     if self._is_released:
                         break
                     self._writer_is_idle = True
-                    await self._output.wait()
+                    if self._timer_is_apart:
+                        await self._output.wait()
+                    else:
+                        await self._wait_for_deadline()
                     self._writer_is_idle = False
         except _StreamFailed:
             # The peer's last words may still be on their way to the reader.
@@ -254,16 +278,24 @@ class Link:
             if self._rest:
                 rest, self._rest = self._rest, b""
                 await self._send(rest)
-            data = self.core.data_to_send(anyio.current_time())
+            now = anyio.current_time()
+            data = self.core.data_to_send(now)
             events = self.core.poll_events()
             if events:
                 self.advance(events)
-            elif not data:
+            if not data:
+                if events:
+                    continue
                 return
-            if data:
+            if self._direct is None or len(data) > DIRECT_BYTES:
                 await self._send(data)
+            else:
+                self._rest = data[self._write_directly(self._direct, data, now) :]
 
     async def _send(self, data: bytes) -> None:
+        if not self._timer_is_apart:
+            self._deadline_moved = Notice()
+            self._tasks.start_soon(self._watch_deadline)
         try:
             await self.stream.send(data)
             self._contour.record_sent(anyio.current_time(), len(data))
@@ -299,12 +331,19 @@ class Link:
         if deadline is not None and deadline < self._sleeping_until:
             self._deadline_moved.notify()
 
+    @property
+    def _timer_is_apart(self) -> bool:
+        return self._deadline_moved is not self._output
+
     async def _watch_deadline(self) -> None:
         while not (self.core.phase is Phase.TERMINATED or self._is_released):
-            deadline = self.core.next_deadline()
-            self._sleeping_until = math.inf if deadline is None else deadline
-            with anyio.CancelScope(deadline=self._sleeping_until):
-                await self._deadline_moved.wait()
-            now = anyio.current_time()
-            if now >= self._sleeping_until:
-                self._tell_core(self.core.handle_timeout)
+            await self._wait_for_deadline()
+
+    async def _wait_for_deadline(self) -> None:
+        """Wait until there is something for whoever watches the deadline, and do it."""
+        deadline = self.core.next_deadline()
+        self._sleeping_until = math.inf if deadline is None else deadline
+        with anyio.CancelScope(deadline=self._sleeping_until):
+            await self._deadline_moved.wait()
+        if anyio.current_time() >= self._sleeping_until:
+            self._tell_core(self.core.handle_timeout)

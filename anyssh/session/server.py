@@ -127,8 +127,11 @@ class ServerSession(Session):
         match event:
             case AttemptMade():
                 self._start_callback(self._judge, event)
+                # The grant of the service and a quick verdict then share a segment.
+                self._links.current.hold()
             case KeyQueried():
                 self._start_callback(self._judge_query, event)
+                self._links.current.hold()
             case Authenticated(principal):
                 self._principal = principal
                 self._changed.notify()

@@ -472,9 +472,10 @@ class Session(ForwardingMethods, AsyncContextManagerMixin, TypedAttributeProvide
 
     async def _send_what_waits(self) -> None:
         """Let what waits for new keys, such as the end of a channel, leave before the goodbye."""
-        with anyio.move_on_after(self._config.limits.disconnect_time):
-            while self._connection.held_size:
-                await self._changed.wait()
+        if self._connection.held_size:
+            with anyio.move_on_after(self._config.limits.disconnect_time):
+                while self._connection.held_size:
+                    await self._changed.wait()
 
     async def wait_closed(self) -> SessionClosed:
         """Wait until the session has ended; tell how. Refuses requests that nobody asks for."""
