@@ -80,6 +80,10 @@ MAX_DEFERRED_BYTES: Final = 2 * 1024 * 1024
 MESSAGES_PER_CALL: Final = 512
 """Messages handled before the caller may do something else, however small they are."""
 
+# Python 3.11 takes long to look a member of an enumeration up.
+_VERSION: Final = Phase.VERSION
+_RUNNING: Final = Phase.RUNNING
+_TERMINATED: Final = Phase.TERMINATED
 _DATA_MESSAGES: Final = (MessageNumber.CHANNEL_DATA, MessageNumber.CHANNEL_EXTENDED_DATA)
 _ACCEPTANCE: Final = {role: compiled(role) for role in Role}
 _WAITED_FOR: Final = {
@@ -194,7 +198,7 @@ class Core:
     @property
     def is_running(self) -> bool:
         """Whether channels and requests are allowed."""
-        return self._phase in (Phase.RUNNING, Phase.REKEYING)
+        return self._phase is _RUNNING or self._phase is Phase.REKEYING
 
     @property
     def is_paused(self) -> bool:
@@ -228,7 +232,12 @@ class Core:
     @property
     def can_send(self) -> bool:
         """Whether payloads of the connection may leave now."""
-        return self._phase is Phase.RUNNING and not self.exchanger.is_running
+        return self._phase is _RUNNING and not self.exchanger.is_running
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether :meth:`next_deadline` only moves away for now, so that nobody need look."""
+        return self.can_send and not self.transport.gives_receipts
 
     @property
     def room(self) -> int:
@@ -270,7 +279,7 @@ class Core:
         """
         self._now = now
         self.has_backlog = False
-        if self._phase is not Phase.TERMINATED:
+        if self._phase is not _TERMINATED:
             self.transport.received_at = self.transport.now = now
             self._keep_alive.received(now)
             self._attempt(self._receive, data)
@@ -300,9 +309,11 @@ class Core:
         """Return, and forget, the bytes to write to the stream. May bring about events."""
         self._now = now
         self.transport.now = now
-        if self._phase is Phase.RUNNING:
-            self._attempt(self._start_rekey_if_due)
-            self._ask_for_receipt()
+        if self._phase is _RUNNING:
+            if self._rekeying.may_be_due(now):
+                self._attempt(self._start_rekey_if_due)
+            if self._reconnector.journal is not None:
+                self._ask_for_receipt()
         data = self.transport.take_output()
         if data and self._is_attached:
             self._connection.output_was_taken()
@@ -452,7 +463,7 @@ class Core:
     def _receive(self, data: Buffer) -> None:
         transport = self.transport
         transport.feed(data)
-        if self._phase is Phase.VERSION and not self._read_greeting():
+        if self._phase is _VERSION and not self._read_greeting():
             return
         if not self.is_running:
             self._check_unauthenticated_budget()
@@ -475,7 +486,7 @@ class Core:
         else:
             self.has_backlog = True
         self._check_unread_answers()
-        if self._phase is Phase.RUNNING:
+        if self._phase is _RUNNING and transport.gives_receipts:
             self._reconnector.give_receipt_if_due(self._now)
 
     def _receive_by_rule(self, number: int, payload: bytes, rule: Rule | None) -> None:

@@ -255,7 +255,8 @@ class Channel(ByteStream):
         connection = session._connection
         with self._send_guard if data_type is None else self._stderr_guard:
             await anyio.lowlevel.checkpoint_if_cancelled()
-            await self._wait_for_other_sender()
+            if self._is_sending:
+                await self._wait_for_other_sender()
             try:
                 self._require_sendable()
             except BaseException:

@@ -38,6 +38,8 @@ RECEIVE_BYTES: Final = 256 * 1024
 DIRECT_BYTES: Final = 64 * 1024
 """More than this would hardly fit the kernel's buffer, and gains nothing by being early."""
 
+# Python 3.11 takes long to look a member of an enumeration up.
+_TERMINATED: Final = Phase.TERMINATED
 
 logger: Logger = getLogger("anyssh")
 
@@ -78,6 +80,7 @@ class Link:
         self._output = Notice()
         self._deadline_moved = self._output
         self._sleeping_until = math.inf
+        self._is_steady = False
         self._tasks: TaskGroup
         self._reading = anyio.CancelScope()
         self._writing = anyio.CancelScope()
@@ -153,7 +156,7 @@ class Link:
         while events:
             self.dispatch(events)
             events = core.poll_events()
-        if core.transport.pending or core.phase is Phase.TERMINATED:
+        if core.transport.pending or core.phase is _TERMINATED:
             self._write_soon()
         self._is_held = False
         self._check_deadline()
@@ -174,7 +177,7 @@ class Link:
             and 0 < self.core.transport.pending <= DIRECT_BYTES
         ):
             self._write_at_once(self._direct)
-        if self.core.phase is Phase.TERMINATED:
+        if self.core.phase is _TERMINATED:
             self.give_last_time()
             self._output.notify()
             self._deadline_moved.notify()
@@ -252,7 +255,7 @@ class Link:
             with self._writing:
                 while True:
                     await self._write_pending()
-                    if self.core.phase is Phase.TERMINATED:
+                    if self.core.phase is _TERMINATED:
                         await self._send_eof()
                         break
                     if self._is_released:
@@ -327,6 +330,9 @@ class Link:
     # Time
 
     def _check_deadline(self) -> None:
+        was_steady, self._is_steady = self._is_steady, self.core.is_steady
+        if was_steady and self._is_steady:
+            return
         deadline = self.core.next_deadline()
         if deadline is not None and deadline < self._sleeping_until:
             self._deadline_moved.notify()
@@ -336,14 +342,14 @@ class Link:
         return self._deadline_moved is not self._output
 
     async def _watch_deadline(self) -> None:
-        while not (self.core.phase is Phase.TERMINATED or self._is_released):
+        while not (self.core.phase is _TERMINATED or self._is_released):
             await self._wait_for_deadline()
 
     async def _wait_for_deadline(self) -> None:
         """Wait until there is something for whoever watches the deadline, and do it."""
         deadline = self.core.next_deadline()
         self._sleeping_until = math.inf if deadline is None else deadline
-        with anyio.CancelScope(deadline=self._sleeping_until):
+        with anyio.CancelScope(deadline=self._sleeping_until) as sleeping:
             await self._deadline_moved.wait()
-        if anyio.current_time() >= self._sleeping_until:
+        if sleeping.cancelled_caught:
             self._tell_core(self.core.handle_timeout)

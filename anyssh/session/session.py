@@ -775,7 +775,8 @@ class Session(ForwardingMethods, AsyncContextManagerMixin, TypedAttributeProvide
         self._progress(Progress.STARTING_KEY_EXCHANGE)
 
     def _key_exchange_completed(self, event: KeyExchangeCompleted) -> None:
-        self._trace(TraceId.ALGORITHM_NEGOTIATION, TraceLevel.INFO, str(event.algorithms))
+        if self._trace_handler is not None:
+            self._trace(TraceId.ALGORITHM_NEGOTIATION, TraceLevel.INFO, str(event.algorithms))
         if event.is_initial:
             self._trace(TraceId.SESSION_ENCRYPTED, TraceLevel.INFO, "encrypted")
             self._progress(Progress.COMPLETED_KEY_EXCHANGE)
