@@ -99,6 +99,7 @@ async def test_used_up_keys_end_calls_that_wait(monkeypatch: pytest.MonkeyPatch)
         await open_accepted(client, server) as channel,
     ):
         monkeypatch.setattr(rekeying, "MAX_BYTES", 1)
+        client._core._rekeying.keys_changed(anyio.current_time())
         with anyio.fail_after(10), pytest.raises((anyssh.SSHError, anyio.BrokenResourceError)):
             await channel.request("anything")
         with anyio.fail_after(10), pytest.raises(anyio.BrokenResourceError):

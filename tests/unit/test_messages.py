@@ -188,7 +188,7 @@ NUMBERS: dict[type[Message], int] = {
     messages.ChannelFailure: 100,
 }
 
-HOT = (ChannelData, ChannelExtendedData, ChannelWindowAdjust)
+HOT = (ChannelData, ChannelExtendedData, ChannelWindowAdjust, KexInit)
 SECRET = "correct horse battery staple"
 
 every_class = pytest.mark.parametrize("cls", LAYOUTS, ids=lambda cls: cls.__name__)
@@ -1053,7 +1053,7 @@ def assert_nothing_told(error: BaseException | None) -> None:
         error = error.__context__
 
 
-# --- the three hot messages -----------------------------------------------------------------------
+# --- messages that take a shorter way -------------------------------------------------------------
 
 
 @given(any_hot_message)
