@@ -432,7 +432,11 @@ class Core:
         transport, continuity = self.transport, self._connection.continuity
         if continuity is not None:
             journal = continuity.journal
-            journal.end(transport.messages_sent - 1, transport.messages_received - 1)
+            received = transport.messages_received - 1
+            if not transport.gets_receipts:
+                # The next packet would have announced receipts; a peer keeps what comes after it.
+                received += 1
+            journal.end(transport.messages_sent - 1, received)
             offline = Offline(journal, self.config.limits, self.emit, self._clock)
             self._connection.attach(offline)
 

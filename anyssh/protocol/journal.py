@@ -8,7 +8,10 @@ there anew. In between, :class:`~anyssh.protocol.offline.Offline` stands in for 
 A server answers a reconnect request and goes on over the new stream, but cannot know whether its
 answer arrives. Should that stream be lost as well, the client may come back either from the old
 stream or from the new one. So the new journal keeps the old one until a receipt shows that the
-answer has come, and :meth:`Continuity.follow` goes back to it if that is where the client is.
+answer has come, and :meth:`Continuity.follow` goes back to it if that is where the client is. Both
+number their packets from zero, so a client should say which of the two it means. One that does not
+has most likely come from the new stream, if its number can be one of there: the Dev Tunnels family
+gives up a session whose answer is lost.
 """
 
 from __future__ import annotations
@@ -41,6 +44,8 @@ class Journal:
     """The messages of one stream that the peer may not have, oldest first.
 
     :param link_id: names the stream, if both sides have to
+    :ivar unanswered: the last packet sent over a later stream that was lost before the answer
+        came; -1 if there was none
     """
 
     __slots__ = (
@@ -53,6 +58,7 @@ class Journal:
         "previous",
         "size",
         "struck_off",
+        "unanswered",
     )
 
     def __init__(self, link_id: bytes) -> None:
@@ -62,6 +68,7 @@ class Journal:
         self.last_sent: int = -1
         self.last_received: int = -1
         self.previous: Journal | None = None
+        self.unanswered: int = -1
         self._confirmed_by = 0
         self._repeated = 0
         self._entries: deque[Entry] = deque()
@@ -103,6 +110,10 @@ class Journal:
     def fits(self, number: int) -> bool:
         """Whether the peer may say that it received this packet last."""
         return self.struck_off <= number <= self.last_sent
+
+    def was_confirmed(self, number: int) -> bool:
+        """Whether a peer that received this packet last has also received the confirmation."""
+        return self._confirmed_by <= number <= self.last_sent
 
     def missing(self, number: int) -> list[Entry]:
         """Return what a peer lacks that received this packet last."""
@@ -157,19 +168,20 @@ class Continuity:
         :param number: the last packet that the peer received there
         :raises ReconnectError: no stream of the session fits
         """
-        previous = self.journal.previous
+        journal, previous = self.journal, self.journal.previous
         if previous is not None and (
-            link_id == previous.link_id if link_id else previous.fits(number)
+            link_id == previous.link_id if link_id else not journal.was_confirmed(number)
         ):
-            previous.take_back(self.journal)
-            self.journal = previous
-        journal = self.journal
+            journal = previous
         if (link_id and link_id != journal.link_id) or not journal.fits(number):
             raise ReconnectError(
                 ReconnectFailureReason.SERVER_DROPPED_MESSAGES,
                 f"packet {number} cannot be the last one received; "
                 f"it is one from {journal.struck_off} to {journal.last_sent}",
             )
+        if journal is not self.journal:
+            journal.take_back(self.journal)
+            self.journal = journal
         return journal
 
 

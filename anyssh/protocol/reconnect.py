@@ -76,6 +76,8 @@ class Reconnector:
         self._extensions: frozenset[str] = frozenset()
         self._connection: Connection | None = None
         self._has_asked = False
+        self._goes_on = False
+        self._unanswered = -1
         self._watched = 0
         self.deadline: float | None = None
         self.journal: Journal | None = None
@@ -115,9 +117,12 @@ class Reconnector:
 
     @property
     def is_enabled(self) -> bool:
-        """Whether both sides give receipts."""
-        transport = self._transport
-        return self.journal is not None and transport.gives_receipts and transport.gets_receipts
+        """Whether the peer can go on over another stream.
+
+        It has said so, or done so: a client may well ask for its session first, and lose the stream
+        before it says so.
+        """
+        return self.journal is not None and (self._transport.gets_receipts or self._goes_on)
 
     # Receipts without news
 
@@ -181,6 +186,9 @@ class Reconnector:
         name = Extension.SESSION_RECONNECT_REQUEST
         self._transport.send(GlobalRequest(name, True, request.encode()).encode())
         self._has_asked = True
+        if not self._names_links:
+            self._unanswered = lost.unanswered
+            lost.unanswered = max(self._unanswered, self._transport.messages_sent - 1)
 
     @property
     def _names_links(self) -> bool:
@@ -204,19 +212,26 @@ class Reconnector:
                 "the server did not prove that it knows the session",
             )
         number, lost = response.last_received_sequence_number, continuity.journal
+        if number <= self._unanswered:
+            # It went on, over a stream of which we do not know what it resumed.
+            raise ReconnectError(
+                ReconnectFailureReason.CLIENT_DROPPED_MESSAGES,
+                "the server went on over a stream that was lost before its answer came",
+            )
         if not lost.fits(number):
             raise ReconnectError(
                 ReconnectFailureReason.CLIENT_DROPPED_MESSAGES,
                 f"the server had packet {number} last, it says; it is one from "
                 f"{lost.struck_off} to {lost.last_sent}",
             )
+        self._goes_on = True
         self._on_resume(connection, lost.missing(number))
         # Now the server knows that its answer has come.
         self._give_receipt()
 
     def receive_failure(self, payload: Buffer) -> None:
         """Give up: the server does not go on with the session."""
-        self._asked()
+        _continuity(self._asked()).journal.unanswered = self._unanswered
         failure = SessionReconnectFailure.decode(RequestFailure.decode(payload).payload)
         words = displayable(failure.description) or "no description"
         raise ReconnectError(failure.reason, f"the server does not go on: {words}")
@@ -267,6 +282,7 @@ class Reconnector:
         token = self._tokens(to_server=False)(_continuity(connection).session_id)
         response = SessionReconnectResponse(token, lost.last_received)
         self._transport.send(RequestSuccess(response.encode()).encode())
+        self._goes_on = True
         self._on_resume(connection, missing)
 
     def refuse(self, error: ReconnectError) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from anyssh.config import SessionConfig
-from anyssh.constants import DisconnectReason
-from anyssh.errors import Disconnected
+from anyssh.config import RECONNECT_EXTENSIONS, SessionConfig
+from anyssh.constants import DisconnectReason, Extension
+from anyssh.errors import Disconnected, ReconnectError
 from anyssh.protocol import Phase, Role
 from anyssh.protocol.events import ConnectionTerminated, LatencyMeasured, SessionResumed
 
 from .core_pair import CLIENT, FAST, SERVER, CorePair, running_pair
 
+LINKED = RECONNECT_EXTENSIONS
+UNLINKED = tuple(name for name in LINKED if name != Extension.SESSION_LINK)
+
 
 def reconnecting_config(**changes: object) -> SessionConfig:
     """Return a configuration that announces reconnect, with a cheap handshake."""
-    return SessionConfig.with_reconnect(**FAST | changes)
+    return SessionConfig.with_reconnect().replace(**FAST | changes)
 
 
 def reconnecting_pair(channels: int = 1) -> CorePair:
@@ -81,8 +84,11 @@ def test_losing_the_stream_again_before_the_answer_came_loses_nothing() -> None:
     assert pair.received[SERVER, server.local_id] == b"eins "
 
 
-def test_losing_the_stream_right_after_the_answer_came_loses_nothing() -> None:
-    pair = reconnecting_pair()
+@pytest.mark.parametrize("extensions", [LINKED, UNLINKED], ids=["linked", "unlinked"])
+def test_losing_the_stream_right_after_the_answer_came_loses_nothing(
+    extensions: tuple[str, ...],
+) -> None:
+    pair = running_pair(reconnecting_config(extensions=extensions), channels=1)
     client, server = pair.channels[0]
     pair.connections[SERVER].send_data(server, memoryview(b"one "))
     pair.lose()
@@ -97,6 +103,25 @@ def test_losing_the_stream_right_after_the_answer_came_loses_nothing() -> None:
     pair.reconnect()
     assert pair.received[CLIENT, client.local_id] == b"one "
     assert pair.received[SERVER, server.local_id] == b"eins eins eins "
+
+
+def test_a_number_that_cannot_be_changes_nothing() -> None:
+    pair = reconnecting_pair()
+    pair.lose()
+    pair.reconnect(pump=False)
+    while not pair.of_type(SERVER, SessionResumed):
+        pair.cross(CLIENT)
+        if not pair.of_type(SERVER, SessionResumed):
+            pair.cross(SERVER)
+    continuity = pair.connections[SERVER].continuity
+    assert continuity is not None
+    journal = continuity.journal
+    previous = journal.previous
+    assert previous is not None
+    for link_id in (b"", previous.link_id, journal.link_id):
+        with pytest.raises(ReconnectError):
+            continuity.follow(link_id, 10_000)
+        assert continuity.journal is journal
 
 
 @pytest.mark.parametrize("reason", range(21))
