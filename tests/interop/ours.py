@@ -212,13 +212,24 @@ async def our_server(
 
 @asynccontextmanager
 async def our_client(
-    port: int, host_keys: Sequence[KeyFile], credentials: anyssh.ClientCredentials, **options: Any
+    port: int,
+    host_keys: Sequence[KeyFile],
+    credentials: anyssh.ClientCredentials,
+    *,
+    by_itself: bool = False,
+    **options: Any,
 ) -> AsyncIterator[anyssh.ClientSession]:
-    """Connect over loopback, accept these host keys only."""
-    stream = await anyio.connect_tcp("127.0.0.1", port)
+    """Connect over loopback, accept these host keys only.
+
+    :param by_itself: whether the session may look for another stream when it has lost one
+    """
+    connectable = anyio.as_connectable(("127.0.0.1", port))
     verify = anyssh.pin(*(our_key(file).fingerprint for file in host_keys))
     session = anyssh.ClientSession.connect(
-        stream, credentials=credentials, verify_host=verify, **options
+        connectable if by_itself else await connectable.connect(),
+        credentials=credentials,
+        verify_host=verify,
+        **options,
     )
     async with session:
         yield session

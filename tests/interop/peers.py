@@ -205,6 +205,13 @@ class PeerProcess:
             raise PeerError(f"the peer broke after {report}; {self.log()}")
         return report
 
+    def tell(self, order: str) -> Event:
+        """Give an order, return the answer to it; skip the events before."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(order + "\n")
+        self._process.stdin.flush()
+        return self.wait_for(order.split()[0])
+
     def stop(self) -> None:
         """End the peer: its standard input ends, and if that is not enough it is killed."""
         assert self._process.stdin is not None
@@ -246,6 +253,10 @@ class RunningServer:
     async def event(self, name: str, **members: Any) -> Event:
         """Wait for an event of the server; the ones before it are gone."""
         return await in_thread(partial(self._process.wait_for, name, **members))
+
+    @property
+    def process(self) -> PeerProcess:
+        return self._process
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,33 @@
 //   scenario forward        forwards to and from the --target port in each way: heard, a list of
 //                           what came back; twice, whether a port could be had again; reason,
 //                           of a connection to --closed
+//   --reconnect             sessions outlive their streams, and latency is measured
+//   --no-latency            the same, but latency is not measured
+//   --again                 a client that has lost its stream reconnects to --port by itself
+//   command numbers         counts in both directions, see below
+//   scenario numbers        the same on a plain channel, until the other side has closed it
+//
+// Whoever counts sends 0, 1, 2 and so on as 32-bit numbers, and checks those that come. When the
+// other side says that its numbers end, so do ours: a result tells how many were sent, how many
+// have come, and whether they came in order. Lines of standard input steer it; each is answered
+// by a line of output of the same name:
+//
+//   send COUNT              sends so many numbers at once, whatever has become of the stream
+//   stream                  sends numbers from now on, but for times without a stream
+//   reconnect PORT          tries another stream: reason is null, or why it failed
+//   forget                  drops all but the last message kept for sending again
+//   close REASON            ends the session, or only its stream if the reason is 10
+//   forge COUNT             claims to have so many messages more than have come
+//   expect COUNT            waits until so many numbers have come
+//   status                  connected, closed, reconnections, latency and what came so far
+//
+// An event lost tells that a session is without a stream, resumed that it has another.
 'use strict';
 
 const crypto = require('crypto');
 const fs = require('fs');
 const net = require('net');
+const readline = require('readline');
 const { parseArgs } = require('util');
 const ssh = require('@microsoft/dev-tunnels-ssh');
 const { PortForwardingService, SshServer } = require('@microsoft/dev-tunnels-ssh-tcp');
@@ -80,6 +102,9 @@ const { values: options, positionals } = parseArgs({
 		forwarding: flag,
 		target: text,
 		closed: text,
+		reconnect: flag,
+		'no-latency': flag,
+		again: flag,
 	},
 });
 
@@ -107,6 +132,11 @@ function configure() {
 	if (options['keep-alive']) config.keepAliveTimeoutInSeconds = Number(options['keep-alive']);
 	config.enableKeyExchangeGuess = options.guess;
 	if (options.forwarding || options.target) config.addService(PortForwardingService);
+	if (options.reconnect) {
+		const { sessionReconnect, sessionLatency } = ssh.SshProtocolExtensionNames;
+		config.protocolExtensions.push(sessionReconnect);
+		if (!options['no-latency']) config.protocolExtensions.push(sessionLatency);
+	}
 	if (options.interactive) {
 		const methods = config.authenticationMethods;
 		methods.splice(0, methods.length, 'none', 'keyboard-interactive');
@@ -136,9 +166,154 @@ function observe(session) {
 		if (++count > 1) emit('keep_alive');
 	});
 	session.onKeepAliveFailed((count) => emit('keep_alive_failed', { count }));
+	session.onDisconnected(() => emit('lost'));
 	session.onClosed((e) => {
 		if (!leaving.has(session)) emit('disconnected', { reason: e.reason, message: e.message });
 	});
+}
+
+// --- counting
+
+const NUMBERS = 'numbers';
+const NUMBER_SIZE = 4;
+
+// What the lines of standard input are about.
+let counter = null;
+
+class Counter {
+	constructor(session, channel) {
+		this.session = session;
+		this.channel = channel;
+		this.sent = 0;
+		this.received = 0;
+		this.intact = true;
+		this.rest = Buffer.alloc(0);
+		this.checked = [];
+		this.isStreaming = false;
+		this.isOver = false;
+		this.mayGoOn = true;
+		channel.onDataReceived((data) => {
+			this.check(Buffer.concat([this.rest, data]));
+			channel.adjustWindow(data.length);
+		});
+		channel.onEof(() => finish(channel, () => this.end()));
+	}
+
+	check(data) {
+		const whole = data.length - (data.length % NUMBER_SIZE);
+		for (let at = 0; at < whole; at += NUMBER_SIZE) {
+			if (data.readUInt32BE(at) !== this.received++) this.intact = false;
+		}
+		this.rest = Buffer.from(data.subarray(whole));
+		this.checked.splice(0).forEach((resolve) => resolve());
+	}
+
+	wait() {
+		return new Promise((resolve) => this.checked.push(resolve));
+	}
+
+	async send(count) {
+		const data = Buffer.alloc(count * NUMBER_SIZE);
+		for (let n = 0; n < count; n++) data.writeUInt32BE(this.sent++, n * NUMBER_SIZE);
+		await this.channel.send(data);
+	}
+
+	// What an application sends while its session goes on over another stream, this package loses
+	// or sends out of order. So this one waits.
+	async stream() {
+		this.isStreaming = true;
+		for (let n = 0; !this.isOver; n++) {
+			if (this.session.isConnected && this.mayGoOn) await this.send(1 + ((n * 37) % 199));
+			await new Promise((resolve) => setTimeout(resolve, 1));
+		}
+		await this.finish();
+	}
+
+	async end() {
+		this.isOver = true;
+		if (!this.isStreaming) await this.finish();
+	}
+
+	async finish() {
+		await this.channel.send(Buffer.alloc(0));
+		emit('result', { sent: this.sent, ...this.outcome });
+		await this.channel.close(0);
+	}
+
+	get outcome() {
+		return { received: this.received, intact: this.intact };
+	}
+
+	get status() {
+		const { isConnected, isClosed, metrics } = this.session;
+		const latency = {
+			current: metrics.latencyCurrentMs,
+			minimum: metrics.latencyMinMs,
+			average: metrics.latencyAverageMs,
+			maximum: metrics.latencyMaxMs,
+		};
+		const { reconnections } = metrics;
+		return { connected: isConnected, closed: isClosed, reconnections, latency, ...this.outcome };
+	}
+
+	// A client goes on over another stream.
+	async reconnect(port) {
+		this.mayGoOn = false;
+		let reason = null;
+		try {
+			await this.session.reconnect(await dial(port));
+			emit('resumed', { count: this.session.metrics.reconnections });
+		} catch (error) {
+			process.stderr.write(`${error.stack}\n`);
+			reason = error.reason ?? error.name;
+		}
+		this.mayGoOn = true;
+		return { reason };
+	}
+}
+
+const orders = {
+	async send(count) {
+		await counter.send(count);
+	},
+	async stream() {
+		counter.stream();
+	},
+	async reconnect(port) {
+		return counter.reconnect(port);
+	},
+	async expect(count) {
+		while (counter.received < count) await counter.wait();
+	},
+	async forget() {
+		const kept = counter.session.protocol.recentSentMessages;
+		while (kept.size > 1) kept.dequeue();
+	},
+	async close(reason) {
+		await counter.session.close(reason, 'as ordered');
+	},
+	async forge(count) {
+		counter.session.protocol.inboundPacketSequence += count;
+	},
+	async status() {
+		return counter.status;
+	},
+};
+
+function takeOrders() {
+	const lines = readline.createInterface({ input: process.stdin });
+	lines.on('line', async (line) => {
+		const [name, argument] = line.split(' ');
+		emit(name, await orders[name](Number(argument)));
+	});
+	lines.on('close', () => process.exit(0));
+}
+
+async function dial(port) {
+	const socket = net.connect(port, '127.0.0.1');
+	await new Promise((resolve, reject) => socket.once('connect', resolve).once('error', reject));
+	socket.setNoDelay(true);
+	return new ssh.NodeStream(socket);
 }
 
 function publicBlobs(names) {
@@ -211,10 +386,12 @@ function echo(session, channel) {
 	// Sending is one chain, so that EOF comes behind all data.
 	let sending = Promise.resolve();
 	let echoing = true;
+	let counting = false;
 	const queue = (action) => {
 		sending = sending.then(() => finish(channel, action));
 	};
 	channel.onDataReceived((data) => {
+		if (counting) return;
 		const copy = Buffer.from(data);
 		queue(async () => {
 			await channel.send(copy);
@@ -238,6 +415,8 @@ function echo(session, channel) {
 		const command = e.request.convertTo(new ssh.CommandRequestMessage()).command;
 		e.isAuthorized = true;
 		echoing = command === ECHO;
+		counting = command === NUMBERS;
+		if (counting) counter = new Counter(session, channel);
 		// The reply must leave first; it is sent when this handler has returned.
 		setImmediate(() => runCommand(session, channel, command));
 	});
@@ -272,6 +451,8 @@ function say(stream, words) {
 }
 
 async function serve() {
+	// A stream that ends before the other side's identification is enough for one.
+	process.on('unhandledRejection', (error) => process.stderr.write(`${error.stack}\n`));
 	const server = new SshServer(configure());
 	for (const name of options['host-key']) {
 		if (!options.insecure) server.credentials.publicKeys.push(await importKeyFile(name));
@@ -282,6 +463,7 @@ async function serve() {
 		session.onAuthenticating((e) => {
 			e.authenticationPromise = decide(e, authorized);
 		});
+		session.onReconnected(() => emit('resumed', { count: session.metrics.reconnections }));
 		session.onClientAuthenticated(() => {
 			emit('authenticated', { user: options.user, method: session.principal.method });
 			if (options.forwarding) answerFromPorts(session);
@@ -301,7 +483,7 @@ async function serve() {
 	});
 	const listener = net.createServer((socket) => server.acceptSession(socket));
 	listener.listen(0, '127.0.0.1', () => emit('listening', { port: listener.address().port }));
-	process.stdin.on('end', () => process.exit(0)).resume();
+	takeOrders();
 }
 
 // --- the client
@@ -443,6 +625,16 @@ const scenarios = {
 		await open(session, ECHO);
 		await closed;
 	},
+	async numbers(session) {
+		const channel = await session.openChannel('session');
+		const closed = new Promise((resolve) => channel.onClosed(resolve));
+		counter = new Counter(session, channel);
+		if (options.again) {
+			session.onDisconnected(() => counter.reconnect(Number(options.port)));
+		}
+		emit('counting');
+		await closed;
+	},
 	async alive(session) {
 		let count = 0;
 		const twice = new Promise((resolve) => {
@@ -488,11 +680,8 @@ async function connect() {
 			e.authenticationPromise = Promise.resolve(null);
 		}
 	});
-	const socket = net.connect(Number(options.port), '127.0.0.1');
-	await new Promise((resolve, reject) => socket.once('connect', resolve).once('error', reject));
-	socket.setNoDelay(true);
-	process.stdin.on('end', () => process.exit(0)).resume();
-	await session.connect(new ssh.NodeStream(socket));
+	takeOrders();
+	await session.connect(await dial(Number(options.port)));
 	const { cipher, messageSigner } = session.algorithms ?? {};
 	emit('connected', { encrypted: !!cipher, authenticated: !!messageSigner });
 	if (options.scenario === 'early') {
