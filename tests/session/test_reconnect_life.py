@@ -14,13 +14,15 @@ from anyio.lowlevel import checkpoint
 
 import anyssh
 from anyssh import ReconnectFailureReason, SessionState
+from anyssh.messages import GlobalRequest
+from anyssh.protocol import Phase
 from anyssh.testing import Direction, FaultStream, memory_stream_pair
 
 from .ends import Call, receive_exactly, settle
 from .life_support import Recorder, nothing_left_behind
 from .network import open_channel_pair
 from .test_cancellation import cancel_after
-from .test_reconnectable_sessions import House, config, house, lose
+from .test_reconnectable_sessions import House, config, house, lose, twin_of
 
 LIMIT = 20
 
@@ -397,6 +399,35 @@ async def test_an_old_stream_that_cannot_be_closed_keeps_nobody_waiting_for_long
         await client.wait_disconnected()
         with anyio.fail_after(5):
             await client.reconnect(await place.network.connect())
+        await check_both_ways(ours, theirs, b"and on")
+
+
+async def test_a_client_that_reads_nothing_does_not_hold_up_its_session() -> None:
+    """A stream that cannot be written to is of no use to the session that it is for."""
+    async with house() as place:
+        client, server, stream = await place.connect()
+        ours, theirs = await open_channel_pair(client, server)
+        await lose(client, server, stream=stream)
+        near, far = memory_stream_pair()
+        watched = Recorder(far)
+        slow = FaultStream(watched)
+        place.group.start_soon(_start, place, slow)
+        twin = twin_of(client, "SSH-2.0-dev-tunnels-ssh_3.12.42")
+        while not twin._reconnector.is_awaiting_reply:
+            await near.send(twin.data_to_send(anyio.current_time()))
+            for byte in await near.receive():
+                phase = twin.phase
+                twin.receive_data(bytes([byte]), anyio.current_time())
+                if twin.phase is not phase is Phase.KEY_EXCHANGE:
+                    # The answer to this is what does not get through.
+                    twin.transport.send(GlobalRequest("early@example.com", True).encode())
+        slow.stall(Direction.SEND)
+        await near.send(twin.data_to_send(anyio.current_time()))
+        with pytest.raises(anyio.EndOfStream):
+            await near.receive()
+        assert watched.closes == 1
+        assert server.state is SessionState.DISCONNECTED
+        await client.reconnect(await place.network.connect())
         await check_both_ways(ours, theirs, b"and on")
 
 

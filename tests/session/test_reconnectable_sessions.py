@@ -465,18 +465,23 @@ async def test_of_two_that_come_at_once_one_wins() -> None:
         assert await channel.receive() == b"to the winner"
 
 
-async def ask_as_twin(client: anyssh.ClientSession, stream: MemoryStream) -> Exception | None:
-    """Ask for a session as somebody who knows all of its secrets; return how that ended."""
+def twin_of(client: anyssh.ClientSession, identification: str = "SSH-2.0-twin_1.0") -> Core:
+    """Return the core of somebody who knows all secrets of a session and asks for it."""
     connection = Connection(client.config)
     connection.continuity = client._connection.continuity
-    core = Core(
+    return Core(
         Role.CLIENT,
         client.config,
         now=anyio.current_time(),
         random=os.urandom,
-        identification="SSH-2.0-twin_1.0",
+        identification=identification,
         connection=connection,
     )
+
+
+async def ask_as_twin(client: anyssh.ClientSession, stream: MemoryStream) -> Exception | None:
+    """Ask for a session as its client's twin; return how that ended."""
+    core = twin_of(client)
     events: list[Event] = []
     while core.phase is not Phase.TERMINATED:
         await stream.send(core.data_to_send(anyio.current_time()))
