@@ -48,6 +48,11 @@ class Model:
     :ivar signs: a server's signature is there at once
     :ivar request: what a client asks for as soon as it can, such as ``"password"``; None: nothing
     :ivar kex: the message that is due in a key exchange
+    :ivar reconnect: the receiver announces that it can reconnect
+    :ivar lost: a client that comes back for a session whose stream was lost
+    :ivar negotiated: both have announced it; None while the peer has announced nothing
+    :ivar enabled: the peer has turned it on
+    :ivar halted: a server that finds out which session its client comes back for
     """
 
     is_server: bool
@@ -63,6 +68,11 @@ class Model:
     success_is_due: bool = False
     challenged: bool = False
     banners: int = 0
+    reconnect: bool = False
+    lost: bool = False
+    negotiated: bool | None = None
+    enabled: bool = False
+    halted: bool = False
     _since_newkeys: int = field(default=-1)
 
     def receive(self, number: int, detail: str = "") -> Verdict:
@@ -70,11 +80,14 @@ class Model:
         verdict = self._judge(number, detail)
         self.received += 1
         self._since_newkeys += 1
-        if self.phase == "R" and number >= 80 and number in ASSIGNED:
+        is_of_stream = detail == "enable" or (detail == "reconnect" and self.enabled)
+        if self.phase == "R" and number >= 80 and number in ASSIGNED and not is_of_stream:
             self.channel_message_came = True
         return verdict
 
     def _judge(self, number: int, detail: str) -> Verdict:
+        if self.halted:
+            return Verdict.UNREAD
         if number == 1:
             return Verdict.ENDED
         if self.success_is_due and number != 52:
@@ -119,7 +132,15 @@ class Model:
 
     def _judge_service(self, number: int, detail: str) -> Verdict:
         if number == 7:
-            return self._legal(self._since_newkeys == 0)
+            if self._since_newkeys != 0:
+                return Verdict.REFUSED
+            self._announced(detail)
+            # Without the extension there is nothing to ask such a server for.
+            return Verdict.ENDED if self.lost and not self.negotiated else Verdict.HANDLED
+        if number in (81, 82) and self.lost and self.negotiated:
+            # A success proves nothing without the token; a failure needs no reason.
+            is_formed = number == 82 or detail == "reconnect"
+            return Verdict.ENDED if is_formed else Verdict.REFUSED
         if number == 5 and self.is_server:
             if detail == "ssh-connection":
                 return Verdict.ANSWERED if self.dev_tunnels else Verdict.SERVICE_REFUSED
@@ -128,7 +149,22 @@ class Model:
         if number == 6 and not self.is_server and self.request:
             self.phase = "A"
             return Verdict.HANDLED
-        return self._judge_too_early(number)
+        if number == 80 and detail == "reconnect" and self.is_server and self.negotiated:
+            self.halted = True
+            return Verdict.HANDLED
+        return self._judge_too_early(number, detail)
+
+    def _announced(self, detail: str) -> None:
+        """The first announcement counts."""
+        if self.negotiated is None:
+            self.negotiated = self.reconnect and detail == "reconnect"
+
+    def _judge_enable(self) -> Verdict:
+        """Once, if both have announced it; members of the Dev Tunnels family repeat it."""
+        if self.negotiated and not self.enabled:
+            self.enabled = True
+            return Verdict.UNREAD
+        return Verdict.UNREAD if self.dev_tunnels else Verdict.REFUSED
 
     def _judge_authentication(self, number: int, detail: str) -> Verdict:
         if self.is_server:
@@ -140,8 +176,11 @@ class Model:
                 self.challenged = detail == "keyboard-interactive"
                 self.phase = "A" if detail else "R"
                 return Verdict.HANDLED
-            return self._judge_too_early(number)
+            return self._judge_too_early(number, detail)
+        if number == 80:
+            return self._judge_too_early(number, detail)
         if number == 7:
+            self._announced(detail)
             self.success_is_due = True
             return Verdict.HANDLED
         if number == 53:
@@ -159,7 +198,10 @@ class Model:
             return Verdict.HANDLED
         return Verdict.REFUSED
 
-    def _judge_too_early(self, number: int) -> Verdict:
+    def _judge_too_early(self, number: int, detail: str) -> Verdict:
+        is_due = self.negotiated and not self.enabled
+        if number == 80 and detail == "enable" and (is_due or self.is_server):
+            return self._judge_enable()
         is_tried = self.is_server and self.dev_tunnels and number in (80, 90)
         return Verdict.ANSWERED if is_tried else Verdict.REFUSED
 
@@ -170,6 +212,10 @@ class Model:
             return Verdict.ANSWERED if detail == "ssh-connection" else Verdict.SERVICE_REFUSED
         if number == 50 and self.is_server and not self.channel_message_came:
             return Verdict.UNREAD
+        if number == 80 and detail == "enable":
+            return self._judge_enable()
+        if number == 80 and detail == "reconnect" and self.enabled:
+            return Verdict.UNREAD  # sent again with what was lost
         if number in (91, 92):  # answers to an open that never was
             return Verdict.REFUSED
         return self._legal(number >= 80)

@@ -22,7 +22,7 @@ from anyssh.algorithms import (
     packet_sealer,
 )
 from anyssh.config import Limits
-from anyssh.constants import Encryption, HostKeyAlgorithm, KeyExchange, Mac, Marker
+from anyssh.constants import Encryption, Extension, HostKeyAlgorithm, KeyExchange, Mac, Marker
 from anyssh.messages import (
     ChannelClose,
     ChannelData,
@@ -51,6 +51,8 @@ from anyssh.messages import (
     RequestSuccess,
     ServiceAccept,
     ServiceRequest,
+    SessionReconnectRequest,
+    SessionReconnectResponse,
     Unimplemented,
     UserauthBanner,
     UserauthFailure,
@@ -64,6 +66,7 @@ from anyssh.protocol import Phase, Role
 from anyssh.protocol.client_authentication import ClientAuthentication
 from anyssh.protocol.connection import Connection
 from anyssh.protocol.events import Event, KeyExchangeCompleted
+from anyssh.protocol.journal import Continuity
 from anyssh.protocol.transport import Transport
 
 from .core_pair import CLIENT, START, Answers, fast_config, host_key, make_core
@@ -71,6 +74,7 @@ from .core_pair import CLIENT, START, Answers, fast_config, host_key, make_core
 __all__ = ["SCRIPT", "ScriptedPeer"]
 
 METHOD = key_exchange(KeyExchange.CURVE25519_SHA256)
+ENABLE = Extension.ENABLE_SESSION_RECONNECT_REQUEST
 CIPHER = encryption_parameters(Encryption.AES128_GCM)
 
 
@@ -100,6 +104,7 @@ class ScriptedPeer:
     :ivar host_key: a server's; may be changed on the way
     :ivar signature: sent once in place of a right one, if not empty
     :param authenticate: what a client's application does once keys are exchanged
+    :param continuity: of the session that a client has lost, if it comes back for one
     """
 
     def __init__(
@@ -110,6 +115,7 @@ class ScriptedPeer:
         identification: str = "SSH-2.0-peer_1.0",
         answers: Answers | None = None,
         authenticate: Callable[[ClientAuthentication], None] | None = None,
+        continuity: Continuity | None = None,
         **config: Any,
     ) -> None:
         self.receiver = receiver
@@ -120,6 +126,7 @@ class ScriptedPeer:
         self.authenticate = authenticate
         self.now = START
         self.connection = Connection(fast_config(**config))
+        self.connection.continuity = continuity
         self.core = make_core(
             receiver,
             fast_config(**config),
@@ -195,6 +202,11 @@ class ScriptedPeer:
                 reply = KexDhReply.decode(payload)
                 secret = self._share.finish(reply.server_public)
                 self._derive(reply.host_key, self._share.public, reply.server_public, secret)
+            case GlobalRequest.number:
+                if GlobalRequest.decode(payload).request_name == ENABLE:
+                    self.transport.expect_receipts(
+                        with_delay=False, on_receipt=lambda number, delay: None
+                    )
             case NewKeys.number:
                 self.transport.install_opener(
                     packet_opener(
@@ -283,6 +295,12 @@ class ScriptedPeer:
         self._next_channel += 1
         self.send_payload(ChannelOpen("session", self._next_channel, 2**20, 2**15).encode())
 
+    def send_enable(self) -> None:
+        """Announce receipts, and give them from then on if the core knows them."""
+        self.send_payload(GlobalRequest(ENABLE, False).encode())
+        if self.transport.gets_receipts:
+            self.transport.give_receipts(None)
+
     @property
     def is_over(self) -> bool:
         """Whether the core under test has ended."""
@@ -297,6 +315,10 @@ def _request(method: str, fields: bytes = b"") -> Callable[[ScriptedPeer], None]
     return _payload(UserauthRequest("alice", "ssh-connection", method, fields))
 
 
+def _announcement(*names: str) -> Callable[[ScriptedPeer], None]:
+    return _payload(ExtInfo({"server-sig-algs": b"ssh-ed25519", **dict.fromkeys(names, b"")}))
+
+
 def _unassigned(peer: ScriptedPeer) -> None:
     peer.send_payload(b"\xc0" + wire.string("whatever"))
 
@@ -309,7 +331,8 @@ SCRIPT: dict[str, Callable[[ScriptedPeer], None]] = {
     "SERVICE_REQUEST": _payload(ServiceRequest("ssh-userauth")),
     "SERVICE_REQUEST ssh-connection": _payload(ServiceRequest("ssh-connection")),
     "SERVICE_ACCEPT": _payload(ServiceAccept("ssh-userauth")),
-    "EXT_INFO": _payload(ExtInfo({"server-sig-algs": b"ssh-ed25519"})),
+    "EXT_INFO": _announcement(),
+    "EXT_INFO reconnect": _announcement(Extension.SESSION_RECONNECT),
     "KEXINIT": ScriptedPeer.send_kexinit,
     "NEWKEYS": ScriptedPeer.send_newkeys,
     "KEX_INIT": ScriptedPeer.send_init,
@@ -328,7 +351,18 @@ SCRIPT: dict[str, Callable[[ScriptedPeer], None]] = {
     "USERAUTH_INFO_REQUEST": _payload(UserauthInfoRequest("", "", "", (Prompt("?", False),))),
     "USERAUTH_INFO_RESPONSE": _payload(UserauthInfoResponse(("!",))),
     "GLOBAL_REQUEST": _payload(GlobalRequest("ping@example.com", True)),
+    "GLOBAL_REQUEST enable": ScriptedPeer.send_enable,
+    "GLOBAL_REQUEST reconnect": _payload(
+        GlobalRequest(
+            Extension.SESSION_RECONNECT_REQUEST,
+            True,
+            SessionReconnectRequest(bytes(32), 0).encode(),
+        )
+    ),
     "REQUEST_SUCCESS": _payload(RequestSuccess()),
+    "REQUEST_SUCCESS reconnect": _payload(
+        RequestSuccess(SessionReconnectResponse(bytes(32), 0).encode())
+    ),
     "REQUEST_FAILURE": _payload(RequestFailure()),
     "CHANNEL_OPEN": ScriptedPeer.send_open,
     "CHANNEL_OPEN_CONFIRMATION": _payload(ChannelOpenConfirmation(0, 7, 2**20, 2**15)),

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from anyssh.config import Limits
+from anyssh.config import RECONNECT_EXTENSIONS, Limits
 from anyssh.constants import DisconnectReason, MessageNumber
 from anyssh.messages import Disconnect
 from anyssh.protocol import Phase, Role
 from anyssh.protocol.authentication import Challenge, KeyboardInteractiveAttempt, Prompt
 from anyssh.protocol.client_authentication import ClientAuthentication
 from anyssh.protocol.events import AttemptMade, ConnectionTerminated, Event
+from anyssh.protocol.journal import Continuity, Journal
 
 from .acceptance_model import ASSIGNED, Model, Verdict
 from .core_pair import CLIENT, SERVER, Answers, host_key
@@ -30,6 +31,7 @@ NOBODY = Answers(
     signature=None,
     attempt=None,
     query=None,
+    reconnect=None,
     accept_channels=None,
     grant_requests=None,
 )
@@ -56,6 +58,19 @@ REQUESTS: dict[str | None, Callable[[ClientAuthentication], None] | None] = {
 }
 
 
+def lost_session() -> Continuity:
+    """Return what a client has left of a session whose stream was lost."""
+    peer = ScriptedPeer(CLIENT)
+    peer.greet()
+    for name in ("KEXINIT", "KEX_REPLY", "NEWKEYS"):
+        peer.send(name)
+    algorithms = peer.core.exchanger.algorithms
+    assert algorithms is not None
+    journal = Journal(b"lost")
+    journal.end(10, 10)
+    return Continuity(b"s" * 32, host_key().public(), algorithms, journal)
+
+
 @dataclass(frozen=True)
 class State:
     """A point in a connection's life: how to get there, and what is special about it."""
@@ -67,6 +82,8 @@ class State:
     signs: bool = True
     request: str | None = "password"
     starts_rekey: bool = False
+    reconnect: bool = False
+    lost: bool = False
     name: str = field(default="", compare=False)
 
     def build(self) -> tuple[ScriptedPeer, Model]:
@@ -75,8 +92,10 @@ class State:
             self.receiver,
             strict=self.strict,
             identification=DEV_TUNNELS if self.dev_tunnels else "SSH-2.0-peer_1.0",
-            answers=Answers(attempt=judge_attempt),
+            answers=Answers(attempt=judge_attempt, reconnect=None),
             authenticate=REQUESTS[self.request],
+            continuity=lost_session() if self.lost else None,
+            extensions=RECONNECT_EXTENSIONS if self.reconnect else ("server-sig-algs",),
             limits=Limits(authentication_failures=100, authentication_requests=100),
         )
         if not self.signs:
@@ -98,6 +117,8 @@ class State:
             dev_tunnels=self.dev_tunnels,
             signs=self.signs,
             request=self.request,
+            reconnect=self.reconnect,
+            lost=self.lost,
         )
         for name in self.script:
             receive(model, name)
@@ -146,6 +167,42 @@ def states() -> Iterator[State]:
     yield State(CLIENT, (*asked, "EXT_INFO"), name="A behind EXT_INFO")
     for request in ("query", "interactive"):
         yield State(CLIENT, asked, request=request, name=f"A, {request}")
+    yield from reconnecting_states()
+
+
+def reconnecting_states() -> Iterator[State]:
+    """Yield the states in which reconnecting makes a difference."""
+    for role in Role:
+        share = "KEX_INIT" if role is SERVER else "KEX_REPLY"
+        encrypted = ("KEXINIT", share, "NEWKEYS")
+        announced = (*encrypted, "EXT_INFO reconnect")
+        enabled = (*announced, "GLOBAL_REQUEST enable")
+        asked = (*enabled, "SERVICE_REQUEST" if role is SERVER else "SERVICE_ACCEPT")
+        running = (*asked, "USERAUTH_REQUEST" if role is SERVER else "USERAUTH_SUCCESS")
+        yield State(role, encrypted, reconnect=True, name="E, reconnect known to us")
+        yield State(role, announced, reconnect=True, name="E, reconnect announced")
+        yield State(role, announced, name="E, reconnect announced by the peer alone")
+        yield State(role, enabled, reconnect=True, name="E, reconnect enabled")
+        yield State(role, asked, reconnect=True, name="A, reconnect enabled")
+        yield State(role, (*running, "CHANNEL_OPEN"), reconnect=True, name="R, reconnect enabled")
+        rekeying = (*running, "CHANNEL_OPEN", "KEXINIT")
+        yield State(role, rekeying, reconnect=True, name="X, reconnect enabled")
+        name = "E with Dev Tunnels, reconnect enabled"
+        yield State(role, enabled, dev_tunnels=True, reconnect=True, name=name)
+    yield State(
+        SERVER,
+        ("KEXINIT", "KEX_INIT", "NEWKEYS", "EXT_INFO reconnect", "GLOBAL_REQUEST reconnect"),
+        reconnect=True,
+        name="E, asked to reconnect",
+    )
+    back = {"request": None, "reconnect": True, "lost": True}
+    encrypted = ("KEXINIT", "KEX_REPLY", "NEWKEYS")
+    announced = (*encrypted, "EXT_INFO reconnect")
+    enabled = (*announced, "GLOBAL_REQUEST enable")
+    yield State(CLIENT, (), name="K, back", **back)
+    yield State(CLIENT, encrypted, name="E, back", **back)
+    yield State(CLIENT, announced, name="E, back and asking", **back)
+    yield State(CLIENT, enabled, name="E, back and asking, enabled", **back)
 
 
 STATES = list(dict.fromkeys(states()))
@@ -156,6 +213,13 @@ WELL_FORMED = {
     "empty": frozenset({2, 21, 52, 81, 82}),
     "garbage": frozenset({2, 81, 82}),
 }
+
+
+def is_well_formed(number: int, body: str, state: State) -> bool:
+    """Tell whether a message with one of the three bodies can be read."""
+    if state.lost and number == MessageNumber.REQUEST_FAILURE and body == "garbage":
+        return False  # it has to be a reason
+    return number in WELL_FORMED[body]
 
 
 def script_name(number: int, state: State) -> str:
@@ -227,7 +291,7 @@ def check_state(state: State, thorough: bool) -> list[str]:
             events, replies = len(peer.events), len(peer.heard)
             verdict = model.receive(number)
             needs_form = verdict not in (Verdict.UNREAD, Verdict.UNIMPLEMENTED)
-            if needs_form and number not in WELL_FORMED[body]:
+            if needs_form and not is_well_formed(number, body, state):
                 verdict = Verdict.REFUSED
             try:
                 send(peer, state, number, body)
@@ -292,6 +356,7 @@ ALPHABET = (
     "SERVICE_REQUEST ssh-connection",
     "SERVICE_ACCEPT",
     "EXT_INFO",
+    "EXT_INFO reconnect",
     "KEXINIT",
     "NEWKEYS",
     "KEX_INIT",
@@ -304,7 +369,11 @@ ALPHABET = (
     "USERAUTH_PK_OK",
     "USERAUTH_INFO_RESPONSE",
     "GLOBAL_REQUEST",
+    "GLOBAL_REQUEST enable",
+    "GLOBAL_REQUEST reconnect",
     "REQUEST_SUCCESS",
+    "REQUEST_SUCCESS reconnect",
+    "REQUEST_FAILURE",
     "CHANNEL_OPEN",
     "CHANNEL_DATA",
     "unassigned",
@@ -315,7 +384,7 @@ ENDS = (Verdict.REFUSED, Verdict.SERVICE_REFUSED, Verdict.ENDED)
 def check_order(state: State, names: tuple[str, ...]) -> Verdict:
     """Send messages one after the other until the model or the core has enough."""
     peer, model = state.build()
-    peer.answers = Answers(attempt=judge_attempt)
+    peer.answers = Answers(attempt=judge_attempt, reconnect=None)
     verdict = Verdict.HANDLED
     for name in names:
         events, replies = len(peer.events), len(peer.heard)
@@ -382,6 +451,23 @@ def test_every_order_from_each_phase(role: Role, phase: str, depth: int) -> None
     assert check_all_orders(state, depth) > len(ALPHABET)
 
 
+@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("phase, depth", [("E", 3), ("A", 2), ("R", 2)])
+def test_every_order_with_reconnect(role: Role, phase: str, depth: int) -> None:
+    """T-02: the same where both sides can reconnect."""
+    script = order_states(role)[phase]
+    if phase != "E":
+        script = (*script[:3], "EXT_INFO reconnect", *script[3:])
+    assert check_all_orders(State(role, script, reconnect=True), depth) > len(ALPHABET)
+
+
+def test_every_order_for_a_client_that_comes_back() -> None:
+    """T-02: for a session whose stream was lost."""
+    script = ("KEXINIT", "KEX_REPLY", "NEWKEYS")
+    state = State(CLIENT, script, request=None, reconnect=True, lost=True)
+    assert check_all_orders(state, 3) > len(ALPHABET)
+
+
 @pytest.mark.nightly
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("role", Role)
@@ -417,7 +503,8 @@ def check_random_orders(count: int, seed: int) -> None:
         role = source.choice(list(Role))
         strict = source.random() < 0.5
         scripts = [(), *order_states(role).values()]
-        state = State(role, source.choice(scripts), strict)
+        reconnect = source.random() < 0.5
+        state = State(role, source.choice(scripts), strict, reconnect=reconnect)
         check_order(state, random_order(source, state, 8))
 
 
