@@ -23,6 +23,7 @@ from anyssh.constants import (
 )
 from anyssh.errors import HostKeyError, ReconnectError
 from anyssh.messages import (
+    Disconnect,
     GlobalRequest,
     Ignore,
     LinkedSessionReconnectRequest,
@@ -32,7 +33,12 @@ from anyssh.messages import (
     SessionReconnectResponse,
 )
 from anyssh.protocol import Phase, Role
-from anyssh.protocol.events import ReconnectRequested, ReplyReceived, SessionResumed
+from anyssh.protocol.events import (
+    ConnectionTerminated,
+    ReconnectRequested,
+    ReplyReceived,
+    SessionResumed,
+)
 
 from .core_pair import (
     CLIENT,
@@ -512,3 +518,63 @@ def test_answers_find_their_requests_over_several_streams(asker: Role) -> None:
     replies = {event.slot: event.is_success for event in pair.of_type(asker, ReplyReceived)}
     assert [replies[slot] for slot in slots] == [True, False, False, True]
     assert len(pair.of_type(asker, ReplyReceived)) == 4
+
+
+# Goodbyes
+
+
+def to_running(pair: CorePair) -> None:
+    pair.pump()
+    pair.authenticate()
+
+
+def to_rekeying(pair: CorePair) -> None:
+    """Stop behind both KEXINITs."""
+    to_running(pair)
+    pair.client.start_rekey(pair.now)
+    pair.cross(CLIENT)
+    pair.cross(SERVER)
+
+
+PHASES: dict[str, tuple[Callable[[CorePair], object], set[Phase]]] = {
+    "key exchange": (
+        lambda pair: [pair.cross(role) for role in Role],
+        {Phase.KEY_EXCHANGE},
+    ),
+    "encrypted": (CorePair.pump, {Phase.ENCRYPTED}),
+    "running": (to_running, {Phase.RUNNING}),
+    "rekeying": (to_rekeying, {Phase.REKEYING, Phase.RUNNING}),
+}
+
+
+@pytest.mark.parametrize("speaker", Role)
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_goodbye_ends_the_session_on_both_sides(phase: str, speaker: Role) -> None:
+    """T-52, HR-69: in each phase and for each reason but one, which tells of a lost connection."""
+    reach, phases = PHASES[phase]
+    for reason in range(21):
+        pair = CorePair(reconnecting_config())
+        reach(pair)
+        assert {core.phase for core in pair.cores.values()} <= phases
+        pair.cores[speaker].disconnect(reason, "so it goes")
+        pair.pump()
+        survives = reason == DisconnectReason.CONNECTION_LOST and Phase.RUNNING in phases
+        for role in Role:
+            assert pair.cores[role].phase is Phase.TERMINATED
+            (end,) = pair.of_type(role, ConnectionTerminated)
+            assert end.is_survivable is survives
+            assert (pair.connections[role].continuity is not None) is survives
+        if survives:
+            pair.reconnect()
+            pair.assert_usable()
+
+
+def test_a_goodbye_on_a_stream_that_is_tried_does_not_end_the_session() -> None:
+    """HR-69 is about the session's own streams: here speaks somebody who has proved nothing."""
+    for reason in range(21):
+        lost = Lost()
+        pair = answer_falsely(lost, lambda pair, reason=reason: Disconnect(reason, "").encode())
+        assert pair.client.phase is Phase.TERMINATED
+        assert not pair.of_type(CLIENT, ConnectionTerminated)[-1].is_survivable
+        pair.end_stream()
+        lost.assert_intact()
