@@ -16,7 +16,7 @@ from ..session.channel import Channel
 from .acceptor import Acceptor, originator_of
 from .endpoints import Endpoint, TcpEndpoint
 from .errors import ConnectFailed
-from .listening import bound_port, listen
+from .listening import bound_port, close_listener, listen
 from .payloads import Way
 from .policy import Connecting, ListenerFactory
 from .ports import ForwardedConnection
@@ -65,7 +65,11 @@ class Forward(AsyncContextManagerMixin):
             self.local = TcpEndpoint(self.local.host, bound_port(bound) or self.local.port)
         limit = self._service.policy.pending_connections
         self._acceptor = Acceptor(bound, self._carry, limit)
-        self._service.start_soon(self._acceptor.run)
+        try:
+            self._service.start_soon(self._acceptor.run)
+        except SSHError:
+            await close_listener(bound)
+            raise
         try:
             yield self
         finally:

@@ -65,11 +65,13 @@ class Opening:
     """What the opening of a forwarding channel says.
 
     :ivar endpoint: where to connect to, or where the connection arrived
+    :ivar extra: what the peer's application put behind
     """
 
     way: Way
     endpoint: Endpoint
     originator: TcpEndpoint | None
+    extra: bytes = b""
 
 
 def channel_opening(
@@ -98,7 +100,7 @@ def read_opening(channel_type: str, payload: bytes) -> Opening:
             origin = None
             if message.originator_address:
                 origin = _tcp(message.originator_address, message.originator_port)
-            return Opening(way, _tcp(message.host, message.port), origin)
+            return Opening(way, _tcp(message.host, message.port), origin, message.extra)
         case DirectStreamLocal.channel_type:
             return Opening(Way.DIRECT, _unix(DirectStreamLocal.decode(payload).socket_path), None)
     path = ForwardedStreamLocal.decode(payload).socket_path
@@ -123,15 +125,15 @@ def is_cancel_request(name: str) -> bool:
     return name in (TcpipForward.cancel_request_name, StreamLocalForward.cancel_request_name)
 
 
-def read_request(name: str, payload: bytes) -> Endpoint:
-    """Read where a peer wants us to listen, or to listen no more.
+def read_request(name: str, payload: bytes) -> tuple[Endpoint, bytes]:
+    """Read where a peer wants us to listen, or to listen no more, and what it put behind.
 
     :raises WireError: the payload is malformed
     """
     if name in (TcpipForward.request_name, TcpipForward.cancel_request_name):
         message = TcpipForward.decode(payload)
-        return _tcp(message.address_to_bind, message.port)
-    return _unix(StreamLocalForward.decode(payload).socket_path)
+        return _tcp(message.address_to_bind, message.port), message.extra
+    return _unix(StreamLocalForward.decode(payload).socket_path), b""
 
 
 def _tcp(host: str, port: int) -> TcpEndpoint:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os.path
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -65,12 +65,14 @@ class ForwardingRequest:
     :ivar endpoint: where
     :ivar originator: where the connection to be forwarded comes from, as the peer tells it; None
         when it does not
+    :ivar extra: what the peer's application put behind the standard fields, such as a token
     """
 
     session: Session
     action: ForwardingAction
     endpoint: Endpoint
     originator: TcpEndpoint | None = None
+    extra: bytes = field(default=b"", repr=False)
 
 
 Decide = Callable[[ForwardingRequest], Awaitable[bool]]

@@ -127,7 +127,8 @@ class _AtPeer(AsyncContextManagerMixin):
         if not isinstance(self.asked, TcpEndpoint):
             return self.asked
         # Most peers only say what was not known before; some write 0 for "as you wished".
-        port = TcpipForwardSuccess.decode(payload).port or self.asked.port
+        # Others put something of their own behind it.
+        port = TcpipForwardSuccess.decode(payload[:4]).port or self.asked.port
         if not 0 < port <= 65535:
             raise RequestDenied(f"the peer listens, but names {port} as the port")
         return TcpEndpoint(self.asked.host, port)

@@ -207,7 +207,11 @@ class PortForwarding(SessionService):
     async def _open_direct(self, opening: ChannelOpening, arrival: Opening) -> None:
         endpoint = arrival.endpoint
         request = ForwardingRequest(
-            self.session, ForwardingAction.CONNECT, endpoint, arrival.originator
+            self.session,
+            ForwardingAction.CONNECT,
+            endpoint,
+            arrival.originator,
+            arrival.extra,
         )
         if not (self._policy.may_connect(endpoint) and await self._decide(request)):
             self._trace_failure(
@@ -359,7 +363,7 @@ class PortForwarding(SessionService):
     async def on_session_request(self, request: IncomingRequest) -> None:
         """Listen for the peer, or listen no more."""
         try:
-            endpoint = payloads.read_request(request.name, request.payload)
+            endpoint, extra = payloads.read_request(request.name, request.payload)
         except WireError as error:
             self._trace_failure(TraceId.PORT_FORWARD_REQUEST_INVALID, str(error))
             await request.reject()
@@ -367,7 +371,7 @@ class PortForwarding(SessionService):
         if payloads.is_cancel_request(request.name):
             await self._cancel(endpoint, request)
         else:
-            await self._grant(endpoint, request)
+            await self._grant(endpoint, extra, request)
 
     async def _cancel(self, endpoint: Endpoint, request: IncomingRequest) -> None:
         granted = self._granted_for(endpoint)
@@ -394,8 +398,8 @@ class PortForwarding(SessionService):
         self._granted.pop(granted.key, None)
         self._remote.remove(granted.port)
 
-    async def _grant(self, asked: Endpoint, request: IncomingRequest) -> None:
-        if not await self._may_listen(asked):
+    async def _grant(self, asked: Endpoint, extra: bytes, request: IncomingRequest) -> None:
+        if not await self._may_listen(asked, extra):
             self._trace_failure(
                 TraceId.PORT_FORWARD_REQUEST_INVALID, f"{asked}: listening is not allowed"
             )
@@ -415,13 +419,15 @@ class PortForwarding(SessionService):
                 await close_listener(listener)
             await request.reject()
             return
-        await self._start(granted, listener, request)
+        await self._begin(granted, listener, request)
 
-    async def _may_listen(self, asked: Endpoint) -> bool:
+    async def _may_listen(self, asked: Endpoint, extra: bytes) -> bool:
         if asked in self._granted or len(self._granted) >= self._policy.listeners:
             return False
         allowed = self._policy.may_listen(asked) or self._policy.may_listen(_narrowed(asked))
-        request = ForwardingRequest(self.session, ForwardingAction.LISTEN, asked)
+        request = ForwardingRequest(
+            self.session, ForwardingAction.LISTEN, asked, originator=None, extra=extra
+        )
         return allowed and await self._decide(request)
 
     async def _listen(self, asked: Endpoint) -> Listener[ByteStream]:
@@ -445,7 +451,7 @@ class PortForwarding(SessionService):
             local = None if bound is None else TcpEndpoint(asked.host, bound)
         return _Granted(key, ForwardedPort(local, key, is_remote=True))
 
-    async def _start(
+    async def _begin(
         self, granted: _Granted, listener: Listener[ByteStream] | None, request: IncomingRequest
     ) -> None:
         """Reply, then make it known, then accept connections."""
@@ -453,6 +459,13 @@ class PortForwarding(SessionService):
         payload = TcpipForwardSuccess(key.port).encode() if isinstance(key, TcpEndpoint) else b""
         try:
             await request.accept(payload)
+            if listener is not None:
+                acceptor = granted.acceptor = Acceptor(
+                    listener,
+                    lambda stream: self._carry_granted(granted, acceptor, stream),
+                    self._policy.pending_connections,
+                )
+                self.start_soon(acceptor.run)
         except BaseException:
             if listener is not None:
                 await close_listener(listener)
@@ -460,13 +473,6 @@ class PortForwarding(SessionService):
         self._granted[key] = granted
         self._remote.add(granted.port)
         self.trace(TraceId.PORT_FORWARD_LISTENING, TraceLevel.INFO, f"listening on {key}")
-        if listener is not None:
-            acceptor = granted.acceptor = Acceptor(
-                listener,
-                lambda stream: self._carry_granted(granted, acceptor, stream),
-                self._policy.pending_connections,
-            )
-            self.start_soon(acceptor.run)
 
     async def _carry_granted(
         self, granted: _Granted, acceptor: Acceptor, stream: ByteStream

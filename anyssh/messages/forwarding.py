@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from .declaration import Structure, declared, string, system_text, text, uint32
+from .declaration import Structure, declared, rest, string, system_text, text, uint32
 
 __all__ = [
     "DirectStreamLocal",
@@ -27,6 +27,7 @@ class TcpipForward(Structure):
 
     :ivar address_to_bind: ``""`` for all addresses, ``"localhost"``, or an address
     :ivar port: 0 lets the peer choose
+    :ivar extra: what an application put behind, such as a token
     """
 
     request_name: ClassVar[str] = "tcpip-forward"
@@ -34,6 +35,7 @@ class TcpipForward(Structure):
 
     address_to_bind: str = text()
     port: int = uint32()
+    extra: bytes = rest(default=b"")
 
 
 @declared
@@ -52,6 +54,7 @@ class ForwardedTcpip(Structure):
 
     :ivar host: the address that was connected to, as it was asked for
     :ivar port: the port that was connected to
+    :ivar extra: what an application put behind
     """
 
     channel_type: ClassVar[str] = "forwarded-tcpip"
@@ -60,6 +63,7 @@ class ForwardedTcpip(Structure):
     port: int = uint32()
     originator_address: str = text()
     originator_port: int = uint32()
+    extra: bytes = rest(default=b"")
 
 
 @declared
@@ -68,6 +72,7 @@ class DirectTcpip(Structure):
 
     :ivar host: a name or an address to connect to
     :ivar port: the port to connect to
+    :ivar extra: what an application put behind
     """
 
     channel_type: ClassVar[str] = "direct-tcpip"
@@ -76,6 +81,7 @@ class DirectTcpip(Structure):
     port: int = uint32()
     originator_address: str = text()
     originator_port: int = uint32()
+    extra: bytes = rest(default=b"")
 
 
 @declared

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from logging import Logger, getLogger
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, TypeVarTuple, Unpack, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, TypeVarTuple, cast
 
 import anyio
 from anyio.abc import TaskGroup
@@ -86,13 +86,23 @@ class SessionService:
 
     def start_soon(
         self,
-        function: Callable[[Unpack[Arguments]], Awaitable[object]],
+        function: Callable[[*Arguments], Awaitable[object]],
         *arguments: *Arguments,
     ) -> None:
         """Run something as a task of the service. An exception in it is logged.
 
         The task is cancelled when the session has ended.
+
+        :raises SSHError: the session has ended
         """
+        self.session._require_alive()
+        self._start_task(function, *arguments)
+
+    def _start_task(
+        self,
+        function: Callable[[*Arguments], Awaitable[object]],
+        *arguments: *Arguments,
+    ) -> None:
         if self._tasks is None:
             self._early.append((function, arguments))
         else:
@@ -244,7 +254,7 @@ class ServiceHost:
             tasks, lambda rule: rule.channel_type == name and rule.channel_request is None
         )
         if service is not None:
-            service.start_soon(service._take_opening, opening)
+            service._start_task(service._take_opening, opening)
         return service is not None
 
     def take_session_request(self, pending: PendingRequest, tasks: TaskGroup) -> bool:

@@ -139,6 +139,24 @@ async def test_the_application_decides() -> None:
         assert asked[0].session.principal == "test"
 
 
+async def test_what_an_application_puts_behind_is_shown_to_who_decides() -> None:
+    """PFW-27: peers of the Dev Tunnels family append tokens, for example."""
+    asked: list[bytes] = []
+
+    async def decide(request: anyssh.ForwardingRequest) -> bool:
+        asked.append(request.extra)
+        assert b"token" not in repr(request).encode()
+        return request.extra == b"token"
+
+    async with service() as port, pair(ForwardingPolicy(decide=decide)) as (client, _):
+        payload = messages.DirectTcpip("127.0.0.1", port, "", 0).encode()
+        stream = await client.open_channel("direct-tcpip", payload=payload + b"token")
+        assert await ask(stream) == b"HELLO!"
+        assert await client.request(*listen("127.0.0.1", 0)[:1], listen("", 0)[1] + b"token")
+        assert not await client.request(*listen("127.0.0.1", 0))
+        assert asked == [b"token", b"token", b""]
+
+
 async def test_a_decision_that_does_not_come_is_no() -> None:
     async def decide(request: anyssh.ForwardingRequest) -> bool:
         await anyio.sleep_forever()
@@ -256,7 +274,6 @@ MALFORMED = [
     messages.DirectTcpip("x" * 300, 80, "", 0).encode(),
     messages.DirectTcpip("a\nb", 80, "", 0).encode(),
     messages.DirectTcpip("a\0b", 80, "", 0).encode(),
-    messages.DirectTcpip("example.com", 80, "", 0).encode() + b"x",
     messages.DirectStreamLocal("relative").encode(),
     messages.DirectStreamLocal("/a\0b").encode(),
 ]
@@ -275,16 +292,35 @@ async def test_malformed_payloads_are_refused(payload: bytes) -> None:
             with pytest.raises(anyssh.ChannelOpenError) as refusal:
                 await client.open_channel(channel_type, payload=payload)
             assert refusal.value.reason == FAILED
+        assert (spy.connected, spy.listened) == ([], [])
+        assert await ask_port(port) == b"HELLO!"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        *MALFORMED[:4],
+        messages.TcpipForward("localhost", 70000).encode(),
+        messages.TcpipForward("x" * 300, 8080).encode(),
+        messages.TcpipForward("a\nb", 8080).encode(),
+        messages.TcpipForward("\0", 8080).encode(),
+    ],
+)
+async def test_malformed_requests_are_refused(payload: bytes) -> None:
+    spy = Spy()
+    async with pair(spy.policy(decide=always)) as (client, _):
         for name in (
             "tcpip-forward",
             "cancel-tcpip-forward",
             "streamlocal-forward@openssh.com",
             "cancel-streamlocal-forward@openssh.com",
         ):
-            if payload not in (MALFORMED[10],):
-                assert not await client.request(name, payload)
-        assert (spy.connected, spy.listened) == ([], [])
-        assert port
+            assert not await client.request(name, payload)
+        for path in ("relative", "", "/a\0b"):
+            socket_path = messages.StreamLocalForward(path).encode()
+            assert not await client.request("streamlocal-forward@openssh.com", socket_path)
+        assert spy.listened == []
+        assert await client.request(*listen("localhost", 0))
 
 
 async def always(request: anyssh.ForwardingRequest) -> bool:
