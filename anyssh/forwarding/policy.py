@@ -118,7 +118,11 @@ class ForwardingPolicy:
     :ivar idle_time: seconds without a byte after which a connection is ended
     :ivar listeners: that one session may have at the same time
     :ivar pending_connections: of one listener that wait for the peer; more are reset
-    :raises ValueError: a pattern does not have the form of one
+    :ivar passes_on: True for a session that is to be piped: what its peer asks for is neither
+        allowed nor refused, but reaches :func:`pipe`, or whoever takes the session's channels and
+        requests, like all else; the session itself forwards nothing then
+    :raises ValueError: a pattern does not have the form of one, or what is passed on would also
+        be decided
     """
 
     connect_to: Sequence[str] | None = None
@@ -132,8 +136,12 @@ class ForwardingPolicy:
     idle_time: float = math.inf
     listeners: int = 32
     pending_connections: int = 128
+    passes_on: bool = False
 
     def __post_init__(self) -> None:
+        decides = self.connect_to is not None or self.listen_on is not None or self.decide
+        if self.passes_on and decides:
+            raise ValueError("a policy that passes everything on allows and refuses nothing itself")
         for name in ("connect_to", "listen_on"):
             patterns = getattr(self, name)
             if patterns is None:

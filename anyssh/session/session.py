@@ -220,7 +220,10 @@ class Session(ForwardingMethods, AsyncContextManagerMixin, TypedAttributeProvide
         self._on_progress = _contained(on_progress)
         self._number = next(_session_numbers)
         policy = forwarding if forwarding is not None else ForwardingPolicy()
-        self._service_host = ServiceHost(self, {PortForwarding: policy, **(services or {})})
+        registered: dict[type[SessionService], Any] = {PortForwarding: policy, **(services or {})}
+        if policy.passes_on:
+            del registered[PortForwarding]
+        self._service_host = ServiceHost(self, registered)
         self._connection = Connection(config, self._service_host.session_requests)
         self._state = SessionState.NEW
         self._links: Links

@@ -20,7 +20,7 @@ from urllib.parse import urlencode, urlsplit
 
 import anyio
 import pytest
-from anyio.abc import SocketAttribute
+from anyio.abc import ByteStream, SocketAttribute
 
 import anyssh
 from anyssh.websocket import WebSocketListener, WebSocketRequest, WebSocketStream
@@ -142,7 +142,12 @@ def browser(program: str, url: str) -> Iterator[None]:
 class Bridge:
     """Our server behind WebSockets; it echoes, and can cut what a page is connected by."""
 
-    def __init__(self, origin: str, config: anyssh.SessionConfig) -> None:
+    def __init__(
+        self,
+        origin: str,
+        config: anyssh.SessionConfig,
+        forwarding: anyssh.ForwardingPolicy | None = None,
+    ) -> None:
         self.origin = origin
         self.password = token()
         self.host_key = anyssh.generate_key("ecdsa-sha2-nistp384")
@@ -152,7 +157,10 @@ class Bridge:
         self.cut_after: int | None = None
         self.url = ""
         self._server = anyssh.Server(
-            host_keys=[self.host_key], authenticate=self._authenticate, config=config
+            host_keys=[self.host_key],
+            authenticate=self._authenticate,
+            config=config,
+            forwarding=forwarding,
         )
 
     async def _authenticate(self, attempt: anyssh.AuthAttempt) -> object | None:
@@ -214,17 +222,19 @@ async def page(
     config: anyssh.SessionConfig,
     *,
     origin: str | None = None,
+    forwarding: anyssh.ForwardingPolicy | None = None,
     cut_after: int | None = None,
     **options: object,
 ) -> AsyncIterator[tuple[Bridge, Any]]:
     """Run a scenario in a browser; give the bridge and a way to wait for events of the page.
 
     :param origin: the only one whose pages may connect, the page's own if not given
+    :param forwarding: what pages may have the bridge connect to
     :param cut_after: bytes of the echo after which the bridge drops the WebSocket, once
     """
     program = require_browser()
     with web_server() as web:
-        bridge = Bridge(origin or f"http://127.0.0.1:{web.port}", config)
+        bridge = Bridge(origin or f"http://127.0.0.1:{web.port}", config, forwarding)
         bridge.cut_after = cut_after
         async with bridge.running():
             showing = browser(program, bridge.page(web, scenario=scenario, **options))
@@ -248,6 +258,28 @@ async def test_a_page_echoes_a_mebibyte() -> None:
         (session,) = bridge.sessions
         assert (await session.wait_closed()).reason == anyssh.DisconnectReason.BY_APPLICATION
         assert session.peer_version.is_dev_tunnels
+
+
+async def test_a_page_reaches_a_port() -> None:
+    async def echo(stream: ByteStream) -> None:
+        async with stream:
+            async for chunk in stream:
+                await stream.send(chunk)
+
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as target,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(target.serve, echo)
+        port = target.extra(SocketAttribute.local_port)
+        policy = anyssh.ForwardingPolicy(connect_to=[f"127.0.0.1:{port}"])
+        options = {"bytes": MEBIBYTE, "port": port}
+        config = anyssh.SessionConfig()
+        async with page("forward", config, forwarding=policy, **options) as (_, event):
+            result = await event("result")
+            assert result["sent"] == result["received"]
+            await event("done")
+        tasks.cancel_scope.cancel()
 
 
 async def test_a_page_survives_a_cut() -> None:

@@ -10,7 +10,6 @@ import pytest
 from anyio.abc import ByteStream, SocketAttribute
 
 import anyssh
-from anyssh import messages
 
 from .conftest import Keys, Site, Sites
 from .ours import Gate, our_client, our_key
@@ -18,6 +17,7 @@ from .peers import USER, KeyFile, Peer, require_peer
 from .scripts.peer_common import GREETING, pattern, sha256
 
 MEBIBYTE = 1 << 20
+PASS_ON = anyssh.ForwardingPolicy(passes_on=True)
 
 
 class Gateway:
@@ -39,7 +39,9 @@ class Gateway:
             return gate.judge(attempt)
 
         server = anyssh.Server(
-            host_keys=[our_key(file) for file in self._host_keys], authenticate=authenticate
+            host_keys=[our_key(file) for file in self._host_keys],
+            authenticate=authenticate,
+            forwarding=PASS_ON,
         )
         async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
             self.port = listener.extra(SocketAttribute.local_port)
@@ -51,7 +53,7 @@ class Gateway:
     async def _relay(self, near: anyssh.ServerSession) -> None:
         mine = anyssh.ClientCredentials(self.site.user, keys=[our_key(self.user_key)])
         self._visits += 1
-        async with our_client(self.site.port, self.site.hosts, mine) as far:
+        async with our_client(self.site.port, self.site.hosts, mine, forwarding=PASS_ON) as far:
             await anyssh.pipe(near, far)
         self._visits -= 1
         self._changed.set()
@@ -151,27 +153,19 @@ async def test_ports_are_forwarded_through_a_gateway(sites: Sites, keys: Keys) -
         tasks.start_soon(target.serve, shout)
         target_port = target.extra(SocketAttribute.local_port)
         async with our_client(gateway.port, hosts, mine) as session:
-            where = messages.DirectTcpip("127.0.0.1", target_port, "127.0.0.1", 1)
-            async with await session.open_channel("direct-tcpip", payload=where.encode()) as one:
-                await one.send(b"connect")
-                assert await one.receive() == b"CONNECT"
-            closed_port = messages.DirectTcpip("127.0.0.1", 1, "127.0.0.1", 1)
+            stream = await session.stream_to_remote_port("127.0.0.1", target_port)
+            async with stream:
+                await stream.send(b"connect")
+                assert await stream.receive() == b"CONNECT"
             with pytest.raises(anyssh.ChannelOpenError) as caught:
-                await session.open_channel("direct-tcpip", payload=closed_port.encode())
+                await session.stream_to_remote_port("127.0.0.1", 1)
             assert caught.value.reason == anyssh.ChannelOpenFailureReason.CONNECT_FAILED
 
-            wanted = messages.TcpipForward("127.0.0.1", 0).encode()
-            reply = await session.request("tcpip-forward", wanted)
-            port = messages.TcpipForwardSuccess.decode(reply.payload).port
+            forward = session.forward_from_remote_port("127.0.0.1", 0, "127.0.0.1", target_port)
             async with (
-                await anyio.connect_tcp("127.0.0.1", port) as visitor,
-                await session.accept_channel("forwarded-tcpip") as two,
+                forward as forwarded,
+                await anyio.connect_tcp("127.0.0.1", forwarded.remote_port) as visitor,
             ):
-                told = messages.ForwardedTcpip.decode(two.open_payload)
-                assert (told.host, told.port) == ("127.0.0.1", port)
                 await visitor.send(b"listen")
-                await shout(two)
                 assert await visitor.receive() == b"LISTEN"
-            cancelled = messages.TcpipForward("127.0.0.1", port).encode()
-            assert await session.request("cancel-tcpip-forward", cancelled)
         tasks.cancel_scope.cancel()

@@ -16,6 +16,7 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.abc import ByteStream, SocketAttribute
 from anyio.lowlevel import checkpoint
 
 import anyssh
@@ -551,6 +552,70 @@ async def test_requests_of_the_session_pass_with_payloads(way: str) -> None:
             asking = Call(group, partial(asker.request, "question@example"))
             await (await next_request(requests)).reject()
             assert await asking.result() == anyssh.Reply(False)
+
+
+PASS_ON = anyssh.ForwardingPolicy(passes_on=True)
+
+
+@asynccontextmanager
+async def forwarding_relay(
+    policy: anyssh.ForwardingPolicy | None,
+) -> AsyncIterator[tuple[anyssh.ClientSession, anyssh.ServerSession]]:
+    """Give a client, and a server that forwards all, behind a gateway with a policy."""
+    everything = anyssh.ForwardingPolicy.allow_all()
+    async with (
+        pair(server_forwarding=policy) as (client, near),
+        pair(client_forwarding=policy, server_forwarding=everything) as (far, server),
+        anyio.create_task_group() as group,
+    ):
+        running = Call(group, partial(anyssh.pipe, near, far))
+        yield client, server
+        running.scope.cancel()
+
+
+async def test_ports_are_forwarded_through_a_relay_that_passes_on() -> None:
+    """PIP-12."""
+
+    async def shout(stream: ByteStream) -> None:
+        async with stream:
+            await stream.send((await stream.receive()).upper())
+
+    async with (
+        forwarding_relay(PASS_ON) as (client, _),
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as target,
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(target.serve, shout)
+        port = target.extra(SocketAttribute.local_port)
+        for _ in range(2):
+            async with await client.stream_to_remote_port("127.0.0.1", port) as stream:
+                await stream.send(b"connect")
+                assert await stream.receive() == b"CONNECT"
+        async with (
+            client.forward_from_remote_port("127.0.0.1", 0, "127.0.0.1", port) as forward,
+            await anyio.connect_tcp("127.0.0.1", forward.remote_port) as visitor,
+        ):
+            await visitor.send(b"listen")
+            assert await visitor.receive() == b"LISTEN"
+        with pytest.raises(OSError):  # noqa: PT011  # the end of it came through, too
+            await anyio.connect_tcp("127.0.0.1", forward.remote_port)
+        group.cancel_scope.cancel()
+
+
+async def test_a_relay_forwards_no_ports_by_default() -> None:
+    async with forwarding_relay(None) as (client, _):
+        with pytest.raises(anyssh.ChannelOpenError) as caught:
+            await client.stream_to_remote_port("127.0.0.1", 1)
+        assert caught.value.reason == 1
+        with pytest.raises(anyssh.RequestDenied):
+            async with client.forward_from_remote_port("127.0.0.1", 0, "127.0.0.1", 1):
+                raise AssertionError("it was granted")
+
+
+async def test_a_session_that_passes_on_forwards_nothing_itself() -> None:
+    async with pair(client_forwarding=PASS_ON) as (client, _):
+        with pytest.raises(anyssh.LocalProtocolError, match="not among the services"):
+            await client.stream_to_remote_port("127.0.0.1", 1)
 
 
 async def test_the_order_of_opens_and_requests_is_kept() -> None:

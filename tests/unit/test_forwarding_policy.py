@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anyssh import ForwardingPolicy, TcpEndpoint, UnixEndpoint
+from anyssh import ForwardingPolicy, ForwardingRequest, TcpEndpoint, UnixEndpoint
 from anyssh.forwarding.endpoints import Endpoint
 
 
@@ -199,3 +200,17 @@ def test_no_text_is_more_than_refused(host: str, port: int) -> None:
     policy = ForwardingPolicy(connect_to=["192.0.2.0/24:*", "*.example.com:*"])
     if policy.may_connect(endpoint):
         assert host.lower().rstrip(".").endswith(".example.com") or host.startswith("192.0.2.")
+
+
+async def decide(request: ForwardingRequest) -> bool:
+    return request.originator is not None
+
+
+DECISIONS: list[dict[str, Any]] = [{"connect_to": []}, {"listen_on": ["*:*"]}, {"decide": decide}]
+
+
+@pytest.mark.parametrize("decision", DECISIONS)
+def test_what_is_passed_on_is_not_decided(decision: dict[str, Any]) -> None:
+    assert ForwardingPolicy(passes_on=True).passes_on
+    with pytest.raises(ValueError, match="passes everything on"):
+        ForwardingPolicy(passes_on=True, **decision)

@@ -60,7 +60,9 @@ function joined(folder, path) {
 
 function find(folder, name) {
 	const path = name.startsWith('.') ? joined(folder, name) : null;
-	const candidates = path ? [path, `${path}.js`, `${path}/index.js`] : [mainOf(name), `${mainOf(name)}.js`];
+	const candidates = path
+		? [path, `${path}.js`, `${path}/index.js`]
+		: [`${name}.js`, mainOf(name), `${mainOf(name)}.js`];
 	for (const candidate of candidates.filter((one) => /\.js(on)?$/.test(one))) {
 		const text = fetchText(candidate);
 		if (text !== null) return [candidate, text];

@@ -6,6 +6,7 @@
 //   failed      error
 //
 //   scenario echo       --bytes bytes through an echo
+//   scenario forward    the same through a port that the server connects to for us
 //   scenario reconnect  the same, and the server cuts the WebSocket meanwhile: also `reconnections`
 'use strict';
 
@@ -69,9 +70,21 @@ async function connect(ssh) {
 	return session;
 }
 
+function opening() {
+	if (options.scenario !== 'forward') return 'echo';
+	const name = '@microsoft/dev-tunnels-ssh-tcp/messages/portForwardChannelOpenMessage';
+	const message = new (require(name).PortForwardChannelOpenMessage)();
+	message.channelType = 'direct-tcpip';
+	message.host = '127.0.0.1';
+	message.port = Number(options.port);
+	message.originatorIPAddress = '127.0.0.1';
+	message.originatorPort = 0;
+	return message;
+}
+
 async function echo(session) {
 	const sent = randomChunks(Number(options.bytes));
-	const channel = await session.openChannel('echo');
+	const channel = await session.openChannel(opening());
 	const received = [];
 	const closed = new Promise((resolve) => channel.onClosed(resolve));
 	channel.onDataReceived((data) => {
