@@ -240,9 +240,10 @@ class SessionConfig:
             )
         if not self.max_packet_size <= self.window_size < 2**32:
             raise ValueError("window_size must lie between max_packet_size and 2**32 - 1")
-        if not 0 < self.rekey_packets <= 2**31 or self.rekey_bytes <= 0 or self.rekey_time <= 0:
+        # Written so that a number that is none is refused too.
+        if not (0 < self.rekey_packets <= 2**31 and self.rekey_bytes > 0 and self.rekey_time > 0):
             raise ValueError("rekey limits must be positive, rekey_packets at most 2**31")
-        if self.keep_alive_interval < 0 or self.keep_alive_count < 1:
+        if not (self.keep_alive_interval >= 0 and self.keep_alive_count >= 1):
             raise ValueError("keep_alive_interval must not be negative, keep_alive_count positive")
 
     @property
