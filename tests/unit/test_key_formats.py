@@ -488,6 +488,17 @@ def test_curve_names_of_jwks(number: str) -> None:  # KEY-16
     assert import_key(standard) == import_key(legacy) == key
 
 
+@pytest.mark.parametrize("curve", ["P-256", "nistp256"])
+def test_a_known_public_jwk(curve: str) -> None:  # KEY-16
+    x = "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU"
+    y = "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"
+    key = import_key(json.dumps({"kty": "EC", "crv": curve, "x": x, "y": y}))
+    point = b"\x04" + base64.urlsafe_b64decode(x + "=") + base64.urlsafe_b64decode(y + "=")
+    parts = ("ecdsa-sha2-nistp256", "nistp256", point)
+    assert key.public_blob == b"".join(map(string, parts))
+    assert not key.has_private
+
+
 def test_the_jwk_of_rfc_8037() -> None:
     text = (
         '{"kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A",'
@@ -857,6 +868,14 @@ def with_rounds(rounds: int) -> Callable[[bytes], bytes]:
         return data.replace(salt + uint32(2), salt + uint32(rounds))
 
     return change
+
+
+def test_a_known_answer_of_bcrypt() -> None:  # ALG-22
+    derived = encryption.bcrypt_key(b"password", b"salt1234567890ab", 16, 48)
+    assert derived.hex() == (
+        "0b1cbc9575040af2e1cf0fcbc1446951171cf7614e9855991049265bb1e58fd1"
+        "775d0099450f9105084f9d5d7c763120"
+    )
 
 
 @pytest.mark.parametrize("rounds", [0, 2049, 1 << 31, (1 << 32) - 1])

@@ -71,6 +71,7 @@ def inner_signature(signature: bytes) -> bytes:
         ("ecdsa-sha2-nistp384", "ecdsa-sha2-nistp384", 384, ("ecdsa-sha2-nistp384",)),
         ("ecdsa-sha2-nistp521", "ecdsa-sha2-nistp521", 521, ("ecdsa-sha2-nistp521",)),
         ("rsa-sha2-256", "ssh-rsa", 2048, ("rsa-sha2-512", "rsa-sha2-256")),
+        ("rsa-sha2-512", "ssh-rsa", 4096, ("rsa-sha2-512", "rsa-sha2-256")),
         ("ssh-rsa", "ssh-rsa", 3072, ("rsa-sha2-512", "rsa-sha2-256")),
     ],
 )
