@@ -47,6 +47,7 @@ from anyssh.protocol import Phase, Role
 from anyssh.protocol.events import (
     ChannelClosed,
     ChannelDataReceived,
+    ChannelOpenReceived,
     ConnectionTerminated,
     ExtensionsReceived,
     GlobalRequestReceived,
@@ -317,6 +318,36 @@ def test_without_protection_on_both_sides() -> None:
     pair.assert_usable()
     with pytest.raises(LocalProtocolError):
         pair.client.start_rekey(pair.now)
+
+
+@pytest.mark.parametrize("lax", Role)
+def test_a_peer_without_protection_that_announces_extensions(lax: Role) -> None:
+    """KEX-06: the Go member does; without keys there is nothing to tell them under."""
+    marker = Marker.EXT_INFO_CLIENT if lax is CLIENT else Marker.EXT_INFO_SERVER
+    offers: dict[str, Any] = {
+        f"{lax.name.lower()}_offer": kexinit_with(kex_algorithms=(KeyExchange.NONE, marker))
+    }
+    pair = CorePair(InsecureSessionConfig(), **offers)
+    pair.pump()
+    for role in Role:
+        assert pair.sent_numbers(role) == [KEXINIT]
+    pair.assert_usable()
+
+
+@pytest.mark.parametrize("talker", Role)
+def test_a_peer_without_protection_talks_right_behind_its_kexinit(talker: Role) -> None:
+    """KEX-06: it waits for nobody, so its first request may come with the identification."""
+    pair = CorePair(InsecureSessionConfig())
+    for role in Role:
+        pair.handle(role, pair.cores[role].poll_events())
+    pair.cross(talker.other)
+    pair.connections[talker].open_channel("early")
+    first = len(pair.log)
+    pair.cross(talker)
+    told = [type(event) for role, event in pair.log[first:] if role is talker.other]
+    assert told[-1] is ChannelOpenReceived
+    pair.pump()
+    pair.assert_usable()
 
 
 @pytest.mark.parametrize("secure", Role)

@@ -8,7 +8,15 @@ from anyssh.config import RECONNECT_EXTENSIONS, SessionConfig
 from anyssh.constants import DisconnectReason, Extension
 from anyssh.errors import Disconnected, ReconnectError
 from anyssh.protocol import Phase, Role
-from anyssh.protocol.events import ConnectionTerminated, LatencyMeasured, SessionResumed
+from anyssh.protocol.events import (
+    ChannelRequestReceived,
+    ConnectionTerminated,
+    KeyExchangeCompleted,
+    LatencyMeasured,
+    SessionResumed,
+)
+from anyssh.protocol.key_exchange import ExchangeKeys
+from anyssh.wire import mpint
 
 from .core_pair import CLIENT, FAST, SERVER, CorePair, running_pair
 
@@ -122,6 +130,74 @@ def test_a_number_that_cannot_be_changes_nothing() -> None:
         with pytest.raises(ReconnectError):
             continuity.follow(link_id, 10_000)
         assert continuity.journal is journal
+
+
+def test_a_known_token() -> None:
+    """From an independent implementation that came back to other programs' sessions with it.
+
+    It takes the keys of the MAC that was agreed on, though AES-GCM has no use for them.
+    """
+    pair = CorePair(reconnecting_config(macs=["hmac-sha2-512"]))
+    pair.pump()
+    exchanger = pair.client.exchanger
+    first = exchanger._first
+    assert first is not None
+    secret, exchange_hash = mpint(int("f1" + "23" * 47, 16)), bytes(range(48))
+    first.keys = ExchangeKeys("sha384", secret, exchange_hash, exchange_hash)
+    exchanger.session_id = bytes(range(0x30, 0x60))
+    token = pair.client._reconnector._token(bytes(range(48)), to_server=True)
+    assert token.hex() == (
+        "4acfbbbcb92f8e4dd4a616a585d847643131852434cc949ee8fe805533f21465"
+        "c5061995d75d74225d6f46f66063dba1c5cc9d7d8bdf69bb9a29a74d2e376527"
+    )
+
+
+@pytest.mark.parametrize("starter", Role)
+def test_new_keys_by_bytes_after_the_stream_was_lost(starter: Role) -> None:
+    """ROT-06: the new stream counts from nothing, and its keys last no longer than others."""
+    configs = {
+        starter: reconnecting_config(rekey_bytes=100_000),
+        starter.other: reconnecting_config(),
+    }
+    pair = running_pair(configs[CLIENT], configs[SERVER], channels=1)
+    ours, theirs = pair.channels[0]
+    pair.send(CLIENT, ours, bytes(90_000))
+    sent = 90_000
+    for _ in range(2):
+        pair.lose()
+        pair.events[CLIENT].clear()
+        pair.reconnect()
+        for size, expected in ((90_000, 1), (15_000, 2), (90_000, 2), (15_000, 3)):
+            pair.send(CLIENT, ours, bytes(size))
+            sent += size
+            assert len(pair.of_type(CLIENT, KeyExchangeCompleted)) == expected
+    assert len(pair.received[SERVER, theirs.local_id]) == sent
+    pair.assert_usable()
+
+
+@pytest.mark.parametrize("starter", Role)
+@pytest.mark.parametrize("steps", range(5))
+def test_the_stream_is_lost_in_the_middle_of_a_rekey(steps: int, starter: Role) -> None:
+    """ROT-07: after each step of the exchange; what waited for the new keys is sent."""
+    pair = running_pair(reconnecting_config(), channels=1)
+    channels = dict(zip((CLIENT, SERVER), pair.channels[0], strict=True))
+    pair.cores[starter].start_rekey(pair.now)
+    role = starter
+    for _ in range(steps):
+        pair.cross(role)
+        role = role.other
+    for role, channel in channels.items():
+        pair.connections[role].request_channel(channel, "later", b"", want_reply=True)
+    pair.lose()
+    pair.reconnect()
+    for role, channel in channels.items():
+        pair.send(role, channel, b"as usual")
+    for role, channel in channels.items():
+        assert pair.received[role, channel.local_id] == b"as usual"
+        names = [event.request.name for event in pair.of_type(role, ChannelRequestReceived)]
+        assert names == ["later"]
+    pair.rekey(starter)
+    pair.assert_usable()
 
 
 @pytest.mark.parametrize("reason", range(21))
