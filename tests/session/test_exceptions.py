@@ -9,9 +9,11 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.abc import ByteStream
 from anyio.lowlevel import checkpoint
 
 import anyssh
+from anyssh.testing import Direction
 
 from .life_support import (
     ALICE,
@@ -488,6 +490,60 @@ async def test_a_stream_that_gives_no_bytes_ends_its_own_session_only(junk: obje
 
 
 # Connection lost
+
+
+@pytest.mark.parametrize(
+    "encryption", ["aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes256-ctr"]
+)
+@pytest.mark.parametrize("sends", [True, False], ids=["on the way there", "on the way back"])
+async def test_one_bit_that_changes_on_its_way_ends_the_session(
+    encryption: str, sends: bool
+) -> None:
+    """PKT-09: whoever receives it says why, and gives nobody what came in the broken packet."""
+    config = fast(encryptions=[encryption])
+    altered: list[_Altered] = []
+
+    def wrap(inner: ByteStream) -> _Altered:
+        altered.append(_Altered(inner))
+        return altered[0]
+
+    async with (
+        pair(config, config, client_stream=wrap) as (client, server),
+        anyio.create_task_group() as group,
+    ):
+        victim, other = (server, client) if sends else (client, server)
+        group.start_soon(server.serve, echo)
+        channel = await client.open_channel()
+        await channel.send(b"whole")
+        assert await channel.receive() == b"whole"
+        altered[0].alters = Direction.SEND if sends else Direction.RECEIVE
+        await channel.send(b"broken")
+        with anyio.fail_after(LIMIT):
+            mine, theirs = await victim.wait_closed(), await other.wait_closed()
+        with pytest.raises(anyio.BrokenResourceError):
+            await channel.receive()
+    assert isinstance(mine.error, anyssh.RemoteProtocolError)
+    assert isinstance(theirs.error, anyssh.Disconnected)
+    assert theirs.error.by_peer
+    assert mine.reason == theirs.reason == anyssh.DisconnectReason.MAC_ERROR
+
+
+class _Altered(Recorder):
+    """Changes the last bit of the next piece that passes in one direction."""
+
+    alters: Direction | None = None
+
+    def _altered(self, data: bytes, direction: Direction) -> bytes:
+        if self.alters is not direction:
+            return data
+        self.alters = None
+        return data[:-1] + bytes([data[-1] ^ 1])
+
+    async def send(self, item: bytes) -> None:
+        await super().send(self._altered(bytes(item), Direction.SEND))
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        return self._altered(await super().receive(max_bytes), Direction.RECEIVE)
 
 
 async def test_connection_lost_is_an_error_of_both_worlds_and_names_its_cause() -> None:

@@ -601,6 +601,53 @@ async def test_a_peer_that_never_says_a_word(end: str) -> None:
 # Streams of other kinds
 
 
+@pytest.mark.parametrize("end", ["client", "server"])
+async def test_a_session_introduces_itself_to_a_peer_that_has_not_spoken(end: str) -> None:
+    """VER-10"""
+    near, far = streams()
+    session: Any = client_of(near) if end == "client" else server_of().accept(near)
+    async with anyio.create_task_group() as group:
+        group.start_soon(run_end, session)
+        said = b""
+        with anyio.fail_after(LIMIT):
+            while b"\n" not in said:
+                said += await far.receive()
+        assert said.startswith(f"SSH-2.0-anyssh_{anyssh.__version__}\r\n".encode())
+        await far.aclose()
+
+
+@pytest.mark.parametrize(
+    "config", [fast(), anyssh.InsecureSessionConfig()], ids=["encrypted", "in clear"]
+)
+@pytest.mark.parametrize("capacity", [1, 100])
+async def test_both_ends_send_at_once_over_a_stream_that_holds_nothing(
+    config: anyssh.SessionConfig, capacity: int
+) -> None:
+    """PKT-11: neither waits for the other to stop sending before it reads."""
+    data = os.urandom(4 * 1024 * capacity.bit_length())
+    got: list[bytes] = []
+
+    async def talk(channel: anyssh.Channel) -> None:
+        async with anyio.create_task_group() as sending:
+            sending.start_soon(_send_and_end, channel, data)
+            got.append(b"".join([chunk async for chunk in channel]))
+
+    near, far = streams(capacity=capacity)
+    with anyio.fail_after(LIMIT):
+        async with anyio.create_task_group() as group:
+            server = server_of(config=config).accept(far)
+            group.start_soon(run_end, server, lambda session: session.serve(talk))
+            options: dict[str, Any] = {} if config.is_secure else {"credentials": None}
+            async with client_of(near, config=config, **options) as client:
+                await talk(await client.open_channel())
+    assert got == [data, data]
+
+
+async def _send_and_end(channel: anyssh.Channel, data: bytes) -> None:
+    await channel.send(data)
+    await channel.send_eof()
+
+
 def _object_streams() -> tuple[StapledObjectStream[bytes], StapledObjectStream[bytes]]:
     forth: tuple[MemoryObjectSendStream[bytes], MemoryObjectReceiveStream[bytes]]
     back: tuple[MemoryObjectSendStream[bytes], MemoryObjectReceiveStream[bytes]]

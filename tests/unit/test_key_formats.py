@@ -494,8 +494,7 @@ def test_a_known_public_jwk(curve: str) -> None:  # KEY-16
     y = "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"
     key = import_key(json.dumps({"kty": "EC", "crv": curve, "x": x, "y": y}))
     point = b"\x04" + base64.urlsafe_b64decode(x + "=") + base64.urlsafe_b64decode(y + "=")
-    parts = ("ecdsa-sha2-nistp256", "nistp256", point)
-    assert key.public_blob == b"".join(map(string, parts))
+    assert key.public_blob == string("ecdsa-sha2-nistp256") + string("nistp256") + string(point)
     assert not key.has_private
 
 
