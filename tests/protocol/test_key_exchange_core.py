@@ -648,6 +648,20 @@ def test_markers_are_in_the_first_kexinit_only() -> None:
         assert second == {METHOD}
 
 
+def test_every_cookie_is_random() -> None:
+    """RFC 4253 section 7.1, WIO-18: neither side alone decides what is signed."""
+    pair = running_pair()
+    pair.rekey(CLIENT)
+    cookies = {
+        KexInit.decode(payload).cookie
+        for role in Role
+        for payload in pair.sent(role)
+        if payload[0] == KEXINIT
+    }
+    assert len(cookies) == 4
+    assert all(len(cookie) == 16 and len(set(cookie)) > 4 for cookie in cookies)
+
+
 # A guessed first message
 
 NAMES = (KeyExchange.CURVE25519_SHA256, KeyExchange.ECDH_NISTP256)
