@@ -145,7 +145,7 @@ def test_a_known_token() -> None:
     secret, exchange_hash = mpint(int("f1" + "23" * 47, 16)), bytes(range(48))
     first.keys = ExchangeKeys("sha384", secret, exchange_hash, exchange_hash)
     exchanger.session_id = bytes(range(0x30, 0x60))
-    token = pair.client._reconnector._token(bytes(range(48)), to_server=True)
+    token = pair.client._reconnector._tokens(to_server=True)(bytes(range(48)))
     assert token.hex() == (
         "4acfbbbcb92f8e4dd4a616a585d847643131852434cc949ee8fe805533f21465"
         "c5061995d75d74225d6f46f66063dba1c5cc9d7d8bdf69bb9a29a74d2e376527"
