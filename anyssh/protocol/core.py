@@ -288,11 +288,7 @@ class Core:
     def receive_eof(self, now: float) -> list[Event]:
         """Note that the stream has ended; return what that brought about."""
         self._now = now
-        if self._phase is Phase.VERSION:
-            self._end(
-                RemoteProtocolError("the stream was closed before the peer's identification line")
-            )
-        elif self._phase is not Phase.TERMINATED:
+        if self._phase is not Phase.TERMINATED:
             self._end(None, is_loss=True)
         return self.poll_events()
 

@@ -22,14 +22,18 @@ MAX_BANNER_BYTES: Final = 8 * 1024
 
 
 class Greeting:
-    """Consumes lines from the front of a buffer until the peer has identified itself."""
+    """Consumes lines from the front of a buffer until the peer has identified itself.
 
-    __slots__ = ("_bytes", "_lines", "_peer")
+    :ivar last_line: what came last in place of an identification
+    """
+
+    __slots__ = ("_bytes", "_lines", "_peer", "last_line")
 
     def __init__(self, peer: Role) -> None:
         self._peer = peer
         self._lines = 0
         self._bytes = 0
+        self.last_line: bytes = b""
 
     def read(self, buffer: bytearray) -> PeerVersion | None:
         """Take the identification off the buffer, or as much of the banner as is there.
@@ -72,6 +76,7 @@ class Greeting:
             raise _not_ssh(line)
         if b"\x00" in line or line.startswith((b"HTTP/", b"\x16\x03", b"\x15\x03")):
             raise _not_ssh(line)
+        self.last_line = line
         self._lines += 1
         self._bytes += size
         if self._lines > MAX_BANNER_LINES or self._bytes > MAX_BANNER_BYTES:

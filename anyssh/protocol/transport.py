@@ -22,7 +22,7 @@ from ..algorithms import PacketOpener, PacketSealer, clear_opener, clear_sealer
 from ..config import Limits
 from ..errors import RemoteProtocolError
 from ..identification import PeerVersion
-from ..wire import Buffer
+from ..wire import Buffer, displayable
 from .acceptance import Role
 from .greeting import Greeting
 
@@ -146,6 +146,12 @@ class Transport:
         """
         self.peer_version = self._greeting.read(self._buffer)
         return self.peer_version
+
+    @property
+    def said_instead(self) -> str:
+        """What the peer said last in place of an identification, safe to show."""
+        last = bytes(self._buffer) or self._greeting.last_line
+        return displayable(last.decode(errors="replace"))
 
     def next_payload(self) -> bytes | memoryview | None:
         """Return the next payload, or None when the buffer holds no further whole packet.

@@ -31,6 +31,7 @@ from ..protocol import Core, Phase
 from ..protocol.events import Event
 from ._direct import DirectWriter
 from ._waiting import Notice
+from .errors import ConnectionLost
 
 __all__ = ["Link"]
 
@@ -94,6 +95,16 @@ class Link:
     def error(self) -> Exception | None:
         """What the stream raised, if anything."""
         return self._error
+
+    def loss(self) -> ConnectionLost:
+        """Return the error of a stream that is gone without a goodbye."""
+        words = "the stream ended without a goodbye"
+        transport = self.core.transport
+        if transport.peer_version is None:
+            words = "the stream ended before the peer had identified itself"
+            if transport.said_instead:
+                words += f"; it had said {transport.said_instead!r}"
+        return ConnectionLost(words)
 
     def give_last_time(self) -> None:
         """Give the goodbye its time to leave, and the peer its time to close."""

@@ -79,7 +79,7 @@ class Attempt:
                     self._links.go_on(self.link, events[index:])
                     return
                 case ConnectionTerminated(error):
-                    self._fail(error or ConnectionLost("the stream ended"))
+                    self._fail(error or self.link.loss())
 
     def _fail(self, error: SSHError) -> None:
         if isinstance(error, HostKeyError):

@@ -965,9 +965,7 @@ class Session(ForwardingMethods, AsyncContextManagerMixin, TypedAttributeProvide
 
     def _told(self, event: ConnectionTerminated) -> SSHError:
         """Return the error of a connection that has ended, with what is known beside."""
-        error = event.error
-        if error is None:
-            error = ConnectionLost("the stream ended without a goodbye")
+        error = event.error or self._links.current.loss()
         if error.__cause__ is None:
             error.__cause__ = self._links.current.error
         where = _SET_UP.get(event.phase)

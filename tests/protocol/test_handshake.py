@@ -474,10 +474,21 @@ def test_what_follows_the_line_is_kept(lines: int, size: int) -> None:
 
 @pytest.mark.parametrize("role", Role)
 def test_the_stream_ends_before_the_identification(role: Role) -> None:
-    """An end in the middle of the line is told as what it is."""
+    """An end in the middle of the line breaks no rule: the connection is lost, as it is later."""
     core = lone_core(role)
     core.receive_data(b"SSH-2.0-pe", START)
-    assert "before the peer's identification" in str(end_of(core.receive_eof(START)))
+    assert core.receive_eof(START) == [ConnectionTerminated(None, Phase.VERSION)]
+    assert core.transport.said_instead == "SSH-2.0-pe"
+
+
+def test_what_a_server_said_instead() -> None:
+    """HR-06: its last line, as far as it is safe to show."""
+    core = lone_core(CLIENT)
+    assert core.transport.said_instead == ""
+    core.receive_data(b"hello\r\nExceeded \x1b[2JMaxStartups\xff\r\n", START)
+    assert core.transport.said_instead == "Exceeded \\x1b[2JMaxStartups\ufffd"
+    core.receive_data(b"y" * 1000, START)
+    assert core.transport.said_instead == "y" * 256
 
 
 # Deadlines

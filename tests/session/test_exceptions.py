@@ -418,15 +418,9 @@ async def test_whatever_a_stream_raises_means_that_the_connection_is_lost(method
                     session = client_of(failing, config=fast(limits))
                     await run_end(session, None, client_end)
             where = f"{method} {after} {error!r}"
-            if method == "receive" and isinstance(error, anyio.EndOfStream):
-                wanted: tuple[type, ...] = (anyssh.ConnectionLost, anyssh.RemoteProtocolError)
-            elif after == 0:
-                wanted = (anyssh.ConnectionLost, anyssh.RemoteProtocolError)
-            else:
-                wanted = (anyssh.ConnectionLost,)
-                assert client_end.error is not None
+            assert isinstance(client_end.error, anyssh.ConnectionLost), where
+            if not (method == "receive" and isinstance(error, anyio.EndOfStream)):
                 assert client_end.error.__cause__ is error, where
-            assert isinstance(client_end.error, wanted), f"{where}: {client_end.error!r}"
             assert isinstance(server_end.error, anyssh.SSHError), where
             assert failing.closes == far.closes == 1, where
 
@@ -597,6 +591,28 @@ async def test_a_peer_that_speaks_something_else_is_named(hello: bytes, words: s
         outcome = await run_end(client_of(near))
     assert isinstance(outcome.error, anyssh.RemoteProtocolError)
     assert words in str(outcome.error)
+    assert near.closes == 1
+
+
+@pytest.mark.parametrize(
+    "hello, words",
+    [
+        (b"", "before the peer had identified itself"),
+        (b"SSH-2.", "'SSH-2.'"),
+        (b"Not allowed at this time\r\n", "it had said 'Not allowed at this time'"),
+    ],
+)
+async def test_a_peer_that_hangs_up_before_its_identification(hello: bytes, words: str) -> None:
+    """That is a connection lost, in which phase, after which words."""
+    near, far = streams()
+    if hello:
+        await far.send(hello)
+    await far.aclose()
+    with anyio.fail_after(LIMIT):
+        outcome = await run_end(client_of(near))
+    assert isinstance(outcome.error, anyssh.ConnectionLost)
+    assert words in str(outcome.error)
+    assert outcome.error.__notes__ == ["during the version exchange"]
     assert near.closes == 1
 
 
