@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -252,6 +253,42 @@ async def test_large_and_small_messages_over_tcp_keep_their_order() -> None:
                     work.start_soon(chatter)
                     got = b"".join([chunk async for chunk in channel])
                 assert got == data
+        group.cancel_scope.cancel()
+
+
+def _break_for_writing(stream: Any) -> None:
+    """Make the kernel refuse what is written to a socket, while nobody has noticed yet."""
+    descriptor = os.dup(stream.extra(SocketAttribute.raw_socket).fileno())
+    with socket.socket(fileno=descriptor) as broken:
+        broken.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize("size", [1, MIB], ids=["at once", "by the writer"])
+async def test_a_socket_that_breaks_as_it_is_written_to(size: int) -> None:
+    """Whoever meets the error first, the session is lost by it and leaves nothing."""
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0) as listener,
+        nothing_left_behind(),
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(server_of().serve, listener, lambda session: session.serve(echo))
+        port = listener.extra(SocketAttribute.local_port)
+        with anyio.fail_after(LIMIT):
+            stream = await anyio.connect_tcp("127.0.0.1", port)
+            async with client_of(stream) as client:
+                channel = await client.open_channel()
+                await settle()
+                _break_for_writing(stream)
+                with pytest.raises(anyio.BrokenResourceError) as caught:
+                    await channel.send(bytes(size))
+                    await channel.receive()
+                closed = await client.wait_closed()
+        assert isinstance(caught.value.__cause__, anyssh.ConnectionLost)
+        assert isinstance(closed.error, anyssh.ConnectionLost)
+        cause = closed.error.__cause__
+        assert isinstance(cause, (BrokenPipeError, anyio.BrokenResourceError))
+        if size == 1:
+            assert isinstance(cause, BrokenPipeError), "the first error is the one to tell"
         group.cancel_scope.cancel()
 
 
