@@ -37,9 +37,11 @@ from anyssh.messages import (
     ExitSignal,
     ExitStatus,
     GlobalRequest,
+    Ignore,
     RequestFailure,
     RequestSuccess,
     ServiceRequest,
+    Unimplemented,
 )
 from anyssh.protocol import Connection, Phase, Role
 from anyssh.protocol.channel import ChannelPhase, ChannelState, PendingRequest
@@ -618,20 +620,25 @@ class Flood:
 
 
 FLOODS: dict[int, Callable[[int], bytes]] = {
+    2: lambda n: Ignore(b"").encode(),
+    3: lambda n: Unimplemented(0).encode(),
+    4: lambda n: Debug(False, "flood").encode(),
     80: lambda n: GlobalRequest("flood", True, b"").encode(),
     81: lambda n: RequestSuccess(b"").encode(),
     82: lambda n: RequestFailure(b"").encode(),
     93: lambda n: ChannelWindowAdjust(n, 1).encode(),
+    94: lambda n: ChannelData(n, b"").encode(),
     95: lambda n: ChannelExtendedData(n, 1, b"xy").encode(),
     98: lambda n: ChannelRequest(n, "flood", True, b"").encode(),
     99: lambda n: ChannelSuccess(n).encode(),
     100: lambda n: ChannelFailure(n).encode(),
+    200: lambda n: b"\xc8",
 }
 ENDURED = {
     "idle": {80, 93, 95, 98},  # answered, or of use, or within the window
     "undecided": {93, 95},
     "offered": {80},
-    "closing": {80, 93, 95, 98, 99, 100},  # dropped: the peer may not know yet
+    "closing": {80, 93, 94, 95, 98, 99, 100},  # dropped: the peer may not know yet
 }
 """The floods that do not end the connection, by the channel's state."""
 
@@ -666,6 +673,25 @@ def test_a_flood_costs_nothing_or_ends_the_connection(state: str, number: int) -
         assert flood.core.phase is Phase.TERMINATED
         assert isinstance(flood.error, RemoteProtocolError)
         assert flood.error.reason == 2
+
+
+@pytest.mark.parametrize("number", [2, 3, 4, 200])
+def test_noise_is_endured_at_a_moderate_rate(number: int) -> None:
+    """HR-29: 1,024 messages at once, then 128 each second; large ones count 4 MiB at once"""
+    flood = Flood()
+    payload = FLOODS[number](0)
+    flood.deliver(payload, 1024)
+    for _ in range(10):
+        flood.pair.now += 1.0
+        flood.deliver(payload, 128)
+    assert flood.core.phase is Phase.RUNNING
+    flood.deliver(payload)
+    assert flood.core.phase is Phase.TERMINATED
+    flood = Flood()
+    flood.deliver(Ignore(bytes(200 * KIB)).encode(), 20, at_once=1)
+    assert flood.core.phase is Phase.RUNNING
+    flood.deliver(Ignore(bytes(200 * KIB)).encode(), at_once=1)
+    assert flood.core.phase is Phase.TERMINATED
 
 
 def test_data_that_is_consumed_is_no_flood() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+import sys
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
@@ -667,3 +668,33 @@ def test_packets_of_a_stranger_are_small() -> None:
     core.receive_data(LINE, START)
     core.poll_events()
     end_of(core.receive_data(struct.pack(">I", 40_001), START))
+
+
+@pytest.mark.parametrize("size", [256 * 1024, 1024 * 1024])
+def test_packets_of_an_authenticated_peer_may_be_larger(size: int) -> None:
+    """HR-20: up to the limit, and not a byte is waited for beyond it."""
+    for length, survives in ((size, True), (size + 1, False), (4, False)):
+        pair = running_pair(fast_config(limits=Limits(packet_size=size)))
+        pair.feed(SERVER, struct.pack(">I", length))
+        assert (pair.server.phase is Phase.RUNNING) is survives, length
+        if not survives:
+            assert_terminated(pair, SERVER, DisconnectReason.MAC_ERROR)
+    with pytest.raises(ValueError, match="1 MiB"):
+        Limits(packet_size=1024 * 1024 + 1)
+
+
+def test_what_is_received_takes_little_memory() -> None:
+    """HR-20: two packets and 64 KiB, although the link asks for as much as a packet each time."""
+    pair = running_pair()
+    limit, chunk = Limits().packet_size, 256 * 1024
+    largest = 0
+    stream = b"".join(
+        pair.transport(CLIENT)._sealer.seal(number, Ignore(bytes(limit - 100)).encode())
+        for number in range(pair.transport(CLIENT).send_sequence, 40)
+    )
+    for start in range(0, len(stream), chunk - 77):
+        pair.server.receive_data(stream[start : start + chunk - 77], START)
+        largest = max(largest, sys.getsizeof(pair.server.transport._buffer))
+    assert len(stream) > 6 * 1024 * 1024
+    assert pair.server.phase is Phase.TERMINATED, "4 MiB of noise are too much"
+    assert limit < largest <= 2 * limit + 64 * 1024

@@ -1439,6 +1439,16 @@ def test_dev_tunnels_clients_ask_for_too_much_at_first(name: str) -> None:
     assert len(client.told(ChannelOpenReceived)) == 1
 
 
+def test_refusals_before_authentication_are_bounded() -> None:
+    """HR-26: a stranger makes us send 256 KiB at the most, also one whose questions are answered"""
+    client = Stranger(identification=DEV_TUNNELS)
+    opening = b"\x5a" + string("x" * 100) + struct.pack(">III", 7, 1, 1)
+    client.say(*[opening] * 600)
+    client.assert_over(DisconnectReason.PROTOCOL_ERROR)
+    assert not client.told(ChannelOpenReceived)
+    assert client.core.transport.bytes_sent < 256 * 1024
+
+
 def test_services_after_authentication() -> None:
     """The connection service is there for the asking, the other one no more."""
     client = Stranger(judge=let_in)

@@ -279,9 +279,13 @@ async def test_a_socket_that_breaks_as_it_is_written_to(size: int) -> None:
                 channel = await client.open_channel()
                 await settle()
                 _break_for_writing(stream)
-                with pytest.raises(anyio.BrokenResourceError) as caught:
+
+                async def send_and_wait() -> None:
                     await channel.send(bytes(size))
                     await channel.receive()
+
+                with pytest.raises(anyio.BrokenResourceError) as caught:
+                    await send_and_wait()
                 closed = await client.wait_closed()
         assert isinstance(caught.value.__cause__, anyssh.ConnectionLost)
         assert isinstance(closed.error, anyssh.ConnectionLost)

@@ -6,8 +6,10 @@ writes messages by itself, knows where lengths and counts stand, and which short
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import struct
+import time
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -556,6 +558,19 @@ def test_lying_lengths_and_counts(cls: type[Structure]) -> None:
         field.kind not in ("u32", "u64", "bool", "cookie", "rest") for field in fields_of(cls)
     )
     assert bool(cases) is has_lengths
+
+
+@every_class
+def test_lies_are_found_out_quickly(cls: type[Structure]) -> None:
+    """T-12, HR-04: no loop is as long as a number from the wire says."""
+    for data, lie, _ in lies(filled(cls, MAXIMAL)):
+        seconds = []
+        for _ in range(3):
+            start = time.thread_time()
+            with contextlib.suppress(WireError):
+                cls.decode(data)
+            seconds.append(time.thread_time() - start)
+        assert min(seconds) < 0.01, lie
 
 
 def ends_in_a_string(cls: type[Structure]) -> bool:
