@@ -299,7 +299,7 @@ class ScriptedPeer:
         """Announce receipts, and give them from then on if the core knows them."""
         self.send_payload(GlobalRequest(ENABLE, False).encode())
         if self.transport.gets_receipts:
-            self.transport.give_receipts(None)
+            self.transport.give_receipts(with_delay=False)
 
     @property
     def is_over(self) -> bool:
