@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.abc import ByteStreamConnectable
 
 import anyssh
 from anyssh import DisconnectReason, ReconnectFailureReason, SessionState
@@ -86,7 +87,7 @@ class House:
 
     async def connect(
         self, username: str = "alice", *, stream: Any = None, **options: Any
-    ) -> tuple[anyssh.ClientSession, anyssh.ServerSession, MemoryStream]:
+    ) -> tuple[anyssh.ClientSession, anyssh.ServerSession, Any]:
         """Return both ends of a session, which run until the house is left, and its stream."""
         stream = stream or await self.network.connect()
         credentials = anyssh.ClientCredentials(username, password="wonderland")
@@ -111,7 +112,9 @@ class House:
         await entered.wait()
         while len(self.sessions) == count:
             await settle()
-        near = stream if isinstance(stream, MemoryStream) else self.network.streams[-1][0]
+        near: Any = stream
+        if isinstance(stream, ByteStreamConnectable) and self.network.streams:
+            near = self.network.streams[-1][0]
         return session, self.sessions[-1], near
 
 
