@@ -9,16 +9,17 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine, Sequence
 from logging import Logger, getLogger
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import anyio
 from anyio.abc import ByteStream, Listener, SocketAttribute, SocketListener, TaskGroup
 from anyio.streams.stapled import MultiListener
 
 from .endpoints import Endpoint, UnixEndpoint, is_all_interfaces
+from .sockets import accept_from, listening_socket
 
 __all__ = ["bound_port", "close_listener", "listen", "serve_connections"]
 
@@ -68,10 +69,22 @@ async def close_listener(listener: Listener[ByteStream]) -> None:
     AnyIO's own for several sockets would leave the others open when it is cancelled at the first.
     """
     with anyio.CancelScope(shield=True):
+        for each in _parts(listener):
+            if (raw := listening_socket(each)) is not None and raw.fileno() >= 0:
+                anyio.notify_closing(raw)
         try:
             await listener.aclose()
         except Exception:
             logger.exception("a listener could not be closed")
+
+
+def _parts(listener: Listener[ByteStream]) -> Sequence[Listener[ByteStream]]:
+    """Return the listeners that one is made of."""
+    if isinstance(listener, MultiListener):
+        return listener.listeners
+    if isinstance(listener, _UnixListener):
+        return [listener.inner]
+    return [listener]
 
 
 def _addresses(host: str) -> tuple[str, str | None]:
@@ -118,10 +131,13 @@ def _bind_unix(path: str) -> socket.socket:
 
 
 class _UnixListener(Listener[ByteStream]):
-    """Removes its socket from the file system when it is closed."""
+    """Removes its socket from the file system when it is closed.
+
+    :ivar inner: listens
+    """
 
     def __init__(self, inner: Listener[ByteStream], path: str) -> None:
-        self._inner = inner
+        self.inner = inner
         self._path = path
         self._is_closed = False
 
@@ -130,7 +146,7 @@ class _UnixListener(Listener[ByteStream]):
         handler: Callable[[ByteStream], object],
         task_group: TaskGroup | None = None,
     ) -> None:
-        await self._inner.serve(handler, task_group)
+        await self.inner.serve(handler, task_group)
 
     async def aclose(self) -> None:
         if self._is_closed:
@@ -138,31 +154,34 @@ class _UnixListener(Listener[ByteStream]):
         self._is_closed = True
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(lambda: Path(self._path).unlink(missing_ok=True))
-        await self._inner.aclose()
+        await self.inner.aclose()
 
 
 async def serve_connections(
     listener: Listener[ByteStream],
-    handler: Callable[[ByteStream], Awaitable[object]],
+    handler: Callable[[ByteStream], Coroutine[Any, Any, None]],
     tasks: TaskGroup,
 ) -> None:
     """Run ``handler`` for each connection as one of ``tasks``, until the listener is closed."""
-    listeners = listener.listeners if isinstance(listener, MultiListener) else [listener]
     async with anyio.create_task_group() as loops:
-        for each in listeners:
+        for each in _parts(listener):
             loops.start_soon(_serve_one, each, handler, tasks)
 
 
 async def _serve_one(
     listener: Listener[ByteStream],
-    handler: Callable[[ByteStream], Awaitable[object]],
+    handler: Callable[[ByteStream], Coroutine[Any, Any, None]],
     tasks: TaskGroup,
 ) -> None:
     """Survive what a listener raises: the system may be out of descriptors for a while."""
     pause = FIRST_PAUSE
     while True:
         try:
-            await listener.serve(handler, tasks)
+            raw = listening_socket(listener)
+            if raw is not None:
+                await accept_from(raw, handler, tasks)
+            else:
+                await listener.serve(handler, tasks)
         except anyio.ClosedResourceError:
             return
         except (OSError, anyio.BrokenResourceError) as error:

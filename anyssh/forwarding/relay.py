@@ -65,8 +65,8 @@ class _Outcome(Enum):
 class Relay:
     """Moves bytes between a stream and a channel, which may come later than the stream.
 
-    It owns both and closes both on every path. Reading the stream begins at once: asyncio takes in
-    what an accepted socket gets without bound until somebody reads it.
+    It owns both and closes both on every path. Reading the stream begins at once: a listener of the
+    application may give streams that take in what comes until somebody reads them.
 
     :param early: bytes that were taken from the stream before
     :param idle_time: seconds without a byte after which both are reset

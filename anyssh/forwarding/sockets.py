@@ -1,0 +1,149 @@
+"""Connections that are accepted without reading ahead.
+
+AnyIO's accepted TCP streams on asyncio take in what comes until a reader has once had to wait, and
+one who relays to something slower never has. Here nothing is read before it is asked for, and no
+connection is lost by whoever is cancelled while accepting.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+from anyio import ResourceGuard
+from anyio.abc import ByteStream, Listener, SocketAttribute, SocketListener, SocketStream, TaskGroup
+
+__all__ = ["AcceptedSocket", "accept_from", "listening_socket"]
+
+RECEIVE_BYTES = 65536
+
+
+class AcceptedSocket(SocketStream):
+    """A connected socket as a stream; what is not asked for stays in the system."""
+
+    def __init__(self, raw: socket.socket) -> None:
+        raw.setblocking(False)
+        if raw.family in (socket.AF_INET, socket.AF_INET6):
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = raw
+        self._reading = ResourceGuard("reading from")
+        self._writing = ResourceGuard("writing to")
+        self._is_closed = False
+        self._is_ended = False
+
+    @property
+    def _raw_socket(self) -> socket.socket:
+        return self._socket
+
+    async def receive(self, max_bytes: int = RECEIVE_BYTES) -> bytes:
+        """Receive at least one and at most ``max_bytes`` bytes. Cancelling loses none.
+
+        :raises ~anyio.EndOfStream: the other side has ended its direction
+        :raises ~anyio.BrokenResourceError: the connection was reset
+        :raises ~anyio.ClosedResourceError: it was closed here
+        """
+        if max_bytes < 1:
+            raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
+        with self._reading:
+            await anyio.lowlevel.checkpoint()
+            data: bytes | None = None
+            while data is None:
+                self._require_open()
+                try:
+                    data = self._socket.recv(max_bytes)
+                except BlockingIOError:
+                    await anyio.wait_readable(self._socket)
+                except OSError as error:
+                    raise self._failure(error) from error
+        if not data:
+            raise anyio.EndOfStream
+        return data
+
+    async def send(self, item: bytes) -> None:
+        """Send bytes; return when the system has taken them.
+
+        :raises ~anyio.BrokenResourceError: the connection was reset
+        :raises ~anyio.ClosedResourceError: it was closed here, or our direction was ended
+        """
+        with self._writing:
+            await anyio.lowlevel.checkpoint()
+            self._require_open()
+            if self._is_ended:
+                raise anyio.ClosedResourceError
+            rest = memoryview(item).cast("B")
+            while rest:
+                try:
+                    rest = rest[self._socket.send(rest) :]
+                except BlockingIOError:
+                    await anyio.wait_writable(self._socket)
+                except OSError as error:
+                    raise self._failure(error) from error
+
+    async def send_eof(self) -> None:
+        """End our direction; does nothing the second time.
+
+        :raises ~anyio.BrokenResourceError: the connection was reset
+        :raises ~anyio.ClosedResourceError: it was closed here
+        """
+        with self._writing:
+            await anyio.lowlevel.checkpoint()
+            self._require_open()
+            if self._is_ended:
+                return
+            self._is_ended = True
+            try:
+                self._socket.shutdown(socket.SHUT_WR)
+            except OSError as error:
+                raise self._failure(error) from error
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise anyio.ClosedResourceError
+
+    def _failure(self, error: OSError) -> Exception:
+        if self._is_closed:
+            return anyio.ClosedResourceError()
+        return anyio.BrokenResourceError(str(error))
+
+    async def aclose(self) -> None:
+        """Close the connection and wake whoever waits for it."""
+        if not self._is_closed:
+            self._is_closed = True
+            anyio.notify_closing(self._socket)
+            self._socket.close()
+        await anyio.lowlevel.checkpoint()
+
+
+def listening_socket(listener: Listener[ByteStream]) -> socket.socket | None:
+    """Return the socket of one of AnyIO's own listeners, None for any other."""
+    if not isinstance(listener, SocketListener) or not type(listener).__module__.startswith(
+        "anyio."
+    ):
+        return None
+    raw: socket.socket = listener.extra(SocketAttribute.raw_socket)
+    return raw
+
+
+async def accept_from(
+    raw: socket.socket, handler: Callable[[ByteStream], Coroutine[Any, Any, None]], tasks: TaskGroup
+) -> None:
+    """Run ``handler`` for each connection, as one of ``tasks``.
+
+    :raises OSError: the system cannot accept connections now
+    :raises ~anyio.ClosedResourceError: the socket is being closed
+    """
+    while True:
+        await anyio.lowlevel.checkpoint()
+        if raw.fileno() < 0:
+            raise anyio.ClosedResourceError
+        try:
+            connection, _ = raw.accept()
+        except BlockingIOError:
+            await anyio.wait_readable(raw)
+        except ConnectionAbortedError:
+            continue  # it has gone already
+        else:
+            tasks.start_soon(handler, AcceptedSocket(connection))
