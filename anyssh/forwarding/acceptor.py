@@ -12,7 +12,7 @@ from anyio.abc import ByteStream, Listener, SocketAttribute, TaskGroup
 
 from ..errors import SSHError
 from .endpoints import TcpEndpoint
-from .listening import close_listener, serve_connections
+from .listening import close_listener, loses_nothing, serve_connections
 from .relay import reset
 
 __all__ = ["Acceptor", "contained", "originator_of"]
@@ -83,10 +83,7 @@ class Acceptor:
             self._finished.set()
 
     async def _accept(self, connections: TaskGroup) -> None:
-        """Accept until the listener is closed.
-
-        Shielded: whoever is cancelled while he accepts may lose the connection that he has got.
-        """
+        """Accept until told to stop; shielded, as that depends on the listener."""
         with self._accepting:
             await serve_connections(self._listener, self._handle, connections)
         self._accepted.set()
@@ -120,9 +117,18 @@ class Acceptor:
             await self._carry(stream)
 
     async def _close_listener(self) -> None:
-        if not self._stopped.is_set():
-            await close_listener(self._listener)
-            with anyio.move_on_after(CLOSE_TIME, shield=True):
+        if self._stopped.is_set():
+            return
+        with anyio.CancelScope(shield=True):
+            if loses_nothing(self._listener):
+                # An event loop must not watch a socket that is closed.
+                self._accepting.cancel()
                 await self._accepted.wait()
-            self._accepting.cancel()
-            self._stopped.set()
+                await close_listener(self._listener)
+            else:
+                # Whoever is cancelled as he accepts may lose the connection that he has got.
+                await close_listener(self._listener)
+                with anyio.move_on_after(CLOSE_TIME):
+                    await self._accepted.wait()
+                self._accepting.cancel()
+        self._stopped.set()

@@ -21,7 +21,7 @@ from anyio.streams.stapled import MultiListener
 from .endpoints import Endpoint, UnixEndpoint, is_all_interfaces
 from .sockets import accept_from, listening_socket
 
-__all__ = ["bound_port", "close_listener", "listen", "serve_connections"]
+__all__ = ["bound_port", "close_listener", "listen", "loses_nothing", "serve_connections"]
 
 logger: Logger = getLogger("anyssh")
 
@@ -69,13 +69,15 @@ async def close_listener(listener: Listener[ByteStream]) -> None:
     AnyIO's own for several sockets would leave the others open when it is cancelled at the first.
     """
     with anyio.CancelScope(shield=True):
-        for each in _parts(listener):
-            if (raw := listening_socket(each)) is not None and raw.fileno() >= 0:
-                anyio.notify_closing(raw)
         try:
             await listener.aclose()
         except Exception:
             logger.exception("a listener could not be closed")
+
+
+def loses_nothing(listener: Listener[ByteStream]) -> bool:
+    """Whether cancelling :func:`serve_connections` never loses a connection."""
+    return all(listening_socket(each) is not None for each in _parts(listener))
 
 
 def _parts(listener: Listener[ByteStream]) -> Sequence[Listener[ByteStream]]:

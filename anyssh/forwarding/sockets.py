@@ -8,7 +8,7 @@ connection is lost by whoever is cancelled while accepting.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import anyio
@@ -33,6 +33,7 @@ class AcceptedSocket(SocketStream):
         self._writing = ResourceGuard("writing to")
         self._is_closed = False
         self._is_ended = False
+        self._waiting = 0
 
     @property
     def _raw_socket(self) -> socket.socket:
@@ -55,7 +56,7 @@ class AcceptedSocket(SocketStream):
                 try:
                     data = self._socket.recv(max_bytes)
                 except BlockingIOError:
-                    await anyio.wait_readable(self._socket)
+                    await self._wait(anyio.wait_readable)
                 except OSError as error:
                     raise self._failure(error) from error
         if not data:
@@ -78,7 +79,7 @@ class AcceptedSocket(SocketStream):
                 try:
                     rest = rest[self._socket.send(rest) :]
                 except BlockingIOError:
-                    await anyio.wait_writable(self._socket)
+                    await self._wait(anyio.wait_writable)
                 except OSError as error:
                     raise self._failure(error) from error
 
@@ -99,6 +100,19 @@ class AcceptedSocket(SocketStream):
             except OSError as error:
                 raise self._failure(error) from error
 
+    async def _wait(self, wait: Callable[[socket.socket], Awaitable[None]]) -> None:
+        """Wait for the system; a socket that is closed meanwhile is given back at the end.
+
+        Its number could belong to another one by the time that event loops stop watching it.
+        """
+        self._waiting += 1
+        try:
+            await wait(self._socket)
+        finally:
+            self._waiting -= 1
+            if self._is_closed and self._waiting == 0:
+                self._socket.close()
+
     def _require_open(self) -> None:
         if self._is_closed:
             raise anyio.ClosedResourceError
@@ -112,8 +126,10 @@ class AcceptedSocket(SocketStream):
         """Close the connection and wake whoever waits for it."""
         if not self._is_closed:
             self._is_closed = True
-            anyio.notify_closing(self._socket)
-            self._socket.close()
+            if self._waiting:
+                anyio.notify_closing(self._socket)
+            else:
+                self._socket.close()
         await anyio.lowlevel.checkpoint()
 
 
