@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import traceback
 from collections.abc import Awaitable, Callable
@@ -624,6 +625,58 @@ async def test_no_shared_algorithm_is_told_to_both() -> None:
     client, server = await _connect(server_of(config=other))
     assert isinstance(client.error, anyssh.NegotiationError)
     assert isinstance(server.error, (anyssh.NegotiationError, anyssh.Disconnected))
+
+
+@pytest.mark.parametrize("mistake", [KeyError("mine"), RecursionError("deep"), MemoryError()])
+async def test_a_mistake_of_ours_is_an_end_like_others(
+    mistake: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    """HR-03, HR-07: both sides hear of it in an error of ours; the log says what it was."""
+
+    def fail(payload: object) -> None:
+        raise mistake
+
+    async with pair() as (client, server):
+        server._connection.handlers[anyssh.MessageNumber.GLOBAL_REQUEST] = fail
+        with anyio.fail_after(LIMIT), pytest.raises(anyssh.Disconnected) as caught:
+            await client.request("anything")
+        error = (await server.wait_closed()).error
+        assert type(error) is anyssh.SSHError
+        assert error.__cause__ is mistake
+    assert caught.value.by_peer
+    assert "mine" not in str(caught.value)
+    assert any(record.exc_info and record.exc_info[1] is mistake for record in caplog.records)
+
+
+async def test_a_stream_that_has_failed_is_not_written_to_again() -> None:
+    """HR-09: half a packet may have left, so whatever follows would be torn."""
+
+    class Torn(Recorder):
+        writes_left = 1_000_000
+
+        async def send(self, item: bytes) -> None:
+            await checkpoint()
+            self.writes_left -= 1
+            if self.writes_left == 0:
+                self.sent += item[: len(item) // 2]
+                raise OSError("cable")
+            await super().send(item)
+
+    near, far = streams()
+    torn = Torn(near)
+    async with anyio.create_task_group() as group:
+        group.start_soon(run_end, server_of().accept(far), lambda s: s.serve(echo))
+        with anyio.fail_after(LIMIT):
+            async with client_of(torn) as client:
+                channel = await client.open_channel()
+                await settle()
+                torn.writes_left = 1
+                for _ in range(3):
+                    with contextlib.suppress(anyio.BrokenResourceError):
+                        await channel.send(b"x" * 1000)
+                    await settle()
+                await channel.aclose()
+    assert torn.writes_left == 0
 
 
 async def test_an_exception_of_the_service_group_is_not_left_to_guess() -> None:
