@@ -220,18 +220,3 @@ def test_latency_is_measured_from_receipts() -> None:
     assert any(
         event.milliseconds == pytest.approx(50) for event in pair.of_type(CLIENT, LatencyMeasured)
     )
-
-
-def test_the_token_of_a_known_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Made by an independent program that other libraries believed."""
-    key = bytes.fromhex(
-        "4a2bf612e10ea43fb21b2d913b1ec44f34f21f2095e5c92b834aa3fe9afb7cfb"
-        "86d16c631a0319c15fee1c11824a8a4fc7ec0fefb2e3c22d7189ebc95a07f4fc"
-    )
-    core = reconnecting_pair().client
-    core.exchanger.session_id = bytes(range(0x30, 0x60))
-    monkeypatch.setattr(core.exchanger, "mac_key", lambda to_server: ("sha512", key))
-    assert core._reconnector._token(bytes(range(0x30)), to_server=True) == bytes.fromhex(
-        "4acfbbbcb92f8e4dd4a616a585d847643131852434cc949ee8fe805533f21465"
-        "c5061995d75d74225d6f46f66063dba1c5cc9d7d8bdf69bb9a29a74d2e376527"
-    )
