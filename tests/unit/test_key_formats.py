@@ -7,6 +7,7 @@ where the format has one; the passphrase of those that end in ``-pw`` is ``passw
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import shutil
@@ -1255,6 +1256,10 @@ WITHOUT_PRF_LINE = "AAAAC3NzaC1lZDI1NTE5AAAAICfsM1Q+r4z0xW/WLd7anDUpnN2YwyH1qDz7
 
 
 def test_pbkdf2_without_a_function_means_hmac_sha1() -> None:  # KEY-15
+    parameters = bytes.fromhex("300e040873616c7431323334020203e8")
+    derivation = der.DerReader(der.object_identifier("1.2.840.113549.1.5.12") + parameters)
+    derived = pem._read_pbkdf2(derivation, b"password", 32)
+    assert derived == hashlib.pbkdf2_hmac("sha1", b"password", b"salt1234", 1000, 32)
     key = import_key(WITHOUT_PRF, PASSPHRASE)
     assert key == import_public_key(f"ssh-ed25519 {WITHOUT_PRF_LINE}")
     with pytest.raises(WrongPassphrase):
