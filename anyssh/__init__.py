@@ -119,13 +119,14 @@ from .session.events import (
 )
 from .session.host_keys import HostKeyVerifier, InsecureAcceptAnyHostKey, PresentedHostKey, pin
 from .session.known_hosts import HostKeyStatus, KnownHosts, KnownHostVerifier
+from .session.life import SessionClosed
 from .session.links import SessionState
 from .session.metrics import ChannelMetrics, SessionMetrics
 from .session.reconnectable import ReconnectableSessions
 from .session.requests import ChannelRequest, IncomingRequest, Reply
 from .session.server import Server, ServerSession
 from .session.services import ServiceActivation, SessionService
-from .session.session import Session, SessionClosed
+from .session.session import Session
 from .streams import MultiChannelStream, SecureStream
 from .trace import Progress, ProgressEvent, TraceEvent, TraceId, TraceLevel
 

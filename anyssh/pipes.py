@@ -21,8 +21,9 @@ from .constants import ChannelOpenFailureReason, DisconnectReason
 from .errors import ChannelOpenError, SSHError
 from .session.arrivals import Arrival, ReceivedData, ReceivedEof
 from .session.channel import Channel, ChannelOpening
+from .session.life import SessionClosed
 from .session.requests import IncomingRequest, Reply
-from .session.session import Session, SessionClosed
+from .session.session import Session
 
 __all__ = ["pipe"]
 

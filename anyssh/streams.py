@@ -22,8 +22,9 @@ from .session.channel import Channel, ChannelOpening
 from .session.client import ClientSession
 from .session.credentials import ClientCredentials
 from .session.host_keys import HostKeyVerifier
+from .session.life import ProgressHandler, SessionClosed, Transport
 from .session.server import Server
-from .session.session import ProgressHandler, Session, SessionClosed, Transport
+from .session.session import Session
 from .trace import TraceHandler
 
 __all__ = ["MultiChannelStream", "SecureStream"]

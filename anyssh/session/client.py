@@ -32,9 +32,10 @@ from .client_authentication import Authenticator
 from .credentials import ClientCredentials
 from .host_keys import HostKeyVerifier, PresentedHostKey
 from .known_hosts import KnownHostVerifier
+from .life import ProgressHandler, Transport
 from .links import SessionState
 from .services import SessionService
-from .session import ProgressHandler, Session, Transport
+from .session import Session
 
 __all__ = ["ClientSession"]
 

@@ -37,10 +37,11 @@ from .attributes import SSHAttribute
 from .authorities import UserAuthorities
 from .credentials import CertifiedKey, Signer, require_type
 from .errors import ConnectionLost
+from .life import ProgressHandler
 from .links import SessionState
 from .reconnectable import ReconnectableSessions
 from .services import SessionService
-from .session import ProgressHandler, Session
+from .session import Session
 from .signing import public_key_of, signer_of
 
 __all__ = ["Server", "ServerSession"]

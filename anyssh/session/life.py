@@ -1,0 +1,700 @@
+"""How a session begins, lives over its streams, and ends.
+
+The session works over one link at a time. The link's reader hands the core's events to
+:meth:`SessionLife._dispatch`, which does its work at once and never waits. Whatever the application
+must be asked runs as a task of the session's service group, which outlives the body of ``async
+with``, so that a goodbye can still be said when the body has gone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+)
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from logging import Logger, getLogger
+from typing import Any, ClassVar, Final, Self, TypeVar
+
+import anyio
+import anyio.lowlevel
+from anyio import AsyncContextManagerMixin, TypedAttributeProvider
+from anyio.abc import (
+    AnyByteStream,
+    AsyncResource,
+    ByteStream,
+    ByteStreamConnectable,
+    ObjectStream,
+    SocketAttribute,
+    TaskGroup,
+)
+
+from .._version import __version__
+from ..config import SessionConfig
+from ..constants import DisconnectReason
+from ..contour import SessionContour
+from ..errors import (
+    Disconnected,
+    HostKeyError,
+    KeyExchangeFailed,
+    LocalProtocolError,
+    ReconnectError,
+    SSHError,
+)
+from ..identification import PeerVersion, local_identification
+from ..keys import Identity, Key
+from ..protocol import Connection, Core, Phase, Role
+from ..protocol.events import (
+    ConnectionTerminated,
+    DebugReceived,
+    Event,
+    KeepAliveAnswered,
+    KeepAliveMissed,
+    KeyExchangeCompleted,
+    LatencyMeasured,
+    SessionResumed,
+    SignatureRequested,
+    VersionReceived,
+)
+from ..protocol.latency import LatencyStatistics
+from ..protocol.negotiation import Algorithms
+from ..trace import Progress, ProgressEvent, TraceEvent, TraceHandler, TraceId, TraceLevel
+from ._waiting import Notice
+from .attributes import SSHAttribute
+from .credentials import CertifiedKey, Signer
+from .errors import ConnectionLost
+from .events import Disconnected as DisconnectedEvent
+from .events import EventQueue, KeepAliveFailed, KeepAliveSucceeded, Reconnected, SessionEvent
+from .links import Links, SessionState
+from .metrics import SessionMetrics
+from .signing import identity_of, public_key_of, signed, signer_of
+
+__all__ = ["ProgressHandler", "SessionClosed", "SessionLife", "Transport"]
+
+logger: Logger = getLogger("anyssh")
+
+Transport = AnyByteStream | ByteStreamConnectable
+"""What a session can run over: a stream, or a way to get one."""
+
+ProgressHandler = Callable[[ProgressEvent], None]
+
+_session_numbers = itertools.count(1)
+_process_secret: Final = os.urandom(32)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionClosed:
+    """How a session ended.
+
+    :ivar reason: a :class:`~anyssh.DisconnectReason`, or the peer's own number
+    :ivar description: the text that went with it
+    :ivar error: what operations on the session raise from now on
+    """
+
+    reason: int
+    description: str
+    error: SSHError
+
+
+E = TypeVar("E")
+T = TypeVar("T")
+
+_SET_UP: Final = {
+    Phase.VERSION: "the version exchange",
+    Phase.KEY_EXCHANGE: "the key exchange",
+    Phase.ENCRYPTED: "authentication",
+    Phase.AUTHENTICATION: "authentication",
+}
+
+
+def _disconnect_reason(error: SSHError) -> int:
+    """Return the reason that an error stands for; that of a ReconnectError is of another kind."""
+    if isinstance(error, ReconnectError):
+        return DisconnectReason.CONNECTION_LOST
+    return getattr(error, "reason", DisconnectReason.CONNECTION_LOST)
+
+
+def _contained(callback: Callable[[E], None] | None) -> Callable[[E], None] | None:
+    """Return a callback of the application that cannot harm the session by raising."""
+    if callback is None:
+        return None
+
+    def call(event: E) -> None:
+        try:
+            callback(event)
+        except Exception:
+            logger.exception("a trace or progress callback failed")
+
+    return call
+
+
+def _split(
+    keys: Iterable[Key | Signer | CertifiedKey],
+) -> tuple[tuple[Identity, ...], dict[Key, Key | Signer]]:
+    """Return what host keys show, certificates and plain keys, and who signs for each key."""
+    shown: dict[Identity, None] = {}
+    signers: dict[Key, Key | Signer] = {}
+    for key in keys:
+        shown[identity_of(key)] = None
+        shown[public_key_of(key)] = None
+        signers.setdefault(public_key_of(key), signer_of(key))
+    return tuple(shown), signers
+
+
+class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
+    """One end of a session, as far as it does not matter what the session is for.
+
+    Entered once, with ``async with``, and left in the same task.
+
+    :param connection: what lives as long as the session
+    :param service_names: what clients may ask for once they are authenticated
+    """
+
+    _role: Role
+    _handlers: ClassVar[Mapping[type[Event], Callable[[Any, Any], None]]]
+
+    def __init__(
+        self,
+        transport: Transport,
+        config: SessionConfig,
+        connection: Connection,
+        *,
+        service_names: Collection[str],
+        host_keys: Iterable[Key | Signer | CertifiedKey] = (),
+        trace: TraceHandler | None = None,
+        on_progress: ProgressHandler | None = None,
+    ) -> None:
+        if not isinstance(transport, ByteStreamConnectable | ObjectStream | ByteStream):
+            raise TypeError(
+                f"expected a byte stream or a connectable, got {type(transport).__name__}; "
+                "anyio.as_connectable((host, port)) makes a connectable of an address"
+            )
+        self._transport = transport
+        self._config = config
+        self._connection = connection
+        self._service_names = service_names
+        self._host_identities, self._host_keys = _split(host_keys)
+        self._trace_handler = _contained(trace)
+        self._on_progress = _contained(on_progress)
+        self._number = next(_session_numbers)
+        self._state = SessionState.NEW
+        self._links: Links
+        self._latency = LatencyStatistics()
+        self._contour = SessionContour()
+        self._reconnections = 0
+        self._lost: SSHError | None = None
+        self._services: TaskGroup
+        self._end: SessionClosed | None = None
+        self._changed = Notice()
+        self._ended = Notice()
+        self._callbacks_running = 0
+        self._waiting_scopes: set[anyio.CancelScope] = set()
+        self._events = EventQueue(config.limits.events)
+
+    @property
+    def _core(self) -> Core:
+        if self._state is SessionState.NEW:
+            raise self._not_started()
+        return self._links.current.core
+
+    def _not_started(self) -> LocalProtocolError:
+        return LocalProtocolError("the session has not started: enter it with 'async with'")
+
+    # What it is
+
+    @property
+    def state(self) -> SessionState:
+        """How far the session has come."""
+        return self._state
+
+    @property
+    def id(self) -> str:
+        """A name for the session, the same at both ends and over all of its streams.
+
+        It is derived from the session id of RFC 4253, which is a secret as long as it can be used
+        to reconnect.
+        """
+        session_id = self._core.exchanger.session_id
+        if not session_id:
+            raise LocalProtocolError("the first key exchange is not complete yet")
+        return hashlib.sha256(b"anyssh-id" + session_id).hexdigest()
+
+    @property
+    def config(self) -> SessionConfig:
+        """The configuration that the session was made with."""
+        return self._config
+
+    @property
+    def peer_version(self) -> PeerVersion:
+        """What the peer said it is."""
+        version = self._core.transport.peer_version
+        if version is None:
+            raise LocalProtocolError("the peer has not identified itself yet")
+        return version
+
+    @property
+    def algorithms(self) -> Algorithms:
+        """What the last key exchange agreed on."""
+        algorithms = self._core.exchanger.algorithms
+        if algorithms is None:
+            raise LocalProtocolError("the first key exchange is not complete yet")
+        return algorithms
+
+    @property
+    def metrics(self) -> SessionMetrics:
+        """What the session has moved so far."""
+        if self._state is SessionState.NEW:
+            raise self._not_started()
+        traffic = self._links.traffic
+        return SessionMetrics(
+            traffic.bytes_sent,
+            traffic.bytes_received,
+            traffic.messages_sent,
+            traffic.messages_received,
+            self._reconnections,
+            self._latency.snapshot(),
+        )
+
+    @property
+    def contour(self) -> SessionContour:
+        """How much the session has moved, and how fast, over its whole life."""
+        return self._contour
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """The attributes of the stream, then those of :class:`SSHAttribute`."""
+        stream = self._stream
+        inherited = {} if stream is None else stream.extra_attributes
+        own = {
+            SSHAttribute.peer_version: lambda: self.peer_version,
+            SSHAttribute.algorithms: lambda: self.algorithms,
+        }
+        return {**inherited, **own}
+
+    # Beginning
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
+        if self._state is not SessionState.NEW:
+            raise RuntimeError("a session is entered once")
+        body_error: BaseException | None = None
+        self._progress(Progress.OPENING_SESSION_CONNECTION)
+        stream = await self._open_stream()
+        try:
+            self._prepare(stream)
+        except BaseException:
+            await anyio.aclose_forcefully(stream)
+            raise
+        async with anyio.create_task_group() as services:
+            self._services = services
+            services.start_soon(self._links.run)
+            try:
+                await self._set_up()
+                self._ready()
+                yield self
+                await self._leave()
+            except anyio.get_cancelled_exc_class():
+                await self._leave_at_once()
+                raise
+            except BaseException as error:
+                body_error = error
+                await self._leave_at_once()
+            finally:
+                if self._callbacks_running:
+                    services.cancel_scope.cancel()
+        if body_error is not None:
+            # Outside the group, which would have wrapped it.
+            try:
+                raise body_error
+            finally:
+                del body_error
+
+    async def _open_stream(self) -> AnyByteStream:
+        transport = self._transport
+        if isinstance(transport, ByteStreamConnectable):
+            return await transport.connect()
+        return transport
+
+    def _prepare(self, stream: AnyByteStream) -> None:
+        self._contour = SessionContour(start=anyio.current_time())
+        self._links = Links(
+            stream,
+            self._config.limits,
+            self._contour,
+            self._make_core,
+            self._dispatch,
+            self._connectable,
+        )
+        self._state = SessionState.CONNECTING
+        self._trace(TraceId.SESSION_CONNECTING, TraceLevel.INFO, "connecting")
+        self._progress(Progress.STARTING_VERSION_EXCHANGE)
+
+    @property
+    def _connectable(self) -> ByteStreamConnectable | None:
+        transport = self._transport
+        return transport if isinstance(transport, ByteStreamConnectable) else None
+
+    def _make_core(self) -> Core:
+        """Make the core of a stream, the first or a later one."""
+        return Core(
+            self._role,
+            self._config,
+            now=anyio.current_time(),
+            random=os.urandom,
+            identification=local_identification(__version__),
+            connection=self._connection,
+            host_keys=self._host_identities,
+            takes_certificates=self._takes_certificates,
+            delay_secret=_process_secret,
+            clock=anyio.current_time,
+            services=self._service_names,
+            trace=self._trace_handler,
+        )
+
+    def _ready(self) -> None:
+        """Note that the session is ready for the body of ``async with``."""
+        if self._state is SessionState.CONNECTING:
+            self._state = SessionState.CONNECTED
+
+    @property
+    def _takes_certificates(self) -> bool:
+        """Whether the peer may prove itself with a certificate."""
+        raise NotImplementedError
+
+    async def _set_up(self) -> None:
+        """Wait until the session is ready for the body of ``async with``."""
+        raise NotImplementedError
+
+    # Ending
+
+    async def _leave(self) -> None:
+        try:
+            await self.aclose()
+        finally:
+            await self._leave_at_once()
+
+    async def _leave_at_once(self) -> None:
+        """Say goodbye as far as the stream takes it at once, and wait for the link to end."""
+        self._say_goodbye(DisconnectReason.BY_APPLICATION, "the session was left")
+        self._links.hurry()
+        with anyio.CancelScope(shield=True):
+            await self._links.wait_finished()
+
+    def _say_goodbye(self, reason: int, description: str) -> None:
+        if self._state is SessionState.DISCONNECTED:
+            if reason != DisconnectReason.CONNECTION_LOST:
+                self._end_now(Disconnected(reason, description, by_peer=False))
+        elif self._state is not SessionState.CLOSED:
+            self._core.disconnect(reason, description)
+            self._advance()
+
+    async def aclose(self) -> None:
+        """End the session: say goodbye, let it leave, close the stream.
+
+        Takes at most :attr:`Limits.disconnect_time` and :attr:`Limits.close_time`. Does nothing
+        the second time. A session that was never entered closes the stream that it was given.
+        """
+        if self._state is SessionState.NEW:
+            if isinstance(self._transport, AsyncResource):
+                await self._transport.aclose()
+            return
+        await self.disconnect(DisconnectReason.BY_APPLICATION, "")
+
+    async def disconnect(self, reason: int, description: str = "") -> None:
+        """End the session like :meth:`aclose`, with a reason of one's own.
+
+        One reason is special in a session that can reconnect: after
+        :attr:`DisconnectReason.CONNECTION_LOST` both sides take the stream for lost, and the
+        session can go on over another.
+
+        :param reason: a :class:`~anyssh.DisconnectReason`, or any number below 2**32
+        :param description: a text for the peer
+        """
+        self._trace(TraceId.SESSION_CLOSING, TraceLevel.INFO, f"closing: {reason} {description}")
+        await self._send_what_waits()
+        self._say_goodbye(reason, description)
+        if self._state is SessionState.CLOSED:
+            await self._links.wait_finished()
+
+    async def _send_what_waits(self) -> None:
+        """Let what waits for new keys, such as the end of a channel, leave before the goodbye."""
+        if self._connection.held_size:
+            with anyio.move_on_after(self._config.limits.disconnect_time):
+                while self._connection.held_size:
+                    await self._changed.wait()
+
+    async def wait_closed(self) -> SessionClosed:
+        """Wait until the session has ended; tell how. Refuses requests that nobody asks for."""
+        self._disregard_requests()
+        await anyio.lowlevel.checkpoint()
+        if self._state is SessionState.NEW:
+            raise self._not_started()
+        while self._end is None:
+            await self._ended.wait()
+        return self._end
+
+    async def wait_disconnected(self) -> SSHError:
+        """Wait until the session has lost its stream and could go on over another; tell why.
+
+        :raises SSHError: the session has ended instead
+        """
+        await anyio.lowlevel.checkpoint()
+        while self._lost is None:
+            self._require_alive()
+            await self._changed.wait()
+        return self._lost
+
+    def events(self) -> AsyncIterator[SessionEvent]:
+        """Iterate over facts: keep-alive, for one. Unread facts beyond a bound are dropped."""
+        return self._events
+
+    # State
+
+    def _require_alive(self) -> None:
+        if self._end is not None:
+            raise self._failure()
+
+    def _failure(self) -> SSHError:
+        """Return a fresh exception that tells why the session has ended."""
+        if self._end is None:
+            return LocalProtocolError("the session has not ended")
+        return self._end.error.fresh()
+
+    async def _until_end(self, wait: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """Wait for something outside, but not beyond the end of the session."""
+        self._require_alive()
+        with anyio.CancelScope() as scope:
+            self._waiting_scopes.add(scope)
+            try:
+                return await wait(*arguments)
+            finally:
+                self._waiting_scopes.discard(scope)
+        raise self._failure()
+
+    async def _wait_until(self, condition: Callable[[], bool]) -> None:
+        while True:
+            self._require_alive()
+            if condition():
+                return
+            await self._changed.wait()
+
+    def _advance(self) -> None:
+        """Go on with what a call on the core or the connection has brought about."""
+        link = self._links.current
+        link.advance(link.core.poll_events())
+
+    # Asking the application
+
+    def _signature_requested(self, event: SignatureRequested) -> None:
+        key = self._host_keys[event.key]
+        if isinstance(key, Key):
+            # Signing here takes less time than a task would.
+            try:
+                signature = key.sign(event.data, event.algorithm)
+            except SSHError as error:
+                self._signing_failed(event, error)
+            else:
+                event.supply(signature, anyio.current_time())
+        else:
+            self._start_callback(self._sign, event, key)
+
+    def _start_callback(self, callback: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+        """Run something that asks the application as a service of the session."""
+        self._callbacks_running += 1
+        self._services.start_soon(self._run_callback, callback, arguments)
+
+    async def _run_callback(
+        self, callback: Callable[..., Awaitable[None]], arguments: tuple[Any, ...]
+    ) -> None:
+        try:
+            await callback(*arguments)
+        finally:
+            self._callbacks_running -= 1
+
+    async def _sign(self, event: SignatureRequested, signer: Signer) -> None:
+        try:
+            with anyio.fail_after(self._config.limits.handler_time):
+                signature = await signed(signer, event.data, event.algorithm)
+        except Exception as error:
+            self._signing_failed(event, error)
+        else:
+            event.supply(signature, anyio.current_time())
+        self._advance()
+
+    def _signing_failed(self, event: SignatureRequested, error: Exception) -> None:
+        logger.error("the host key %s could not sign", event.key.fingerprint, exc_info=error)
+        failure = KeyExchangeFailed("the host key could not sign")
+        failure.__cause__ = error
+        event.fail(failure, anyio.current_time())
+
+    # Events of the core
+
+    def _dispatch(self, events: Iterable[Event]) -> None:
+        for event in events:
+            handler = self._handlers.get(type(event))
+            if handler is not None:
+                handler(self, event)
+            else:
+                self._handle(event)
+
+    def _handle(self, event: Event) -> None:
+        """Handle an event that only one role knows."""
+        logger.debug("nobody handles %r", event)
+
+    def _version_received(self, event: VersionReceived) -> None:
+        self._trace(TraceId.PROTOCOL_VERSION, TraceLevel.INFO, f"peer is {event.version}")
+        self._progress(Progress.COMPLETED_VERSION_EXCHANGE)
+        self._progress(Progress.STARTING_KEY_EXCHANGE)
+
+    def _key_exchange_completed(self, event: KeyExchangeCompleted) -> None:
+        if self._trace_handler is not None:
+            self._trace(TraceId.ALGORITHM_NEGOTIATION, TraceLevel.INFO, str(event.algorithms))
+        if event.is_initial:
+            self._trace(TraceId.SESSION_ENCRYPTED, TraceLevel.INFO, "encrypted")
+            self._progress(Progress.COMPLETED_KEY_EXCHANGE)
+            self._progress(Progress.OPENED_SESSION_CONNECTION)
+        self._changed.notify()
+
+    def _debug_received(self, event: DebugReceived) -> None:
+        level = TraceLevel.INFO if event.always_display else TraceLevel.VERBOSE
+        self._trace(TraceId.DEBUG_MESSAGE, level, event.message)
+
+    def _keep_alive_answered(self, event: KeepAliveAnswered) -> None:
+        self._events.put(KeepAliveSucceeded(event.count))
+
+    def _keep_alive_missed(self, event: KeepAliveMissed) -> None:
+        self._events.put(KeepAliveFailed(event.count))
+        if event.count >= self._config.keep_alive_count:
+            error = ConnectionLost(f"no sign of life from the peer, {event.count} times in a row")
+            self._core.lose(error, anyio.current_time())
+
+    def _latency_measured(self, event: LatencyMeasured) -> None:
+        if self._latency.measured(event.milliseconds):
+            self._contour.record_latency(anyio.current_time(), event.milliseconds)
+
+    # Streams lost and found
+
+    def _terminated(self, event: ConnectionTerminated) -> None:
+        if event.is_survivable and self._may_outlive_its_stream():
+            self._disconnected(event)
+        elif self._state is not SessionState.CLOSED:
+            self._closed(event)
+
+    def _may_outlive_its_stream(self) -> bool:
+        """Whether the session waits for another stream when it loses its own."""
+        return True
+
+    def _disconnected(self, event: ConnectionTerminated) -> None:
+        """Wait for another stream; nobody else needs to know."""
+        error = self._told(event)
+        self._state = SessionState.DISCONNECTED
+        self._lost = error
+        self._latency.disconnected()
+        self._links.lost()
+        self._trace(TraceId.SESSION_DISCONNECTED, TraceLevel.WARNING, f"lost: {error}", error)
+        self._events.put(DisconnectedEvent(error))
+        self._changed.notify()
+
+    def _resumed(self, event: SessionResumed) -> None:
+        self._state = SessionState.CONNECTED
+        self._lost = None
+        self._reconnections += 1
+        self._events.put(Reconnected(self._reconnections))
+        self._changed.notify()
+
+    def _end_now(self, error: SSHError) -> None:
+        """End the session without a word to the peer."""
+        self._dispatch([ConnectionTerminated(error, Phase.TERMINATED)])
+
+    def _closed(self, event: ConnectionTerminated) -> None:
+        """End the session for good; what waits raises a fresh exception."""
+        error = self._told(event)
+        self._state = SessionState.CLOSED
+        self._lost = None
+        self._connection.detach()
+        self._latency.disconnected()
+        self._links.end()
+        description = getattr(error, "description", str(error))
+        self._end = SessionClosed(_disconnect_reason(error), description, error)
+        self._trace(TraceId.SESSION_CLOSING, TraceLevel.INFO, f"closed: {error}", error)
+        for scope in self._waiting_scopes:
+            scope.cancel()
+        self._end_work(error)
+        self._events.end()
+        self._changed.notify()
+        self._ended.notify()
+
+    def _end_work(self, error: SSHError) -> None:
+        """Wake whoever waits for what the session does."""
+        raise NotImplementedError
+
+    def _told(self, event: ConnectionTerminated) -> SSHError:
+        """Return the error of a connection that has ended, with what is known beside."""
+        error = event.error or self._links.current.loss()
+        if error.__cause__ is None:
+            error.__cause__ = self._links.current.error
+        where = _SET_UP.get(event.phase)
+        if isinstance(error, HostKeyError):
+            where = "the verification of the host key"
+        if where is not None:
+            error.add_note(f"during {where}")
+        return error
+
+    # Watching
+
+    def _trace(
+        self,
+        trace_id: TraceId,
+        level: TraceLevel,
+        message: str,
+        error: BaseException | None = None,
+    ) -> None:
+        if self._trace_handler is not None:
+            self._trace_handler(TraceEvent(trace_id, level, message, error))
+
+    def _progress(self, progress: Progress) -> None:
+        if self._on_progress is not None:
+            self._on_progress(ProgressEvent(progress, self._number))
+
+    @property
+    def _stream(self) -> AnyByteStream | None:
+        return None if self._state is SessionState.NEW else self._links.stream
+
+    def _remote_address(self) -> tuple[str, int] | None:
+        stream = self._stream
+        if stream is None:
+            return None
+        try:
+            address = stream.extra(SocketAttribute.remote_address, None)
+        except (OSError, AttributeError):  # what sockets raise that are closed already
+            return None
+        return (address[0], address[1]) if isinstance(address, tuple) else None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._number} {self._state.name.lower()}>"
+
+    def _disregard_requests(self) -> None:
+        """Note that the application asks for no requests of the session."""
+        raise NotImplementedError
+
+
+LIFE_HANDLERS: Final[dict[type[Event], Callable[[Any, Any], None]]] = {
+    VersionReceived: SessionLife._version_received,
+    KeyExchangeCompleted: SessionLife._key_exchange_completed,
+    SignatureRequested: SessionLife._signature_requested,
+    DebugReceived: SessionLife._debug_received,
+    KeepAliveAnswered: SessionLife._keep_alive_answered,
+    KeepAliveMissed: SessionLife._keep_alive_missed,
+    LatencyMeasured: SessionLife._latency_measured,
+    ConnectionTerminated: SessionLife._terminated,
+    SessionResumed: SessionLife._resumed,
+}
