@@ -27,6 +27,8 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(?!anyssh\b).*"),
     ("py:class", r"anyssh\.testing\.(conformance\.Trial|faults\.Editor)"),
+    ("py:class", r"anyssh\.forwarding\.(methods\.ForwardingMethods|local\.Forward|remote\._AtPeer)"),
+    ("py:class", r"anyssh\.session\.services\.ServiceT"),
 ]
 
 # Made by calls and not by their constructors.
@@ -35,6 +37,14 @@ NOT_CONSTRUCTED = {
     "anyssh.Channel",
     "anyssh.ChannelOpening",
     "anyssh.ClientSession",
+    "anyssh.ForwardedConnection",
+    "anyssh.ForwardedPort",
+    "anyssh.LocalForward",
+    "anyssh.PortForwarding",
+    "anyssh.RemoteConnectable",
+    "anyssh.RemoteForward",
+    "anyssh.RemoteListener",
+    "anyssh.SocksForward",
     "anyssh.IncomingRequest",
     "anyssh.Key",
     "anyssh.KnownHostVerifier",
