@@ -125,8 +125,9 @@ class Client:
             try:
                 yield process
             finally:
+                # A gentler signal may go unnoticed while the program waits for the network.
                 if process.returncode is None:
-                    process.terminate()
+                    process.kill()
 
     async def output(self, *arguments: str, given: bytes = b"") -> bytes:
         command = [find_program("ssh") or "ssh", "-F", str(self.config), *arguments]
@@ -186,7 +187,8 @@ async def test_option_l_is_refused_by_default(keys: Keys, tmp_path: Path) -> Non
     async with web_server(tmp_path) as web, openssh_client(keys, tmp_path, None) as (_, ssh):
         port = await free_port()
         async with ssh.running("-N", "-L", f"{port}:localhost:{web}", "ours") as process:
-            with suppress(anyio.BrokenResourceError):
+            # On Trio, ending a direction of what was reset is an error of the system.
+            with suppress(anyio.BrokenResourceError, OSError):
                 assert await ask(await connect_soon(port)) == b""
             assert b"administratively prohibited" in await said(process)
 
