@@ -46,11 +46,16 @@ class LinkedSessionReconnectRequest(SessionReconnectRequest):
     A client that goes on and loses its stream again at once cannot tell whether the server knows
     that it went on. So it says which of the two streams its number belongs to.
 
+    One that gives up an attempt and makes another cannot call back what it has sent. So it counts
+    its attempts, and a server does not heed one that is overtaken.
+
     :ivar link_id: ``SHA-256("anyssh-link" || H)``, H being the hash of that stream's first key
         exchange
+    :ivar attempt: 1 for the session's first reconnect request of all, and one more each time
     """
 
     link_id: bytes = string(secret=True)
+    attempt: int = uint32()
 
 
 @declared

@@ -173,9 +173,12 @@ class ReconnectRequested(Obligation):
 
     :ivar proves: tells whether the client has proved that it knows the session of this id; takes
         the same time whatever the answer
+    :ivar is_overtaken: tells whether the session of a connection has been gone on with since the
+        client gave this request up; it must not cost the session its present stream
     """
 
     proves: Callable[[bytes], bool] = field(repr=False)
+    is_overtaken: Callable[[Connection], bool] = field(repr=False)
     _answer: Answer | None = field(repr=False)
 
     def accept(self, connection: Connection, now: float) -> None:

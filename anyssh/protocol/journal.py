@@ -144,9 +144,10 @@ class Continuity:
     :ivar host_key: that every later stream must show, for a client
     :ivar algorithms: that later streams must not fall behind
     :ivar journal: of the present or last stream
+    :ivar attempts: how often a client has asked to go on; of a server, the last that it granted
     """
 
-    __slots__ = ("_faults", "algorithms", "host_key", "journal", "session_id")
+    __slots__ = ("_faults", "algorithms", "attempts", "host_key", "journal", "session_id")
 
     def __init__(
         self, session_id: bytes, host_key: Key | None, algorithms: Algorithms, journal: Journal
@@ -155,6 +156,7 @@ class Continuity:
         self.host_key = host_key
         self.algorithms = algorithms
         self.journal = journal
+        self.attempts: int = 0
         self._faults = Bucket(FAULTS, 1 / FAULT_INTERVAL)
 
     def survives_fault(self, now: float) -> bool:

@@ -178,8 +178,11 @@ class Reconnector:
             raise _client_failure("the server does not know the session: it offers no reconnect")
         token = self._tokens(to_server=True)(continuity.session_id)
         lost = continuity.journal
+        continuity.attempts += 1
         request = (
-            LinkedSessionReconnectRequest(token, lost.last_received, lost.link_id)
+            LinkedSessionReconnectRequest(
+                token, lost.last_received, lost.link_id, continuity.attempts
+            )
             if self._names_links
             else SessionReconnectRequest(token, lost.last_received)
         )
@@ -255,22 +258,29 @@ class Reconnector:
         request: SessionReconnectRequest
         if self._names_links:
             request = LinkedSessionReconnectRequest.decode(payload)
-            link_id = request.link_id
+            link_id, attempt = request.link_id, request.attempt
         else:
             request = SessionReconnectRequest.decode(payload)
-            link_id = b""
+            link_id, attempt = b"", None
         number = request.last_received_sequence_number
         token = self._tokens(to_server=True)
 
         def proves(session_id: bytes) -> bool:
             return hmac.compare_digest(token(session_id), request.client_token)
 
+        def is_overtaken(connection: Connection) -> bool:
+            return attempt is not None and attempt <= _continuity(connection).attempts
+
         def answer(connection: Connection | None, error: ReconnectError | None) -> None:
             if connection is None:
                 raise error or LocalProtocolError("a refusal needs an error")
-            self._continue(connection, _continuity(connection).follow(link_id, number), number)
+            continuity = _continuity(connection)
+            lost = continuity.follow(link_id, number)
+            if attempt is not None:
+                continuity.attempts = attempt
+            self._continue(connection, lost, number)
 
-        self._emit(ReconnectRequested(proves, self._guard(answer)))
+        self._emit(ReconnectRequested(proves, is_overtaken, self._guard(answer)))
 
     def _continue(self, connection: Connection, lost: Journal, number: int) -> None:
         """Tell the client that its session goes on, and go on."""

@@ -1,7 +1,7 @@
 """The sessions of a server that can go on over another stream, where their clients find them.
 
 A session is listed from its authentication to its end, whether or not it has a stream now. A client
-that comes back claims it, so of two that come at the same time, one wins.
+that comes back claims it, so of two that come at the same time, one wins; the other may ask again.
 """
 
 from __future__ import annotations
@@ -97,13 +97,10 @@ class ReconnectableSessions:
             if not self._evict(list(self._sessions)):
                 return
 
-    def _claim(self, proves: Callable[[bytes], bool]) -> ServerSession | None:
-        """Return the session that a client has proved to know, and that no other has just claimed.
+    def _find(self, proves: Callable[[bytes], bool]) -> ServerSession | None:
+        """Return the session that a client has proved to know.
 
         All are looked at, so that the time tells nothing.
         """
         found = [session for session in self._sessions if proves(session._secret_id)]
-        if not found or found[0]._is_claimed:
-            return None
-        found[0]._is_claimed = True
-        return found[0]
+        return found[0] if found else None

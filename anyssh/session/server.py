@@ -175,10 +175,16 @@ class ServerSession(Session):
 
     async def _find_session(self, event: ReconnectRequested) -> None:
         """Hand our stream over to the session that the client wants to go on with."""
-        session = self._reconnectable._claim(event.proves)
+        session = self._reconnectable._find(event.proves)
         if session is None:
             self._refuse_reconnect(event, ReconnectFailureReason.SESSION_NOT_FOUND, "not found")
             return
+        if session._is_claimed or event.is_overtaken(session._connection):
+            # A client that has given the other stream up may ask again.
+            reason = ReconnectFailureReason.UNKNOWN_SERVER_FAILURE
+            self._refuse_reconnect(event, reason, "the session goes on over another stream")
+            return
+        session._is_claimed = True
         try:
             await session._go_on_here(self, event)
         finally:

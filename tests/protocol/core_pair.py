@@ -242,6 +242,7 @@ class CorePair:
         server_offer: Offer | None = None,
         seed: int | None = None,
         now: float = START,
+        connection_type: type[Connection] = Connection,
         **arguments: Any,
     ) -> None:
         client_config = client_config or fast_config()
@@ -251,9 +252,12 @@ class CorePair:
         _KEYS.update({key.public(): key for key in pairs})
         self.answers = answers or Answers()
         self.now = now
-        entropy = os.urandom if seed is None else random.Random(seed).randbytes
-        common: dict[str, Any] = {"now": now, "random": entropy, **arguments}
-        self.connections = {CLIENT: Connection(client_config), SERVER: Connection(server_config)}
+        self._entropy = os.urandom if seed is None else random.Random(seed).randbytes
+        common: dict[str, Any] = {"now": now, "random": self._entropy, **arguments}
+        self.connections = {
+            CLIENT: connection_type(client_config),
+            SERVER: connection_type(server_config),
+        }
         self.client = make_core(
             CLIENT,
             client_config,

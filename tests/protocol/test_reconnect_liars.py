@@ -114,7 +114,7 @@ def token(pair: CorePair, session_id: bytes, *, to_server: bool) -> bytes:
 
 
 def reconnect_request(client_token: bytes, number: int, link_id: bytes) -> bytes:
-    payload = LinkedSessionReconnectRequest(client_token, number, link_id).encode()
+    payload = LinkedSessionReconnectRequest(client_token, number, link_id, 1).encode()
     return GlobalRequest(Extension.SESSION_RECONNECT_REQUEST, True, payload).encode()
 
 

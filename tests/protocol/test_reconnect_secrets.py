@@ -134,7 +134,7 @@ def request_in_pieces(watched: Reconnecting) -> None:
     watched.pair.reconnect(pump=False)
     token = bytes(range(120, 184))
     watched.secrets.add("token of another", token)
-    payload = LinkedSessionReconnectRequest(token, 3, bytes(range(40, 72))).encode()[:-3]
+    payload = LinkedSessionReconnectRequest(token, 3, bytes(range(40, 72)), 1).encode()[:-3]
     request = GlobalRequest("session-reconnect@microsoft.com", True, payload)
     watched.pair.pump()
     watched.pair.inject(CLIENT, request.encode())
@@ -162,7 +162,7 @@ def test_no_failure_tells_a_secret(
     "message",
     [
         SessionReconnectRequest(bytes(range(50, 114)), 7),
-        LinkedSessionReconnectRequest(bytes(range(50, 114)), 7, bytes(range(150, 182))),
+        LinkedSessionReconnectRequest(bytes(range(50, 114)), 7, bytes(range(150, 182)), 1),
         SessionReconnectResponse(bytes(range(50, 114)), 7),
     ],
 )

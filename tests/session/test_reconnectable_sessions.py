@@ -460,7 +460,7 @@ async def test_of_two_that_come_at_once_one_wins() -> None:
         await asked.wait()
         refusal = await ask_as_twin(client, await place.network.connect())
         assert isinstance(refusal, anyssh.ReconnectError)
-        assert refusal.reason == ReconnectFailureReason.SESSION_NOT_FOUND
+        assert refusal.reason == ReconnectFailureReason.UNKNOWN_SERVER_FAILURE
         waits.set()
         await first.result()
         assert server.metrics.reconnections == 1

@@ -140,7 +140,7 @@ LAYOUTS: dict[type[Structure], str] = {
     ExitSignal: "signal_name=name core_dumped=bool error_message=text language=text?",
     SessionReconnectRequest: "client_token=bytes last_received_sequence_number=u64",
     LinkedSessionReconnectRequest: (
-        "client_token=bytes last_received_sequence_number=u64 link_id=bytes"
+        "client_token=bytes last_received_sequence_number=u64 link_id=bytes attempt=u32"
     ),
     SessionReconnectResponse: "server_token=bytes last_received_sequence_number=u64",
     SessionReconnectFailure: "reason=u32? description=text? language=text?",
