@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -37,7 +38,7 @@ from anyssh.protocol.events import (
     ReplyReceived,
 )
 
-from .core_pair import CLIENT, SERVER, Answers, fast_config, running_pair
+from .core_pair import CLIENT, SERVER, Answers, CorePair, fast_config, running_pair
 
 USUAL_EXAMPLES = 80
 EXAMPLES = (
@@ -49,6 +50,19 @@ PACKET, WINDOW = 1024, 5000
 MAX_WAITING = 16
 DATA, EXTENDED = 0, 1
 REQUEST = b"please"
+NOBODY = Answers(accept_channels=None, grant_requests=None, consume=False)
+CONFIG: dict[str, Any] = {
+    "window_size": WINDOW,
+    "max_packet_size": PACKET,
+    "keep_alive_interval": 5.0,
+    "limits": Limits(
+        rekey_burst=10**6,
+        key_exchange_time=1e9,
+        noise_messages=10**6,
+        pending_output=3000,
+        requests=MAX_WAITING,
+    ),
+}
 
 
 @dataclass
@@ -113,20 +127,7 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        config = fast_config(
-            window_size=WINDOW,
-            max_packet_size=PACKET,
-            keep_alive_interval=5.0,
-            limits=Limits(
-                rekey_burst=10**6,
-                key_exchange_time=1e9,
-                noise_messages=10**6,
-                pending_output=3000,
-                requests=MAX_WAITING,
-            ),
-        )
-        nobody = Answers(accept_channels=None, grant_requests=None, consume=False)
-        self.pair = running_pair(config, answers=nobody, seed=1)
+        self.pair = self.make_pair()
         self.wire = {role: bytearray() for role in Role}
         self.lines: list[Line] = []
         self.by_state: dict[ChannelState, tuple[Line, End]] = {}
@@ -139,6 +140,10 @@ class Machine(RuleBasedStateMachine):
         for line in self.lines:
             self.answer_offer(line, True)
         self.everything_arrives()
+
+    def make_pair(self) -> CorePair:
+        """Return two sides that are authenticated, and applications that decide nothing."""
+        return running_pair(fast_config(**CONFIG), answers=NOBODY, seed=1)
 
     # The network
 
