@@ -5,10 +5,20 @@ With ``nox --no-venv --no-install`` they run in the environment that nox itself 
 
 from __future__ import annotations
 
+import os
+
 import nox
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PROJECT)
+NIGHTLY = {
+    "ANYSSH_CUT_STRIDE": "1",
+    "ANYSSH_EXAMPLES": "5000",
+    "ANYSSH_LIVES": "20000",
+    "ANYSSH_RECONNECTS": "10000",
+    "ANYSSH_TINY_MESSAGES": "1000000",
+}
+"""How long the tests of reconnecting go on, where it is not said otherwise."""
 LOWEST = ["anyio==4.10.*", "bcrypt==4.1.*", "cryptography==45.*", "trio==0.31.*", "wsproto==1.2.*"]
 
 nox.needs_version = ">=2026.10.20"
@@ -75,7 +85,7 @@ def nightly(session: nox.Session) -> None:
     install(session, "test", "interop")
     session.run("tests/interop/install_peers.sh", "python", external=True)
     everything = ["-m", "nightly or not nightly", "--hypothesis-profile=nightly"]
-    session.run("pytest", *everything, *session.posargs)
+    session.run("pytest", *everything, *session.posargs, env=NIGHTLY | dict(os.environ))
 
 
 @nox.session
