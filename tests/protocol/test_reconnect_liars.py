@@ -21,7 +21,7 @@ from anyssh.constants import (
     MessageNumber,
     ReconnectFailureReason,
 )
-from anyssh.errors import HostKeyError, ReconnectError
+from anyssh.errors import HostKeyError, ReconnectError, RemoteProtocolError
 from anyssh.messages import (
     Disconnect,
     GlobalRequest,
@@ -578,3 +578,36 @@ def test_a_goodbye_on_a_stream_that_is_tried_does_not_end_the_session() -> None:
         assert not pair.of_type(CLIENT, ConnectionTerminated)[-1].is_survivable
         pair.end_stream()
         lost.assert_intact()
+
+
+# Broken packets
+
+
+def test_a_broken_packet_costs_the_stream_but_not_for_ever() -> None:
+    """HR-69: five times a minute; whoever can break more of them has to be kept out."""
+    pair = running_pair(reconnecting_config(), channels=1)
+    server = pair.channels[0][1]
+
+    def break_a_packet() -> bool:
+        """Return whether the session survives it."""
+        pair.connections[CLIENT].send_data(pair.channels[0][0], memoryview(b"x"))
+        data = b"".join(pair.take(CLIENT))
+        pair.feed(SERVER, data[:-1] + bytes([data[-1] ^ 1]))
+        end = pair.of_type(SERVER, ConnectionTerminated)[-1]
+        assert isinstance(end.error, RemoteProtocolError)
+        assert end.error.reason == DisconnectReason.MAC_ERROR
+        return end.is_survivable
+
+    for _ in range(5):
+        assert break_a_packet()
+        assert MessageNumber.DISCONNECT not in pair.sent_numbers(SERVER)
+        pair.end_stream()
+        pair.reconnect()
+    assert pair.received[SERVER, server.local_id] == b"x" * 5
+    pair.now += 12
+    assert break_a_packet()
+    pair.end_stream()
+    pair.reconnect()
+    assert not break_a_packet()
+    assert pair.sent_numbers(SERVER)[-1] == MessageNumber.DISCONNECT
+    assert pair.connections[SERVER].continuity is None

@@ -328,6 +328,21 @@ async def test_a_client_looks_for_a_stream_ever_more_rarely(
 
 
 @pytest.mark.trio
+async def test_a_connectable_that_hangs_does_not_keep_a_session_for_ever(
+    autojump_clock: object,
+) -> None:
+    limits = anyssh.Limits(disconnected_time=50)
+    async with house_without_limit() as place:
+        network = place.network
+        client, _, _ = await place.connect(stream=network, config=config(limits))
+        network._serving = anyio.Event()
+        started = anyio.current_time()
+        network.cut()
+        await client.wait_closed()
+        assert 49 < anyio.current_time() - started < 51
+
+
+@pytest.mark.trio
 async def test_each_loss_begins_with_short_waits(
     autojump_clock: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
