@@ -19,7 +19,7 @@ from anyssh.protocol import Phase
 from anyssh.testing import Direction, FaultStream, memory_stream_pair
 
 from .ends import Call, receive_exactly, settle
-from .life_support import Recorder, nothing_left_behind
+from .life_support import Recorder, nothing_left_behind, wait_for
 from .network import open_channel_pair
 from .test_cancellation import cancel_after
 from .test_reconnectable_sessions import House, config, house, lose, twin_of
@@ -334,6 +334,28 @@ async def test_a_client_that_gives_up_while_it_is_judged_can_come_again() -> Non
         await settle()
         await client.reconnect(await place.network.connect())
         await check_both_ways(ours, theirs, b"once more")
+
+
+async def test_a_client_whose_stream_breaks_while_it_is_judged_comes_again() -> None:
+    """Its session is found, but not free yet; a client that looks by itself does not give up."""
+    asked = anyio.Event()
+    gate = anyio.Event()
+
+    async def hesitate(session: anyssh.ServerSession, address: object) -> bool:
+        asked.set()
+        await gate.wait()
+        return True
+
+    async with house(authorize_reconnect=hesitate) as place:
+        client, server, stream = await place.connect(stream=place.network)
+        ours, theirs = await open_channel_pair(client, server)
+        await lose(client, server, stream=stream)
+        await asked.wait()
+        count = len(place.network.streams)
+        place.network.streams[-1][0].abort()
+        await wait_for(lambda: len(place.network.streams) >= count + 2)
+        gate.set()
+        await check_both_ways(ours, theirs, b"at last")
 
 
 async def test_a_session_that_ends_while_it_is_judged_is_not_gone_on_with() -> None:
