@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import socket
+import weakref
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -17,8 +19,11 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from anyio.streams.stapled import StapledObjectStream
 
 import anyssh
+from anyssh.protocol import Role
+from anyssh.protocol.events import ChannelOpenReceived
 from anyssh.testing import Cut, Direction, Ending, Fault, FaultStream, HalfClose, Stall
 
+from .ends import receive_exactly
 from .life_support import (
     ALICE,
     LIMIT,
@@ -912,3 +917,72 @@ async def test_the_peers_handler_ends_with_the_session() -> None:
         with anyio.fail_after(LIMIT):
             await returned.wait()
         await wait_for(lambda: server.channels == ())
+
+
+# Many
+
+
+async def test_a_hundred_sessions_at_once_all_get_through() -> None:
+    """ROB-04, CON-05: each with channels of its own, whose bytes come back whole."""
+    digests: list[bool] = []
+
+    async def visit(port: int) -> None:
+        async with client_of(await anyio.connect_tcp("127.0.0.1", port)) as client:
+            for _ in range(2):
+                data = os.urandom(20_000)
+                async with await client.open_channel() as channel:
+                    await channel.send(data)
+                    got = hashlib.sha256()
+                    for _ in range(0, len(data), 1000):
+                        got.update(await receive_exactly(channel, 1000))
+                digests.append(got.digest() == hashlib.sha256(data).digest())
+
+    async with (
+        await anyio.create_tcp_listener(
+            local_host="127.0.0.1", local_port=0, backlog=200
+        ) as listener,
+        nothing_left_behind(),
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(server_of().serve, listener, lambda session: session.serve(echo))
+        port = listener.extra(SocketAttribute.local_port)
+        with anyio.fail_after(3 * LIMIT):
+            async with anyio.create_task_group() as visitors:
+                for _ in range(100):
+                    visitors.start_soon(visit, port)
+        group.cancel_scope.cancel()
+    assert digests == [True] * 200
+
+
+async def test_channels_whose_close_is_never_answered_are_forgotten() -> None:
+    """A session keeps no more of them than it needs to tell late messages from false ones."""
+    near, far = streams()
+    async with anyio.create_task_group() as group:
+        peer = RawPeer(far, Role.SERVER)
+        peer.connection.handlers[anyssh.MessageNumber.CHANNEL_CLOSE] = lambda payload: None
+
+        async def accept_all() -> None:
+            while True:
+                for event in peer.events:
+                    if isinstance(event, ChannelOpenReceived):
+                        peer.connection.accept_channel(event.channel)
+                        # To the peer it is gone, so that it may have as many as it is asked for.
+                        peer.connection._remove(event.channel)
+                peer.events.clear()
+                await peer.flush()
+                await peer.step()
+
+        group.start_soon(accept_all)
+        known: weakref.WeakSet[anyssh.Channel] = weakref.WeakSet()
+        with anyio.fail_after(LIMIT):
+            async with client_of(near) as client:
+                for _ in range(1500):
+                    channel = await client.open_channel()
+                    known.add(channel)
+                    await channel.aclose()
+                assert client.channels == ()
+                assert not client._channels
+                del channel
+                gc.collect()
+                assert len(known) <= 1024
+                group.cancel_scope.cancel()
