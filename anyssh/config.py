@@ -186,6 +186,7 @@ class SessionConfig:
     :ivar keep_alive_interval: seconds of silence before the peer is asked for a sign of life;
         0 turns this off
     :ivar keep_alive_count: unanswered questions after which the connection counts as lost
+    :ivar trace_channel_data: whether a trace shows the bytes of channels, in full
     :ivar limits: see :class:`Limits`
     """
 
@@ -213,6 +214,7 @@ class SessionConfig:
     guess_key_exchange: bool = False
     keep_alive_interval: float = 0.0
     keep_alive_count: int = 3
+    trace_channel_data: bool = False
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:

@@ -1,7 +1,8 @@
 """Trace and progress: what a session tells a developer who wants to watch it.
 
 The identifiers are those of the Dev Tunnels SSH libraries, so that logs of both ends can be read
-side by side. Events never hold secrets or the bytes of channels.
+side by side. Events never hold secrets, nor the bytes of channels unless
+:attr:`SessionConfig.trace_channel_data <anyssh.SessionConfig>` asks for them.
 """
 
 from __future__ import annotations

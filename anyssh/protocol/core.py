@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Final
+from zlib import crc32
 
 from ..config import SessionConfig
 from ..constants import (
@@ -135,6 +136,7 @@ class Core:
         self.config = config
         self._now = now
         self._trace = trace
+        self._traces_data = trace is not None and config.trace_channel_data
         self._takes_certificates = takes_certificates
         self._delay_secret = delay_secret
         self._services = frozenset(services)
@@ -249,6 +251,8 @@ class Core:
     def send(self, head: bytes, body: Buffer = b"") -> None:
         """Seal and queue a payload, given as one or two pieces."""
         transport, journal = self.transport, self._reconnector.journal
+        if self._traces_data and head[0] in _DATA_MESSAGES:
+            self._trace_data(TraceId.SENDING_CHANNEL_DATA, "Sending", bytes(head) + bytes(body))
         if journal is not None:
             transport.now = now = self._clock()
             journal.enter(transport.messages_sent, now, head, body)
@@ -474,8 +478,8 @@ class Core:
             if payload is None:
                 break
             number = payload[0]
-            if self._trace is not None and number not in _DATA_MESSAGES:
-                self._trace_received(number)
+            if self._trace is not None:
+                self._trace_received(number, payload)
             rule = self._rules[number]
             if rule is PLAIN:
                 self._handlers[number](payload)
@@ -934,10 +938,27 @@ class Core:
         text = f"Sending #{sequence} {_message_name(number)}"
         self._tell(TraceId.SENDING_MESSAGE, TraceLevel.VERBOSE, text)
 
-    def _trace_received(self, number: int) -> None:
-        sequence = self.transport.receive_sequence - 1
-        text = f"Receiving #{sequence} {_message_name(number)}"
-        self._tell(TraceId.RECEIVING_MESSAGE, TraceLevel.VERBOSE, text)
+    def _trace_received(self, number: int, payload: Buffer) -> None:
+        if number not in _DATA_MESSAGES:
+            sequence = self.transport.receive_sequence - 1
+            text = f"Receiving #{sequence} {_message_name(number)}"
+            self._tell(TraceId.RECEIVING_MESSAGE, TraceLevel.VERBOSE, text)
+        elif self._traces_data:
+            self._trace_data(TraceId.RECEIVING_CHANNEL_DATA, "Receiving", bytes(payload))
+
+    def _trace_data(self, trace_id: TraceId, doing: str, payload: bytes) -> None:
+        """Tell of the bytes of a channel, with a sum to compare those of both ends by."""
+        transport, number = self.transport, payload[0]
+        is_sent = trace_id is TraceId.SENDING_CHANNEL_DATA
+        sequence = transport.send_sequence if is_sent else transport.receive_sequence - 1
+        start = 9 if number == MessageNumber.CHANNEL_DATA else 13
+        data = payload[start:]
+        text = (
+            f"{doing} #{sequence} {_message_name(number)}, channel "
+            f"{int.from_bytes(payload[1:5])}, {len(data)} bytes, CRC-32 {crc32(data):08X}"
+        )
+        rows = (f"{row:04X}: {data[row : row + 16].hex(' ')}" for row in range(0, len(data), 16))
+        self._tell(trace_id, TraceLevel.VERBOSE, ", ".join([text, *rows]))
 
     def _tell(
         self,

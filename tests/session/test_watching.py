@@ -139,6 +139,40 @@ async def test_a_trace_holds_no_secret() -> None:
             assert secret.encode().hex() not in trace.text().lower()
 
 
+async def test_the_bytes_of_channels_are_traced_on_demand() -> None:
+    """TRC-03, TRC-04: at the end that asks for it, line by line comparable with the other end."""
+    client_trace, server_trace = Trace(), Trace()
+    shows = anyssh.SessionConfig(trace_channel_data=True)
+    server = make_server(trace=server_trace.append, config=shows)
+    options = {"trace": client_trace.append, "config": shows}
+    async with connected(server, **options) as (client, session):
+        near, far = await channel_pair(client, session)
+        await near.send(bytes([1, 2, 3]))
+        await receive_exactly(far, 3)
+        await far.send_stderr(bytes(range(0xE8, 0x100)))
+        await receive_exactly(near.stderr, 24)
+    for sender, receiver, expected in (
+        (
+            client_trace,
+            server_trace,
+            "CHANNEL_DATA, channel 0, 3 bytes, CRC-32 55BC801D, 0000: 01 02 03",
+        ),
+        (
+            server_trace,
+            client_trace,
+            "CHANNEL_EXTENDED_DATA, channel 0, 24 bytes, CRC-32 65172BDE, "
+            "0000: e8 e9 ea eb ec ed ee ef f0 f1 f2 f3 f4 f5 f6 f7, "
+            "0010: f8 f9 fa fb fc fd fe ff",
+        ),
+    ):
+        (sent,) = sender.of(TraceId.SENDING_CHANNEL_DATA)
+        (received,) = receiver.of(TraceId.RECEIVING_CHANNEL_DATA)
+        assert sent.message.endswith(expected)
+        assert sent.message.startswith("Sending #")
+        assert received.message == sent.message.replace("Sending", "Receiving")
+        assert sent.level is received.level is TraceLevel.VERBOSE
+
+
 async def test_a_refused_client_is_traced_without_its_password() -> None:
     client_trace, server_trace = Trace(), Trace()
     server = make_server(trace=server_trace.append)
