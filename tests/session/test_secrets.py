@@ -9,7 +9,7 @@ import collections
 import functools
 import logging
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
@@ -60,7 +60,7 @@ class Watched:
         for text in (PASSWORD, WRONG_PASSWORD):
             self.secrets.add("a password", text)
         self.secrets.add("bytes of a channel", CONTENTS)
-        derive, make_token = key_exchange.derive_key, reconnect.Reconnector._token
+        derive, make_tokens = key_exchange.derive_key, reconnect.Reconnector._tokens
 
         def watched_derive(hash_name: str, *values: Any) -> bytes:
             secret, exchange_hash, letter, session_id, size = values
@@ -72,14 +72,18 @@ class Watched:
                 self.secrets.add(f"key {letter!r}", key)
             return key
 
-        def watched_token(itself: Any, session_id: bytes, *, to_server: bool) -> bytes:
-            token = make_token(itself, session_id, to_server=to_server)
-            self.secrets.add("reconnect token", token)
-            self.tokens.append(token)
-            return token
+        def watched_tokens(itself: Any, *, to_server: bool) -> Callable[[bytes], bytes]:
+            token_of = make_tokens(itself, to_server=to_server)
+
+            def watched_token(session_id: bytes) -> bytes:
+                self.tokens.append(token_of(session_id))
+                self.secrets.add("reconnect token", self.tokens[-1])
+                return self.tokens[-1]
+
+            return watched_token
 
         monkeypatch.setattr(key_exchange, "derive_key", watched_derive)
-        monkeypatch.setattr(reconnect.Reconnector, "_token", watched_token)
+        monkeypatch.setattr(reconnect.Reconnector, "_tokens", watched_tokens)
 
     def texts(self, *roots: object) -> Iterator[str]:
         for value in (*self.told, *objects_of(*roots)):
