@@ -32,12 +32,13 @@ from .formats import (
     import_key_file,
     import_public_key,
 )
-from .key import SIGNATURE_ALGORITHMS, Key, generate_key, key_type_for
+from .key import SIGNATURE_ALGORITHMS, CryptographyKey, Key, generate_key, key_type_for
 
 __all__ = [
     "SIGNATURE_ALGORITHMS",
     "Certificate",
     "CertificateType",
+    "CryptographyKey",
     "Identity",
     "Key",
     "KeyFormat",

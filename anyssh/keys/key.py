@@ -13,16 +13,23 @@ from __future__ import annotations
 import base64
 import hashlib
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeAlias
 
 from ..constants import HostKeyAlgorithm
 from ..errors import KeyFormatError, LocalProtocolError, WireError
 from ..wire import Reader, displayable, string
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
     from ._schemes import Scheme
 
-__all__ = ["SIGNATURE_ALGORITHMS", "Key", "generate_key", "key_type_for"]
+__all__ = ["SIGNATURE_ALGORITHMS", "CryptographyKey", "Key", "generate_key", "key_type_for"]
+
+CryptographyKey: TypeAlias = "RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey"
+"""A private key of the cryptography package."""
 
 SIGNATURE_ALGORITHMS: Final = (
     HostKeyAlgorithm.ED25519,

@@ -22,7 +22,7 @@ from ..protocol.events import (
     KeyAccepted,
 )
 from ._waiting import Notice
-from .credentials import CertifiedKey, ClientCredentials, HostBasedCredentials, Signer
+from .credentials import CertifiedKey, ClientCredentials, HostBasedCredentials, KeyPair
 from .signing import identity_of, public_key_of, signed, signer_of
 
 __all__ = ["Authenticator"]
@@ -94,7 +94,7 @@ class Authenticator:
 
     # Steps
 
-    async def _keys(self, credentials: ClientCredentials) -> Sequence[Key | Signer | CertifiedKey]:
+    async def _keys(self, credentials: ClientCredentials) -> Sequence[KeyPair | CertifiedKey]:
         if not callable(credentials.keys):
             return credentials.keys
         if AuthenticationMethod.PUBLIC_KEY not in self._config.authentication_methods:
@@ -102,7 +102,7 @@ class Authenticator:
         return await credentials.keys()
 
     def _steps(
-        self, credentials: ClientCredentials, keys: Sequence[Key | Signer | CertifiedKey]
+        self, credentials: ClientCredentials, keys: Sequence[KeyPair | CertifiedKey]
     ) -> list[Step]:
         enabled = self._config.authentication_methods
         user = credentials.username
@@ -143,7 +143,7 @@ class Authenticator:
         return await self._next_reply()
 
     async def _try_key(
-        self, credentials: ClientCredentials, key: Key | Signer | CertifiedKey
+        self, credentials: ClientCredentials, key: KeyPair | CertifiedKey
     ) -> AuthenticationReply | None:
         user = credentials.username
         signer = signer_of(key)
@@ -170,7 +170,7 @@ class Authenticator:
         return await self._next_reply()
 
     async def _prove(
-        self, username: str, key: Key | Signer | CertifiedKey
+        self, username: str, key: KeyPair | CertifiedKey
     ) -> AuthenticationReply | None:
         identity = identity_of(key)
         algorithm = self._algorithm_for(identity)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
-from ..keys import Certificate, CertificateType, Key
+from ..keys import Certificate, CertificateType, CryptographyKey, Key
 from ..protocol.authentication import Challenge
 
 __all__ = [
     "CertifiedKey",
     "ClientCredentials",
     "HostBasedCredentials",
+    "KeyPair",
     "Signer",
+    "as_signer",
     "require_type",
 ]
 
@@ -34,20 +36,40 @@ class Signer(Protocol):
         """
 
 
+KeyPair: TypeAlias = "Key | Signer | CryptographyKey"
+"""Whatever signs: ours, or a private key of the cryptography package."""
+
+
+def as_signer(key: KeyPair) -> Key | Signer:
+    """Return what signs as one of ours.
+
+    :raises TypeError: it is nothing that signs
+    :raises KeyFormatError: it is a key of the cryptography package that is not for SSH
+    """
+    if isinstance(key, Key | Signer):
+        return key
+    if not hasattr(key, "public_key"):
+        raise TypeError(f"keys must be keys, private keys or signers, not {type(key).__name__}")
+    return Key.from_cryptography(key)
+
+
 @dataclass(frozen=True, slots=True)
 class CertifiedKey:
     """A key together with a certificate for it, to be shown in place of the plain key.
 
-    :param key: a pair or signer, or a public key whose private half ``key_provider`` finds
+    :param key: a pair or signer, a private key of the cryptography package, or a public key whose
+        private half ``key_provider`` finds
     :param certificate: what an authority says about it
     :raises ValueError: the certificate is for another key
     """
 
-    key: Key | Signer
+    key: KeyPair
     certificate: Certificate
 
     def __post_init__(self) -> None:
-        held = self.key if isinstance(self.key, Key) else self.key.key
+        signer = as_signer(self.key)
+        object.__setattr__(self, "key", signer)
+        held = signer if isinstance(signer, Key) else signer.key
         if held != self.certificate.key:
             raise ValueError(
                 f"the certificate is for {self.certificate.key.fingerprint}, "
@@ -65,8 +87,8 @@ def require_type(certificate: Certificate, type: CertificateType) -> None:
 
 
 PasswordProvider = Callable[[], Awaitable[str | None]]
-KeySource = Callable[[], Awaitable[Sequence["Key | Signer | CertifiedKey"]]]
-KeyProvider = Callable[[Key], Awaitable["Key | Signer | None"]]
+KeySource = Callable[[], Awaitable[Sequence["KeyPair | CertifiedKey"]]]
+KeyProvider = Callable[[Key], Awaitable["KeyPair | None"]]
 Responder = Callable[[Challenge], Awaitable[Sequence[str] | None]]
 
 
@@ -79,9 +101,12 @@ class HostBasedCredentials:
     :ivar client_user_name: the user on this machine
     """
 
-    host_key: Key | Signer
+    host_key: KeyPair
     client_host_name: str
     client_user_name: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "host_key", as_signer(self.host_key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +118,10 @@ class ClientCredentials:
 
     :ivar username: whom to log in as
     :ivar password: sent once the host key was verified
-    :ivar keys: pairs, signers, or public keys whose private half ``key_provider`` finds, each
-        alone or as a :class:`CertifiedKey`; give both to try a key with and without certificate;
-        or an async callable that gives them when they are needed, such as
-        :meth:`Agent.identities`
+    :ivar keys: pairs, signers, private keys of the cryptography package, or public keys whose
+        private half ``key_provider`` finds, each alone or as a :class:`CertifiedKey`; give both to
+        try a key with and without certificate; or an async callable that gives them when they are
+        needed, such as :meth:`Agent.identities`
     :ivar password_provider: asked for the password when its turn has come; takes precedence over
         ``password``; None or an empty text skips the method
     :ivar key_provider: asked for the private half of a public key that the server would accept
@@ -106,7 +131,7 @@ class ClientCredentials:
 
     username: str
     password: str | None = field(default=None, repr=False, kw_only=True)
-    keys: Sequence[Key | Signer | CertifiedKey] | KeySource = field(default=(), kw_only=True)
+    keys: Sequence[KeyPair | CertifiedKey] | KeySource = field(default=(), kw_only=True)
     password_provider: PasswordProvider | None = field(default=None, repr=False, kw_only=True)
     key_provider: KeyProvider | None = field(default=None, repr=False, kw_only=True)
     respond: Responder | None = field(default=None, repr=False, kw_only=True)
@@ -119,8 +144,10 @@ class ClientCredentials:
             raise TypeError(f"password must be a str, not {type(self.password).__name__}")
         if isinstance(self.keys, Key | str):
             raise TypeError("keys must be a sequence of keys; put a single one in a list")
-        for key in () if callable(self.keys) else self.keys:
+        if callable(self.keys):
+            return
+        keys = [key if isinstance(key, CertifiedKey) else as_signer(key) for key in self.keys]
+        for key in keys:
             if isinstance(key, CertifiedKey):
                 require_type(key.certificate, CertificateType.USER)
-            elif not isinstance(key, Key | Signer):
-                raise TypeError(f"keys must hold keys and signers, not {type(key).__name__}")
+        object.__setattr__(self, "keys", tuple(keys))

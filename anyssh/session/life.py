@@ -70,7 +70,7 @@ from ..protocol.negotiation import Algorithms
 from ..trace import Progress, ProgressEvent, TraceEvent, TraceHandler, TraceId, TraceLevel
 from ._waiting import Notice
 from .attributes import SSHAttribute
-from .credentials import CertifiedKey, Signer
+from .credentials import CertifiedKey, KeyPair, Signer
 from .errors import ConnectionLost
 from .events import Disconnected as DisconnectedEvent
 from .events import EventQueue, KeepAliveFailed, KeepAliveSucceeded, Reconnected, SessionEvent
@@ -138,7 +138,7 @@ def _contained(callback: Callable[[E], None] | None) -> Callable[[E], None] | No
 
 
 def _split(
-    keys: Iterable[Key | Signer | CertifiedKey],
+    keys: Iterable[KeyPair | CertifiedKey],
 ) -> tuple[tuple[Identity, ...], dict[Key, Key | Signer]]:
     """Return what host keys show, certificates and plain keys, and who signs for each key."""
     shown: dict[Identity, None] = {}
@@ -169,7 +169,7 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
         connection: Connection,
         *,
         service_names: Collection[str],
-        host_keys: Iterable[Key | Signer | CertifiedKey] = (),
+        host_keys: Iterable[KeyPair | CertifiedKey] = (),
         trace: TraceHandler | None = None,
         on_progress: ProgressHandler | None = None,
     ) -> None:

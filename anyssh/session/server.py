@@ -35,7 +35,7 @@ from ..protocol.events import (
 from ..trace import Progress, TraceHandler, TraceId, TraceLevel
 from .attributes import SSHAttribute
 from .authorities import UserAuthorities
-from .credentials import CertifiedKey, Signer, require_type
+from .credentials import CertifiedKey, KeyPair, as_signer, require_type
 from .errors import ConnectionLost
 from .life import ProgressHandler
 from .links import SessionState
@@ -69,7 +69,7 @@ class ServerSession(Session):
         stream: AnyByteStream,
         config: SessionConfig,
         *,
-        host_keys: Iterable[Key | Signer | CertifiedKey],
+        host_keys: Iterable[KeyPair | CertifiedKey],
         authenticate: Authenticate | None,
         may_use_key: MayUseKey | None,
         user_authorities: UserAuthorities | None,
@@ -337,8 +337,9 @@ StreamT = TypeVar("StreamT", bound=AnyByteStream)
 class Server:
     """What the sessions of one service have in common.
 
-    :param host_keys: pairs or signers, at least one; of several that fit, the first is used. Of a
-        :class:`CertifiedKey`, clients that ask for certificates get the certificate, others the key
+    :param host_keys: pairs, signers or private keys of the cryptography package, at least one; of
+        several that fit, the first is used. Of a :class:`CertifiedKey`, clients that ask for
+        certificates get the certificate, others the key
     :param authenticate: given each proof that a client offers, after it was verified; returns
         the principal to accept (anything true), None to refuse, or a :class:`Challenge` to ask
         the user (for :class:`KeyboardInteractiveAttempt`)
@@ -362,7 +363,7 @@ class Server:
     def __init__(
         self,
         *,
-        host_keys: Iterable[Key | Signer | CertifiedKey] = (),
+        host_keys: Iterable[KeyPair | CertifiedKey] = (),
         authenticate: Authenticate | None = None,
         may_use_key: MayUseKey | None = None,
         user_authorities: UserAuthorities | None = None,
@@ -375,7 +376,9 @@ class Server:
         on_progress: ProgressHandler | None = None,
     ) -> None:
         self._config = config if config is not None else SessionConfig()
-        self._host_keys = tuple(host_keys)
+        self._host_keys = tuple(
+            key if isinstance(key, CertifiedKey) else as_signer(key) for key in host_keys
+        )
         self._authenticate = authenticate
         self._may_use_key = may_use_key
         self._user_authorities = user_authorities

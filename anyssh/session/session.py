@@ -17,7 +17,6 @@ from ..errors import SSHError
 from ..forwarding.methods import ForwardingMethods
 from ..forwarding.policy import ForwardingPolicy
 from ..forwarding.service import PortForwarding
-from ..keys import Key
 from ..protocol import Connection
 from ..protocol.channel import ChannelState, PendingRequest, ReplySlot
 from ..protocol.events import (
@@ -39,7 +38,7 @@ from ..protocol.events import (
 from ..trace import TraceHandler, TraceId, TraceLevel
 from ._waiting import Notice
 from .channel import Channel, ChannelOpening
-from .credentials import CertifiedKey, Signer
+from .credentials import CertifiedKey, KeyPair
 from .life import LIFE_HANDLERS, ProgressHandler, SessionLife, Transport
 from .links import SessionState
 from .requests import (
@@ -85,7 +84,7 @@ class Session(ForwardingMethods, SessionLife):
         transport: Transport,
         config: SessionConfig,
         *,
-        host_keys: Iterable[Key | Signer | CertifiedKey] = (),
+        host_keys: Iterable[KeyPair | CertifiedKey] = (),
         forwarding: ForwardingPolicy | None = None,
         services: Mapping[type[SessionService], Any] | None = None,
         trace: TraceHandler | None = None,

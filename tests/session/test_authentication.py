@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio.abc import SocketAttribute
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
 
 import anyssh
 from anyssh import AuthenticationMethod as Method
@@ -1355,3 +1356,56 @@ async def test_two_clients_authenticate_at_the_same_time_without_mixing() -> Non
 
     principals = await at_once(log_in("alice"), log_in("bob"))
     assert principals == ("password of alice", "password of bob")
+
+
+# Keys of the cryptography package
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
+async def test_private_keys_of_the_cryptography_package_are_taken_as_they_are(kind: str) -> None:
+    """For a server, for a client, by a provider, with a certificate: wherever a pair is."""
+    private: Any = {
+        "ed25519": ed25519.Ed25519PrivateKey.generate,
+        "ecdsa": partial(ec.generate_private_key, ec.SECP256R1()),
+        "rsa": partial(rsa.generate_private_key, 65537, 2048),
+    }[kind]()
+    key = anyssh.Key.from_cryptography(private)
+
+    async def provide(public: anyssh.Key) -> Any:
+        return private
+
+    async def find() -> Any:
+        return [private]
+
+    attempts: list[anyssh.AuthAttempt] = []
+
+    async def authenticate(attempt: anyssh.AuthAttempt) -> object | None:
+        attempts.append(attempt)
+        return attempt.username
+
+    server = make_server(host_keys=[private], authenticate=authenticate)
+    for credentials in (
+        ClientCredentials("alice", keys=[private]),
+        ClientCredentials("alice", keys=find),
+        ClientCredentials("alice", keys=[key.public()], key_provider=provide),
+    ):
+        verify = anyssh.pin(key.fingerprint)
+        async with connected(server, credentials=credentials, verify_host=verify):
+            attempt = attempts.pop()
+            assert isinstance(attempt, anyssh.PublicKeyAttempt)
+            assert attempt.public_key == key
+    assert not attempts
+    host_based = anyssh.HostBasedCredentials(private, "desk", "al")
+    assert host_based.host_key == key
+
+
+def test_other_keys_are_no_keys_of_ours() -> None:
+    for make in (
+        lambda other: ClientCredentials("alice", keys=[other]),
+        lambda other: anyssh.HostBasedCredentials(other, "desk", "al"),
+        lambda other: make_server(host_keys=[other]),
+    ):
+        with pytest.raises(anyssh.KeyFormatError):
+            make(x25519.X25519PrivateKey.generate())
+        with pytest.raises(TypeError, match="not str"):
+            make("id_ed25519")
