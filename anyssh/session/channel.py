@@ -359,10 +359,9 @@ class Channel(ByteStream):
 
         A cancelled call does not disturb the replies of others. Without ``want_reply`` the call
         does not wait for it, and the reply is true. A channel that is closed meanwhile answers no.
-        Requests leave in the order of asking, after the bytes that were sent before.
 
         :param payload: what belongs to the request, in wire form
-        :param task_status: told once the request has its place in that order
+        :param task_status: told once the request is on its way, behind what was sent before
         :raises ~anyio.ClosedResourceError: the channel was closed here
         :raises ~anyio.BrokenResourceError: the peer has closed the channel, or the session ended
         """

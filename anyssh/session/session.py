@@ -136,7 +136,7 @@ class Session(ForwardingMethods, SessionLife):
         :param request: sent right behind; the call then also waits for its reply
         :param payload: what belongs to the type, in wire form
         :param window_size: bytes that the peer may send ahead; the configured number if not given
-        :param task_status: told once the peer was asked; it is asked in the order of the calls
+        :param task_status: told once the peer was asked, behind what was sent before
         :raises ChannelOpenError: the peer refused the channel
         :raises RequestDenied: the peer refused the request; the channel is closed again
         :raises SSHError: the session has ended
@@ -253,10 +253,10 @@ class Session(ForwardingMethods, SessionLife):
         """Ask something of the peer's session; return its reply, true when it was granted.
 
         A cancelled call does not disturb the replies of others. Without ``want_reply`` the call
-        does not wait for it, and the reply is true. Requests leave in the order of asking.
+        does not wait for it, and the reply is true.
 
         :param payload: what belongs to the request, in wire form
-        :param task_status: told once the request has its place in that order
+        :param task_status: told once the request is on its way, behind what was sent before
         :raises SSHError: the session has ended
         """
         await anyio.lowlevel.checkpoint()
