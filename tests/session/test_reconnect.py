@@ -6,8 +6,9 @@ import anyio
 import pytest
 
 from anyssh import SessionState
+from anyssh.testing import Direction, FaultStream
 
-from .network import network_pair, open_channel_pair
+from .network import RECONNECTING, network_pair, open_channel_pair
 
 
 @pytest.mark.parametrize("by_itself", [True, False])
@@ -29,3 +30,25 @@ async def test_a_session_goes_on_over_another_stream(by_itself: bool) -> None:
             assert await channel.receive() == b"back"
             assert client.metrics.reconnections == server.metrics.reconnections == 1
             assert client.state is server.state is SessionState.CONNECTED
+
+
+async def test_a_silent_peer_costs_the_stream_and_not_the_session() -> None:
+    """HR-59: a stream on which nobody answers is given up; the session goes on over another."""
+    impatient = RECONNECTING.replace(keep_alive_interval=0.05)
+    with anyio.fail_after(30):
+        async with network_pair(by_itself=False, config=impatient) as (network, client, server):
+            channel, theirs = await open_channel_pair(client, server)
+            network.cut()
+            await client.wait_disconnected()
+            faulty = FaultStream(await network.connect())
+            await client.reconnect(faulty)
+            faulty.stall(Direction.RECEIVE)
+            await theirs.send(b"unheard ")
+            error = await client.wait_disconnected()
+            assert "no sign of life from the peer, 3 times" in str(error)
+            assert client.state is SessionState.DISCONNECTED
+            await client.reconnect(await network.connect())
+            await theirs.send(b"heard")
+            await theirs.send_eof()
+            assert b"".join([chunk async for chunk in channel]) == b"unheard heard"
+            assert client.metrics.reconnections == 2
