@@ -1254,6 +1254,30 @@ def test_an_application_cannot_ask_the_family_either(identification: str) -> Non
 # Limits
 
 
+@pytest.mark.parametrize(
+    "counter, enough",
+    [
+        ("bytes_sent", 512 * 1024 * 1024),
+        ("bytes_received", 512 * 1024 * 1024),
+        ("messages_sent", 2**28),
+        ("messages_received", 2**28),
+    ],
+)
+def test_keys_are_changed_in_time_by_default(counter: str, enough: int) -> None:
+    """HR-25: after 512 MiB or 2**28 packets in either direction, or an hour."""
+    for missing in (100_000, 0):
+        pair = running_pair()
+        transport: Any = pair.client.transport
+        setattr(transport, counter, getattr(transport, counter) + enough - missing)
+        pair.pump()
+        assert exchanges(pair) == (0 if missing else 1)
+    pair = running_pair()
+    pair.advance(3599.9)
+    assert exchanges(pair) == 0
+    pair.advance(0.2)
+    assert exchanges(pair) >= 1
+
+
 @pytest.mark.parametrize("victim", Role)
 def test_key_exchanges_of_the_peer_are_rationed(victim: Role) -> None:
     """HR-18: six in a burst, then one in ten seconds."""
