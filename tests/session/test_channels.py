@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import hashlib
+import os
 import random
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -1060,3 +1064,31 @@ async def test_attributes_of_the_socket_show_through(free_tcp_port: int) -> None
             assert seen == [channel.extra(SocketAttribute.local_address)]
         group.cancel_scope.cancel()
     await checkpoint()
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(600)
+async def test_a_gibibyte_through_one_channel() -> None:
+    """ROB-05: whole, and without a trace of it in memory."""
+    piece, count = os.urandom(MIB), 1024
+    expected, got = hashlib.sha256(), hashlib.sha256()
+    async with session_pair() as (client, server):
+        ours, theirs = await channel_pair(client, server)
+
+        async def send() -> None:
+            for number in range(count):
+                stamped = number.to_bytes(4) + piece[4:]
+                expected.update(stamped)
+                await ours.send(stamped)
+            await ours.send_eof()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(send)
+            gc.collect()
+            before = sys.getallocatedblocks()
+            async for chunk in theirs:
+                got.update(chunk)
+            gc.collect()
+            assert sys.getallocatedblocks() - before < 5000
+    assert theirs.metrics.bytes_received == count * MIB
+    assert got.digest() == expected.digest()

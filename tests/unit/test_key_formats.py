@@ -14,6 +14,7 @@ import shutil
 import stat
 import subprocess
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -1047,10 +1048,13 @@ def check_damaged(data: str | bytes) -> None:
         # The ceilings themselves are tested above; here they only cost time.
         patch.setattr(encryption, "MAX_BCRYPT_ROUNDS", 16)
         patch.setattr(encryption, "MAX_PBKDF2_ITERATIONS", 4096)
+        started = time.thread_time()
         try:
             key = import_key(data, None if data[:1] in ("{", b"{") else PASSPHRASE)
         except KeyFormatError:
             return
+        finally:
+            assert time.thread_time() - started < 2
     assert Key.from_public_blob(key.public_blob) == key
     if key.has_private:
         algorithm = key.signature_algorithms[0]
@@ -1094,6 +1098,23 @@ def test_flipped_bytes_of_the_contents(data: st.DataObject) -> None:
     check_damaged(bytes(contents))
     if not block.headers and block.label.isupper() and "SSH2" not in block.label:
         check_damaged(armored(block.label, bytes(contents)))
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_lying_lengths_take_no_memory(name: str) -> None:
+    """T-24: wherever a number may be a length, a huge one allocates nothing."""
+    contents = block_of(name).data
+    tracemalloc.start()
+    try:
+        for start in range(0, min(96, len(contents) - 4), 2):
+            for lie in (b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff", b"\x84\x7f\xff\xff"):
+                tracemalloc.reset_peak()
+                before, _ = tracemalloc.get_traced_memory()
+                check_damaged(contents[:start] + lie + contents[start + 4 :])
+                _, peak = tracemalloc.get_traced_memory()
+                assert peak - before < 4 * 1024 * 1024, (start, lie)
+    finally:
+        tracemalloc.stop()
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
