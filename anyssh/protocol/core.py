@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Final
-from zlib import crc32
 
 from ..config import SessionConfig
 from ..constants import (
@@ -42,9 +41,10 @@ from ..messages import (
     ServiceRequest,
     Unimplemented,
 )
-from ..trace import TraceEvent, TraceHandler, TraceId, TraceLevel
+from ..trace import TraceHandler, TraceId, TraceLevel
 from ..wire import Buffer, displayable
 from .acceptance import PLAIN, Condition, Disposition, Phase, Role, Rule, compiled
+from .budget import Budget
 from .client_authentication import ClientAuthentication
 from .connection import Connection
 from .events import (
@@ -67,17 +67,14 @@ from .keep_alive import KeepAlive
 from .key_exchange import KeyExchanger
 from .negotiation import Algorithms
 from .offline import Offline, overflow
-from .rate import Bucket
 from .reconnect import Reconnector
 from .rekeying import Rekeying
 from .server_authentication import ServerAuthentication
+from .tracing import DATA_MESSAGES, Tracer, message_name
 from .transport import Transport
 
 __all__ = ["Core"]
 
-MAX_EARLY_NOISE: Final = 8
-MAX_DEFERRED_PACKETS: Final = 64
-MAX_DEFERRED_BYTES: Final = 2 * 1024 * 1024
 MESSAGES_PER_CALL: Final = 512
 """Messages handled before the caller may do something else, however small they are."""
 
@@ -85,7 +82,6 @@ MESSAGES_PER_CALL: Final = 512
 _VERSION: Final = Phase.VERSION
 _RUNNING: Final = Phase.RUNNING
 _TERMINATED: Final = Phase.TERMINATED
-_DATA_MESSAGES: Final = (MessageNumber.CHANNEL_DATA, MessageNumber.CHANNEL_EXTENDED_DATA)
 _ACCEPTANCE: Final = {role: compiled(role) for role in Role}
 _WAITED_FOR: Final = {
     Phase.VERSION: "the identification line",
@@ -135,8 +131,8 @@ class Core:
         self.role = role
         self.config = config
         self._now = now
-        self._trace = trace
-        self._traces_data = trace is not None and config.trace_channel_data
+        self._tracer = None if trace is None else Tracer(trace, with_data=config.trace_channel_data)
+        self._data_tracer = self._tracer if config.trace_channel_data else None
         self._takes_certificates = takes_certificates
         self._delay_secret = delay_secret
         self._services = frozenset(services)
@@ -144,8 +140,14 @@ class Core:
         self._phase = Phase.VERSION
         self._rules = _ACCEPTANCE[role][Phase.VERSION]
         self.transport: Transport = Transport(
-            role, config.limits, identification, random, self._trace_sent if trace else None
+            role,
+            config.limits,
+            identification,
+            random,
+            None if self._tracer is None else self._tracer.sent,
         )
+        if self._tracer is not None:
+            self._tracer.transport = self.transport
         self.exchanger: KeyExchanger = KeyExchanger(
             role,
             config,
@@ -176,15 +178,12 @@ class Core:
         self._is_attached = False
         self._wants_receipt = False
         self._keep_alive = KeepAlive(config.keep_alive_interval)
-        limits = config.limits
-        self._noise = Bucket(limits.noise_messages, limits.noise_rate)
-        self._noise_bytes = Bucket(limits.noise_bytes, limits.noise_rate * 4096)
-        self._early_noise = 0
+        self._budget = Budget(config.limits, self.transport)
         self._deferred: list[bytes] = []
         self._ext_info_message = 0
         self._success_is_due = False
         self._saw_connection_message = False
-        self._deadline: float | None = now + limits.version_time
+        self._deadline: float | None = now + config.limits.version_time
         self.has_backlog: bool = False
         self._is_halted = False
         self._handlers = _Handlers(self)
@@ -251,8 +250,8 @@ class Core:
     def send(self, head: bytes, body: Buffer = b"") -> None:
         """Seal and queue a payload, given as one or two pieces."""
         transport, journal = self.transport, self._reconnector.journal
-        if self._traces_data and head[0] in _DATA_MESSAGES:
-            self._trace_data(TraceId.SENDING_CHANNEL_DATA, "Sending", bytes(head) + bytes(body))
+        if self._data_tracer is not None and head[0] in DATA_MESSAGES:
+            self._data_tracer.sent_data(bytes(head) + bytes(body))
         if journal is not None:
             transport.now = now = self._clock()
             journal.enter(transport.messages_sent, now, head, body)
@@ -267,11 +266,8 @@ class Core:
 
         :raises RemoteProtocolError: there were too many
         """
-        if not self._is_bearable_noise(size):
+        if not self._budget.takes_noise(size, self._now):
             raise RemoteProtocolError("too many messages without effect")
-
-    def _is_bearable_noise(self, size: int) -> bool:
-        return self._noise.take(1, self._now) and self._noise_bytes.take(size, self._now)
 
     # Feeding and draining
 
@@ -470,7 +466,7 @@ class Core:
         if self._phase is _VERSION and not self._read_greeting():
             return
         if not self.is_running:
-            self._check_unauthenticated_budget()
+            self._budget.check_stranger()
         if self._is_halted:
             return
         for _ in range(MESSAGES_PER_CALL):
@@ -478,8 +474,8 @@ class Core:
             if payload is None:
                 break
             number = payload[0]
-            if self._trace is not None:
-                self._trace_received(number, payload)
+            if self._tracer is not None:
+                self._tracer.received(payload)
             rule = self._rules[number]
             if rule is PLAIN:
                 self._handlers[number](payload)
@@ -489,13 +485,13 @@ class Core:
                 return
         else:
             self.has_backlog = True
-        self._check_unread_answers()
+        self._budget.check_unread_answers(self._connection)
         if self._phase is _RUNNING and transport.gives_receipts:
             self._reconnector.give_receipt_if_due(self._now)
 
     def _receive_by_rule(self, number: int, payload: bytes, rule: Rule | None) -> None:
         if not self.is_running:
-            self._check_unauthenticated_budget()
+            self._budget.check_stranger()
         if self._success_is_due and number != MessageNumber.USERAUTH_SUCCESS:
             raise RemoteProtocolError("EXT_INFO during authentication must precede success")
         if rule is None or not _CONDITIONS[rule.condition](self, payload):
@@ -513,13 +509,6 @@ class Core:
             case Disposition.DROP:
                 pass
 
-    def _check_unread_answers(self) -> None:
-        """Do not let a peer make us answer without end while it does not read the answers."""
-        limits, connection = self.config.limits, self._connection
-        waiting = self.transport.pending + connection.held_size - connection.own_waiting
-        if waiting > limits.pending_output + limits.unread_answers:
-            raise RemoteProtocolError(f"the peer leaves {waiting} bytes of answers unread")
-
     def _read_greeting(self) -> bool:
         version = self.transport.read_greeting()
         if version is None:
@@ -530,29 +519,16 @@ class Core:
         self._events.append(VersionReceived(version))
         return True
 
-    def _check_unauthenticated_budget(self) -> None:
-        # What has come but was not looked at yet may lie behind the end of authentication.
-        limits, transport = self.config.limits, self.transport
-        if (
-            transport.bytes_received - transport.unread > limits.unauthenticated_bytes
-            or transport.messages_received > limits.unauthenticated_packets
-        ):
-            raise RemoteProtocolError(
-                f"more than {limits.unauthenticated_bytes} bytes or "
-                f"{limits.unauthenticated_packets} packets before authentication"
-            )
-
     def _illegal(self, number: int) -> RemoteProtocolError:
         phase = self._phase.name.lower().replace("_", " ")
         return RemoteProtocolError(
-            f"{_message_name(number)} ({number}) is not allowed in the {phase} phase"
+            f"{message_name(number)} ({number}) is not allowed in the {phase} phase"
         )
 
     # Conditions
 
     def _is_early_noise(self, payload: bytes) -> bool:
-        self._early_noise += 1
-        return not self.exchanger.is_strict and self._early_noise <= MAX_EARLY_NOISE
+        return self._budget.takes_early_noise() and not self.exchanger.is_strict
 
     def _is_early_request(self, payload: bytes) -> bool:
         name = GlobalRequest.decode(payload).request_name
@@ -572,7 +548,10 @@ class Core:
         )
 
     def _is_bearable_late_request(self, payload: bytes) -> bool:
-        return not self._saw_connection_message and self._is_bearable_noise(len(payload))
+        return not self._saw_connection_message and self._is_bearable_noise(payload)
+
+    def _is_bearable_noise(self, payload: bytes) -> bool:
+        return self._budget.takes_noise(len(payload), self._now)
 
     @property
     def _peer_may_rekey(self) -> bool:
@@ -629,9 +608,7 @@ class Core:
     def _defer(self, payload: bytes) -> None:
         """Keep a message until the new keys are in use."""
         self._deferred.append(payload)
-        size = sum(map(len, self._deferred))
-        if len(self._deferred) > MAX_DEFERRED_PACKETS or size > MAX_DEFERRED_BYTES:
-            raise RemoteProtocolError("too many messages between KEXINIT and NEWKEYS")
+        self._budget.check_deferred(self._deferred)
 
     # Handlers
 
@@ -922,7 +899,7 @@ class Core:
             return
         event = self._keep_alive.judge(self._now)
         self._events.append(event)
-        if isinstance(event, KeepAliveMissed) and self._trace is not None:
+        if isinstance(event, KeepAliveMissed):
             self._tell(
                 TraceId.KEEP_ALIVE_FAILED, TraceLevel.WARNING, f"no sign of life, {event.count}"
             )
@@ -934,32 +911,6 @@ class Core:
         self._phase = phase
         self._rules = _ACCEPTANCE[self.role][phase]
 
-    def _trace_sent(self, number: int, sequence: int) -> None:
-        text = f"Sending #{sequence} {_message_name(number)}"
-        self._tell(TraceId.SENDING_MESSAGE, TraceLevel.VERBOSE, text)
-
-    def _trace_received(self, number: int, payload: Buffer) -> None:
-        if number not in _DATA_MESSAGES:
-            sequence = self.transport.receive_sequence - 1
-            text = f"Receiving #{sequence} {_message_name(number)}"
-            self._tell(TraceId.RECEIVING_MESSAGE, TraceLevel.VERBOSE, text)
-        elif self._traces_data:
-            self._trace_data(TraceId.RECEIVING_CHANNEL_DATA, "Receiving", bytes(payload))
-
-    def _trace_data(self, trace_id: TraceId, doing: str, payload: bytes) -> None:
-        """Tell of the bytes of a channel, with a sum to compare those of both ends by."""
-        transport, number = self.transport, payload[0]
-        is_sent = trace_id is TraceId.SENDING_CHANNEL_DATA
-        sequence = transport.send_sequence if is_sent else transport.receive_sequence - 1
-        start = 9 if number == MessageNumber.CHANNEL_DATA else 13
-        data = payload[start:]
-        text = (
-            f"{doing} #{sequence} {_message_name(number)}, channel "
-            f"{int.from_bytes(payload[1:5])}, {len(data)} bytes, CRC-32 {crc32(data):08X}"
-        )
-        rows = (f"{row:04X}: {data[row : row + 16].hex(' ')}" for row in range(0, len(data), 16))
-        self._tell(trace_id, TraceLevel.VERBOSE, ", ".join([text, *rows]))
-
     def _tell(
         self,
         trace_id: TraceId,
@@ -967,14 +918,14 @@ class Core:
         message: str,
         error: BaseException | None = None,
     ) -> None:
-        if self._trace is not None:
-            self._trace(TraceEvent(trace_id, level, message, error))
+        if self._tracer is not None:
+            self._tracer.tell(trace_id, level, message, error)
 
 
 _CONDITIONS: Final[dict[Condition, Callable[[Core, bytes], bool]]] = {
     Condition.ALWAYS: lambda core, payload: True,
     Condition.FEW_AND_NOT_STRICT: Core._is_early_noise,
-    Condition.NOT_TOO_MUCH_NOISE: lambda core, payload: core._is_bearable_noise(len(payload)),
+    Condition.NOT_TOO_MUCH_NOISE: Core._is_bearable_noise,
     Condition.KEXINIT_EXPECTED: lambda core, payload: core.exchanger.expects_kexinit,
     Condition.KEX_INIT_EXPECTED: lambda core, payload: core.exchanger.expects_init,
     Condition.KEX_REPLY_EXPECTED: lambda core, payload: core.exchanger.expects_reply,
@@ -1028,10 +979,3 @@ def _public_words(error: SSHError) -> str:
     if isinstance(error, HostKeyError):
         return "host key not verifiable"
     return str(error)[:256]
-
-
-def _message_name(number: int) -> str:
-    try:
-        return MessageNumber(number).name
-    except ValueError:
-        return f"message {number}"
