@@ -62,7 +62,7 @@ class Journal:
     )
 
     def __init__(self, link_id: bytes) -> None:
-        self.link_id = link_id
+        self.link_id: bytes = link_id
         self.size: int = 0
         self.struck_off: int = -1
         self.last_sent: int = -1
@@ -152,10 +152,10 @@ class Continuity:
     def __init__(
         self, session_id: bytes, host_key: Key | None, algorithms: Algorithms, journal: Journal
     ) -> None:
-        self.session_id = session_id
-        self.host_key = host_key
-        self.algorithms = algorithms
-        self.journal = journal
+        self.session_id: bytes = session_id
+        self.host_key: Key | None = host_key
+        self.algorithms: Algorithms = algorithms
+        self.journal: Journal = journal
         self.attempts: int = 0
         self._faults = Bucket(FAULTS, 1 / FAULT_INTERVAL)
 

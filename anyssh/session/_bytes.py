@@ -19,7 +19,7 @@ class ByteQueue:
 
     def __init__(self) -> None:
         self._chunks: deque[bytes | bytearray | memoryview] = deque()
-        self.size = 0
+        self.size: int = 0
 
     def append(self, data: bytes) -> None:
         """Add a chunk at the end."""

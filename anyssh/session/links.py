@@ -67,9 +67,9 @@ class Attempt:
 
     def __init__(self, links: Links, stream: AnyByteStream, core: Core) -> None:
         self._links = links
-        self.link = links.make_link(stream, core, self._dispatch)
+        self.link: Link = links.make_link(stream, core, self._dispatch)
         self.error: SSHError | None = None
-        self.is_over = anyio.Event()
+        self.is_over: anyio.Event = anyio.Event()
 
     def _dispatch(self, events: Sequence[Event]) -> None:
         for index, event in enumerate(events):
