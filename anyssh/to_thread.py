@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial, wraps
-from typing import ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import anyio.to_thread
 
@@ -44,11 +44,11 @@ def _in_thread(function: Callable[P, T]) -> Callable[P, Awaitable[T]]:
     return call
 
 
-generate_key = _in_thread(keys.generate_key)
-import_certificate_file = _in_thread(keys.import_certificate_file)
-import_key = _in_thread(keys.import_key)
-import_key_file = _in_thread(keys.import_key_file)
-export_private_key = _in_thread(keys.export_private_key)
-export_private_key_bytes = _in_thread(keys.export_private_key_bytes)
-export_private_key_file = _in_thread(keys.export_private_key_file)
-export_public_key_file = _in_thread(keys.export_public_key_file)
+generate_key: Final = _in_thread(keys.generate_key)
+import_certificate_file: Final = _in_thread(keys.import_certificate_file)
+import_key: Final = _in_thread(keys.import_key)
+import_key_file: Final = _in_thread(keys.import_key_file)
+export_private_key: Final = _in_thread(keys.export_private_key)
+export_private_key_bytes: Final = _in_thread(keys.export_private_key_bytes)
+export_private_key_file: Final = _in_thread(keys.export_private_key_file)
+export_public_key_file: Final = _in_thread(keys.export_public_key_file)

@@ -40,8 +40,8 @@ try:
     )
     from wsproto.frame_protocol import CloseReason
     from wsproto.utilities import ProtocolError
-except ImportError as missing:
-    raise ImportError("anyssh.websocket needs wsproto: pip install 'anyssh[ws]'") from missing
+except ImportError as _missing:
+    raise ImportError("anyssh.websocket needs wsproto: pip install 'anyssh[ws]'") from _missing
 
 from anyssh import SSHError
 

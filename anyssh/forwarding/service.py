@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 import anyio
 import anyio.lowlevel
@@ -73,7 +73,7 @@ class _Granted:
 class PortForwarding(SessionService):
     """What a session forwards, in both directions; :attr:`Session.forwarding` is it."""
 
-    activations = (
+    activations: ClassVar[tuple[ServiceActivation, ...]] = (
         *(ServiceActivation(channel_type=name) for name in payloads.CHANNEL_TYPES),
         *(ServiceActivation(session_request=name) for name in payloads.SESSION_REQUESTS),
     )

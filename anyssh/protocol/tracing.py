@@ -27,7 +27,7 @@ class Tracer:
 
     def __init__(self, handler: TraceHandler, *, with_data: bool) -> None:
         self._handler = handler
-        self.with_data = with_data
+        self.with_data: bool = with_data
         self.transport: Transport
 
     def sent(self, number: int, sequence: int) -> None:
