@@ -120,8 +120,8 @@ class World:
     """A server with an application, a client, and the network between them.
 
     :ivar server_sessions: those that were authenticated, in order
-    :ivar server_errors: what the server's application raised
-    :ivar servers_running: how many sessions the server's application is busy with
+    :ivar busy: those of them that the server's application is busy with
+    :ivar failures: what the server's application raised, by session
     """
 
     def __init__(
@@ -135,9 +135,8 @@ class World:
         self.network = network
         self.config = config or reconnecting()
         self.server_sessions: list[anyssh.ServerSession] = []
-        self.server_errors: list[Exception] = []
-        self.server_came = anyio.Event()
-        self.servers_running = 0
+        self.failures: dict[anyssh.ServerSession, Exception] = {}
+        self.busy: set[anyssh.ServerSession] = set()
         self._serve = serve
         options: dict[str, Any] = {
             "host_keys": [host_key()],
@@ -158,14 +157,13 @@ class World:
     async def handle(self, session: anyssh.ServerSession) -> None:
         """Run the server's application for a session and keep what it raises."""
         self.server_sessions.append(session)
-        self.server_came.set()
-        self.servers_running += 1
+        self.busy.add(session)
         try:
             await self._serve(session)
         except Exception as error:
-            self.server_errors.append(error)
+            self.failures[session] = error
         finally:
-            self.servers_running -= 1
+            self.busy.discard(session)
 
     async def keep_connected(self, session: anyssh.ClientSession) -> None:
         """Reconnect by hand whenever the session is cut off, until cancelled."""
@@ -197,6 +195,6 @@ async def world(
             failure = error
         group.cancel_scope.cancel()
     if failure is not None:
-        for error in made.server_errors:
+        for error in made.failures.values():
             failure.add_note(f"the server's application: {error!r}")
         raise failure

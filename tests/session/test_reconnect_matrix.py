@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import anyio
 import pytest
 
 import anyssh
-from anyssh.testing import Cut, Direction, Ending, Fault, Report
+from anyssh.testing import Cut, Direction, Ending, Fault, Report, Stall
 
 from .life_support import wait_for
 from .reconnect_script import client_script, server_script
@@ -25,6 +26,9 @@ from .reconnect_support import LIMIT, World, reconnecting, world
 
 STRIDE = int(os.environ.get("ANYSSH_CUT_STRIDE", "41"))
 CONFIG = reconnecting(window_size=2048, max_packet_size=1024)
+WATCHFUL = CONFIG.replace(keep_alive_interval=2.0)
+PATIENCE = 600.0
+"""Seconds of a clock that jumps."""
 MIDDLE = 7000
 """Where the first of two cuts is: all channels are open, and new keys have been exchanged."""
 
@@ -37,28 +41,39 @@ Plans = Sequence[Iterable[Fault]]
 pytestmark = [pytest.mark.timeout(3600 if STRIDE < 10 else 120), pytest.mark.blocking_allowed]
 
 
-async def run_script(plans: Plans = ()) -> World:
-    """Run the script to its end over connections with these plans."""
-    with anyio.fail_after(LIMIT):
-        async with world(server_script, plans, config=CONFIG) as made:
-            while not await _ran_in_one_session(made):
+async def run_script(
+    plans: Plans = (),
+    *,
+    config: anyssh.SessionConfig = CONFIG,
+    by_itself: bool = False,
+    limit: float = LIMIT,
+) -> World:
+    """Run the script to its end over connections with these plans.
+
+    :param by_itself: whether the client looks for streams by itself
+    """
+    with anyio.fail_after(limit):
+        async with world(server_script, plans, config=config) as made:
+            while not await _ran_in_one_session(made, by_itself):
                 pass
             if not made.network.last.near.is_cut:  # or the goodbye may have been lost
-                await wait_for(lambda: _servers_left(made) == 0)
-            assert made.server_errors == []
+                await wait_for(lambda: made.server_sessions[-1] not in made.busy)
+            # Others are of clients that never learned that they were let in.
+            assert made.server_sessions[-1] not in made.failures
             return made
 
 
-async def _ran_in_one_session(made: World) -> bool:
+async def _ran_in_one_session(made: World, by_itself: bool) -> bool:
     """Run the client's part; return False when the cut came before there was a session."""
-    stream = await made.network.connect()
-    first = len(made.network.connections)
+    transport = made.network if by_itself else await made.network.connect()
     is_entered = False
     try:
-        async with made.client(stream) as session:
+        async with made.client(transport) as session:
             is_entered = True
+            first = len(made.network.connections)
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(made.keep_connected, session)
+                if not by_itself:
+                    tasks.start_soon(made.keep_connected, session)
                 await client_script(session)
                 tasks.cancel_scope.cancel()
             tried = len(made.network.connections) - first
@@ -71,19 +86,9 @@ async def _ran_in_one_session(made: World) -> bool:
     return True
 
 
-def _servers_left(made: World) -> int:
-    """Return how many of the server's sessions are busy whose client has not gone for good."""
-    return made.servers_running - len(_orphans(made))
-
-
-def _orphans(made: World) -> list[anyssh.ServerSession]:
-    """Return the sessions of clients that never learned that they were let in."""
-    return made.server_sessions[:-1]
-
-
-async def survive(plans: list[list[Fault]]) -> None:
+async def survive(plans: list[list[Fault]], **options: Any) -> None:
     try:
-        await run_script(plans)
+        await run_script(plans, **options)
     except BaseException as error:
         error.add_note(f"the plans were {plans}")
         raise
@@ -126,3 +131,31 @@ async def test_many_cuts_in_a_row() -> None:
         [Cut(direction, 3000 + 211 * number)] for number in range(10) for direction in Direction
     ]
     await survive(plans)
+
+
+# On a clock that jumps: waiting costs nothing
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("direction", Direction)
+async def test_a_client_that_looks_for_streams_itself(
+    autojump_clock: object, direction: Direction
+) -> None:
+    for after in range(0, 11_000, 5 * STRIDE):
+        await survive([[Cut(direction, after)]], by_itself=True, limit=PATIENCE)
+        plans = [[Cut(direction, MIDDLE)], [Cut(direction, after // 3)]]
+        await survive([*plans, [Cut(Direction.RECEIVE, 100)]], by_itself=True, limit=PATIENCE)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("stalled", [[Direction.SEND], [Direction.RECEIVE], [*Direction]])
+async def test_a_stream_that_dies_silently(
+    autojump_clock: object, stalled: list[Direction]
+) -> None:
+    """Nobody is told; signs of life are missed, wherever the stream had come to."""
+    options: dict[str, Any] = {"by_itself": True, "config": WATCHFUL, "limit": PATIENCE}
+    for after in range(0, 11_000, 3 * STRIDE):
+        dead: list[Fault] = [Stall(direction, after) for direction in stalled]
+        await survive([dead], **options)
+        if after < 2500:
+            await survive([[Cut(Direction.SEND, MIDDLE)], dead], **options)
