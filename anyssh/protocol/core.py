@@ -350,8 +350,12 @@ class Core:
     def _time_out(self) -> None:
         now = self._now
         if self._deadline is not None and now >= self._deadline:
-            raise RemoteProtocolError(f"the peer took too long for {_WAITED_FOR[self._phase]}")
-        if self._phase is Phase.RUNNING:
+            error = RemoteProtocolError(f"the peer took too long for {_WAITED_FOR[self._phase]}")
+            if not self._is_survivable:
+                raise error
+            # Silence is no fault of the peer: it may not be there any more.
+            self._end(error, is_loss=True)
+        elif self._phase is Phase.RUNNING:
             self._start_rekey_if_due()
             self._ask_for_sign_of_life()
             self._reconnector.handle_timeout(now)
