@@ -334,7 +334,8 @@ class CorePair:
         client_config, usual_config, usual_keys, common = self._make_arguments
         server_config = server_config or usual_config
         keys = list(host_keys or usual_keys)
-        _KEYS.update({key.public(): key for key in keys if key.has_private})
+        pairs = [key for key in keys if isinstance(key, Key) and key.has_private]
+        _KEYS.update({key.public(): key for key in pairs})
         common = {**common, "now": self.now}
         client_line, server_line = self._identifications
         self.client = make_core(
