@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import messages, to_thread, wire
 from ._version import __version__
-from .config import InsecureSessionConfig, Limits, SessionConfig
+from .config import InsecureSessionConfig, Limits, ServerLimits, SessionConfig
 from .constants import (
     AuthenticationMethod,
     ChannelOpenFailureReason,
@@ -121,10 +121,11 @@ from .session.host_keys import HostKeyVerifier, InsecureAcceptAnyHostKey, Presen
 from .session.known_hosts import HostKeyStatus, KnownHosts, KnownHostVerifier
 from .session.life import SessionClosed
 from .session.links import SessionState
-from .session.metrics import ChannelMetrics, SessionMetrics
+from .session.metrics import ChannelMetrics, ServerStatistics, SessionMetrics
 from .session.reconnectable import ReconnectableSessions
 from .session.requests import ChannelRequest, IncomingRequest, Reply
-from .session.server import Server, ServerSession
+from .session.server import Server
+from .session.server_session import ServerSession
 from .session.services import ServiceActivation, SessionService
 from .session.session import Session
 from .streams import MultiChannelStream, SecureStream
@@ -235,7 +236,9 @@ __all__ = [
     "SSHError",
     "SecureStream",
     "Server",
+    "ServerLimits",
     "ServerSession",
+    "ServerStatistics",
     "Service",
     "ServiceActivated",
     "ServiceActivation",

@@ -7,6 +7,7 @@ name, so neither can be negotiated into the other.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Final, Self
@@ -23,7 +24,7 @@ from .constants import (
     Mac,
 )
 
-__all__ = ["InsecureSessionConfig", "Limits", "SessionConfig"]
+__all__ = ["InsecureSessionConfig", "Limits", "ServerLimits", "SessionConfig"]
 
 KEY_EXCHANGES: Final = (
     KeyExchange.MLKEM768_X25519_SHA256,
@@ -160,6 +161,66 @@ class Limits:
                 raise ValueError(f"Limits.{name} must be positive, not {getattr(self, name)!r}")
         if self.packet_size > 1024 * 1024:
             raise ValueError("Limits.packet_size can be at most 1 MiB")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerLimits:
+    """Bounds on what all the connections of a server cost together.
+
+    A *source* is an IPv4 address or an IPv6 network of 64 bits. Times are seconds. Penalties add up
+    while they last; a source whose penalty has reached ``shortest_penalty`` is refused until
+    it has expired. A penalty of 0 is none.
+
+    :ivar connections: at the same time; sessions without a stream do not count
+    :ivar connections_per_source: of them, from one source
+    :ivar unauthenticated: connections at the same time whose clients have not logged in
+    :ivar unauthenticated_per_source: of them, from one source
+    :ivar early_drop_from: so many of them, and some new ones are refused by chance, so that
+        those who fill the room do not shut everybody else out
+    :ivar early_drop_chance: how likely that is at first; it grows to 1 at ``unauthenticated``
+    :ivar no_login_penalty: for a connection that ended before its client tried to log in
+    :ivar failed_login_penalty: for a connection whose client has tried, and never got in
+    :ivar protocol_error_penalty: for one that broke the protocol before that, or took too long
+    :ivar failed_reconnect_penalty: for asking for a session that is not there or not one's own
+    :ivar shortest_penalty: from which on penalties are enforced
+    :ivar longest_penalty: which no penalty exceeds
+    :ivar penalised_sources: remembered at the same time
+    :ivar exempt: networks whose addresses have neither penalties nor limits per source
+    """
+
+    connections: int = 1000
+    connections_per_source: int = 100
+    unauthenticated: int = 100
+    unauthenticated_per_source: int = 10
+    early_drop_from: int = 10
+    early_drop_chance: float = 0.3
+    no_login_penalty: float = 1.0
+    failed_login_penalty: float = 5.0
+    protocol_error_penalty: float = 10.0
+    failed_reconnect_penalty: float = 1.0
+    shortest_penalty: float = 15.0
+    longest_penalty: float = 600.0
+    penalised_sources: int = 65_536
+    exempt: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if name == "exempt":
+                for network in value:
+                    ipaddress.ip_network(network)
+            elif name == "early_drop_chance" or name.startswith(_OFFENCES):
+                if not value >= 0:
+                    raise ValueError(f"ServerLimits.{name} cannot be negative, as {value!r} is")
+            elif not value > 0:
+                raise ValueError(f"ServerLimits.{name} must be positive, not {value!r}")
+        if self.early_drop_chance > 1:
+            raise ValueError("ServerLimits.early_drop_chance can be at most 1")
+        if self.longest_penalty < self.shortest_penalty:
+            raise ValueError("ServerLimits.longest_penalty is shorter than the shortest")
+
+
+_OFFENCES: Final = ("no_login", "failed_login", "protocol_error", "failed_reconnect")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Numbers that sessions and channels keep, as frozen snapshots."""
+"""Numbers that servers, sessions and channels keep, as frozen snapshots."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..protocol.latency import Latency
 
-__all__ = ["ChannelMetrics", "SessionMetrics"]
+__all__ = ["ChannelMetrics", "ServerStatistics", "SessionMetrics"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +39,29 @@ class ChannelMetrics:
 
     bytes_sent: int
     bytes_received: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerStatistics:
+    """What the connections of a server's listeners are, and were so far.
+
+    :ivar connections: at this moment; sessions without a stream do not count
+    :ivar unauthenticated: of them, those whose clients have not logged in yet
+    :ivar without_stream: sessions whose clients may still come back over another stream
+    :ivar penalised_sources: whose connections are refused at this moment
+    :ivar total_connections: let in so far
+    :ivar total_logins: clients that have proved who they are
+    :ivar refused_by_limit: connections that were one too many
+    :ivar refused_by_penalty: connections from sources that had misbehaved
+    :ivar handler_failures: handlers that raised what they should not have
+    """
+
+    connections: int
+    unauthenticated: int
+    without_stream: int
+    penalised_sources: int
+    total_connections: int
+    total_logins: int
+    refused_by_limit: int
+    refused_by_penalty: int
+    handler_failures: int

@@ -14,7 +14,7 @@ from ..errors import Disconnected
 from .links import SessionState
 
 if TYPE_CHECKING:
-    from .server import ServerSession
+    from .server_session import ServerSession
 
 __all__ = ["ReconnectableSessions"]
 

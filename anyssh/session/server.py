@@ -1,337 +1,77 @@
-"""Sessions as a server, one by one or for every connection of a listener."""
+"""A server: for every connection of its listeners a session, as far as there is room.
+
+Each connection is a *guest*, with a task of its own in :meth:`Server.serve`. That call is also
+what ends them when the server shuts down: whoever asks for it only sets the time.
+"""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from logging import Logger, getLogger
+from secrets import SystemRandom
 from typing import Any, Final, TypeVar
 
 import anyio
+import anyio.lowlevel
 from anyio import TASK_STATUS_IGNORED
-from anyio.abc import AnyByteStream, Listener, TaskStatus
+from anyio.abc import AnyByteStream, Listener, SocketAttribute, TaskGroup, TaskStatus
 
-from ..config import SessionConfig
-from ..constants import ReconnectFailureReason
-from ..errors import CertificateError, LocalProtocolError, ReconnectError, SessionMoved, SSHError
+from ..config import ServerLimits, SessionConfig
+from ..constants import DisconnectReason
+from ..errors import SessionMoved, SSHError
 from ..forwarding.policy import ForwardingPolicy
-from ..keys import Certificate, CertificateType, Key
-from ..protocol import Core, Role
-from ..protocol.authentication import (
-    AuthAttempt,
-    CertificateAttempt,
-    Challenge,
-    KeyboardInteractiveAttempt,
-)
-from ..protocol.events import (
-    AttemptMade,
-    Authenticated,
-    ConnectionTerminated,
-    Event,
-    KeyQueried,
-    ReconnectRequested,
-)
-from ..trace import Progress, TraceHandler, TraceId, TraceLevel
-from .attributes import SSHAttribute
+from ..keys import CertificateType, Key
+from ..trace import TraceHandler
+from ._waiting import Notice
+from .accepting import accept_connections
+from .admission import Admission, Refusal, Stage, Visit
 from .authorities import UserAuthorities
 from .credentials import CertifiedKey, KeyPair, as_signer, require_type
-from .errors import ConnectionLost
 from .life import ProgressHandler
-from .links import SessionState
+from .metrics import ServerStatistics
 from .reconnectable import ReconnectableSessions
+from .server_session import Authenticate, AuthorizeReconnect, MayUseKey, ServerSession
 from .services import SessionService
-from .session import Session
 from .signing import public_key_of, signer_of
 
-__all__ = ["Server", "ServerSession"]
+__all__ = ["Server"]
 
 logger: Logger = getLogger("anyssh")
 
-_loss_numbers = itertools.count(1)
+LAST_TIME: Final = 1.0
+"""Seconds for a handler to notice that its session was ended, before it is cancelled."""
 
-TAKE_OVER_TIME: Final = 5.0
-"""Seconds for a stream to end that its client has left."""
+REFUSALS_AT_ONCE: Final = 100
+"""So many connections may be told at the same time why they are refused; others are just closed."""
 
-Authenticate = Callable[[AuthAttempt], Awaitable[object | None]]
-AuthorizeReconnect = Callable[["ServerSession", tuple[str, int] | None], Awaitable[bool]]
-MayUseKey = Callable[[str, Key], Awaitable[bool]]
-SessionHandler = Callable[["ServerSession"], Awaitable[object]]
-
-
-class ServerSession(Session):
-    """The server's end of a session; made by :meth:`Server.accept`."""
-
-    _role = Role.SERVER
-
-    def __init__(
-        self,
-        stream: AnyByteStream,
-        config: SessionConfig,
-        *,
-        host_keys: Iterable[KeyPair | CertifiedKey],
-        authenticate: Authenticate | None,
-        may_use_key: MayUseKey | None,
-        user_authorities: UserAuthorities | None,
-        authorize_reconnect: AuthorizeReconnect | None,
-        reconnectable_sessions: ReconnectableSessions,
-        forwarding: ForwardingPolicy | None = None,
-        services: Mapping[type[SessionService], Any] | None = None,
-        trace: TraceHandler | None = None,
-        on_progress: ProgressHandler | None = None,
-    ) -> None:
-        super().__init__(
-            stream,
-            config,
-            host_keys=host_keys,
-            forwarding=forwarding,
-            services=services,
-            trace=trace,
-            on_progress=on_progress,
-        )
-        self._authorize_reconnect = authorize_reconnect
-        self._reconnectable = reconnectable_sessions
-        self._loss_number = 0
-        self._is_claimed = False
-        self._authenticate = authenticate
-        self._may_use_key = may_use_key
-        self._user_authorities = user_authorities
-        self._principal: object | None = None
-        self._username: str | None = None
-
-    @property
-    def principal(self) -> object | None:
-        """Who the client is: what ``authenticate`` returned. None without authentication."""
-        return self._principal
-
-    @property
-    def username(self) -> str | None:
-        """The name that the client was let in with."""
-        return self._username
-
-    @property
-    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        """The attributes of the stream, then those of :class:`SSHAttribute`."""
-        own = {SSHAttribute.principal: lambda: self.principal}
-        return {**super().extra_attributes, **own}
-
-    @property
-    def _takes_certificates(self) -> bool:
-        return self._user_authorities is not None
-
-    async def _set_up(self) -> None:
-        await self._wait_until(lambda: self._core.is_running)
-
-    # Events of the core
-
-    def _handle(self, event: Event) -> None:
-        match event:
-            case AttemptMade():
-                self._start_callback(self._judge, event)
-                # The grant of the service and a quick verdict then share a segment.
-                self._links.current.hold()
-            case KeyQueried():
-                self._start_callback(self._judge_query, event)
-                self._links.current.hold()
-            case Authenticated(principal):
-                self._principal = principal
-                self._changed.notify()
-                self._trace(TraceId.SESSION_AUTHENTICATED, TraceLevel.INFO, "authenticated")
-                if self._connection.continuity is not None:
-                    self._reconnectable._add(self)
-            case ReconnectRequested():
-                self._start_callback(self._find_session, event)
-
-    # Going on over another stream
-
-    @property
-    def _secret_id(self) -> bytes:
-        continuity = self._connection.continuity
-        return b"" if continuity is None else continuity.session_id
-
-    @property
-    def _kept_bytes(self) -> int:
-        continuity = self._connection.continuity
-        if continuity is None or self._state is not SessionState.DISCONNECTED:
-            return 0
-        return continuity.journal.size
-
-    def _may_outlive_its_stream(self) -> bool:
-        return self in self._reconnectable
-
-    def _disconnected(self, event: ConnectionTerminated) -> None:
-        super()._disconnected(event)
-        self._loss_number = next(_loss_numbers)
-        self._reconnectable._check_bytes()
-
-    def _advance(self) -> None:
-        super()._advance()
-        if self._state is SessionState.DISCONNECTED:
-            self._reconnectable._check_bytes()
-
-    def _closed(self, event: ConnectionTerminated) -> None:
-        self._reconnectable._discard(self)
-        super()._closed(event)
-
-    async def _find_session(self, event: ReconnectRequested) -> None:
-        """Hand our stream over to the session that the client wants to go on with."""
-        session = self._reconnectable._find(event.proves)
-        if session is None:
-            self._refuse_reconnect(event, ReconnectFailureReason.SESSION_NOT_FOUND, "not found")
-            return
-        if session._is_claimed or event.is_overtaken(session._connection):
-            # A client that has given the other stream up may ask again.
-            reason = ReconnectFailureReason.UNKNOWN_SERVER_FAILURE
-            self._refuse_reconnect(event, reason, "the session goes on over another stream")
-            return
-        session._is_claimed = True
-        try:
-            await session._go_on_here(self, event)
-        finally:
-            session._is_claimed = False
-
-    def _refuse_reconnect(
-        self, event: ReconnectRequested, reason: ReconnectFailureReason, text: str
-    ) -> None:
-        self._trace(TraceId.SERVER_SESSION_RECONNECT_FAILED, TraceLevel.WARNING, text)
-        event.reject(ReconnectError(reason, text), anyio.current_time())
-        self._advance()
-
-    async def _go_on_here(self, other: ServerSession, event: ReconnectRequested) -> None:
-        """Go on over the stream of ``other``, whose client has proved to be ours."""
-        self._trace(TraceId.SERVER_SESSION_RECONNECTING, TraceLevel.INFO, "the client is back")
-        try:
-            with anyio.fail_after(TAKE_OVER_TIME):
-                await self._give_up_stream()
-            is_allowed = await self._ask_whether_it_may_reconnect(other)
-        except TimeoutError:
-            is_allowed = False
-        if not is_allowed or self._state is not SessionState.DISCONNECTED:
-            reason = ReconnectFailureReason.UNKNOWN_SERVER_FAILURE
-            other._refuse_reconnect(event, reason, "the session cannot go on")
-            return
-        stream, core = await other._hand_over()
-        try:
-            attempt = self._links.try_stream(stream, core)
-        except LocalProtocolError:
-            await anyio.aclose_forcefully(stream)
-            return
-        event.accept(self._connection, anyio.current_time())
-        attempt.link.advance(core.poll_events())
-
-    async def _give_up_stream(self) -> None:
-        """Lose the stream that we still believe in, and all that comes over it from now on."""
-        link = self._links.current
-        if self._state is SessionState.CONNECTED:
-            error = ConnectionLost("the client came back over another stream")
-            link.core.lose(error, anyio.current_time())
-            self._advance()
-        await link.wait_finished()
-
-    async def _ask_whether_it_may_reconnect(self, other: ServerSession) -> bool:
-        if self._authorize_reconnect is None:
-            return True
-        return await self._ask(self._authorize_reconnect, self, other._remote_address()) is True
-
-    async def _hand_over(self) -> tuple[AnyByteStream, Core]:
-        """End without touching the stream, which belongs to another session from now on."""
-        error = SessionMoved("the client went on with another session over this stream")
-        self._end_now(error)
-        return await self._links.hand_over()
-
-    async def _judge(self, event: AttemptMade) -> None:
-        attempt = event.attempt
-        self._progress(Progress.STARTING_AUTHENTICATION)
-        self._trace(
-            TraceId.SESSION_AUTHENTICATING,
-            TraceLevel.INFO,
-            f"{attempt.method} for {attempt.username!r}",
-        )
-        verdict = await self._ask(self._verdict, attempt)
-        self._progress(Progress.COMPLETED_AUTHENTICATION)
-        now = anyio.current_time()
-        if isinstance(verdict, Challenge):
-            event.challenge(verdict, now)
-        elif verdict is not None:
-            self._username = attempt.username
-            event.accept(verdict, now)
-        else:
-            self._trace(
-                TraceId.CLIENT_AUTHENTICATION_FAILED,
-                TraceLevel.WARNING,
-                f"{attempt.method} for {attempt.username!r} refused",
-            )
-            logger.info(
-                "%s: %s for %r refused", self._peer_name(), attempt.method, attempt.username
-            )
-            event.reject(now)
-        self._advance()
-
-    def _peer_name(self) -> str:
-        """Return where the client is, for logs."""
-        address = self._remote_address()
-        return "a client" if address is None else f"{address[0]}:{address[1]}"
-
-    async def _verdict(self, attempt: AuthAttempt) -> object | None:
-        """Return the principal or a challenge, None to refuse; a likely mistake lets nobody in."""
-        if self._authenticate is None:
-            return None
-        if isinstance(attempt, CertificateAttempt) and not await self._is_certified(
-            attempt.username, attempt.certificate
-        ):
-            return None
-        verdict = await self._authenticate(attempt)
-        if isinstance(verdict, Challenge):
-            return verdict if isinstance(attempt, KeyboardInteractiveAttempt) else None
-        if isinstance(verdict, Awaitable) or verdict is NotImplemented:
-            raise TypeError(f"authenticate returned {type(verdict)}; did it forget to await?")
-        return verdict or None
-
-    async def _judge_query(self, event: KeyQueried) -> None:
-        is_worthwhile: object = True
-        if isinstance(event.identity, Certificate):
-            is_worthwhile = await self._ask(self._is_certified, event.username, event.identity)
-        elif self._may_use_key is not None:
-            is_worthwhile = await self._ask(self._may_use_key, event.username, event.identity)
-        event.answer(is_worthwhile is True, anyio.current_time())
-        self._advance()
-
-    async def _is_certified(self, username: str, certificate: Certificate) -> bool:
-        """Tell whether a certificate lets a user in, as far as the authorities go."""
-        if self._user_authorities is None:
-            return False
-        address = self._remote_address()
-        try:
-            await self._user_authorities.check(
-                certificate, username, None if address is None else address[0]
-            )
-        except CertificateError as error:
-            text = f"{error}, shown for {username!r}"
-            self._trace(TraceId.CLIENT_AUTHENTICATION_FAILED, TraceLevel.WARNING, text, error)
-            logger.info("%s: %s", self._peer_name(), text)
-            return False
-        return True
-
-    async def _ask(self, callback: Callable[..., Awaitable[Any]], *question: Any) -> Any:
-        """Ask the application; an exception or too much time means no."""
-        try:
-            with anyio.fail_after(self._config.limits.handler_time):
-                return await callback(*question)
-        except anyio.get_cancelled_exc_class() as error:
-            if anyio.current_effective_deadline() == -math.inf:
-                raise
-            # Nobody cancels us: the callback awaited something that was cancelled.
-            self._callback_failed(error)
-        except Exception as error:
-            self._callback_failed(error)
-        return None
-
-    def _callback_failed(self, error: BaseException) -> None:
-        logger.error("an authentication callback failed; the attempt is refused", exc_info=error)
-        self._trace(TraceId.AUTHENTICATION_ERROR, TraceLevel.ERROR, "the callback failed", error)
-
-
+SessionHandler = Callable[[ServerSession], Awaitable[object]]
 StreamT = TypeVar("StreamT", bound=AnyByteStream)
+
+_random: Final = SystemRandom()
+
+
+class _Guest:
+    """A connection that was let in.
+
+    :ivar is_leaving: whether it is being ended by the server
+    """
+
+    def __init__(self, session: ServerSession, visit: Visit) -> None:
+        self.session = session
+        self.visit = visit
+        self.scope = anyio.CancelScope()
+        self.is_leaving = False
+        self.is_gone = anyio.Event()
+
+    async def leave(self) -> None:
+        """End the session; cancel its handler if it does not notice."""
+        await self.session.disconnect(
+            DisconnectReason.BY_APPLICATION, "the server is shutting down"
+        )
+        with anyio.move_on_after(LAST_TIME):
+            await self.is_gone.wait()
+        self.scope.cancel()
 
 
 class Server:
@@ -351,7 +91,8 @@ class Server:
         session and the new address of its client, if known; only True lets it
     :param reconnectable_sessions: where clients find their sessions again, if it is to be shared
         with other servers
-    :param config: algorithms, limits and timers
+    :param config: algorithms, limits and timers of each session
+    :param limits: of all the connections that :meth:`serve` takes together
     :param forwarding: what clients may have us connect to or listen on; nothing if None
     :param services: classes of services, with a configuration or None for each
     :param trace: called with what happens in every session, for developers
@@ -370,6 +111,7 @@ class Server:
         authorize_reconnect: AuthorizeReconnect | None = None,
         reconnectable_sessions: ReconnectableSessions | None = None,
         config: SessionConfig | None = None,
+        limits: ServerLimits | None = None,
         forwarding: ForwardingPolicy | None = None,
         services: Mapping[type[SessionService], Any] | None = None,
         trace: TraceHandler | None = None,
@@ -390,6 +132,13 @@ class Server:
         self._services = services
         self._trace = trace
         self._on_progress = on_progress
+        self._changed = Notice()
+        self._admission = Admission(limits or ServerLimits(), self._changed.notify)
+        self._handler_failures = 0
+        self._refusing = 0
+        self._accepting: set[anyio.CancelScope] = set()
+        self._guests: dict[_Guest, None] = {}
+        self._stop_time: float | None = None
         if self._config.is_secure:
             self._check()
 
@@ -421,10 +170,16 @@ class Server:
         """The sessions that can go on over another stream, those that have one included."""
         return self._reconnectable_sessions
 
+    @property
+    def statistics(self) -> ServerStatistics:
+        """What the connections that :meth:`serve` took are, and were so far."""
+        return self._admission.statistics(anyio.current_time(), self._handler_failures)
+
     def accept(self, stream: AnyByteStream) -> ServerSession:
         """Return a session to be entered with ``async with``, which authenticates the client.
 
-        The session owns the stream from then on and closes it on every path.
+        The session owns the stream from then on and closes it on every path. It is the caller's:
+        neither :class:`ServerLimits` nor :attr:`statistics` nor :meth:`shutdown` concern it.
 
         Entering raises:
 
@@ -434,6 +189,9 @@ class Server:
         * :exc:`SessionMoved` when the client went on with a session that had lost its stream, and
           that works over this one now.
         """
+        return self._session(stream, Visit())
+
+    def _session(self, stream: AnyByteStream, visit: Visit) -> ServerSession:
         return ServerSession(
             stream,
             self._config,
@@ -443,6 +201,7 @@ class Server:
             user_authorities=self._user_authorities,
             authorize_reconnect=self._authorize_reconnect,
             reconnectable_sessions=self._reconnectable_sessions,
+            visit=visit,
             forwarding=self._forwarding,
             services=self._services,
             trace=self._trace,
@@ -456,24 +215,125 @@ class Server:
         *,
         task_status: TaskStatus[None] = TASK_STATUS_IGNORED,
     ) -> None:
-        """Accept every connection of a listener and run ``handler`` for each, until cancelled.
+        """Accept the connections of a listener and run ``handler`` for each.
 
         A handler runs once its client is authenticated; the session ends when it returns. An
         exception of one connection or handler ends that connection and is logged; the others and
-        the listener go on.
+        the listener go on. So it is when the listener cannot accept for a while.
+
+        Returns when the last session has ended after :meth:`shutdown`, or after the listener was
+        closed. Cancelling it ends all sessions at once. It can run for several listeners.
 
         :param task_status: told when connections are accepted
         """
+        guests: dict[_Guest, None] = {}
 
         async def handle(stream: StreamT) -> None:
-            await self._serve_one(stream, handler)
+            await self._serve_one(stream, handler, guests)
 
         async with anyio.create_task_group() as connections:
             task_status.started()
-            await listener.serve(handle, connections)
+            await self._accept_until_stopped(listener, handle, connections)
+            await self._see_off(guests, connections)
+            if self._stop_time is not None:
+                connections.cancel_scope.cancel()  # who is not a guest yet will not be one
 
-    async def _serve_one(self, stream: AnyByteStream, handler: SessionHandler) -> None:
-        session = self.accept(stream)
+    async def _accept_until_stopped(
+        self,
+        listener: Listener[StreamT],
+        handle: Callable[[StreamT], Awaitable[None]],
+        connections: TaskGroup,
+    ) -> None:
+        with anyio.CancelScope() as accepting:
+            self._accepting.add(accepting)
+            if self._stop_time is not None:
+                accepting.cancel()
+            try:
+                await accept_connections(listener, handle, connections)
+            finally:
+                if self._stop_time is not None:
+                    with anyio.CancelScope(shield=True):
+                        await listener.aclose()
+                self._accepting.discard(accepting)
+                self._changed.notify()
+
+    async def shutdown(self, *, grace: float = 30.0) -> None:
+        """Stop serving for good; return when every session that was served has ended.
+
+        The listeners are closed at once, and so are connections whose clients have not logged in
+        and sessions without a stream. The others have ``grace`` to end by themselves. What is left
+        then is told goodbye, with :attr:`DisconnectReason.BY_APPLICATION`, and handlers that do not
+        notice are cancelled. :meth:`serve` does all this, and returns; a later :meth:`serve` does
+        so at once. Of several calls, the earliest end counts.
+
+        Cancelling it only ends the waiting. A handler must not wait for it, as it would for itself.
+
+        :param grace: seconds; 0 to end all sessions now, infinity to leave it to the clients
+        :raises ValueError: ``grace`` is negative
+        """
+        if not grace >= 0:
+            raise ValueError(f"grace must be at least 0 seconds, not {grace!r}")
+        now = anyio.current_time()
+        self._stop_time = min(now + grace, math.inf if self._stop_time is None else self._stop_time)
+        for accepting in self._accepting:
+            accepting.cancel()
+        self._changed.notify()
+        await anyio.lowlevel.checkpoint()
+        while self._guests or self._accepting:
+            await self._changed.wait()
+
+    async def _see_off(self, guests: Mapping[_Guest, None], connections: TaskGroup) -> None:
+        """Wait for guests to leave; end those that are still there when their time is up."""
+        while guests:
+            stop_time = math.inf if self._stop_time is None else self._stop_time
+            if self._stop_time is not None:
+                is_over = anyio.current_time() >= stop_time
+                for guest in guests:
+                    is_idle = guest.visit.stage is not Stage.AUTHENTICATED
+                    if (is_over or is_idle) and not guest.is_leaving:
+                        guest.is_leaving = True
+                        connections.start_soon(guest.leave)
+                stop_time = math.inf if is_over else stop_time
+            with anyio.CancelScope(deadline=stop_time):
+                await self._changed.wait()
+
+    async def _serve_one(
+        self, stream: AnyByteStream, handler: SessionHandler, guests: dict[_Guest, None]
+    ) -> None:
+        if self._stop_time is not None:
+            await _close(stream)
+            return
+        host = _remote_host(stream)
+        admitted = self._admission.admit(host, anyio.current_time(), _random.random())
+        if isinstance(admitted, Refusal):
+            logger.debug("a connection from %s is refused: %s", host, admitted.value)
+            await self._refuse(stream, admitted)
+            return
+        guest = _Guest(self._session(stream, admitted), admitted)
+        self._guests[guest] = guests[guest] = None
+        try:
+            with guest.scope:
+                await self._run(guest.session, handler)
+        finally:
+            del self._guests[guest], guests[guest]
+            guest.is_gone.set()
+            admitted.move(Stage.OVER)
+
+    async def _refuse(self, stream: AnyByteStream, refusal: Refusal) -> None:
+        """Close a connection, with a line that says why where that costs next to nothing."""
+        self._refusing += 1
+        try:
+            if self._refusing <= REFUSALS_AT_ONCE:
+                with anyio.move_on_after(self._config.limits.disconnect_time):
+                    await stream.send(f"{refusal.value}\r\n".encode())
+                    await stream.aclose()
+        except Exception as error:  # whatever a stream raises means that it is gone
+            logger.debug("a connection could not be told that it is refused: %r", error)
+        finally:
+            self._refusing -= 1
+            await _close(stream)
+
+    async def _run(self, session: ServerSession, handler: SessionHandler) -> None:
         try:
             async with session:
                 await handler(session)
@@ -482,4 +342,21 @@ class Server:
         except SSHError as error:
             logger.info("%s: the connection ended: %s", session._peer_name(), error)
         except Exception:
+            self._handler_failures += 1
             logger.exception("%s: the handler of the connection failed", session._peer_name())
+
+
+def _remote_host(stream: AnyByteStream) -> str | None:
+    """Return the address that a connection comes from, as far as its stream tells."""
+    try:
+        address = stream.extra(SocketAttribute.remote_address, None)
+    except (OSError, AttributeError):  # what sockets raise that are closed already
+        return None
+    return str(address[0]) if isinstance(address, tuple) else None
+
+
+async def _close(stream: AnyByteStream) -> None:
+    try:
+        await anyio.aclose_forcefully(stream)
+    except Exception as error:
+        logger.debug("a connection could not be closed: %r", error)

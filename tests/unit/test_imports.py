@@ -54,7 +54,7 @@ NEIGHBOURS = {("algorithms", "keys"), ("keys", "algorithms")}
 FEATURES = {"forwarding", "pipes", "streams"}
 """Parts that live on what sessions offer to everybody, though they stand below the public names."""
 
-ASSEMBLY = {"anyssh.session.session", "anyssh.session.client", "anyssh.session.server"}
+ASSEMBLY = {f"anyssh.session.{name}" for name in ("client", "server", "server_session", "session")}
 """Modules that give sessions the methods and parameters of features, and so stand above them."""
 
 PUBLIC_MODULES = {"messages", "testing", "to_thread", "wire"}

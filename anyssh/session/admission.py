@@ -1,0 +1,272 @@
+"""Who may connect to a server: bounds in all and by source, and penalties for misbehaviour.
+
+A *source* is an IPv4 address or an IPv6 network of 64 bits, the least that somebody has to
+himself. Sources that are exempt or unknown are None, and only the bounds in all are for them.
+
+Nothing here waits, looks at a clock or throws dice: time and chance are arguments.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from ..config import ServerLimits
+from .metrics import ServerStatistics
+
+__all__ = ["Admission", "Offence", "Penalties", "Refusal", "Sources", "Stage", "Visit"]
+
+IPV6_SOURCE_BYTES: Final = 8
+
+
+class Refusal(Enum):
+    """Why a connection is not let in, in words for the client."""
+
+    FULL = "Too many connections"
+    FULL_OF_STRANGERS = "Too many connections that have not logged in"
+    SOURCE_FULL = "Too many connections from your address"
+    SOURCE_FULL_OF_STRANGERS = "Too many connections from your address that have not logged in"
+    PENALISED = "Not allowed at this time"
+
+
+class Offence(Enum):
+    """What a source is penalised for; the values name what :class:`ServerLimits` says about it."""
+
+    NO_LOGIN = "no_login_penalty"
+    FAILED_LOGIN = "failed_login_penalty"
+    PROTOCOL_ERROR = "protocol_error_penalty"
+    FAILED_RECONNECT = "failed_reconnect_penalty"
+
+
+class Stage(Enum):
+    """How far a visit has come."""
+
+    STRANGER = auto()
+    """It is not authenticated yet."""
+    AUTHENTICATED = auto()
+    WITHOUT_STREAM = auto()
+    """Its session was authenticated, and waits for another stream."""
+    OVER = auto()
+
+
+class Sources:
+    """Tells which source an address belongs to.
+
+    :param exempt: networks whose addresses have no source
+    """
+
+    def __init__(self, exempt: tuple[str, ...]) -> None:
+        self._exempt = tuple(ipaddress.ip_network(network) for network in exempt)
+
+    def source(self, host: str | None) -> bytes | None:
+        """Return the source of an address, None if it is exempt or no IP address."""
+        try:
+            address = ipaddress.ip_address(host or "")
+        except ValueError:
+            return None
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        if any(address in network for network in self._exempt):
+            return None
+        packed = address.packed
+        return packed if address.version == 4 else packed[:IPV6_SOURCE_BYTES]
+
+
+@dataclass(slots=True)
+class _Penalty:
+    expires: float
+    is_enforced: bool = False
+
+
+class Penalties:
+    """What sources have coming to them: times that add up, and are enforced from a length on.
+
+    Once enforced, a penalty stays so until it expires. When there are too many, the source whose
+    last offence was longest ago is forgotten.
+    """
+
+    def __init__(self, limits: ServerLimits) -> None:
+        self._limits = limits
+        self._penalties: dict[bytes, _Penalty] = {}
+
+    def charge(self, source: bytes, offence: Offence, now: float) -> bool:
+        """Add to the penalty of a source; return whether that made it enforced."""
+        seconds: float = getattr(self._limits, offence.value)
+        if not seconds:
+            return False
+        penalty = self._penalties.pop(source, None)
+        if penalty is None or penalty.expires <= now:
+            penalty = _Penalty(now)
+        self._make_room(now)
+        self._penalties[source] = penalty
+        penalty.expires = min(penalty.expires + seconds, now + self._limits.longest_penalty)
+        was_enforced = penalty.is_enforced
+        if penalty.expires - now >= self._limits.shortest_penalty:
+            penalty.is_enforced = True
+        return penalty.is_enforced and not was_enforced
+
+    def _make_room(self, now: float) -> None:
+        while self._penalties:
+            oldest = next(iter(self._penalties))
+            is_full = len(self._penalties) >= self._limits.penalised_sources
+            if not is_full and self._penalties[oldest].expires > now:
+                return
+            del self._penalties[oldest]
+
+    def is_enforced(self, source: bytes, now: float) -> bool:
+        """Tell whether a source is to be refused now."""
+        penalty = self._penalties.get(source)
+        if penalty is None:
+            return False
+        if penalty.expires <= now:
+            del self._penalties[source]
+            return False
+        return penalty.is_enforced
+
+    def count_enforced(self, now: float) -> int:
+        """Return how many sources are to be refused now."""
+        return sum(each.is_enforced and each.expires > now for each in self._penalties.values())
+
+    def __len__(self) -> int:
+        return len(self._penalties)
+
+
+class Visit:
+    """One session, as far as a server counts it.
+
+    :ivar stage: how far it has come
+    """
+
+    def __init__(self, admission: Admission | None = None, source: bytes | None = None) -> None:
+        self._admission = admission
+        self._source = source
+        self.stage = Stage.STRANGER
+
+    def move(self, stage: Stage) -> None:
+        """Note how far it has come."""
+        before, self.stage = self.stage, stage
+        if self._admission is not None:
+            self._admission._moved(self._source, before, stage)
+
+    def come_back(self, host: str | None) -> None:
+        """Note that the session goes on over another stream, which may come from elsewhere."""
+        if self._admission is not None:
+            self._admission._moved(self._source, self.stage, Stage.OVER)
+            self._source = self._admission.sources.source(host)
+            self._admission._moved(self._source, Stage.OVER, Stage.AUTHENTICATED)
+        self.stage = Stage.AUTHENTICATED
+
+    def offend(self, offence: Offence, now: float) -> bool:
+        """Penalise the source; return whether it is refused from now on, and was not before."""
+        if self._admission is None or self._source is None:
+            return False
+        return self._admission.penalties.charge(self._source, offence, now)
+
+
+class Admission:
+    """Lets connections in or refuses them, and counts those that are in.
+
+    :param on_move: called whenever a visit has come further
+    :ivar sources: tells which source an address belongs to
+    :ivar penalties: what sources have coming to them
+    """
+
+    def __init__(self, limits: ServerLimits, on_move: Callable[[], None]) -> None:
+        self._limits = limits
+        self._on_move = on_move
+        self.sources = Sources(limits.exempt)
+        self.penalties = Penalties(limits)
+        self._counts: Counter[Stage] = Counter()
+        self._by_source: dict[bytes, Counter[Stage]] = {}
+        self._let_in = 0
+        self._logins = 0
+        self._refusals: Counter[Refusal] = Counter()
+
+    def admit(self, host: str | None, now: float, chance: float) -> Visit | Refusal:
+        """Let a connection in, as a visit that has to end, or say why not.
+
+        :param host: the address that it comes from, if known
+        :param chance: a random number from 0 to 1, 1 excluded
+        """
+        source = self.sources.source(host)
+        refusal = self._refusal(source, now, chance)
+        if refusal is not None:
+            self._refusals[refusal] += 1
+            return refusal
+        self._let_in += 1
+        self._moved(source, Stage.OVER, Stage.STRANGER)
+        return Visit(self, source)
+
+    def _refusal(self, source: bytes | None, now: float, chance: float) -> Refusal | None:
+        limits = self._limits
+        if source is not None and self.penalties.is_enforced(source, now):
+            return Refusal.PENALISED
+        strangers = self._counts[Stage.STRANGER]
+        if _connections(self._counts) >= limits.connections:
+            return Refusal.FULL
+        if strangers >= limits.unauthenticated:
+            return Refusal.FULL_OF_STRANGERS
+        if source is None:
+            return None
+        own = self._by_source.get(source, _NOBODY)
+        if _connections(own) >= limits.connections_per_source:
+            return Refusal.SOURCE_FULL
+        if own[Stage.STRANGER] >= limits.unauthenticated_per_source:
+            return Refusal.SOURCE_FULL_OF_STRANGERS
+        if chance < self._early_drop_chance(strangers):
+            return Refusal.FULL_OF_STRANGERS
+        return None
+
+    def _early_drop_chance(self, strangers: int) -> float:
+        """Return how likely one more stranger is refused: it grows to 1 at the bound."""
+        limits = self._limits
+        if strangers < limits.early_drop_from:
+            return 0.0
+        share = (strangers - limits.early_drop_from) / (
+            limits.unauthenticated - limits.early_drop_from
+        )
+        return limits.early_drop_chance + (1 - limits.early_drop_chance) * share
+
+    def _moved(self, source: bytes | None, before: Stage, stage: Stage) -> None:
+        if before is Stage.STRANGER and stage is Stage.AUTHENTICATED:
+            self._logins += 1
+        _count(self._counts, before, stage)
+        if source is not None:
+            own = self._by_source.setdefault(source, Counter())
+            _count(own, before, stage)
+            if not own.total():
+                del self._by_source[source]
+        self._on_move()
+
+    def statistics(self, now: float, handler_failures: int) -> ServerStatistics:
+        """Return the numbers as they are now."""
+        refusals = self._refusals
+        return ServerStatistics(
+            connections=_connections(self._counts),
+            unauthenticated=self._counts[Stage.STRANGER],
+            without_stream=self._counts[Stage.WITHOUT_STREAM],
+            penalised_sources=self.penalties.count_enforced(now),
+            total_connections=self._let_in,
+            total_logins=self._logins,
+            refused_by_limit=refusals.total() - refusals[Refusal.PENALISED],
+            refused_by_penalty=refusals[Refusal.PENALISED],
+            handler_failures=handler_failures,
+        )
+
+
+_NOBODY: Final[Counter[Stage]] = Counter()
+
+
+def _connections(counts: Counter[Stage]) -> int:
+    return counts[Stage.STRANGER] + counts[Stage.AUTHENTICATED]
+
+
+def _count(counts: Counter[Stage], before: Stage, stage: Stage) -> None:
+    if before is not Stage.OVER:
+        counts[before] -= 1
+    if stage is not Stage.OVER:
+        counts[stage] += 1

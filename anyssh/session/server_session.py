@@ -1,0 +1,386 @@
+"""A session as a server: prove who we are, judge the client, take sessions back that were lost."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from logging import Logger, getLogger
+from typing import Any, Final
+
+import anyio
+from anyio.abc import AnyByteStream
+
+from ..config import SessionConfig
+from ..constants import DisconnectReason, ReconnectFailureReason
+from ..errors import (
+    CertificateError,
+    Disconnected,
+    LocalProtocolError,
+    NegotiationError,
+    ReconnectError,
+    RemoteProtocolError,
+    SessionMoved,
+)
+from ..forwarding.policy import ForwardingPolicy
+from ..keys import Certificate, Key
+from ..protocol import Core, Phase, Role
+from ..protocol.authentication import (
+    AuthAttempt,
+    CertificateAttempt,
+    Challenge,
+    KeyboardInteractiveAttempt,
+)
+from ..protocol.events import (
+    AttemptMade,
+    Authenticated,
+    ConnectionTerminated,
+    Event,
+    KeyQueried,
+    ReconnectRequested,
+    SessionResumed,
+)
+from ..trace import Progress, TraceHandler, TraceId, TraceLevel
+from .admission import Offence, Stage, Visit
+from .attributes import SSHAttribute
+from .authorities import UserAuthorities
+from .credentials import CertifiedKey, KeyPair
+from .errors import ConnectionLost
+from .life import ProgressHandler
+from .links import SessionState
+from .reconnectable import ReconnectableSessions
+from .services import SessionService
+from .session import Session
+
+__all__ = [
+    "Authenticate",
+    "AuthorizeReconnect",
+    "MayUseKey",
+    "ServerSession",
+]
+
+logger: Logger = getLogger("anyssh")
+
+_loss_numbers = itertools.count(1)
+
+TAKE_OVER_TIME: Final = 5.0
+"""Seconds for a stream to end that its client has left."""
+
+Authenticate = Callable[[AuthAttempt], Awaitable[object | None]]
+AuthorizeReconnect = Callable[["ServerSession", tuple[str, int] | None], Awaitable[bool]]
+MayUseKey = Callable[[str, Key], Awaitable[bool]]
+
+
+class ServerSession(Session):
+    """The server's end of a session; made by :meth:`Server.accept`."""
+
+    _role = Role.SERVER
+
+    def __init__(
+        self,
+        stream: AnyByteStream,
+        config: SessionConfig,
+        *,
+        host_keys: Iterable[KeyPair | CertifiedKey],
+        authenticate: Authenticate | None,
+        may_use_key: MayUseKey | None,
+        user_authorities: UserAuthorities | None,
+        authorize_reconnect: AuthorizeReconnect | None,
+        reconnectable_sessions: ReconnectableSessions,
+        visit: Visit,
+        forwarding: ForwardingPolicy | None = None,
+        services: Mapping[type[SessionService], Any] | None = None,
+        trace: TraceHandler | None = None,
+        on_progress: ProgressHandler | None = None,
+    ) -> None:
+        super().__init__(
+            stream,
+            config,
+            host_keys=host_keys,
+            forwarding=forwarding,
+            services=services,
+            trace=trace,
+            on_progress=on_progress,
+        )
+        self._authorize_reconnect = authorize_reconnect
+        self._reconnectable = reconnectable_sessions
+        self._visit = visit
+        self._is_excused = False
+        self._loss_number = 0
+        self._is_claimed = False
+        self._authenticate = authenticate
+        self._may_use_key = may_use_key
+        self._user_authorities = user_authorities
+        self._principal: object | None = None
+        self._username: str | None = None
+
+    @property
+    def principal(self) -> object | None:
+        """Who the client is: what ``authenticate`` returned. None without authentication."""
+        return self._principal
+
+    @property
+    def username(self) -> str | None:
+        """The name that the client was let in with."""
+        return self._username
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """The attributes of the stream, then those of :class:`SSHAttribute`."""
+        own = {SSHAttribute.principal: lambda: self.principal}
+        return {**super().extra_attributes, **own}
+
+    @property
+    def _takes_certificates(self) -> bool:
+        return self._user_authorities is not None
+
+    async def _set_up(self) -> None:
+        await self._wait_until(lambda: self._core.is_running)
+        if self._visit.stage is Stage.STRANGER:  # nobody authenticates without keys
+            self._visit.move(Stage.AUTHENTICATED)
+
+    # Events of the core
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case AttemptMade():
+                self._start_callback(self._judge, event)
+                # The grant of the service and a quick verdict then share a segment.
+                self._links.current.hold()
+            case KeyQueried():
+                self._start_callback(self._judge_query, event)
+                self._links.current.hold()
+            case Authenticated(principal):
+                self._principal = principal
+                self._visit.move(Stage.AUTHENTICATED)
+                self._changed.notify()
+                self._trace(TraceId.SESSION_AUTHENTICATED, TraceLevel.INFO, "authenticated")
+                if self._connection.continuity is not None:
+                    self._reconnectable._add(self)
+            case ReconnectRequested():
+                self._start_callback(self._find_session, event)
+
+    # Going on over another stream
+
+    @property
+    def _secret_id(self) -> bytes:
+        continuity = self._connection.continuity
+        return b"" if continuity is None else continuity.session_id
+
+    @property
+    def _kept_bytes(self) -> int:
+        continuity = self._connection.continuity
+        if continuity is None or self._state is not SessionState.DISCONNECTED:
+            return 0
+        return continuity.journal.size
+
+    def _may_outlive_its_stream(self) -> bool:
+        return self in self._reconnectable
+
+    def _disconnected(self, event: ConnectionTerminated) -> None:
+        super()._disconnected(event)
+        self._visit.move(Stage.WITHOUT_STREAM)
+        self._loss_number = next(_loss_numbers)
+        self._reconnectable._check_bytes()
+
+    def _advance(self) -> None:
+        super()._advance()
+        if self._state is SessionState.DISCONNECTED:
+            self._reconnectable._check_bytes()
+
+    def _resumed(self, event: SessionResumed) -> None:
+        super()._resumed(event)
+        self._visit.come_back(self._remote_host())
+
+    def _closed(self, event: ConnectionTerminated) -> None:
+        self._reconnectable._discard(self)
+        if self._visit.stage is Stage.STRANGER and not self._is_excused:
+            offence = _offence(event)
+            if offence is not None:
+                self._penalise(offence)
+        super()._closed(event)
+
+    def _penalise(self, offence: Offence) -> None:
+        if self._visit.offend(offence, anyio.current_time()):
+            logger.warning("connections from %s are refused for a while", self._remote_host())
+
+    async def _find_session(self, event: ReconnectRequested) -> None:
+        """Hand our stream over to the session that the client wants to go on with."""
+        session = self._reconnectable._find(event.proves)
+        if session is None:
+            self._refuse_reconnect(event, ReconnectFailureReason.SESSION_NOT_FOUND, "not found")
+            return
+        if session._is_claimed or event.is_overtaken(session._connection):
+            # A client that has given the other stream up may ask again.
+            reason = ReconnectFailureReason.UNKNOWN_SERVER_FAILURE
+            self._refuse_reconnect(event, reason, "the session goes on over another stream")
+            return
+        session._is_claimed = True
+        try:
+            await session._go_on_here(self, event)
+        finally:
+            session._is_claimed = False
+
+    def _refuse_reconnect(
+        self, event: ReconnectRequested, reason: ReconnectFailureReason, text: str
+    ) -> None:
+        self._trace(TraceId.SERVER_SESSION_RECONNECT_FAILED, TraceLevel.WARNING, text)
+        if reason is ReconnectFailureReason.SESSION_NOT_FOUND:
+            self._penalise(Offence.FAILED_RECONNECT)
+        event.reject(ReconnectError(reason, text), anyio.current_time())
+        self._advance()
+
+    async def _go_on_here(self, other: ServerSession, event: ReconnectRequested) -> None:
+        """Go on over the stream of ``other``, whose client has proved to be ours."""
+        self._trace(TraceId.SERVER_SESSION_RECONNECTING, TraceLevel.INFO, "the client is back")
+        try:
+            with anyio.fail_after(TAKE_OVER_TIME):
+                await self._give_up_stream()
+            is_allowed = await self._ask_whether_it_may_reconnect(other)
+        except TimeoutError:
+            is_allowed = False
+        if not is_allowed or self._state is not SessionState.DISCONNECTED:
+            reason = ReconnectFailureReason.UNKNOWN_SERVER_FAILURE
+            other._refuse_reconnect(event, reason, "the session cannot go on")
+            return
+        stream, core = await other._hand_over()
+        try:
+            attempt = self._links.try_stream(stream, core)
+        except LocalProtocolError:
+            await anyio.aclose_forcefully(stream)
+            return
+        event.accept(self._connection, anyio.current_time())
+        attempt.link.advance(core.poll_events())
+
+    async def _give_up_stream(self) -> None:
+        """Lose the stream that we still believe in, and all that comes over it from now on."""
+        link = self._links.current
+        if self._state is SessionState.CONNECTED:
+            error = ConnectionLost("the client came back over another stream")
+            link.core.lose(error, anyio.current_time())
+            self._advance()
+        await link.wait_finished()
+
+    async def _ask_whether_it_may_reconnect(self, other: ServerSession) -> bool:
+        if self._authorize_reconnect is None:
+            return True
+        return await self._ask(self._authorize_reconnect, self, other._remote_address()) is True
+
+    async def _hand_over(self) -> tuple[AnyByteStream, Core]:
+        """End without touching the stream, which belongs to another session from now on."""
+        error = SessionMoved("the client went on with another session over this stream")
+        self._end_now(error)
+        return await self._links.hand_over()
+
+    async def _judge(self, event: AttemptMade) -> None:
+        attempt = event.attempt
+        self._progress(Progress.STARTING_AUTHENTICATION)
+        self._trace(
+            TraceId.SESSION_AUTHENTICATING,
+            TraceLevel.INFO,
+            f"{attempt.method} for {attempt.username!r}",
+        )
+        verdict = await self._ask(self._verdict, attempt)
+        self._progress(Progress.COMPLETED_AUTHENTICATION)
+        now = anyio.current_time()
+        if isinstance(verdict, Challenge):
+            event.challenge(verdict, now)
+        elif verdict is not None:
+            self._username = attempt.username
+            event.accept(verdict, now)
+        else:
+            self._trace(
+                TraceId.CLIENT_AUTHENTICATION_FAILED,
+                TraceLevel.WARNING,
+                f"{attempt.method} for {attempt.username!r} refused",
+            )
+            logger.info(
+                "%s: %s for %r refused", self._peer_name(), attempt.method, attempt.username
+            )
+            event.reject(now)
+        self._advance()
+
+    def _peer_name(self) -> str:
+        """Return where the client is, for logs."""
+        address = self._remote_address()
+        return "a client" if address is None else f"{address[0]}:{address[1]}"
+
+    def _remote_host(self) -> str | None:
+        """Return the address that the client comes from, if it has one."""
+        address = self._remote_address()
+        return None if address is None else address[0]
+
+    async def _verdict(self, attempt: AuthAttempt) -> object | None:
+        """Return the principal or a challenge, None to refuse; a likely mistake lets nobody in."""
+        if self._authenticate is None:
+            return None
+        if isinstance(attempt, CertificateAttempt) and not await self._is_certified(
+            attempt.username, attempt.certificate
+        ):
+            return None
+        verdict = await self._authenticate(attempt)
+        if isinstance(verdict, Challenge):
+            return verdict if isinstance(attempt, KeyboardInteractiveAttempt) else None
+        if isinstance(verdict, Awaitable) or verdict is NotImplemented:
+            raise TypeError(f"authenticate returned {type(verdict)}; did it forget to await?")
+        return verdict or None
+
+    async def _judge_query(self, event: KeyQueried) -> None:
+        is_worthwhile: object = True
+        if isinstance(event.identity, Certificate):
+            is_worthwhile = await self._ask(self._is_certified, event.username, event.identity)
+        elif self._may_use_key is not None:
+            is_worthwhile = await self._ask(self._may_use_key, event.username, event.identity)
+        event.answer(is_worthwhile is True, anyio.current_time())
+        self._advance()
+
+    async def _is_certified(self, username: str, certificate: Certificate) -> bool:
+        """Tell whether a certificate lets a user in, as far as the authorities go."""
+        if self._user_authorities is None:
+            return False
+        try:
+            await self._user_authorities.check(certificate, username, self._remote_host())
+        except CertificateError as error:
+            text = f"{error}, shown for {username!r}"
+            self._trace(TraceId.CLIENT_AUTHENTICATION_FAILED, TraceLevel.WARNING, text, error)
+            logger.info("%s: %s", self._peer_name(), text)
+            return False
+        return True
+
+    async def _ask(self, callback: Callable[..., Awaitable[Any]], *question: Any) -> Any:
+        """Ask the application; an exception or too much time means no."""
+        try:
+            with anyio.fail_after(self._config.limits.handler_time):
+                return await callback(*question)
+        except anyio.get_cancelled_exc_class() as error:
+            if anyio.current_effective_deadline() == -math.inf:
+                raise
+            # Nobody cancels us: the callback awaited something that was cancelled.
+            self._callback_failed(error)
+        except Exception as error:
+            self._callback_failed(error)
+        return None
+
+    def _callback_failed(self, error: BaseException) -> None:
+        self._is_excused = True
+        logger.error("an authentication callback failed; the attempt is refused", exc_info=error)
+        self._trace(TraceId.AUTHENTICATION_ERROR, TraceLevel.ERROR, "the callback failed", error)
+
+
+ServerSession._handlers = {**Session._handlers, SessionResumed: ServerSession._resumed}
+
+
+def _offence(event: ConnectionTerminated) -> Offence | None:
+    """Return what a client is penalised for that has not logged in; None if it was our doing."""
+    error = event.error
+    if isinstance(error, RemoteProtocolError):
+        if error.reason == DisconnectReason.NO_MORE_AUTH_METHODS_AVAILABLE:
+            return Offence.FAILED_LOGIN
+        return Offence.PROTOCOL_ERROR
+    if isinstance(error, Disconnected):
+        is_theirs = error.by_peer
+    else:
+        is_theirs = error is None or isinstance(error, ConnectionLost | NegotiationError)
+    if not is_theirs:
+        return None
+    return Offence.FAILED_LOGIN if event.phase is Phase.AUTHENTICATION else Offence.NO_LOGIN
