@@ -57,6 +57,15 @@ def block_with(page: str, text: str) -> str:
 @contextmanager
 def running(program: str, folder: Path, *arguments: str) -> Iterator[tuple[str, str]]:
     """Run a program that serves; give its port and its host key's fingerprint."""
+    with running_process(program, folder, *arguments) as (port, fingerprint, _):
+        yield port, fingerprint
+
+
+@contextmanager
+def running_process(
+    program: str, folder: Path, *arguments: str
+) -> Iterator[tuple[str, str, subprocess.Popen[str]]]:
+    """Do as :func:`running`; give the process too."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = str(probe.getsockname()[1])
     assert PORT in program
@@ -73,7 +82,7 @@ def running(program: str, folder: Path, *arguments: str) -> Iterator[tuple[str, 
                 with socket.socket() as trial:
                     if trial.connect_ex(("127.0.0.1", int(port))) == 0:
                         break
-            yield port, fingerprint
+            yield port, fingerprint, server
         finally:
             server.send_signal(signal.SIGKILL)
 
@@ -480,6 +489,42 @@ async def test_the_verifier_that_trusts_on_first_use(tmp_path: Path) -> None:
         await verify(wrong)
     assert await verify(anyssh.PresentedHostKey(wrong.key, version, ("other", 22))) is True
     assert await verify(anyssh.PresentedHostKey(right.key, version)) is False
+
+
+async def until_refused(port: int) -> None:
+    with suppress(OSError):
+        while True:
+            async with await anyio.connect_tcp("127.0.0.1", port):
+                pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
+@pytest.mark.parametrize("told", [1, 2])
+async def test_the_server_in_production(tmp_path: Path, told: int) -> None:
+    """Told once, it lets a session go on; told twice, it ends it."""
+    program = block_with("docs/how-to/production.md", "create_tcp_listener")
+    await anyio.Path(tmp_path / "host_key").write_text(anyssh.export_private_key(HOST_KEY))
+    running = running_process(program, tmp_path)
+    port, fingerprint, process = await anyio.to_thread.run_sync(running.__enter__)
+    try:
+        session = anyssh.ClientSession.connect(
+            await anyio.connect_tcp("127.0.0.1", int(port)),
+            credentials=anyssh.ClientCredentials("alice", password="wonderland"),
+            verify_host=anyssh.pin(fingerprint),
+        )
+        async with session, await session.open_channel() as channel:
+            process.send_signal(signal.SIGTERM)
+            await until_refused(int(port))
+            await channel.send(b"still here")
+            assert await channel.receive() == b"still here"
+            if told == 2:
+                process.send_signal(signal.SIGTERM)
+                closed = await session.wait_closed()
+                assert closed.reason == anyssh.DisconnectReason.BY_APPLICATION
+        assert await anyio.to_thread.run_sync(process.wait) == 0
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(running.__exit__, None, None, None)
 
 
 async def test_the_gateway(tmp_path: Path) -> None:
