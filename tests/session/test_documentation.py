@@ -322,16 +322,18 @@ async def forward_ports(port: int, fingerprint: str) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(run, "listener.serve")
             await until(lambda: "listener" in names and names["listener"].remote_port)
-            greeted = await anyio.connect_tcp("127.0.0.1", names["listener"].remote_port)
-            assert await greeted.receive() == b"hello"
+            port = names["listener"].remote_port
+            async with await anyio.connect_tcp("127.0.0.1", port) as greeted:
+                assert await greeted.receive() == b"hello"
             tasks.cancel_scope.cancel()
         await run("def log")
         async with session.forward_to_remote_port(
             "127.0.0.1", 0, "localhost", int(target), connecting=names["log"]
         ) as forward:
-            stream = await anyio.connect_tcp("127.0.0.1", forward.local_port or 0)
-            await stream.send(b"hello")
-            assert await stream.receive() == b"HELLO"
+            port = forward.local_port or 0
+            async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+                await stream.send(b"hello")
+                assert await stream.receive() == b"HELLO"
         assert said[-1].endswith(f" -> localhost:{target}")
         with pytest.raises(anyssh.ChannelOpenError, match="prohibited"):
             await session.stream_to_remote_port("localhost", 22)
