@@ -15,15 +15,16 @@ from typing import Any, Final
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from .harness import Measurement, PeerFailed, measure
+from .harness import Measurement, PeerFailed, measure, measure_forward
 from .implementations import BULK, Implementation, Kind, implementations
-from .peers.common import ENCRYPTION, HOST_KEY_ALGORITHM, KEY_EXCHANGE
+from .peers.common import ENCRYPTION, FORWARDS, HOST_KEY_ALGORITHM, KEY_EXCHANGE
 from .report import (
     MIB,
     Row,
     add_ratios,
     figure,
     summarise,
+    summarise_held,
     summarise_memory,
     summarise_slow_reader,
     table,
@@ -37,8 +38,12 @@ _WORKLOADS: Final = (
     "memory-upload",
     "memory-download",
     "slow-reader",
+    *FORWARDS,
 )
-_MEMORY_WORKLOADS: Final = frozenset(("memory-upload", "memory-download", "slow-reader"))
+_MEMORY_WORKLOADS: Final = frozenset(
+    ("memory-upload", "memory-download", "slow-reader", "forward-memory")
+)
+_FORWARD_MIB: Final = 128
 _PATIENCE: Final = 60.0
 _PATIENCE_PER_GIB: Final = 60.0
 
@@ -161,6 +166,8 @@ class Driver:
             _progress(f"  {each.name}: {figure(run):,.0f} {unit(workload)}")
             if workload == "slow-reader":
                 rows.append(summarise_slow_reader(each, run))
+            elif workload == "forward-memory":
+                rows.append(summarise_held(each, run))
             else:
                 rows.append(summarise_memory(each, workload, run))
         return rows
@@ -173,12 +180,17 @@ class Driver:
             "--write-size": self._options.write_kib * 1024,
             "--seconds": self._options.seconds,
         }
+        common = ["--loop", each.loop, "--keys", str(self._keys)]
+        client = [str(word) for option in client_options.items() for word in option]
+        patience = _PATIENCE + self._options.seconds + _PATIENCE_PER_GIB * total / 2**30
         try:
+            if workload in FORWARDS:
+                return measure_forward(each.commands, common, client, seconds=patience)
             return measure(
                 each.commands,
-                ["--loop", each.loop, "--keys", str(self._keys)],
-                [str(word) for option in client_options.items() for word in option],
-                seconds=_PATIENCE + self._options.seconds + _PATIENCE_PER_GIB * total / 2**30,
+                common,
+                client,
+                seconds=patience,
                 sample_memory=workload in _MEMORY_WORKLOADS,
                 stalls=workload == "slow-reader",
             )
@@ -192,6 +204,7 @@ class Driver:
             "slow-reader": self._options.slow_reader_mib,
             "memory-upload": self._options.memory_mib,
             "memory-download": self._options.memory_mib,
+            "forward": self._options.mib or _FORWARD_MIB,
         }.get(workload, self._options.mib or each.mib)
         return chosen
 

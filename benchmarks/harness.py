@@ -12,6 +12,7 @@ import json
 import os
 import select
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -105,6 +106,11 @@ class Program:
         if line.get("event") != event:
             raise PeerFailed(f"expected the event {event!r}, got {line}")
         return line
+
+    def tell(self, line: str) -> None:
+        """Give the program a line of input."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(line.encode() + b"\n")
 
     def stop(self) -> None:
         """End the program by ending its input; kill it if that does not help."""
@@ -283,4 +289,45 @@ def measure(
                 note=hello.get("note", ""),
                 samples=samples,
                 stalled_samples=stalled,
+            )
+
+
+def measure_forward(
+    commands: Commands,
+    common_options: Sequence[str],
+    client_options: Sequence[str],
+    *,
+    seconds: float,
+) -> Measurement:
+    """Have a client forward a port through a server, send through it, and look at both.
+
+    Who connects and what is connected to are processes of their own, which do not count.
+
+    :param seconds: after which a silent program counts as failed
+    :raises PeerFailed: one of them did not do what it should
+    """
+    traffic_command = [sys.executable, "-m", "benchmarks.traffic", *client_options]
+    with (
+        Program(traffic_command, Path(__file__).parent.parent, False) as traffic,
+        commands.start("server", common_options) as server,
+    ):
+        target = traffic.read_line(seconds)
+        hello = server.read_line(seconds)
+        ports = ["--port", str(hello["port"]), "--target", str(target["port"])]
+        with commands.start("client", [*common_options, *ports, *client_options]) as client:
+            traffic.tell(str(client.read_line(seconds)["port"]))
+            traffic.expect("start", seconds)
+            before = client.cpu_seconds(), server.cpu_seconds()
+            samples = MemorySamples()
+            samples.take(client, server)
+            line = traffic.expect("done", seconds)
+            samples.take(client, server)
+            return Measurement(
+                line=line,
+                client_cpu=client.cpu_seconds() - before[0],
+                server_cpu=server.cpu_seconds() - before[1],
+                client_peak=client.peak_bytes(),
+                server_peak=server.peak_bytes(),
+                note=hello.get("note", ""),
+                samples=samples,
             )

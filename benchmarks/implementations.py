@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from .harness import Commands
+from .peers.common import FORWARDS
 
 _HERE: Final = Path(__file__).parent
 _NPM: Final = _HERE / "npm"
@@ -63,6 +64,7 @@ class Implementation:
 BULK: Final = ("upload", "download")
 ALL: Final = frozenset((*BULK, "ping-pong", "set-up", "memory-upload", "memory-download"))
 WITH_SLOW_READER: Final = ALL | {"slow-reader"}
+FORWARDING: Final = WITH_SLOW_READER | frozenset(FORWARDS)
 LIMITED: Final = frozenset((*BULK, "ping-pong"))
 
 
@@ -175,7 +177,7 @@ def implementations() -> list[Implementation]:
             _python("anyssh_peer"),
             loops,
             512,
-            WITH_SLOW_READER,
+            FORWARDING,
             lambda loop: _missing_modules(loop) or _missing_anyssh(),
             "anyssh",
             lambda _: _anyssh_version(),
@@ -186,7 +188,7 @@ def implementations() -> list[Implementation]:
             _python("anyssh_peer", "--reconnect"),
             loops,
             512,
-            WITH_SLOW_READER,
+            FORWARDING,
             lambda loop: _missing_modules(loop) or _missing_anyssh(),
             "anyssh",
             lambda _: _anyssh_version(),
@@ -197,7 +199,7 @@ def implementations() -> list[Implementation]:
             _python("asyncssh_peer"),
             loops[:2],
             384,
-            WITH_SLOW_READER,
+            FORWARDING,
             lambda loop: _missing_modules("asyncssh", loop),
             "asyncssh",
         ),
@@ -237,7 +239,7 @@ def implementations() -> list[Implementation]:
             loop="none",
             commands=_python("openssh", only_children=True),
             mib=384,
-            workloads=ALL,
+            workloads=ALL | frozenset(FORWARDS),
             missing=_missing_openssh,
             version=_openssh_version,
         ),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from .harness import Measurement, MemorySamples
-from .implementations import BULK, Implementation, Kind
+from .implementations import Implementation, Kind
 
 MIB: Final = 1024 * 1024
 GIB: Final = 1024 * MIB
@@ -22,6 +22,10 @@ _UNITS: Final = {
     "memory-upload": "MB/s",
     "memory-download": "MB/s",
     "slow-reader": "MB/s",
+    "forward": "MB/s",
+    "forward-connections": "connections/s",
+    "forward-connections-16": "connections/s",
+    "forward-memory": "connections/s",
 }
 # Allocators and interpreters give and take a little whatever the program does.
 _FLAT_BYTES: Final = 4 * MIB
@@ -110,6 +114,16 @@ def summarise_slow_reader(implementation: Implementation, run: Measurement) -> R
     }
 
 
+def summarise_held(implementation: Implementation, run: Measurement) -> Row:
+    """Return the row of connections that are held: how much memory they took."""
+    return {
+        **summarise(implementation, "forward-memory", [run]),
+        "count": run.line["count"],
+        "client_growth_bytes": MemorySamples.growth(run.samples.client),
+        "server_growth_bytes": MemorySamples.growth(run.samples.server),
+    }
+
+
 def add_ratios(rows: list[Row]) -> None:
     """Compare the rows of one workload with its limit and with the best peer.
 
@@ -138,10 +152,12 @@ def table(workload: str, rows: Iterable[Row]) -> str:
     """Return the rows of one workload as a Markdown table."""
     if workload.startswith("memory") or workload == "slow-reader":
         columns = _MEMORY_COLUMNS
+    elif workload == "forward-memory":
+        columns = _HELD_COLUMNS
     else:
         columns = [
             *_COMMON_COLUMNS,
-            *(_BULK_COLUMNS if workload in BULK else _COUNTING_COLUMNS),
+            *(_BULK_COLUMNS if unit(workload) == "MB/s" else _COUNTING_COLUMNS),
             *_PEAK_COLUMNS,
         ]
     cells = [[show(row) for _, show in columns] for row in rows]
@@ -206,5 +222,13 @@ _MEMORY_COLUMNS: Final[list[_Column]] = [
     ("client grew MiB", _growth("client_growth_bytes")),
     ("server grew MiB", _growth("server_growth_bytes")),
     ("bounded", lambda row: "yes" if row["is_bounded"] else "NO"),
+    *_PEAK_COLUMNS,
+]
+_HELD_COLUMNS: Final[list[_Column]] = [
+    _NAME,
+    ("held", _number("count")),
+    ("UNIT", _number("median")),
+    ("client grew MiB", _growth("client_growth_bytes")),
+    ("server grew MiB", _growth("server_growth_bytes")),
     *_PEAK_COLUMNS,
 ]

@@ -89,7 +89,10 @@ async def serve(task: Task) -> None:
         return None
 
     server = anyssh.Server(
-        host_keys=[_key(task.keys / "host")], authenticate=authenticate, config=_CONFIG
+        host_keys=[_key(task.keys / "host")],
+        authenticate=authenticate,
+        config=_CONFIG,
+        forwarding=anyssh.ForwardingPolicy(connect_to=["localhost:*"]),
     )
     async with await anyio.create_tcp_listener(local_host=HOST) as listener:
         emit(port=listener.extra(SocketAttribute.local_port))
@@ -109,18 +112,35 @@ class AnysshConnection:
 
 
 @asynccontextmanager
-async def connect(task: Task) -> AsyncIterator[AnysshConnection]:
-    """Connect, verify the host key, authenticate; close at the end."""
+async def _session(task: Task) -> AsyncIterator[anyssh.ClientSession]:
     async with anyssh.ClientSession.connect(
         await anyio.connect_tcp(HOST, task.port),
         credentials=anyssh.ClientCredentials(USERNAME, keys=[_key(task.keys / "user")]),
         verify_host=anyssh.pin(_key(task.keys / "host").fingerprint),
         config=_CONFIG,
     ) as session:
+        yield session
+
+
+@asynccontextmanager
+async def connect(task: Task) -> AsyncIterator[AnysshConnection]:
+    """Connect, verify the host key, authenticate; close at the end."""
+    async with _session(task) as session:
         yield AnysshConnection(session)
+
+
+@asynccontextmanager
+async def forward(task: Task) -> AsyncIterator[int]:
+    """Forward a free port to the target."""
+    async with (
+        _session(task) as session,
+        session.forward_to_remote_port(HOST, 0, HOST, task.target) as forwarding,
+    ):
+        assert forwarding.local_port is not None
+        yield forwarding.local_port
 
 
 if __name__ == "__main__":
     if _RECONNECTS:
         sys.argv.remove("--reconnect")
-    main(serve, connect)
+    main(serve, connect, forward)

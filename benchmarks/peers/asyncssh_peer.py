@@ -74,6 +74,15 @@ async def _handle(
         writer.close()  # the client has what it wanted
 
 
+class _Server(asyncssh.SSHServer):
+    """Allows every connection to be forwarded."""
+
+    def connection_requested(
+        self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
+    ) -> bool:
+        return True
+
+
 async def serve(task: Task) -> None:
     """Answer commands."""
     server = await asyncssh.listen(
@@ -81,6 +90,7 @@ async def serve(task: Task) -> None:
         0,
         server_host_keys=[str(task.keys / "host")],
         authorized_client_keys=str(task.keys / "user.pub"),
+        server_factory=_Server,
         session_factory=_handle,
         encoding=None,
         config=[],
@@ -123,5 +133,15 @@ async def connect(task: Task) -> AsyncIterator[AsyncsshConnection]:
         yield AsyncsshConnection(connection)
 
 
+@asynccontextmanager
+async def forward(task: Task) -> AsyncIterator[int]:
+    """Forward a free port to the target."""
+    async with (
+        asyncssh.connect(HOST, task.port, options=_options(task)) as connection,
+        connection.forward_local_port(HOST, 0, HOST, task.target) as listener,
+    ):
+        yield listener.get_port()
+
+
 if __name__ == "__main__":
-    main(serve, connect)
+    main(serve, connect, forward)

@@ -13,6 +13,10 @@ The work is spoken over one channel that runs a command, the same for every impl
 * ``echo``: the server sends back what comes.
 
 So a peer only says how to listen, how to connect, and how to send and receive on a channel.
+
+For the workloads of forwarded connections a client is told the port of a target. It forwards a port
+of its own to it (``ssh -L``), prints ``{"port": N}``, and carries what comes; the connections are
+made and answered by ``benchmarks/traffic.py``.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import argparse
 import asyncio
 import json
 import os
+import resource
 import sys
 import threading
 import time
@@ -44,6 +49,7 @@ _WARM_UP_CONNECTIONS: Final = 5
 _MESSAGE: Final = bytes(range(64))
 _STALL_SECONDS: Final = 1.5
 _STALL_AFTER: Final = 64 * 1024
+_FORWARD_SECONDS: Final = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +64,7 @@ class Task:
     :ivar total: bytes to move
     :ivar write_size: bytes of one write
     :ivar seconds: how long to repeat, for the workloads that count
+    :ivar target: the port that a client forwards to
     """
 
     role: str
@@ -68,6 +75,7 @@ class Task:
     total: int
     write_size: int
     seconds: float
+    target: int
 
 
 Data = bytes | bytearray | memoryview
@@ -98,6 +106,8 @@ class Connection(Protocol):
 
 Connect = Callable[[Task], AbstractAsyncContextManager[Connection]]
 Serve = Callable[[Task], Awaitable[None]]
+Forward = Callable[[Task], AbstractAsyncContextManager[int]]
+"""Connects, and forwards a local port to the task's target; gives that port."""
 
 
 def emit(**fields: Any) -> None:
@@ -218,7 +228,7 @@ async def _measure_ping_pong(task: Task, connect: Connect) -> dict[str, Any]:
             now = time.perf_counter()
             times.append(now - before)
             before = now
-        return _finish(seconds=before - begin, **_summary(times))
+        return _finish(seconds=before - begin, **summary(times))
 
 
 async def _measure_set_up(task: Task, connect: Connect) -> dict[str, Any]:
@@ -232,7 +242,7 @@ async def _measure_set_up(task: Task, connect: Connect) -> dict[str, Any]:
         async with connect(task):
             times.append(time.perf_counter() - before)
         before = time.perf_counter()
-    return _finish(seconds=before - begin, **_summary(times))
+    return _finish(seconds=before - begin, **summary(times))
 
 
 async def _measure_slow_reader(task: Task, connect: Connect) -> dict[str, Any]:
@@ -262,7 +272,8 @@ async def _sleep(loop: str, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 
-def _summary(times: array[float]) -> dict[str, Any]:
+def summary(times: array[float]) -> dict[str, Any]:
+    """Return how many repetitions there were, and their percentiles in seconds."""
     ordered = sorted(times)
     return {
         "count": len(ordered),
@@ -287,16 +298,27 @@ _MEASURES: Final = {
 }
 
 
+FORWARDS: Final = ("forward", "forward-connections", "forward-connections-16", "forward-memory")
+
+
+async def _carry(task: Task, forward: Forward) -> None:
+    """Forward until our input ends."""
+    async with forward(task) as port:
+        emit(port=port)
+        await _sleep(task.loop, _FORWARD_SECONDS)
+
+
 def _parse() -> Task:
     parser = argparse.ArgumentParser()
     parser.add_argument("role", choices=["server", "client"])
     parser.add_argument("--loop", default="asyncio", choices=["asyncio", "uvloop", "trio", "none"])
     parser.add_argument("--keys", type=Path, required=True)
     parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--workload", default="upload", choices=sorted(_MEASURES))
+    parser.add_argument("--workload", default="upload", choices=[*_MEASURES, *FORWARDS])
     parser.add_argument("--total", type=int, default=1024 * 1024, help="bytes")
     parser.add_argument("--write-size", type=int, default=256 * 1024, help="bytes")
     parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--target", type=int, default=0)
     return Task(**vars(parser.parse_args()))
 
 
@@ -320,14 +342,24 @@ def _end_with_input(before_end: Callable[[], None]) -> None:
     os._exit(0)
 
 
-def main(serve: Serve, connect: Connect, before_end: Callable[[], None] = lambda: None) -> None:
+def main(
+    serve: Serve,
+    connect: Connect,
+    forward: Forward | None = None,
+    before_end: Callable[[], None] = lambda: None,
+) -> None:
     """Be the server or the client that the command line asks for.
 
-    :param before_end: called in a thread when a server has to end
+    :param before_end: called in a thread when a server or a forward has to end
     """
     task = _parse()
-    if task.role == "server":
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if task.role == "server" or task.workload in FORWARDS:
         threading.Thread(target=_end_with_input, args=(before_end,), daemon=True).start()
+    if task.role == "server":
         _run(lambda: serve(task), task.loop)
+    elif forward is not None and task.workload in FORWARDS:
+        _run(lambda: _carry(task, forward), task.loop)
     else:
         _run(lambda: _MEASURES[task.workload](task, connect), task.loop)

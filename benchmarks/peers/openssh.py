@@ -30,7 +30,7 @@ from .common import (
     main,
 )
 
-_servers: list[subprocess.Popen[bytes]] = []
+_daemons: list[subprocess.Popen[bytes]] = []
 _READY = b"ready\n"
 _SHELL_COMMANDS = {
     # The sleep keeps both ends alive while the driver looks at them.
@@ -112,36 +112,41 @@ async def serve(task: Task) -> None:
     """Run sshd until our input ends."""
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-    with socket.create_server((HOST, 0)) as probe:
-        port = probe.getsockname()[1]
+    port = _free_port()
     configuration = task.keys / "sshd_config"
     _write_configuration(configuration, _SERVER, task, port)
     sshd = subprocess.Popen(
         [_find_sshd(), "-D", "-e", "-f", str(configuration)], stdin=subprocess.DEVNULL
     )
-    _servers.append(sshd)
+    _daemons.append(sshd)
     _wait_for(port, sshd)
     emit(port=port)
     sshd.wait()
 
 
 def _stop() -> None:
-    for sshd in _servers:
-        sshd.terminate()
-        sshd.wait()
+    for daemon in _daemons:
+        daemon.terminate()
+        daemon.wait()
 
 
-def _wait_for(port: int, sshd: subprocess.Popen[bytes]) -> None:
+def _free_port() -> int:
+    with socket.create_server((HOST, 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _wait_for(port: int, daemon: subprocess.Popen[bytes]) -> None:
     for _ in range(100):
-        if sshd.poll() is not None:
-            raise RuntimeError(f"sshd ended with {sshd.returncode}")
+        if daemon.poll() is not None:
+            raise RuntimeError(f"{daemon.args!r} ended with {daemon.returncode}")
         try:
             socket.create_connection((HOST, port)).close()
         except ConnectionRefusedError:
             time.sleep(0.05)
         else:
             return
-    raise RuntimeError("sshd does not listen")
+    raise RuntimeError(f"{daemon.args!r} does not listen")
 
 
 class ProcessChannel:
@@ -198,19 +203,36 @@ class OpenSSHConnection:
         return channel
 
 
-@asynccontextmanager
-async def connect(task: Task) -> AsyncIterator[OpenSSHConnection]:
-    """Prepare the client's configuration; for a session set-up, run one whole session."""
+def _client_configuration(task: Task) -> Path:
     configuration = task.keys / "ssh_config"
     if not configuration.exists() or f"Port {task.port}\n" not in configuration.read_text():
         _write_configuration(configuration, _CLIENT, task, task.port)
         public = (task.keys / "host.pub").read_text()
         (task.keys / "known_hosts").write_text(f"[{HOST}]:{task.port} {public}")
+    return configuration
+
+
+@asynccontextmanager
+async def connect(task: Task) -> AsyncIterator[OpenSSHConnection]:
+    """Prepare the client's configuration; for a session set-up, run one whole session."""
+    configuration = _client_configuration(task)
     if task.workload == "set-up":
         command = ["ssh", "-n", "-s", "-F", str(configuration), "peer", "sftp"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     yield OpenSSHConnection(configuration)
 
 
+@asynccontextmanager
+async def forward(task: Task) -> AsyncIterator[int]:
+    """Forward a free port to the target."""
+    port = _free_port()
+    ways = ["-N", "-o", "ExitOnForwardFailure=yes", "-L", f"{HOST}:{port}:{HOST}:{task.target}"]
+    command = ["ssh", "-F", str(_client_configuration(task)), *ways, "peer"]
+    ssh = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    _daemons.append(ssh)
+    _wait_for(port, ssh)
+    yield port
+
+
 if __name__ == "__main__":
-    main(serve, connect, _stop)
+    main(serve, connect, forward, _stop)

@@ -1,0 +1,158 @@
+"""Both ends of forwarded connections: who connects, and a process of its own that is connected to.
+
+Neither knows SSH, and both are the same beside every implementation. It prints ``{"port": N}``, the
+port of the target, then reads a line with the port to connect to. Every byte is counted at the
+target; a difference is a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from array import array
+from collections.abc import Callable
+from typing import Any, Final
+
+from .peers.common import HOST, emit, summary, writes
+
+CONNECTIONS: Final = {"forward-connections": 1, "forward-connections-16": 16}
+HELD: Final = 1000
+COUNT_BYTES: Final = 8
+_RECEIVE_SIZE: Final = 1024 * 1024
+_WARM_UP_BYTES: Final = 16 * 1024 * 1024
+_WARM_UP_CONNECTIONS: Final = 50
+_BACKLOG: Final = 1024
+_ONE: Final = b"\x01"
+_held: list[socket.socket] = []
+
+
+def _count(connection: socket.socket) -> None:
+    """Answer the end of all bytes with their number."""
+    buffer = bytearray(_RECEIVE_SIZE)
+    count = 0
+    with connection:
+        while received := connection.recv_into(buffer):
+            count += received
+        connection.sendall(count.to_bytes(COUNT_BYTES))
+
+
+def _answer(connection: socket.socket) -> None:
+    """Answer one byte with one byte."""
+    with connection:
+        if connection.recv(1):
+            connection.sendall(_ONE)
+            connection.recv(1)
+
+
+def _be_target(listener: socket.socket, answer: Callable[[socket.socket], None]) -> None:
+    while True:
+        connection, _ = listener.accept()
+        threading.Thread(target=answer, args=(connection,), daemon=True).start()
+
+
+def _transfer(port: int, total: int, size: int) -> None:
+    with socket.create_connection((HOST, port)) as connection:
+        for piece in writes(total, size):
+            connection.sendall(piece)
+        connection.shutdown(socket.SHUT_WR)
+        reply = b""
+        while data := connection.recv(COUNT_BYTES):
+            reply += data
+    if int.from_bytes(reply) != total or len(reply) != COUNT_BYTES:
+        raise RuntimeError(f"sent {total} bytes, the target counted {reply!r}")
+
+
+def _connect(port: int) -> socket.socket:
+    """Return a connection through which one byte went there and back."""
+    connection = socket.create_connection((HOST, port))
+    connection.sendall(_ONE)
+    if connection.recv(1) != _ONE:
+        raise RuntimeError("a forwarded connection ended without an answer")
+    return connection
+
+
+def _measure_bulk(port: int, options: argparse.Namespace) -> dict[str, Any]:
+    _transfer(port, max(min(options.total // 8, _WARM_UP_BYTES), 2), options.write_size)
+    emit(event="start")
+    begin = time.perf_counter()
+    _transfer(port, options.total, options.write_size)
+    return {"bytes": options.total, "seconds": time.perf_counter() - begin}
+
+
+def _measure_connections(port: int, options: argparse.Namespace) -> dict[str, Any]:
+    for _ in range(_WARM_UP_CONNECTIONS):
+        _connect(port).close()
+    emit(event="start")
+    times: list[array[float]] = []
+    everybody = array("d")
+    begin = time.perf_counter()
+
+    def repeat() -> None:
+        taken = array("d")
+        before = time.perf_counter()
+        while before - begin < options.seconds:
+            _connect(port).close()
+            now = time.perf_counter()
+            taken.append(now - before)
+            before = now
+        times.append(taken)
+
+    threads = [threading.Thread(target=repeat) for _ in range(CONNECTIONS[options.workload])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seconds = time.perf_counter() - begin
+    if len(times) != len(threads):
+        raise RuntimeError("a forwarded connection failed")
+    for taken in times:
+        everybody += taken
+    return {"seconds": seconds, **summary(everybody)}
+
+
+def _measure_held(port: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Hold connections that have nothing to say."""
+    for _ in range(_WARM_UP_CONNECTIONS):
+        _connect(port).close()
+    emit(event="start")
+    begin = time.perf_counter()
+    _held.extend(_connect(port) for _ in range(HELD))
+    seconds = time.perf_counter() - begin
+    return {"count": HELD, "seconds": seconds, "p50": seconds / HELD, "p99": seconds / HELD}
+
+
+def main() -> None:
+    """Run one workload through a forward."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--workload", choices=["forward", *CONNECTIONS, "forward-memory"])
+    parser.add_argument("--total", type=int, default=1024 * 1024, help="bytes")
+    parser.add_argument("--write-size", type=int, default=256 * 1024, help="bytes")
+    parser.add_argument("--seconds", type=float, default=1.0)
+    options = parser.parse_args()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    is_bulk = options.workload == "forward"
+    with socket.create_server((HOST, 0), backlog=_BACKLOG) as listener:
+        target_port = listener.getsockname()[1]
+        if (target := os.fork()) == 0:
+            _be_target(listener, _count if is_bulk else _answer)
+    try:
+        emit(port=target_port)
+        port = int(sys.stdin.readline())
+        measures = {"forward": _measure_bulk, "forward-memory": _measure_held}
+        measure = measures.get(options.workload, _measure_connections)
+        emit(event="done", **measure(port, options))
+        sys.stdin.read()
+    finally:
+        os.kill(target, signal.SIGKILL)
+        os.waitpid(target, 0)
+
+
+if __name__ == "__main__":
+    main()
