@@ -16,6 +16,7 @@ import anyio
 from anyio.abc import ByteStream
 
 from .endpoints import IPAddress, TcpEndpoint, UnixEndpoint, address_of, is_loopback
+from .sockets import connect_to
 
 __all__ = ["AddressRefused", "connect_tcp", "connect_unix"]
 
@@ -47,11 +48,16 @@ async def connect_tcp(
     :raises AddressRefused: the host has addresses, none of them allowed
     :raises OSError: the host has no address, or none of them answers
     """
-    found = await anyio.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
-    hosts = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    if "%" not in endpoint.host and address_of(endpoint.host) is not None:
+        hosts = [endpoint.host]  # which saves the thread that looks names up
+    else:
+        found = await anyio.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+        hosts = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     allowed = [host for host in hosts if (at := address_of(host)) is not None and may_use(at)]
     if not allowed:
         raise AddressRefused(errno.EACCES, "not allowed")
+    if len(allowed) == 1:
+        return await connect_to(allowed[0], endpoint.port)
     pause = NEXT_LOCAL_ADDRESS if is_loopback(endpoint.host) else NEXT_ADDRESS
     return await _first_to_answer(_alternating(allowed), endpoint.port, pause)
 
@@ -73,9 +79,9 @@ async def _first_to_answer(hosts: Sequence[str], port: int, pause: float) -> Byt
 
     async def attempt(host: str, failed: anyio.Event) -> None:
         try:
-            stream = await anyio.connect_tcp(host, port)
+            stream = await connect_to(host, port)
         except OSError as error:
-            errors.append(error.__cause__ if isinstance(error.__cause__, OSError) else error)
+            errors.append(error)
             failed.set()
             return
         if connected:

@@ -8,6 +8,7 @@ by the functions here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final
 
@@ -61,6 +62,7 @@ class UnixEndpoint:
 Endpoint = TcpEndpoint | UnixEndpoint
 
 LOCALHOST: Final = "localhost"
+LONGEST_ADDRESS: Final = len("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255")
 ALL_INTERFACES: Final = ("", "*", "0.0.0.0", "::")
 _GUARDED: Final = tuple(
     map(
@@ -85,14 +87,21 @@ def address_of(host: str) -> IPAddress | None:
 
     An IPv4 address that is written as an IPv6 one counts as what it leads to.
     """
+    text = host.partition("%")[0]
+    return _parsed(text) if len(text) <= LONGEST_ADDRESS else None
+
+
+@lru_cache
+def _parsed(text: str) -> IPAddress | None:
     try:
-        address = ip_address(host.partition("%")[0])
+        address = ip_address(text)
     except ValueError:
         return None
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return address if mapped is None else mapped
 
 
+@lru_cache
 def is_guarded(address: IPAddress) -> bool:
     """Whether an address leads to this machine itself or its link, and not to a host out there."""
     return any(address in network for network in _GUARDED if network.version == address.version)

@@ -16,7 +16,7 @@ from logging import Logger, getLogger
 from typing import Final
 
 import anyio
-from anyio.abc import ByteStream, SocketAttribute, SocketStream
+from anyio.abc import ByteStream, SocketAttribute, SocketStream, TaskGroup
 
 from ..session.channel import Channel
 
@@ -78,7 +78,7 @@ class Relay:
         self._stream = stream
         self._early = early
         self._idle_time = idle_time
-        self._scope = anyio.CancelScope()
+        self._tasks: TaskGroup
         self._outcome = _Outcome.NONE
         self._channel: Channel | None = None
         self._far: ByteStream | None = None
@@ -94,20 +94,19 @@ class Relay:
         """
         failure: Exception | None = None
         try:
-            with self._scope:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._copy_to_channel)
-                    try:
-                        self._channel, self._far = await establish()
-                    except Exception as error:
-                        # Raised below, where the task group does not make a group of it.
-                        failure = error
-                        self._end(_Outcome.BROKEN)
-                    else:
-                        self._established.set()
-                        self._touch()
-                        tasks.start_soon(self._copy_to_stream, self._far, self._channel)
-                        tasks.start_soon(self._watch_channel, self._channel)
+            async with anyio.create_task_group() as self._tasks:
+                self._tasks.start_soon(self._copy_to_channel)
+                try:
+                    self._channel, self._far = await establish()
+                except Exception as error:
+                    # Raised below, where the task group does not make a group of it.
+                    failure = error
+                    self._end(_Outcome.BROKEN)
+                else:
+                    self._established.set()
+                    self._touch()
+                    self._tasks.start_soon(self._copy_to_stream, self._far, self._channel)
+                    await self._watch_channel(self._channel)
         finally:
             with anyio.move_on_after(CLOSE_TIME, shield=True):
                 await self._close()
@@ -119,13 +118,13 @@ class Relay:
     def _end(self, outcome: _Outcome, error: Exception | None = None) -> None:
         if self._outcome is _Outcome.NONE:
             self._outcome = outcome
-            self._scope.cancel()
+            self._tasks.cancel_scope.cancel()
             if error is not None:
                 logger.debug("a forwarded connection broke: %r", error)
 
     def _touch(self) -> None:
         if self._idle_time != math.inf:
-            self._scope.deadline = anyio.current_time() + self._idle_time
+            self._tasks.cancel_scope.deadline = anyio.current_time() + self._idle_time
 
     # Copying
 
@@ -214,7 +213,7 @@ class Relay:
         if self._outcome is not _Outcome.COMPLETE:
             return
         self._outcome = _Outcome.BROKEN
-        for end in (self._far, self._channel, self._stream):
+        for end in dict.fromkeys((self._far, self._channel, self._stream)):
             if end is not None:
                 try:
                     await end.aclose()
@@ -224,7 +223,7 @@ class Relay:
         self._outcome = _Outcome.COMPLETE
 
     async def _abort(self) -> None:
-        for end in (self._channel, self._far, self._stream):
+        for end in dict.fromkeys((self._channel, self._far, self._stream)):
             if end is not None:
                 await reset(end)
 

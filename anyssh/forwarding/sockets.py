@@ -1,12 +1,13 @@
-"""Connections that are accepted without reading ahead.
+"""Connections to be relayed: sockets of our own, without a transport of the event loop.
 
 AnyIO's accepted TCP streams on asyncio take in what comes until a reader has once had to wait, and
-one who relays to something slower never has. Here nothing is read before it is asked for, and no
-connection is lost by whoever is cancelled while accepting.
+one who relays to something slower never has. Here nothing is read before it is asked for, nothing
+is copied on its way, and no connection is lost by whoever is cancelled while accepting.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -16,12 +17,12 @@ import anyio.lowlevel
 from anyio import ResourceGuard
 from anyio.abc import ByteStream, Listener, SocketAttribute, SocketListener, SocketStream, TaskGroup
 
-__all__ = ["AcceptedSocket", "accept_from", "listening_socket"]
+__all__ = ["ConnectedSocket", "accept_from", "connect_to", "listening_socket"]
 
 RECEIVE_BYTES = 65536
 
 
-class AcceptedSocket(SocketStream):
+class ConnectedSocket(SocketStream):
     """A connected socket as a stream; what is not asked for stays in the system."""
 
     def __init__(self, raw: socket.socket) -> None:
@@ -133,6 +134,26 @@ class AcceptedSocket(SocketStream):
         await anyio.lowlevel.checkpoint()
 
 
+async def connect_to(host: str, port: int) -> ConnectedSocket:
+    """Connect to a port of an address.
+
+    :raises OSError: it does not answer
+    """
+    raw = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        raw.setblocking(False)
+        try:
+            raw.connect((host, port))
+        except BlockingIOError:
+            await anyio.wait_writable(raw)
+            if error := raw.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                raise OSError(error, os.strerror(error)) from None
+        return ConnectedSocket(raw)
+    except BaseException:
+        raw.close()
+        raise
+
+
 def listening_socket(listener: Listener[ByteStream]) -> socket.socket | None:
     """Return the socket of one of AnyIO's own listeners, None for any other."""
     if not isinstance(listener, SocketListener) or not type(listener).__module__.startswith(
@@ -162,4 +183,4 @@ async def accept_from(
         except ConnectionAbortedError:
             continue  # it has gone already
         else:
-            tasks.start_soon(handler, AcceptedSocket(connection))
+            tasks.start_soon(handler, ConnectedSocket(connection))

@@ -13,15 +13,15 @@ from anyio.abc import ByteStream, SocketAttribute
 
 from anyssh import TcpEndpoint
 from anyssh.forwarding.listening import bound_port, close_listener, listen
-from anyssh.forwarding.sockets import AcceptedSocket, accept_from, listening_socket
+from anyssh.forwarding.sockets import ConnectedSocket, accept_from, listening_socket
 from anyssh.testing import check_byte_stream
 
 
 @asynccontextmanager
 async def accepted_pair() -> AsyncIterator[tuple[ByteStream, ByteStream]]:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        near = AcceptedSocket(socket.create_connection(server.getsockname()))
-        far = AcceptedSocket(server.accept()[0])
+        near = ConnectedSocket(socket.create_connection(server.getsockname()))
+        far = ConnectedSocket(server.accept()[0])
         async with near, far:
             yield near, far
 
@@ -66,7 +66,7 @@ async def test_a_cancelled_acceptor_loses_nobody() -> None:
                     await anyio.lowlevel.checkpoint()
                 accepting.cancel_scope.cancel()
             with suppress(BlockingIOError):
-                handled.append(AcceptedSocket(watched.accept()[0]))
+                handled.append(ConnectedSocket(watched.accept()[0]))
             assert len(handled) == turns + 1
             await near.aclose()
     for stream in handled:
