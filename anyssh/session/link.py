@@ -36,8 +36,14 @@ from .errors import ConnectionLost
 __all__ = ["Link"]
 
 RECEIVE_BYTES: Final = 256 * 1024
+LARGEST_BLOCK: Final = 1024 * 1024
 DIRECT_BYTES: Final = 64 * 1024
 """More than this would hardly fit the kernel's buffer, and gains nothing by being early."""
+
+# The GNU C library gives memory that is freed back to the system at once, down to twice the largest
+# block that it has seen come and go (mallopt(3)), and each piece of a bulk transfer is then faulted
+# in anew, page by page. So it sees a large block here, which is never touched and costs nothing.
+bytes(LARGEST_BLOCK)
 
 # Python 3.11 takes long to look a member of an enumeration up.
 _TERMINATED: Final = Phase.TERMINATED
