@@ -144,7 +144,7 @@ class Visit:
     def __init__(self, admission: Admission | None = None, source: bytes | None = None) -> None:
         self._admission = admission
         self._source = source
-        self.stage = Stage.STRANGER
+        self.stage: Stage = Stage.STRANGER
 
     def move(self, stage: Stage) -> None:
         """Note how far it has come."""
@@ -178,8 +178,8 @@ class Admission:
     def __init__(self, limits: ServerLimits, on_move: Callable[[], None]) -> None:
         self._limits = limits
         self._on_move = on_move
-        self.sources = Sources(limits.exempt)
-        self.penalties = Penalties(limits)
+        self.sources: Sources = Sources(limits.exempt)
+        self.penalties: Penalties = Penalties(limits)
         self._counts: Counter[Stage] = Counter()
         self._by_source: dict[bytes, Counter[Stage]] = {}
         self._let_in = 0
