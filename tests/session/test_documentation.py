@@ -424,7 +424,7 @@ async def test_the_credentials_of_one_key_of_the_agents() -> None:
     line = anyssh.export_public_key(HATTER)
     agent = anyssh.Agent(memory_stream_pair()[0])
     credentials = names["credentials"](agent, "alice", line)
-    assert credentials.keys == [HATTER]
+    assert credentials.keys == (HATTER,)
     assert credentials.key_provider == agent.find
 
 

@@ -179,7 +179,7 @@ async def test_a_stream_is_closed_when_a_session_cannot_begin(
         raise ZeroDivisionError
 
     near, far = memory_stream_pair()
-    monkeypatch.setattr(sys.modules["anyssh.session.session"], "Core", fail)
+    monkeypatch.setattr(sys.modules["anyssh.session.life"], "Core", fail)
     with pytest.raises(ZeroDivisionError):
         async with anyssh.ClientSession.connect(
             near, verify_host=anyssh.InsecureAcceptAnyHostKey()
