@@ -251,6 +251,36 @@ class Commands:
         return Program(command, self.directory, self.only_children)
 
 
+class Watch:
+    """Looks at two programs from now on.
+
+    :ivar samples: memory, taken by whoever wants to
+    """
+
+    def __init__(self, client: Program, server: Program) -> None:
+        self._client = client
+        self._server = server
+        self._before = client.cpu_seconds(), server.cpu_seconds()
+        self.samples = MemorySamples()
+
+    def measurement(self, line: Line, hello: Line, *, stalled_samples: int = 0) -> Measurement:
+        """Return what they did and used.
+
+        :param line: what they told at the end
+        :param hello: what the server told at its beginning
+        """
+        return Measurement(
+            line=line,
+            client_cpu=self._client.cpu_seconds() - self._before[0],
+            server_cpu=self._server.cpu_seconds() - self._before[1],
+            client_peak=self._client.peak_bytes(),
+            server_peak=self._server.peak_bytes(),
+            note=hello.get("note", ""),
+            samples=self.samples,
+            stalled_samples=stalled_samples,
+        )
+
+
 def measure(
     commands: Commands,
     common_options: Sequence[str],
@@ -272,24 +302,15 @@ def measure(
         options = [*common_options, "--port", str(hello["port"]), *client_options]
         with commands.start("client", options) as client:
             client.expect("start", seconds)
-            before = client.cpu_seconds(), server.cpu_seconds()
-            samples = MemorySamples()
+            watch = Watch(client, server)
+            samples = watch.samples
             sample = (lambda: samples.take(client, server)) if sample_memory else None
             stalled = 0
             if stalls:
                 client.expect("resumed", seconds, sample)
                 stalled = len(samples.client)
             line = client.expect("done", seconds, sample)
-            return Measurement(
-                line=line,
-                client_cpu=client.cpu_seconds() - before[0],
-                server_cpu=server.cpu_seconds() - before[1],
-                client_peak=client.peak_bytes(),
-                server_peak=server.peak_bytes(),
-                note=hello.get("note", ""),
-                samples=samples,
-                stalled_samples=stalled,
-            )
+            return watch.measurement(line, hello, stalled_samples=stalled)
 
 
 def measure_forward(
@@ -317,17 +338,8 @@ def measure_forward(
         with commands.start("client", [*common_options, *ports, *client_options]) as client:
             traffic.tell(str(client.read_line(seconds)["port"]))
             traffic.expect("start", seconds)
-            before = client.cpu_seconds(), server.cpu_seconds()
-            samples = MemorySamples()
-            samples.take(client, server)
+            watch = Watch(client, server)
+            watch.samples.take(client, server)
             line = traffic.expect("done", seconds)
-            samples.take(client, server)
-            return Measurement(
-                line=line,
-                client_cpu=client.cpu_seconds() - before[0],
-                server_cpu=server.cpu_seconds() - before[1],
-                client_peak=client.peak_bytes(),
-                server_peak=server.peak_bytes(),
-                note=hello.get("note", ""),
-                samples=samples,
-            )
+            watch.samples.take(client, server)
+            return watch.measurement(line, hello)

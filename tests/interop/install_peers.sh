@@ -14,7 +14,7 @@ python=${1:-python3}
 install_debian_packages() {
     local missing=() pair
     for pair in sshd:openssh-server ssh:openssh-client plink:putty-tools dropbear:dropbear-bin \
-        chromium:chromium; do
+        chromium:chromium curl:curl; do
         PATH=$PATH:/usr/sbin command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
     done
     if [ ${#missing[@]} -gt 0 ]; then

@@ -596,13 +596,24 @@ async def test_client_reconnects_by_itself(make_line: LineMaker) -> None:
 # --- failures
 
 
-async def test_unknown_session_as_client(sides: Sides) -> None:
-    """REC-12: another server with the same host key; the first one still knows."""
-    async with sides.as_client() as line, sides.npm_server(sides.hosts) as other:
+@pytest.mark.parametrize(
+    "hosts,reason",
+    [
+        pytest.param("hosts", ReconnectFailureReason.SESSION_NOT_FOUND, id="unknown session"),
+        pytest.param(
+            "other_hosts", ReconnectFailureReason.DIFFERENT_SERVER_HOST_KEY, id="other host key"
+        ),
+    ],
+)
+async def test_another_server_as_client(
+    sides: Sides, hosts: str, reason: ReconnectFailureReason
+) -> None:
+    """REC-12, REC-14: the first server still knows the session."""
+    async with sides.as_client() as line, sides.npm_server(getattr(sides, hosts)) as other:
         port, line.proxy.target = line.proxy.target, other.port
         line.proxy.last.cut()
         await line.lost()
-        assert await line.try_again() == ReconnectFailureReason.SESSION_NOT_FOUND
+        assert await line.try_again() == reason
         assert line.is_in(SessionState.DISCONNECTED)
         line.proxy.target = port
         assert await line.try_again() is None
@@ -621,19 +632,6 @@ async def test_unknown_session_as_server(sides: Sides) -> None:
         assert other.visits == []
         # For this package the failed stream is that of the session, until it ends.
         await line.event("lost")
-        line.proxy.target = port
-        assert await line.try_again() is None
-        await line.finish()
-
-
-async def test_another_host_key_as_client(sides: Sides) -> None:
-    """REC-14."""
-    async with sides.as_client() as line, sides.npm_server(sides.other_hosts) as other:
-        port, line.proxy.target = line.proxy.target, other.port
-        line.proxy.last.cut()
-        await line.lost()
-        assert await line.try_again() == ReconnectFailureReason.DIFFERENT_SERVER_HOST_KEY
-        assert line.is_in(SessionState.DISCONNECTED)
         line.proxy.target = port
         assert await line.try_again() is None
         await line.finish()

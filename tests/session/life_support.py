@@ -44,6 +44,7 @@ __all__ = [
     "server_of",
     "settle",
     "streams",
+    "until_nobody_listens",
     "wait_for",
 ]
 
@@ -191,6 +192,17 @@ async def wait_for(condition: Callable[[], bool]) -> None:
     """Let others run until something holds."""
     with anyio.fail_after(LIMIT):
         while not condition():  # noqa: ASYNC110
+            await anyio.sleep(0.001)
+
+
+async def until_nobody_listens(port: int) -> None:
+    """Let others run until a port of this machine refuses connections."""
+    with anyio.fail_after(LIMIT):
+        while True:
+            try:
+                await (await anyio.connect_tcp("127.0.0.1", port)).aclose()
+            except OSError:
+                return
             await anyio.sleep(0.001)
 
 

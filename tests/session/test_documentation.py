@@ -193,15 +193,21 @@ async def use_commands(port: int, fingerprint: str, folder: Path) -> None:
         with pytest.raises(anyssh.RequestDenied):
             await session.open_channel("session", request=anyssh.ChannelRequest("shell"))
         # A program whose client has gone does not go on.
-        alive = folder / "alive"
+        told = folder / "pid"
         channel = await session.open_channel(
-            request=exec_request(f"while sleep 0.05; do echo >> {alive}; done")
+            request=exec_request(f"echo $$ > {told}.new; mv {told}.new {told}; exec sleep 1000")
         )
-        await until(alive.exists)
+        await until(told.exists)
         await channel.aclose()
-        size = -1
-        while size != (size := alive.stat().st_size):  # noqa: ASYNC110
-            await anyio.sleep(0.3)
+        await until(lambda: not is_alive(int(told.read_text())))
+
+
+def is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def exec_request(command: str) -> anyssh.ChannelRequest:

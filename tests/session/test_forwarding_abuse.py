@@ -27,6 +27,7 @@ from .life_support import (
     host_key,
     nothing_left_behind,
     settle,
+    until_nobody_listens,
     wait_for,
 )
 from .test_cancellation import cancelled_everywhere
@@ -501,16 +502,6 @@ async def hold(stream: ByteStream) -> None:
         await stream.receive()
 
 
-async def until_nobody_listens(port: int) -> None:
-    with anyio.fail_after(LIMIT):
-        while True:
-            try:
-                await (await anyio.connect_tcp("127.0.0.1", port)).aclose()
-            except OSError:
-                return
-            await anyio.sleep(0.01)
-
-
 @pytest.mark.parametrize("direction", ["to", "from"])
 async def test_leaving_a_forward_ends_its_connections(direction: str) -> None:
     async with service(handler=hold) as port, pair() as (client, server):
@@ -710,15 +701,24 @@ async def test_connections_that_wait_are_bounded() -> None:
         assert await ask_port(number) == b"HELLO!"
 
 
-async def test_a_connection_without_a_byte_ends() -> None:
-    policy = ForwardingPolicy(connect_to=["localhost:*"], idle_time=0.2)
-    async with service() as port, pair(policy) as (client, server):
-        stream = await client.stream_to_remote_port("127.0.0.1", port)
+@pytest.mark.trio
+async def test_a_connection_without_a_byte_ends(autojump_clock: object) -> None:
+    near, far = memory_stream_pair()
+
+    async def connector(endpoint: anyssh.Endpoint) -> ByteStream:
+        return near
+
+    policy = ForwardingPolicy(connect_to=["localhost:*"], connector=connector, idle_time=2)
+    async with pair(policy) as (client, server):
+        stream = await client.stream_to_remote_port("localhost", 1)
         for _ in range(4):
             await stream.send(b"x")
-            await anyio.sleep(0.1)
+            assert await far.receive() == b"x"
+            last = anyio.current_time()
+            await anyio.sleep(1.5)
         closed = await stream.wait_closed()
         assert closed.exit_signal == "ABRT"
+        assert anyio.current_time() - last == pytest.approx(2, abs=0.4)
         await wait_for(lambda: server.channels == ())
 
 

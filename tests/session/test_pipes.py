@@ -32,6 +32,7 @@ from tests.session.life_support import (
     pair,
     run_end,
     server_of,
+    until_nobody_listens,
     wait_for,
 )
 
@@ -573,14 +574,6 @@ async def forwarding_relay(
         running.scope.cancel()
 
 
-async def connects(host: str, port: int) -> bool:
-    try:
-        await (await anyio.connect_tcp(host, port)).aclose()
-    except OSError:
-        return False
-    return True
-
-
 async def test_ports_are_forwarded_through_a_relay_that_passes_on() -> None:
     """PIP-12."""
 
@@ -605,9 +598,7 @@ async def test_ports_are_forwarded_through_a_relay_that_passes_on() -> None:
         ):
             await visitor.send(b"listen")
             assert await visitor.receive() == b"LISTEN"
-        with anyio.fail_after(30):  # the end of it comes through, too
-            while await connects("127.0.0.1", forward.remote_port):
-                await checkpoint()
+        await until_nobody_listens(forward.remote_port)  # the end of it comes through, too
         group.cancel_scope.cancel()
 
 
