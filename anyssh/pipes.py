@@ -9,9 +9,11 @@ of their own, which start in order.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import suppress
-from typing import Any, Final, TypeVar, overload
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Self, TypeVar, overload
 
 import anyio
 import anyio.lowlevel
@@ -76,35 +78,71 @@ async def pipe(first: Channel | Session, second: Channel | Session) -> None:
 # Channels
 
 
+class _Asking:
+    """Counts the requests of one channel that the other has not answered yet."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._all_answered = anyio.Event()
+
+    @contextmanager
+    def one_more(self) -> Iterator[None]:
+        self._count += 1
+        try:
+            yield
+        finally:
+            self._count -= 1
+            if not self._count:
+                self._all_answered.set()
+                self._all_answered = anyio.Event()
+
+    async def wait_all_answered(self) -> None:
+        while self._count:
+            await self._all_answered.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """One of two piped channels."""
+
+    channel: Channel
+    arrivals: AsyncIterator[Arrival]
+    asking: _Asking
+
+    @classmethod
+    def of(cls, channel: Channel) -> Self:
+        return cls(channel, channel.arrivals(), _Asking())
+
+
 async def _pipe_channels(first: Channel, second: Channel) -> None:
     async with first, second:
-        from_first, from_second = first.arrivals(), second.arrivals()
+        one, other = _End.of(first), _End.of(second)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_carry, from_second, second, first, tasks)
-            await _carry(from_first, first, second, tasks)
+            tasks.start_soon(_carry, other, one, tasks)
+            await _carry(one, other, tasks)
 
 
-async def _carry(
-    arrivals: AsyncIterator[Arrival], source: Channel, target: Channel, tasks: TaskGroup
-) -> None:
+async def _carry(source: _End, target: _End, tasks: TaskGroup) -> None:
     """Hand on what comes from one channel until it is closed, then close the other alike.
 
     Once the target has gone, the rest is taken and dropped: its peer may still want to read what
     the source's peer only sends after it could write.
     """
-    async for arrival in arrivals:
+    async for arrival in source.arrivals:
         try:
-            await _hand_on(arrival, target, tasks)
+            await _hand_on(arrival, source, target.channel, tasks)
         except _GONE:
             continue
-    end = await source.wait_closed()
+    end = await source.channel.wait_closed()
+    # What the source answered before it closed may still be on its way through another task.
+    await target.asking.wait_all_answered()
     if end.exit_signal is not None:
-        await target.aclose(signal=end.exit_signal, message=end.message or "")
+        await target.channel.aclose(signal=end.exit_signal, message=end.message or "")
     else:
-        await target.aclose(exit_status=end.exit_status)
+        await target.channel.aclose(exit_status=end.exit_status)
 
 
-async def _hand_on(arrival: Arrival, target: Channel, tasks: TaskGroup) -> None:
+async def _hand_on(arrival: Arrival, source: _End, target: Channel, tasks: TaskGroup) -> None:
     match arrival:
         case ReceivedData(data, is_stderr=False):
             await target.send(data)
@@ -113,7 +151,15 @@ async def _hand_on(arrival: Arrival, target: Channel, tasks: TaskGroup) -> None:
         case ReceivedEof():
             await target.send_eof()
         case IncomingRequest():
-            await _start_in_order(tasks, _relay_request, arrival, target)
+            relay = partial(_relay_channel_request, source.asking)
+            await _start_in_order(tasks, relay, arrival, target)
+
+
+async def _relay_channel_request(
+    asking: _Asking, request: IncomingRequest, target: Channel, sent: _Sent
+) -> None:
+    with asking.one_more():
+        await _relay_request(request, target, sent)
 
 
 # Sessions

@@ -283,6 +283,21 @@ async def test_a_request_is_refused_when_the_other_side_closes() -> None:
         await running.result()
 
 
+async def test_a_reply_comes_before_the_close_that_follows_it() -> None:
+    """Both reach the relay at once, and which of its tasks goes first is up to the event loop."""
+    for _ in range(20):
+        async with piped_channels() as (one, other, running, _inner):
+            requests = other.requests()
+            async with anyio.create_task_group() as group:
+                asked = Call(group, partial(one.request, "exec"))
+                request = await next_request(requests)
+                request._session._answer_request(request._pending, True, b"")
+                await other.aclose(signal="TERM")
+                assert await asked.result()
+                assert (await one.wait_closed()).exit_signal == "TERM"
+                await running.result()
+
+
 async def test_what_came_before_the_pipe_passes() -> None:
     async with gateway() as (client, near, far, server):
         one, inner = await channel_pair(client, near)
