@@ -9,6 +9,7 @@ connection breaks, and the number could then belong to something else.
 from __future__ import annotations
 
 import os
+import socket
 from typing import Self
 
 from anyio.abc import AnyByteStream, SocketAttribute, SocketStream
@@ -54,6 +55,14 @@ class DirectWriter:
         except OSError as error:
             self.error = error
             return 0
+
+    def send_eof(self) -> None:
+        """Close our side of the connection; the peer's last words still come through."""
+        try:
+            with socket.socket(fileno=os.dup(self._descriptor)) as own:
+                own.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self.error = error
 
     def close(self) -> None:
         """Give the descriptor back."""

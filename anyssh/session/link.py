@@ -1,12 +1,17 @@
-"""One byte stream under a session: a reader, a writer and a timer around one core.
+"""One byte stream under a session: a reader, and as far as needed a writer and a timer.
 
-The reader awaits nothing but the stream, so nobody can hold it up. The writer is the only one that
-awaits sending, so packets are never torn by a cancelled user; while it is idle, a plain socket is
-written to at once by whoever has something to say. Both end soon after the core has: the writer
-once the last words are out, the reader once the peer has closed its side or time is up.
+The reader awaits nothing but the stream, so nobody can hold it up. What is to be sent goes, on a
+plain socket, right into the kernel's buffer, from whatever task it comes up in; small answers then
+need no turn of the event loop. What does not fit there, or has another kind of stream below it, is
+the business of the writer: a task that is started when there first is such a thing, and the only
+one that awaits sending, so packets are never torn by a cancelled user.
 
-The writer watches the core's deadline as well, until it first has to wait for the stream. Then the
-timer becomes a task of its own; on a plain socket, most sessions end without it.
+On a plain socket the reader also keeps the time: its receiving is cancelled when the core has
+something to do, which loses no bytes there. Of other streams nobody knows, so they get a timer, a
+task of its own. Either way the *alarm* is a cancel scope whose deadline is the core's.
+
+All end soon after the core has: the writer once the last words are out, the reader once the peer
+has closed its side or time is up.
 
 A server's link may turn out to belong to a session that has lost another one. It is then released:
 its tasks end, the stream and the core live on, and a new link of that session takes them.
@@ -16,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from enum import Enum, auto
 from functools import partial
 from logging import Logger, getLogger
 from typing import Final
@@ -39,6 +45,8 @@ RECEIVE_BYTES: Final = 256 * 1024
 LARGEST_BLOCK: Final = 1024 * 1024
 DIRECT_BYTES: Final = 64 * 1024
 """More than this would hardly fit the kernel's buffer, and gains nothing by being early."""
+CLOSING_TIME: Final = 1.0
+"""Seconds for a stream to close."""
 
 # The GNU C library gives memory that is freed back to the system at once, down to twice the largest
 # block that it has seen come and go (mallopt(3)), and each piece of a bulk transfer is then faulted
@@ -53,6 +61,20 @@ logger: Logger = getLogger("anyssh")
 
 class _StreamFailed(Exception):
     """Sending on the stream is no longer possible."""
+
+
+class _Writer(Enum):
+    """What the writer is doing."""
+
+    NEW = auto()
+    """The link does not run yet."""
+    ABSENT = auto()
+    """There was nothing for it to do yet."""
+    IDLE = auto()
+    BUSY = auto()
+    """It has something to send, or was told so."""
+    GONE = auto()
+    """Nothing is sent any more."""
 
 
 class Link:
@@ -80,21 +102,20 @@ class Link:
             if isinstance(stream, ByteReceiveStream)
             else stream.receive
         )
+        self._tasks: TaskGroup
         self._direct: DirectWriter | None = None
-        self._writer_is_idle = False
+        self._writer = _Writer.NEW
+        self._output = Notice()
         self._rest = b""
         self._is_held = False
-        self._output = Notice()
-        self._deadline_moved = self._output
-        self._sleeping_until = math.inf
-        self._is_steady = False
-        self._tasks: TaskGroup
-        self._reading = anyio.CancelScope()
         self._writing = anyio.CancelScope()
+        self._reading = anyio.CancelScope()
+        self._read_until = math.inf
+        self._alarm = anyio.CancelScope()
+        self._is_steady = False
         self._error: Exception | None = None
         self._is_released = False
         self._unpaused = Notice()
-        self._written = anyio.Event()
         self._finished = anyio.Event()
 
     @property
@@ -112,22 +133,29 @@ class Link:
                 words += f"; it had said {transport.said_instead!r}"
         return ConnectionLost(words)
 
-    def give_last_time(self) -> None:
+    # The end
+
+    @property
+    def _is_ending(self) -> bool:
+        return self._is_released or self.core.phase is _TERMINATED
+
+    def _give_last_time(self) -> None:
         """Give the goodbye its time to leave, and the peer its time to close."""
-        if self._reading.deadline < math.inf:
-            return
-        now = anyio.current_time()
-        limits = self._limits
-        self._writing.deadline = min(self._writing.deadline, now + limits.disconnect_time)
-        self._reading.deadline = now + limits.close_time
+        if self._read_until == math.inf:
+            self._limit_writing()
+            self._read_until = anyio.current_time() + self._limits.close_time
+            self._reading.deadline = min(self._reading.deadline, self._read_until)
+
+    def _limit_writing(self) -> None:
+        deadline = anyio.current_time() + self._limits.disconnect_time
+        self._writing.deadline = min(self._writing.deadline, deadline)
 
     def hurry(self) -> None:
         """Give the goodbye no more than :attr:`Limits.disconnect_time`, and the peer no time."""
-        if self._finished.is_set():
-            return
-        deadline = anyio.current_time() + self._limits.disconnect_time
-        self._writing.deadline = min(self._writing.deadline, deadline)
-        self._reading.cancel()
+        if not self._finished.is_set():
+            self._limit_writing()
+            self._read_until = -math.inf
+            self._reading.cancel()
 
     def release(self) -> None:
         """End the tasks, but neither the core nor the stream; only while the core is paused.
@@ -136,111 +164,79 @@ class Link:
         is of no use to anybody and the core ends.
         """
         self._is_released = True
-        deadline = anyio.current_time() + self._limits.disconnect_time
-        self._writing.deadline = min(self._writing.deadline, deadline)
+        self._limit_writing()
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        """Have every task see that the end has come."""
         self._unpaused.notify()
         self._output.notify()
-        self._deadline_moved.notify()
+        if self._alarm is not self._reading:
+            self._alarm.cancel()
 
     async def wait_finished(self) -> None:
         """Wait until the stream is closed, or released."""
         await self._finished.wait()
 
+    # Life
+
     async def run(self) -> None:
         """Move bytes until the end, then close the stream.
 
-        Shielded: cancelling what surrounds a session must leave time for its goodbye. It is the
-        session that ends its link, and each step of the end has its deadline.
+        Runs shielded: cancelling what surrounds a session must leave time for its goodbye. It is
+        the session that ends its link, and each step of the end has its deadline.
         """
-        with anyio.CancelScope(shield=True):
-            try:
-                async with anyio.create_task_group() as self._tasks:
-                    self._direct = DirectWriter.open(self.stream)
-                    self._tasks.start_soon(self._write)
-                    await self._read()
-                    if not self._is_released:
-                        self._tell_core(self.core.receive_eof)
-                    await self._written.wait()
-            finally:
-                self._close_direct()
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                self._direct = DirectWriter.open(self.stream)
+                if self._direct is None:
+                    self._tasks.start_soon(self._keep_time)
+                self._writer = _Writer.ABSENT
+                self.advance([])
+                await self._read()
                 if not self._is_released:
-                    await self._close_stream()
-                self._finished.set()
+                    self._tell_core(self.core.receive_eof)
+        finally:
+            self._writer = _Writer.GONE
+            direct, self._direct = self._direct, None
+            if direct is not None:
+                direct.close()
+            if not self._is_released:
+                await self._close_stream()
+            self._finished.set()
+
+    async def _close_stream(self) -> None:
+        with anyio.move_on_after(CLOSING_TIME):
+            try:
+                await self.stream.aclose()
+            except Exception as error:
+                self._lost(error)
+
+    def _lost(self, error: Exception) -> None:
+        if self._error is None:
+            self._error = error
+
+    # What the core brings about
 
     def advance(self, events: list[Event]) -> None:
         """Hand events on, then see to output and deadline."""
-        core = self.core
-        while events:
-            self.dispatch(events)
-            events = core.poll_events()
-        if core.transport.pending or core.phase is _TERMINATED:
-            self._write_soon()
+        self._hand_on(events)
         self._is_held = False
+        self._see_to_output()
         self._check_deadline()
 
     def hold(self) -> None:
-        """Leave what waits now to the writer, which comes after tasks that were woken before.
+        """Leave what waits now until tasks that were woken before have had their turn.
 
         Called while events are dispatched, by whoever has woken a task that will soon have more
         to send: both then leave together.
         """
         self._is_held = True
 
-    def _write_soon(self) -> None:
-        if (
-            self._writer_is_idle
-            and self._direct is not None
-            and not self._is_held
-            and 0 < self.core.transport.pending <= DIRECT_BYTES
-        ):
-            self._write_at_once(self._direct)
-        if self.core.phase is _TERMINATED:
-            self.give_last_time()
-            self._output.notify()
-            self._deadline_moved.notify()
-            self._unpaused.notify()
-        elif self._rest or self.core.transport.pending:
-            self._output.notify()
-
-    def _write_at_once(self, direct: DirectWriter) -> None:
-        now = anyio.current_time()
-        data = self.core.data_to_send(now)
-        written = self._write_directly(direct, data, now)
-        if written < len(data):
-            self._writer_is_idle = False
-            self._rest = data[written:]
-        events = self.core.poll_events()
-        if events:
+    def _hand_on(self, events: list[Event]) -> None:
+        while events:
             self.dispatch(events)
-
-    def _write_directly(self, direct: DirectWriter, data: bytes, now: float) -> int:
-        """Write what the socket takes; return how much it was."""
-        written = direct.write(data)
-        self._contour.record_sent(now, written)
-        if direct.error is not None:
-            self._lost(direct.error)
-        return written
-
-    # Reading
-
-    async def _read(self) -> None:
-        with self._reading:
-            while True:
-                while self.core.has_backlog:
-                    await anyio.lowlevel.checkpoint()
-                    self._tell_core(self.core.receive_data, b"")
-                while self.core.is_paused:
-                    if self._is_released:
-                        return
-                    await self._unpaused.wait()
-                try:
-                    data = await self._receive()
-                except anyio.EndOfStream:
-                    return
-                except Exception as error:  # whatever a stream raises means that it is gone
-                    self._lost(error)
-                    return
-                self._tell_core(self.core.receive_data, data)
+            events = self.core.poll_events()
 
     def _tell_core(self, tell: Callable[..., list[Event]], *what: bytes) -> None:
         """Tell the core something and the time, and go on with what that brings about.
@@ -259,13 +255,111 @@ class Link:
             error.__cause__ = bug
             self.core.terminate(error)
             events = self.core.poll_events()
-        self.advance(events)
+        self._hand_on(events)
+        if not self._is_held:
+            self._see_to_output()
+        self._check_deadline()
 
-    def _lost(self, error: Exception) -> None:
-        if self._error is None:
-            self._error = error
+    async def _let_go(self) -> None:
+        """Send what was held, after those who were woken."""
+        await anyio.lowlevel.cancel_shielded_checkpoint()
+        self.advance([])
+
+    # Reading
+
+    async def _read(self) -> None:
+        """Receive until the peer has closed its side, or time is up."""
+        while not self._is_released:
+            with anyio.CancelScope(deadline=self._read_until) as self._reading:
+                if self._direct is not None:
+                    self._alarm = self._reading
+                    self._set_alarm()
+                await self._receive_all()
+                return
+            if anyio.current_time() >= self._read_until:
+                return
+            self._tell_core(self.core.handle_timeout)
+            if self._is_held:
+                await self._let_go()
+
+    async def _receive_all(self) -> None:
+        core = self.core
+        while True:
+            while core.has_backlog:
+                await anyio.lowlevel.checkpoint()
+                self._tell_core(core.receive_data, b"")
+            while core.is_paused:
+                if self._is_released:
+                    return
+                await self._unpaused.wait()
+            try:
+                data = await self._receive()
+            except anyio.EndOfStream:
+                return
+            except Exception as error:  # whatever a stream raises means that it is gone
+                self._lost(error)
+                return
+            self._tell_core(core.receive_data, data)
+            if self._is_held:
+                await self._let_go()
 
     # Writing
+
+    def _see_to_output(self) -> None:
+        """Have what waits leave, at once if that is possible."""
+        if self.core.transport.pending:
+            self._write_soon()
+        if self.core.phase is _TERMINATED:
+            self._give_last_time()
+            self._wake_all()
+            self._finish_writing()
+
+    def _write_soon(self) -> None:
+        if self._writer in _RESTING:
+            direct = self._direct
+            if direct is None or self.core.transport.pending > DIRECT_BYTES:
+                self._wake_writer()
+            else:
+                self._write_at_once(direct)
+
+    def _write_at_once(self, direct: DirectWriter) -> None:
+        now = anyio.current_time()
+        data = self.core.data_to_send(now)
+        written = self._write_directly(direct, data, now)
+        if written < len(data):
+            self._rest = data[written:]
+            self._wake_writer()
+        events = self.core.poll_events()
+        if events:
+            self._hand_on(events)
+        if self.core.transport.pending:
+            self._wake_writer()
+
+    def _write_directly(self, direct: DirectWriter, data: bytes, now: float) -> int:
+        """Write what the socket takes; return how much it was."""
+        written = direct.write(data)
+        self._contour.record_sent(now, written)
+        if direct.error is not None:
+            self._lost(direct.error)
+        return written
+
+    def _wake_writer(self) -> None:
+        if self._writer is _Writer.ABSENT:
+            self._tasks.start_soon(self._write)
+        elif self._writer is _Writer.IDLE:
+            self._output.notify()
+        else:
+            return
+        self._writer = _Writer.BUSY
+
+    def _finish_writing(self) -> None:
+        """Close our side, so that the peer's last words still come through."""
+        direct = self._direct
+        if self._writer is _Writer.ABSENT and direct is not None:
+            self._writer = _Writer.GONE
+            direct.send_eof()
+        else:
+            self._wake_writer()
 
     async def _write(self) -> None:
         try:
@@ -277,18 +371,14 @@ class Link:
                         break
                     if self._is_released:
                         break
-                    self._writer_is_idle = True
-                    if self._timer_is_apart:
-                        await self._output.wait()
-                    else:
-                        await self._wait_for_deadline()
-                    self._writer_is_idle = False
+                    self._writer = _Writer.IDLE
+                    await self._output.wait()
+                    self._writer = _Writer.BUSY
         except _StreamFailed:
             # The peer's last words may still be on their way to the reader.
-            self.give_last_time()
+            self._give_last_time()
         finally:
-            self._writer_is_idle = False
-            self._written.set()
+            self._writer = _Writer.GONE
         if self._is_released and self._writing.cancelled_caught:
             error = SSHError("the peer reads too slowly to be handed over")
             self.core.lose(error, anyio.current_time())
@@ -313,9 +403,6 @@ class Link:
                 self._rest = data[self._write_directly(self._direct, data, now) :]
 
     async def _send(self, data: bytes) -> None:
-        if not self._timer_is_apart:
-            self._deadline_moved = Notice()
-            self._tasks.start_soon(self._watch_deadline)
         try:
             await self.stream.send(data)
             self._contour.record_sent(anyio.current_time(), len(data))
@@ -324,49 +411,36 @@ class Link:
             raise _StreamFailed from error
 
     async def _send_eof(self) -> None:
-        """Close our side, where a stream can, so that the peer's last words still come through."""
         try:
             await self.stream.send_eof()
         except NotImplementedError:
+            self._read_until = -math.inf
             self._reading.cancel()
         except Exception as error:  # whatever a stream raises means that it is gone
             self._lost(error)
-
-    def _close_direct(self) -> None:
-        direct, self._direct = self._direct, None
-        if direct is not None:
-            direct.close()
-
-    async def _close_stream(self) -> None:
-        with anyio.CancelScope(shield=True, deadline=anyio.current_time() + 1):
-            try:
-                await self.stream.aclose()
-            except Exception as error:
-                self._lost(error)
 
     # Time
 
     def _check_deadline(self) -> None:
         was_steady, self._is_steady = self._is_steady, self.core.is_steady
-        if was_steady and self._is_steady:
-            return
+        if not (was_steady and self._is_steady):
+            self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        """Let the alarm go off no later than the core needs it; too early does no harm."""
         deadline = self.core.next_deadline()
-        if deadline is not None and deadline < self._sleeping_until:
-            self._deadline_moved.notify()
+        if deadline is not None and deadline < self._alarm.deadline:
+            self._alarm.deadline = deadline
 
-    @property
-    def _timer_is_apart(self) -> bool:
-        return self._deadline_moved is not self._output
-
-    async def _watch_deadline(self) -> None:
-        while not (self.core.phase is _TERMINATED or self._is_released):
-            await self._wait_for_deadline()
-
-    async def _wait_for_deadline(self) -> None:
-        """Wait until there is something for whoever watches the deadline, and do it."""
-        deadline = self.core.next_deadline()
-        self._sleeping_until = math.inf if deadline is None else deadline
-        with anyio.CancelScope(deadline=self._sleeping_until) as sleeping:
-            await self._deadline_moved.wait()
-        if sleeping.cancelled_caught:
+    async def _keep_time(self) -> None:
+        """Tell the core when it has something to do, on a stream whose reader cannot."""
+        while not self._is_ending:
+            with anyio.CancelScope() as self._alarm:
+                self._set_alarm()
+                await anyio.sleep_forever()
             self._tell_core(self.core.handle_timeout)
+            if self._is_held:
+                await self._let_go()
+
+
+_RESTING: Final = frozenset({_Writer.ABSENT, _Writer.IDLE})

@@ -295,9 +295,10 @@ async def test_a_socket_that_breaks_as_it_is_written_to(size: int) -> None:
         assert isinstance(caught.value.__cause__, anyssh.ConnectionLost)
         assert isinstance(closed.error, anyssh.ConnectionLost)
         cause = closed.error.__cause__
-        assert isinstance(cause, (BrokenPipeError, anyio.BrokenResourceError))
         if size == 1:
             assert isinstance(cause, BrokenPipeError), "the first error is the one to tell"
+        else:  # the peer may have closed its side before the writer has tried
+            assert isinstance(cause, BrokenPipeError | anyio.BrokenResourceError | None)
         group.cancel_scope.cancel()
 
 
