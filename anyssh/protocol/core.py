@@ -110,6 +110,8 @@ class Core:
     :param services: what clients may ask for once they are authenticated, besides the connection
     :param clock: tells monotonic seconds whenever it is asked, for measuring latency
     :param trace: told what happens, if given
+    :ivar can_send: whether payloads of the connection may leave now
+    :ivar has_backlog: whether to call :meth:`receive_data` again, once others had their turn
     """
 
     def __init__(
@@ -139,6 +141,7 @@ class Core:
         self._events: list[Event] = []
         self._phase = Phase.VERSION
         self._rules = _ACCEPTANCE[role][Phase.VERSION]
+        self.can_send: bool = False
         self.transport: Transport = Transport(
             role,
             config.limits,
@@ -228,17 +231,12 @@ class Core:
         if self._phase is Phase.TERMINATED:
             raise LocalProtocolError("the connection has ended")
 
-    # What the connection needs of its link
-
-    @property
-    def can_send(self) -> bool:
-        """Whether payloads of the connection may leave now."""
-        return self._phase is _RUNNING and not self.exchanger.is_running
-
     @property
     def is_steady(self) -> bool:
         """Whether :meth:`next_deadline` only moves away for now, so that nobody need look."""
-        return self.can_send and not self.transport.gives_receipts
+        return self.can_send and self._reconnector.is_steady
+
+    # What the connection needs of its link
 
     @property
     def room(self) -> int:
@@ -271,7 +269,7 @@ class Core:
 
     # Feeding and draining
 
-    def receive_data(self, data: Buffer, now: float) -> list[Event]:
+    def receive_data(self, data: Buffer, now: float) -> Sequence[Event]:
         """Take bytes from the stream; return what they brought about.
 
         Handles a bounded number of messages. While :attr:`has_backlog` is true, call again, with
@@ -285,18 +283,18 @@ class Core:
             self._attempt(self._receive, data)
         return self.poll_events()
 
-    def receive_eof(self, now: float) -> list[Event]:
+    def receive_eof(self, now: float) -> Sequence[Event]:
         """Note that the stream has ended; return what that brought about."""
         self._now = now
         if self._phase is not Phase.TERMINATED:
             self._end(None, is_loss=True)
         return self.poll_events()
 
-    def poll_events(self) -> list[Event]:
+    def poll_events(self) -> Sequence[Event]:
         """Return, and forget, what has come about since the last call."""
         events = self._events
         if not events:
-            return []
+            return ()
         taken = events.copy()
         events.clear()
         return taken
@@ -340,7 +338,7 @@ class Core:
             return None
         return self._rekeying.deadline
 
-    def handle_timeout(self, now: float) -> list[Event]:
+    def handle_timeout(self, now: float) -> Sequence[Event]:
         """Do what is due; return what that brought about."""
         self._now = self.transport.now = now
         if self._phase is not Phase.TERMINATED:
@@ -887,6 +885,7 @@ class Core:
 
     def _start_rekey(self) -> None:
         self.exchanger.start()
+        self.can_send = False
         self._deadline = self._now + self.config.limits.key_exchange_time
 
     def _start_rekey_if_due(self) -> None:
@@ -914,6 +913,7 @@ class Core:
     def _set_phase(self, phase: Phase) -> None:
         self._phase = phase
         self._rules = _ACCEPTANCE[self.role][phase]
+        self.can_send = phase is _RUNNING and not self.exchanger.is_running
 
     def _tell(
         self,

@@ -126,6 +126,11 @@ class Reconnector:
 
     # Receipts without news
 
+    @property
+    def is_steady(self) -> bool:
+        """Whether what comes next does not bring the deadline nearer."""
+        return self.deadline is not None or not self._transport.gives_receipts
+
     def ignore(self, size: int) -> None:
         """Owe no receipt for a packet, lest two silent sides keep each other busy."""
         self._transport.receipted_messages += 1

@@ -60,6 +60,7 @@ class Transport:
 
     :ivar received_at: when something last came, in monotonic seconds
     :ivar now: when something is sent next
+    :ivar pending: bytes that wait for the stream
     """
 
     __slots__ = (
@@ -73,7 +74,6 @@ class Transport:
         "_on_send",
         "_opener",
         "_output",
-        "_output_size",
         "_peer_receipt",
         "_sealer",
         "bytes_received",
@@ -83,6 +83,7 @@ class Transport:
         "messages_sent",
         "now",
         "peer_version",
+        "pending",
         "receipted_bytes",
         "receipted_messages",
         "receive_sequence",
@@ -111,7 +112,7 @@ class Transport:
         self.receive_sequence: int = 0
         line = identification.encode("ascii") + b"\r\n"
         self._output: list[bytes] = [line]
-        self._output_size = len(line)
+        self.pending: int = len(line)
         self.bytes_sent: int = len(line)
         self.bytes_received: int = 0
         self.messages_sent: int = 0
@@ -216,7 +217,7 @@ class Transport:
         self.messages_sent += 1
         size = len(packet)
         self.bytes_sent += size
-        self._output_size += size
+        self.pending += size
         self._output.append(packet)
 
     def install_sealer(self, sealer: PacketSealer, *, reset_sequence: bool) -> None:
@@ -228,12 +229,7 @@ class Transport:
     def discard_output(self) -> None:
         """Forget what waits for the stream, which is no more."""
         self._output = []
-        self._output_size = 0
-
-    @property
-    def pending(self) -> int:
-        """Bytes that wait for the stream."""
-        return self._output_size
+        self.pending = 0
 
     def take_output(self) -> bytes:
         """Return, and forget, the bytes that wait for the stream."""
@@ -242,7 +238,7 @@ class Transport:
             return b""
         data = output[0] if len(output) == 1 else b"".join(output)
         self._output = []
-        self._output_size = 0
+        self.pending = 0
         return data
 
     # Receipts

@@ -77,6 +77,10 @@ class _Writer(Enum):
     """Nothing is sent any more."""
 
 
+_ABSENT: Final = _Writer.ABSENT
+_IDLE: Final = _Writer.IDLE
+
+
 class Link:
     """Moves bytes between a stream and a core until either has ended.
 
@@ -191,8 +195,8 @@ class Link:
                 self._direct = DirectWriter.open(self.stream)
                 if self._direct is None:
                     self._tasks.start_soon(self._keep_time)
-                self._writer = _Writer.ABSENT
-                self.advance([])
+                self._writer = _ABSENT
+                self.advance(())
                 await self._read()
                 if not self._is_released:
                     self._tell_core(self.core.receive_eof)
@@ -218,7 +222,7 @@ class Link:
 
     # What the core brings about
 
-    def advance(self, events: list[Event]) -> None:
+    def advance(self, events: Sequence[Event]) -> None:
         """Hand events on, then see to output and deadline."""
         self._hand_on(events)
         self._is_held = False
@@ -233,22 +237,19 @@ class Link:
         """
         self._is_held = True
 
-    def _hand_on(self, events: list[Event]) -> None:
+    def _hand_on(self, events: Sequence[Event]) -> None:
         while events:
             self.dispatch(events)
             events = self.core.poll_events()
 
-    def _tell_core(self, tell: Callable[..., list[Event]], *what: bytes) -> None:
+    def _tell_core(self, tell: Callable[..., Sequence[Event]], *what: bytes) -> None:
         """Tell the core something and the time, and go on with what that brings about.
 
         The core raises nothing for what a peer does; should it all the same, only this session
         ends.
         """
-        now = anyio.current_time()
         try:
-            events = tell(*what, now)
-            for data in what:
-                self._contour.record_received(now, len(data))
+            events = tell(*what, anyio.current_time())
         except Exception as bug:
             logger.exception("a session ends by an internal error")
             error = SSHError("the session ended by an internal error")
@@ -262,8 +263,10 @@ class Link:
 
     async def _let_go(self) -> None:
         """Send what was held, after those who were woken."""
-        await anyio.lowlevel.cancel_shielded_checkpoint()
-        self.advance([])
+        try:
+            await anyio.lowlevel.checkpoint()
+        finally:
+            self.advance(())
 
     # Reading
 
@@ -299,9 +302,13 @@ class Link:
             except Exception as error:  # whatever a stream raises means that it is gone
                 self._lost(error)
                 return
-            self._tell_core(core.receive_data, data)
+            self._tell_core(self._take, data)
             if self._is_held:
                 await self._let_go()
+
+    def _take(self, data: bytes, now: float) -> Sequence[Event]:
+        self._contour.record_received(now, len(data))
+        return self.core.receive_data(data, now)
 
     # Writing
 
@@ -315,7 +322,8 @@ class Link:
             self._finish_writing()
 
     def _write_soon(self) -> None:
-        if self._writer in _RESTING:
+        writer = self._writer
+        if writer is _ABSENT or writer is _IDLE:
             direct = self._direct
             if direct is None or self.core.transport.pending > DIRECT_BYTES:
                 self._wake_writer()
@@ -344,9 +352,9 @@ class Link:
         return written
 
     def _wake_writer(self) -> None:
-        if self._writer is _Writer.ABSENT:
+        if self._writer is _ABSENT:
             self._tasks.start_soon(self._write)
-        elif self._writer is _Writer.IDLE:
+        elif self._writer is _IDLE:
             self._output.notify()
         else:
             return
@@ -355,7 +363,7 @@ class Link:
     def _finish_writing(self) -> None:
         """Close our side, so that the peer's last words still come through."""
         direct = self._direct
-        if self._writer is _Writer.ABSENT and direct is not None:
+        if self._writer is _ABSENT and direct is not None:
             self._writer = _Writer.GONE
             direct.send_eof()
         else:
@@ -371,7 +379,7 @@ class Link:
                         break
                     if self._is_released:
                         break
-                    self._writer = _Writer.IDLE
+                    self._writer = _IDLE
                     await self._output.wait()
                     self._writer = _Writer.BUSY
         except _StreamFailed:
@@ -441,6 +449,3 @@ class Link:
             self._tell_core(self.core.handle_timeout)
             if self._is_held:
                 await self._let_go()
-
-
-_RESTING: Final = frozenset({_Writer.ABSENT, _Writer.IDLE})
