@@ -1,5 +1,8 @@
 """Joining a channel and a stream: bytes both ways, with what belongs to them.
 
+Of any stream, each direction is a task. Of a plain socket, only the direction to the channel is:
+what comes on the channel is written to the socket at once, by the session's reader.
+
 The end of one direction is passed on and leaves the other open. A reset on one side becomes a reset
 on the other: of a channel, that is its closing with a signal. Each direction holds one chunk, so
 whoever does not read stops whoever sends.
@@ -8,26 +11,26 @@ whoever does not read stops whoever sends.
 from __future__ import annotations
 
 import math
-import socket
-import struct
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 from logging import Logger, getLogger
 from typing import Final
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import ByteStream, SocketAttribute, SocketStream, TaskGroup
 
+from ..errors import SSHError
 from ..session.channel import Channel
+from .sockets import ConnectedSocket, resets_when_closed
 
-__all__ = ["Relay", "reset"]
+__all__ = ["Relay", "SocketRelay", "reset"]
 
 logger: Logger = getLogger("anyssh")
 
 RECEIVE_BYTES: Final = 256 * 1024
 CLOSE_TIME: Final = 1.0
 RESET_SIGNAL: Final = "ABRT"
-LINGER_NOT: Final = struct.pack("ii", 1, 0)
 
 Establish = Callable[[], Awaitable[tuple[Channel, ByteStream]]]
 
@@ -39,18 +42,11 @@ async def reset(stream: ByteStream) -> None:
             if isinstance(stream, Channel):
                 await stream.aclose(signal=RESET_SIGNAL)
             else:
-                _linger_not(stream)
+                if isinstance(stream, SocketStream):
+                    resets_when_closed(stream.extra(SocketAttribute.raw_socket))
                 await anyio.aclose_forcefully(stream)
     except Exception as error:  # whatever a stream raises that is broken already
         logger.debug("resetting a forwarded stream: %r", error)
-
-
-def _linger_not(stream: ByteStream) -> None:
-    """Have the system reset a TCP connection when its socket is closed."""
-    if isinstance(stream, SocketStream):
-        raw = stream.extra(SocketAttribute.raw_socket)
-        if raw.family in (socket.AF_INET, socket.AF_INET6):
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
 
 
 class _Outcome(Enum):
@@ -230,3 +226,168 @@ class Relay:
 
 class _ChannelClosed(Exception):
     """The peer closed the channel while we were sending."""
+
+
+class _Direction(Enum):
+    """Where bytes of a relay go."""
+
+    TO_CHANNEL = auto()
+    TO_SOCKET = auto()
+
+
+class _Pump(Enum):
+    """The task that waits for a socket which takes no more."""
+
+    NONE = auto()
+    """The socket has taken everything so far."""
+    IDLE = auto()
+    """It waits for bytes that the socket does not take at once."""
+    WRITING = auto()
+
+
+class SocketRelay:
+    """Moves bytes between a plain socket and a channel in the task of its caller.
+
+    That task reads the socket. It owns both ends and closes both on every path. What comes on the
+    channel is taken by the socket, or kept by the channel until the *pump*, a task that most relays
+    never need, has waited for the socket.
+
+    :param start_soon: starts a task of the session
+    """
+
+    def __init__(
+        self,
+        stream: ConnectedSocket,
+        channel: Channel,
+        start_soon: Callable[[Callable[[], Awaitable[None]]], None],
+    ) -> None:
+        self._stream = stream
+        self._channel = channel
+        self._start_soon = start_soon
+        self._open = set(_Direction)
+        self._pump = _Pump.NONE
+        self._outcome = _Outcome.NONE
+        self._ended = anyio.Event()
+        self._pump_ended = anyio.Event()
+
+    async def run(self, early: bytes = b"") -> None:
+        """Relay until both directions have ended, close both ends.
+
+        :param early: bytes that were taken from the socket before
+        """
+        try:
+            self._channel.deliver_to(self)
+            await self._copy_to_channel(early)
+            if self._outcome is _Outcome.NONE:
+                await self._ended.wait()
+        finally:
+            self._end(_Outcome.BROKEN)
+            if self._pump is not _Pump.NONE:
+                with anyio.CancelScope(shield=True):
+                    await self._pump_ended.wait()
+
+    def _end(self, outcome: _Outcome, error: Exception | None = None) -> None:
+        """Close both ends, which wakes whoever waits for them."""
+        if self._outcome is not _Outcome.NONE:
+            return
+        self._outcome = outcome
+        is_broken = outcome is _Outcome.BROKEN
+        self._stream.close(resets=is_broken)
+        self._channel.close(signal=RESET_SIGNAL if is_broken else None)
+        self._ended.set()
+        if error is not None:
+            logger.debug("a forwarded connection broke: %r", error)
+
+    def _direction_ended(self, direction: _Direction) -> bool:
+        """Note that one direction has ended; return whether the other goes on."""
+        self._open.discard(direction)
+        if not self._open:
+            self._end(_Outcome.COMPLETE)
+        return bool(self._open)
+
+    # To the channel
+
+    async def _copy_to_channel(self, chunk: bytes) -> None:
+        try:
+            chunk = chunk or await self._receive()
+            while chunk:
+                await self._send(chunk)
+                chunk = await self._receive()
+            if self._direction_ended(_Direction.TO_CHANNEL):
+                await self._channel.send_eof()
+        except Exception as error:
+            # Of a channel that is closed, all that came has yet to be delivered.
+            if self._channel.closed is None:
+                self._end(_Outcome.BROKEN, error)
+
+    async def _receive(self) -> bytes:
+        """Return the next chunk, nothing at the end."""
+        chunk = self._stream.receive_nowait(RECEIVE_BYTES)
+        if chunk is not None:
+            # With a socket that always has something, others must have their turn.
+            await anyio.lowlevel.checkpoint()
+            return chunk
+        while chunk is None:
+            await self._stream.wait_readable()
+            chunk = self._stream.receive_nowait(RECEIVE_BYTES)
+        return chunk
+
+    async def _send(self, chunk: bytes) -> None:
+        sent = self._channel.send_nowait(chunk)
+        if sent < len(chunk):
+            await self._channel.send(memoryview(chunk)[sent:])
+
+    # To the socket
+
+    def deliver(self, data: bytes | memoryview) -> int:
+        """Write what the socket takes at once; have the pump see to the rest."""
+        if self._pump is _Pump.WRITING:
+            return 0
+        try:
+            sent = self._stream.send_nowait(data)
+            if sent < len(data) and self._pump is _Pump.NONE:
+                self._start_soon(self._run_pump)
+                self._pump = _Pump.WRITING
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError, SSHError) as error:
+            self._end(_Outcome.BROKEN, error)
+            return 0
+        return sent
+
+    def deliver_eof(self) -> None:
+        """Pass the end on, if the pump does not."""
+        if self._pump is _Pump.NONE:
+            self._end_to_socket()
+
+    def channel_closed(self, by_peer: bool) -> None:
+        """End with the channel, once all that came has been delivered."""
+        closed = self._channel.closed
+        error = closed.error if closed is not None else None
+        was_reset = closed is not None and closed.exit_signal is not None
+        if was_reset or error is not None or not by_peer:
+            self._end(_Outcome.BROKEN, error)
+        elif self._pump is _Pump.NONE:
+            self._end(_Outcome.COMPLETE)
+
+    def _end_to_socket(self) -> None:
+        if self._direction_ended(_Direction.TO_SOCKET):
+            try:
+                self._stream.send_eof_nowait()
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+                self._end(_Outcome.BROKEN, error)
+
+    async def _run_pump(self) -> None:
+        try:
+            while True:
+                self._pump = _Pump.IDLE
+                chunk = await self._channel.receive(RECEIVE_BYTES)
+                self._pump = _Pump.WRITING
+                await self._stream.send(chunk)
+        except anyio.EndOfStream:
+            if self._channel.closed is not None:
+                self._end(_Outcome.COMPLETE)
+            else:
+                self._end_to_socket()
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+            self._end(_Outcome.BROKEN, error)
+        finally:
+            self._pump_ended.set()

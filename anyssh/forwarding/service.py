@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 import anyio
@@ -31,7 +32,8 @@ from .listening import bound_port, close_listener, listen
 from .payloads import Opening, Way
 from .policy import Connecting, ForwardingAction, ForwardingPolicy, ForwardingRequest
 from .ports import ForwardedConnection, ForwardedPort, Ports
-from .relay import Relay, reset
+from .relay import Relay, SocketRelay, reset
+from .sockets import ConnectedSocket
 
 if TYPE_CHECKING:
     from ..session.session import Session
@@ -313,8 +315,12 @@ class PortForwarding(SessionService):
             self._trace_opened(channel, about)
             return channel, await self._prepared(channel, about, connecting)
 
+        idle_time = self._policy.idle_time
         try:
-            await Relay(stream, early=early, idle_time=self._policy.idle_time).run(establish)
+            if connecting is None and isinstance(stream, ConnectedSocket) and idle_time == inf:
+                await self._carry_socket(stream, establish, early)
+            else:
+                await Relay(stream, early=early, idle_time=idle_time).run(establish)
         finally:
             for channel in opened:
                 if port is not None:
@@ -322,6 +328,19 @@ class PortForwarding(SessionService):
                 self.trace(
                     TraceId.PORT_FORWARD_CHANNEL_CLOSED, TraceLevel.INFO, f"{about.endpoint}: ended"
                 )
+
+    async def _carry_socket(
+        self,
+        stream: ConnectedSocket,
+        establish: Callable[[], Awaitable[tuple[Channel, ByteStream]]],
+        early: bytes,
+    ) -> None:
+        try:
+            channel, _ = await establish()
+        except BaseException:
+            stream.close(resets=True)
+            raise
+        await SocketRelay(stream, channel, self.start_soon).run(early)
 
     async def _prepared(
         self, channel: Channel, about: ForwardedConnection, connecting: Connecting | None

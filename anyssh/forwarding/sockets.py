@@ -9,17 +9,26 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
 from anyio import ResourceGuard
 from anyio.abc import ByteStream, Listener, SocketAttribute, SocketListener, SocketStream, TaskGroup
 
-__all__ = ["ConnectedSocket", "accept_from", "connect_to", "listening_socket"]
+__all__ = [
+    "ConnectedSocket",
+    "accept_from",
+    "connect_to",
+    "listening_socket",
+    "resets_when_closed",
+]
 
-RECEIVE_BYTES = 65536
+RECEIVE_BYTES: Final = 65536
+LINGER_NOT: Final = struct.pack("ii", 1, 0)
+_IP: Final = (socket.AF_INET, socket.AF_INET6)
 
 
 class ConnectedSocket(SocketStream):
@@ -27,7 +36,7 @@ class ConnectedSocket(SocketStream):
 
     def __init__(self, raw: socket.socket) -> None:
         raw.setblocking(False)
-        if raw.family in (socket.AF_INET, socket.AF_INET6):
+        if raw.family in _IP:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = raw
         self._reading = ResourceGuard("reading from")
@@ -51,18 +60,32 @@ class ConnectedSocket(SocketStream):
             raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
         with self._reading:
             await anyio.lowlevel.checkpoint()
-            data: bytes | None = None
-            while data is None:
-                self._require_open()
-                try:
-                    data = self._socket.recv(max_bytes)
-                except BlockingIOError:
-                    await self._wait(anyio.wait_readable)
-                except OSError as error:
-                    raise self._failure(error) from error
+            while (data := self.receive_nowait(max_bytes)) is None:
+                await self.wait_readable()
         if not data:
             raise anyio.EndOfStream
         return data
+
+    def receive_nowait(self, max_bytes: int) -> bytes | None:
+        """Return what has come, nothing at the end, or None if it is not known yet.
+
+        :raises ~anyio.BrokenResourceError: the connection was reset
+        :raises ~anyio.ClosedResourceError: it was closed here
+        """
+        self._require_open()
+        try:
+            return self._socket.recv(max_bytes)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise self._failure(error) from error
+
+    async def wait_readable(self) -> None:
+        """Wait until something has come, or the end.
+
+        :raises ~anyio.ClosedResourceError: it was closed here
+        """
+        await self._wait(anyio.wait_readable)
 
     async def send(self, item: bytes) -> None:
         """Send bytes; return when the system has taken them.
@@ -72,17 +95,25 @@ class ConnectedSocket(SocketStream):
         """
         with self._writing:
             await anyio.lowlevel.checkpoint()
-            self._require_open()
-            if self._is_ended:
-                raise anyio.ClosedResourceError
             rest = memoryview(item).cast("B")
-            while rest:
-                try:
-                    rest = rest[self._socket.send(rest) :]
-                except BlockingIOError:
-                    await self._wait(anyio.wait_writable)
-                except OSError as error:
-                    raise self._failure(error) from error
+            while rest := rest[self.send_nowait(rest) :]:
+                await self._wait(anyio.wait_writable)
+
+    def send_nowait(self, item: bytes | memoryview) -> int:
+        """Send what the system takes at once; return how many bytes it was.
+
+        :raises ~anyio.BrokenResourceError: the connection was reset
+        :raises ~anyio.ClosedResourceError: it was closed here, or our direction was ended
+        """
+        self._require_open()
+        if self._is_ended:
+            raise anyio.ClosedResourceError
+        try:
+            return self._socket.send(item)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise self._failure(error) from error
 
     async def send_eof(self) -> None:
         """End our direction; does nothing the second time.
@@ -92,14 +123,18 @@ class ConnectedSocket(SocketStream):
         """
         with self._writing:
             await anyio.lowlevel.checkpoint()
-            self._require_open()
-            if self._is_ended:
-                return
-            self._is_ended = True
-            try:
-                self._socket.shutdown(socket.SHUT_WR)
-            except OSError as error:
-                raise self._failure(error) from error
+            self.send_eof_nowait()
+
+    def send_eof_nowait(self) -> None:
+        """End our direction without a checkpoint; see :meth:`send_eof`."""
+        self._require_open()
+        if self._is_ended:
+            return
+        self._is_ended = True
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise self._failure(error) from error
 
     async def _wait(self, wait: Callable[[socket.socket], Awaitable[None]]) -> None:
         """Wait for the system; a socket that is closed meanwhile is given back at the end.
@@ -125,13 +160,29 @@ class ConnectedSocket(SocketStream):
 
     async def aclose(self) -> None:
         """Close the connection and wake whoever waits for it."""
-        if not self._is_closed:
-            self._is_closed = True
-            if self._waiting:
-                anyio.notify_closing(self._socket)
-            else:
-                self._socket.close()
+        self.close()
         await anyio.lowlevel.checkpoint()
+
+    def close(self, *, resets: bool = False) -> None:
+        """Close the connection without a checkpoint; see :meth:`aclose`.
+
+        :param resets: whether a TCP peer sees an error rather than an end
+        """
+        if self._is_closed:
+            return
+        if resets:
+            resets_when_closed(self._socket)
+        self._is_closed = True
+        if self._waiting:
+            anyio.notify_closing(self._socket)
+        else:
+            self._socket.close()
+
+
+def resets_when_closed(raw: socket.socket) -> None:
+    """Have the system reset a TCP connection when its socket is closed."""
+    if raw.family in _IP:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
 
 
 async def connect_to(host: str, port: int) -> ConnectedSocket:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import anyio
 import anyio.lowlevel
@@ -31,7 +31,7 @@ from .requests import ChannelRequest, IncomingRequest, Reply, RequestIterator, R
 if TYPE_CHECKING:
     from .session import Session
 
-__all__ = ["Channel", "ChannelClosed", "ChannelOpening", "StderrStream"]
+__all__ = ["Channel", "ChannelClosed", "ChannelOpening", "Recipient", "StderrStream"]
 
 DEFAULT_RECEIVE_BYTES = 65536
 
@@ -50,6 +50,22 @@ class ChannelClosed:
     exit_signal: str | None = None
     message: str | None = None
     error: Exception | None = None
+
+
+class Recipient(Protocol):
+    """Takes what comes on a channel at once; see :meth:`Channel.deliver_to`.
+
+    The session's reader calls these functions, so they neither wait nor raise.
+    """
+
+    def deliver(self, data: bytes | memoryview) -> int:
+        """Take bytes from the front, as far as that is possible now; return how many it was."""
+
+    def deliver_eof(self) -> None:
+        """Note that the peer sends no more bytes, and that all were delivered."""
+
+    def channel_closed(self, by_peer: bool) -> None:
+        """Note that the channel is closed, by its peer, or else here or with its session."""
 
 
 class _Inbox:
@@ -170,6 +186,7 @@ class Channel(ByteStream):
         self._requests = RequestQueue(self._refuse_request)
         self._attributes: dict[Any, Callable[[], Any]] = {}
         self._arrivals: Arrivals | None = None
+        self._recipient: Recipient | None = None
 
     # What it is
 
@@ -232,7 +249,7 @@ class Channel(ByteStream):
         self._requests.disregard()
         return await self._inbox.receive(max_bytes)
 
-    async def send(self, item: bytes) -> None:
+    async def send(self, item: bytes | memoryview) -> None:
         """Send bytes; return when they are accepted under flow control.
 
         When cancelled, bytes that fit the window and one message were sent either whole or not at
@@ -250,7 +267,7 @@ class Channel(ByteStream):
         self._requests.disregard()
         await self._send(item, EXTENDED_DATA_STDERR)
 
-    async def _send(self, item: bytes, data_type: int | None) -> None:
+    async def _send(self, item: bytes | memoryview, data_type: int | None) -> None:
         session, state = self._session, self._state
         connection = session._connection
         with self._send_guard if data_type is None else self._stderr_guard:
@@ -284,6 +301,26 @@ class Channel(ByteStream):
                 if rest:
                     connection.stop_sending(state)
                     session._advance()
+
+    def send_nowait(self, item: bytes | memoryview) -> int:
+        """Send what can leave without waiting; return how many bytes it was.
+
+        :raises ~anyio.ClosedResourceError: the channel was closed here, or EOF was sent
+        :raises ~anyio.BrokenResourceError: the peer has closed the channel, or the session ended
+        :raises ~anyio.BusyResourceError: another task is sending
+        """
+        self._requests.disregard()
+        with self._send_guard:
+            self._require_sendable()
+            if self._is_sending:
+                return 0
+            data = memoryview(item).cast("B")
+            connection = self._session._connection
+            sent = connection.send_data(self._state, data)
+            if sent < len(data):
+                connection.stop_sending(self._state)
+            self._session._advance()
+            return sent
 
     async def _wait_for_other_sender(self) -> None:
         """Let bytes and standard error, which two tasks may send, alternate whole."""
@@ -347,6 +384,30 @@ class Channel(ByteStream):
             arrivals.end()
         return arrivals
 
+    def deliver_to(self, recipient: Recipient) -> None:
+        """Have bytes delivered as they come, without a task that waits for them.
+
+        For relays: a recipient that passes bytes on at once saves them a turn of the event loop.
+        What it does not take, and what comes after that, waits for :meth:`receive`; once all of it
+        was received, the recipient is next again. What came before the call is delivered by it.
+        """
+        self._requests.disregard()
+        self._recipient = recipient
+        queue = self._inbox.queue
+        if queue.size:
+            self._deliver(recipient, queue.take(queue.size))
+        if self._state.receive_half is Half.EOF and not queue.size:
+            recipient.deliver_eof()
+        if self._has_ended:
+            recipient.channel_closed(not self._is_closed_here)
+
+    def _deliver(self, recipient: Recipient, data: bytes) -> None:
+        """Have bytes taken, and keep the rest; nothing else may wait before them."""
+        taken = recipient.deliver(data)
+        if taken < len(data) and not self._is_closed_here:
+            self._inbox.put(data[taken:])
+        self._consumed(taken)
+
     async def request(
         self,
         name: str,
@@ -404,11 +465,21 @@ class Channel(ByteStream):
         :param message: goes with the signal
         :raises ValueError: both a status and a signal were given
         """
+        self.close(exit_status=exit_status, signal=signal, message=message)
+        await anyio.lowlevel.checkpoint()
+
+    def close(
+        self,
+        *,
+        exit_status: int | None = None,
+        signal: str | None = None,
+        message: str = "",
+    ) -> None:
+        """Close the channel without a checkpoint; see :meth:`aclose`."""
         if exit_status is not None and signal is not None:
             raise ValueError("a program ends with a status or by a signal, not both")
         if not self._is_closed_here:
             self._close_now(exit_status, signal, message)
-        await anyio.lowlevel.checkpoint()
 
     def _close_now(
         self, exit_status: int | None = None, signal: str | None = None, message: str = ""
@@ -443,6 +514,8 @@ class Channel(ByteStream):
                     state.exit_message,
                 )
             self._closed = ChannelClosed(exit_status, signal, message, error)
+            if self._recipient is not None:
+                self._recipient.channel_closed(not self._is_closed_here)
         self._wake_all()
 
     async def wait_closed(self) -> ChannelClosed:
@@ -471,10 +544,12 @@ class Channel(ByteStream):
     def _data_received(self, data: bytes) -> None:
         if self._is_closed_here:
             return
-        if self._arrivals is None:
-            self._inbox.put(data)
-        else:
+        if self._arrivals is not None:
             self._arrivals.put_data(data, is_stderr=False)
+        elif self._recipient is not None and not self._inbox.queue.size:
+            self._deliver(self._recipient, data)
+        else:
+            self._inbox.put(data)
 
     def _extended_data_received(self, data_type: int, data: bytes) -> None:
         if data_type != EXTENDED_DATA_STDERR or self._is_closed_here:
@@ -488,6 +563,8 @@ class Channel(ByteStream):
         if self._arrivals is not None:
             self._arrivals.put_eof()
         self._bytes_ended()
+        if self._recipient is not None and not self._inbox.queue.size:
+            self._recipient.deliver_eof()
 
     def _bytes_ended(self) -> None:
         self._inbox.end()

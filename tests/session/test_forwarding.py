@@ -49,8 +49,9 @@ async def service(host: str = "127.0.0.1", handler: Handler = shout) -> AsyncIte
     """Give the port of a server that something is forwarded to, and that bears resets."""
 
     async def handle(stream: ByteStream) -> None:
-        # On Trio, ending a direction of what was reset is an error of the system.
-        with suppress(anyio.BrokenResourceError, OSError):
+        # On Trio, ending a direction of what was reset is an error of the system; uvloop has an
+        # error of its own for that.
+        with suppress(anyio.BrokenResourceError, OSError, RuntimeError):
             await handler(stream)
 
     async with (
