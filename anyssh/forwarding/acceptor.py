@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from logging import Logger, getLogger
 from typing import Final
 
@@ -14,6 +14,7 @@ from ..errors import SSHError
 from .endpoints import TcpEndpoint
 from .listening import close_listener, loses_nothing, serve_connections
 from .relay import reset
+from .sockets import ConnectedSocket
 
 __all__ = ["Acceptor", "contained", "originator_of"]
 
@@ -27,6 +28,9 @@ Carry = Callable[[ByteStream], Awaitable[None]]
 
 def originator_of(stream: ByteStream) -> TcpEndpoint | None:
     """Return where a connection comes from, as far as its stream tells."""
+    match stream:
+        case ConnectedSocket(accepted_from=(str(host), int(port), *rest)) if not any(rest):
+            return TcpEndpoint(host, port)
     try:
         address = stream.extra(SocketAttribute.remote_address, None)
     except (OSError, AttributeError):  # what sockets raise that are closed already
@@ -34,11 +38,10 @@ def originator_of(stream: ByteStream) -> TcpEndpoint | None:
     return TcpEndpoint(str(address[0]), int(address[1])) if isinstance(address, tuple) else None
 
 
-@asynccontextmanager
-async def contained() -> AsyncIterator[None]:
+async def contained(carry: Awaitable[None]) -> None:
     """Keep the failure of one connection to itself."""
     try:
-        yield
+        await carry
     except (SSHError, OSError, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
         logger.debug("a forwarded connection failed: %r", error)
     except anyio.EndOfStream:
@@ -113,8 +116,7 @@ class Acceptor:
             logger.warning("a forwarded port has %d connections waiting; one is reset", self._limit)
             await reset(stream)
             return
-        async with contained():
-            await self._carry(stream)
+        await contained(self._carry(stream))
 
     async def _close_listener(self) -> None:
         if self._stopped.is_set():

@@ -7,6 +7,7 @@ that changes its mind in between leads nowhere.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -29,37 +30,52 @@ class AddressRefused(OSError):
     """The policy allows none of the addresses that a name has."""
 
 
-async def connect_unix(endpoint: UnixEndpoint) -> ByteStream:
+async def connect_unix(endpoint: UnixEndpoint, seconds: float = math.inf) -> ByteStream:
     """Connect to a UNIX domain socket.
 
+    :param seconds: how long that may take
     :raises OSError: it is not there, or there are none on this system
+    :raises TimeoutError: it took too long
     """
     if not hasattr(socket, "AF_UNIX"):
         raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
-    return await anyio.connect_unix(endpoint.path)
+    with anyio.fail_after(seconds):
+        return await anyio.connect_unix(endpoint.path)
 
 
 async def connect_tcp(
-    endpoint: TcpEndpoint, may_use: Callable[[IPAddress], bool] = lambda address: True
+    endpoint: TcpEndpoint,
+    seconds: float = math.inf,
+    may_use: Callable[[IPAddress], bool] = lambda address: True,
 ) -> ByteStream:
     """Connect to the first address of a host that answers.
 
+    :param seconds: how long that may take
     :param may_use: whether an address is allowed
     :raises AddressRefused: the host has addresses, none of them allowed
     :raises OSError: the host has no address, or none of them answers
+    :raises TimeoutError: it took too long
     """
     if "%" not in endpoint.host and address_of(endpoint.host) is not None:
-        hosts = [endpoint.host]  # which saves the thread that looks names up
-    else:
+        # Without the thread that looks names up, and often without waiting at all.
+        _require_any([endpoint.host], may_use)
+        return await connect_to(endpoint.host, endpoint.port, seconds)
+    with anyio.fail_after(seconds):
         found = await anyio.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
         hosts = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        allowed = _require_any(hosts, may_use)
+        if len(allowed) == 1:
+            return await connect_to(allowed[0], endpoint.port)
+        pause = NEXT_LOCAL_ADDRESS if is_loopback(endpoint.host) else NEXT_ADDRESS
+        return await _first_to_answer(_alternating(allowed), endpoint.port, pause)
+
+
+def _require_any(hosts: Sequence[str], may_use: Callable[[IPAddress], bool]) -> list[str]:
+    """Return those of a host's addresses that are allowed; there must be one."""
     allowed = [host for host in hosts if (at := address_of(host)) is not None and may_use(at)]
     if not allowed:
         raise AddressRefused(errno.EACCES, "not allowed")
-    if len(allowed) == 1:
-        return await connect_to(allowed[0], endpoint.port)
-    pause = NEXT_LOCAL_ADDRESS if is_loopback(endpoint.host) else NEXT_ADDRESS
-    return await _first_to_answer(_alternating(allowed), endpoint.port, pause)
+    return allowed
 
 
 def _alternating(hosts: Sequence[str]) -> list[str]:

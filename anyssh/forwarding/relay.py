@@ -259,7 +259,7 @@ class SocketRelay:
         self,
         stream: ConnectedSocket,
         channel: Channel,
-        start_soon: Callable[[Callable[[], Awaitable[None]]], None],
+        start_soon: Callable[[Callable[[anyio.Event], Awaitable[None]], anyio.Event], None],
     ) -> None:
         self._stream = stream
         self._channel = channel
@@ -267,8 +267,8 @@ class SocketRelay:
         self._open = set(_Direction)
         self._pump = _Pump.NONE
         self._outcome = _Outcome.NONE
-        self._ended = anyio.Event()
-        self._pump_ended = anyio.Event()
+        self._ended: anyio.Event | None = None
+        self._pump_ended: anyio.Event | None = None
 
     async def run(self, early: bytes = b"") -> None:
         """Relay until both directions have ended, close both ends.
@@ -279,10 +279,11 @@ class SocketRelay:
             self._channel.deliver_to(self)
             await self._copy_to_channel(early)
             if self._outcome is _Outcome.NONE:
+                self._ended = anyio.Event()
                 await self._ended.wait()
         finally:
             self._end(_Outcome.BROKEN)
-            if self._pump is not _Pump.NONE:
+            if self._pump_ended is not None:
                 with anyio.CancelScope(shield=True):
                     await self._pump_ended.wait()
 
@@ -294,7 +295,8 @@ class SocketRelay:
         is_broken = outcome is _Outcome.BROKEN
         self._stream.close(resets=is_broken)
         self._channel.close(signal=RESET_SIGNAL if is_broken else None)
-        self._ended.set()
+        if self._ended is not None:
+            self._ended.set()
         if error is not None:
             logger.debug("a forwarded connection broke: %r", error)
 
@@ -346,8 +348,9 @@ class SocketRelay:
         try:
             sent = self._stream.send_nowait(data)
             if sent < len(data) and self._pump is _Pump.NONE:
-                self._start_soon(self._run_pump)
-                self._pump = _Pump.WRITING
+                pump_ended = anyio.Event()
+                self._start_soon(self._run_pump, pump_ended)
+                self._pump, self._pump_ended = _Pump.WRITING, pump_ended
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, SSHError) as error:
             self._end(_Outcome.BROKEN, error)
             return 0
@@ -375,7 +378,7 @@ class SocketRelay:
             except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
                 self._end(_Outcome.BROKEN, error)
 
-    async def _run_pump(self) -> None:
+    async def _run_pump(self, ended: anyio.Event) -> None:
         try:
             while True:
                 self._pump = _Pump.IDLE
@@ -390,4 +393,4 @@ class SocketRelay:
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
             self._end(_Outcome.BROKEN, error)
         finally:
-            self._pump_ended.set()
+            ended.set()

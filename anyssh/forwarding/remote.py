@@ -214,14 +214,15 @@ class RemoteForward(_AtPeer):
         tasks.start_soon(self._carry, opening, arrival)
 
     async def _carry(self, opening: ChannelOpening, arrival: Opening) -> None:
-        async with contained():
-            await self._service.carry_incoming(
+        await contained(
+            self._service.carry_incoming(
                 opening,
                 arrival,
-                lambda: connect_for_us(self.local),
+                lambda seconds: connect_for_us(self.local, seconds),
                 connecting=self._connecting,
                 port=self._port,
             )
+        )
 
 
 class RemoteListener(_AtPeer, Listener[Channel]):  # type: ignore[misc]

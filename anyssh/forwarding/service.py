@@ -7,8 +7,8 @@ a connection is accepted only after the reply to its request was given.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
@@ -184,17 +184,20 @@ class PortForwarding(SessionService):
 
     async def on_channel_opening(self, opening: ChannelOpening) -> None:
         """Connect to where a channel is to go, if the policy allows it or we have asked for it."""
-        async with _answered(opening):
-            try:
-                arrival = payloads.read_opening(opening.channel_type, opening.payload)
-            except WireError as error:
-                await opening.reject(FAILED, displayable(str(error)))
-                self._trace_failure(TraceId.PORT_FORWARD_CHANNEL_INVALID, str(error))
-                return
+        try:
+            arrival = payloads.read_opening(opening.channel_type, opening.payload)
+        except WireError as error:
+            await opening.reject(FAILED, displayable(str(error)))
+            self._trace_failure(TraceId.PORT_FORWARD_CHANNEL_INVALID, str(error))
+            return
+        try:
             if arrival.way is Way.DIRECT:
                 await self._open_direct(opening, arrival)
             else:
                 await self._open_forwarded(opening, arrival)
+        except BaseException:
+            await _refuse(opening)
+            raise
 
     async def _open_forwarded(self, opening: ChannelOpening, arrival: Opening) -> None:
         listener = await self._expected(arrival.endpoint)
@@ -222,7 +225,10 @@ class PortForwarding(SessionService):
             await opening.reject(NOT_ALLOWED, "connecting there is not allowed")
             return
         await self.carry_incoming(
-            opening, arrival, lambda: self._connect(endpoint), connecting=self._policy.connecting
+            opening,
+            arrival,
+            lambda seconds: self._connect(endpoint, seconds),
+            connecting=self._policy.connecting,
         )
 
     async def _decide(self, request: ForwardingRequest) -> bool:
@@ -239,15 +245,15 @@ class PortForwarding(SessionService):
             )
             return False
 
-    async def _connect(self, endpoint: Endpoint) -> ByteStream:
+    async def _connect(self, endpoint: Endpoint, seconds: float) -> ByteStream:
         """Connect for the peer, to addresses that it may connect to."""
         if self._policy.connector is not None:
-            return await self._policy.connector(endpoint)
+            with anyio.fail_after(seconds):
+                return await self._policy.connector(endpoint)
         if isinstance(endpoint, TcpEndpoint):
-            return await connect_tcp(
-                endpoint, lambda address: self._policy.may_use_address(endpoint, address)
-            )
-        return await connect_unix(endpoint)
+            may_use = self._policy.may_use_address
+            return await connect_tcp(endpoint, seconds, lambda address: may_use(endpoint, address))
+        return await connect_unix(endpoint, seconds)
 
     # Carrying connections
 
@@ -255,7 +261,7 @@ class PortForwarding(SessionService):
         self,
         opening: ChannelOpening,
         arrival: Opening,
-        connect: Callable[[], Awaitable[ByteStream]],
+        connect: Callable[[float], Awaitable[ByteStream]],
         *,
         connecting: Connecting | None = None,
         port: ForwardedPort | None = None,
@@ -263,27 +269,38 @@ class PortForwarding(SessionService):
         """Connect to somewhere for a channel of the peer, accept the channel, relay.
 
         The channel is refused if the connection does not come about.
+
+        :param connect: connects within so many seconds
         """
-        async with _answered(opening):
-            try:
-                with anyio.fail_after(self._policy.connect_time):
-                    stream = await connect()
-            except (OSError, ValueError, anyio.BrokenResourceError, SSHError) as error:
-                self._trace_failure(
-                    TraceId.PORT_FORWARD_CONNECTION_FAILED, f"{arrival.endpoint}: {error}", error
-                )
-                reason = NOT_ALLOWED if isinstance(error, AddressRefused) else FAILED
-                await opening.reject(reason, _told(error))
-                return
+        try:
+            stream = await connect(self._policy.connect_time)
+        except (OSError, ValueError, anyio.BrokenResourceError, SSHError) as error:
+            self._trace_failure(
+                TraceId.PORT_FORWARD_CONNECTION_FAILED, f"{arrival.endpoint}: {error}", error
+            )
+            reason = NOT_ALLOWED if isinstance(error, AddressRefused) else FAILED
+            await opening.reject(reason, _told(error))
+            return
+        except BaseException:
+            await _refuse(opening)
+            raise
+
+        async def accept() -> Channel:
+            return opening.accept_nowait()
+
+        try:
             await self.carry(
                 stream,
-                opening.accept,
+                accept,
                 ForwardedConnection(
                     self.session, stream, arrival.endpoint, arrival.originator, True
                 ),
                 connecting=connecting,
                 port=port,
             )
+        except BaseException:
+            await _refuse(opening)
+            raise
 
     async def carry(
         self,
@@ -312,7 +329,8 @@ class PortForwarding(SessionService):
                 describe(channel, local=None, remote=about.endpoint)
             if port is not None:
                 ports.add_channel(port, channel)
-            self._trace_opened(channel, about)
+            if self.is_traced:
+                self._trace_opened(channel, about)
             return channel, await self._prepared(channel, about, connecting)
 
         idle_time = self._policy.idle_time
@@ -325,9 +343,12 @@ class PortForwarding(SessionService):
             for channel in opened:
                 if port is not None:
                     ports.remove_channel(port, channel)
-                self.trace(
-                    TraceId.PORT_FORWARD_CHANNEL_CLOSED, TraceLevel.INFO, f"{about.endpoint}: ended"
-                )
+                if self.is_traced:
+                    self.trace(
+                        TraceId.PORT_FORWARD_CHANNEL_CLOSED,
+                        TraceLevel.INFO,
+                        f"{about.endpoint}: ended",
+                    )
 
     async def _carry_socket(
         self,
@@ -559,17 +580,10 @@ class PortForwarding(SessionService):
         self._remote.end()
 
 
-@asynccontextmanager
-async def _answered(opening: ChannelOpening) -> AsyncIterator[None]:
-    """Refuse a channel if what is inside does not come to an answer."""
-    try:
-        yield
-    except BaseException:
-        with anyio.CancelScope(shield=True):
-            # Unless it was answered before, or the session has ended.
-            with suppress(SSHError):
-                await opening.reject(FAILED, "not connected")
-        raise
+async def _refuse(opening: ChannelOpening) -> None:
+    """Refuse a channel, unless it was answered before or the session has ended."""
+    with anyio.CancelScope(shield=True), suppress(SSHError):
+        await opening.reject(FAILED, "not connected")
 
 
 def _told(error: Exception) -> str:
@@ -608,8 +622,8 @@ def describe(channel: Channel, *, local: Endpoint | None, remote: Endpoint | Non
         )
 
 
-def connect_for_us(endpoint: Endpoint) -> Awaitable[ByteStream]:
+def connect_for_us(endpoint: Endpoint, seconds: float) -> Awaitable[ByteStream]:
     """Connect to somewhere that the application has named, with no questions asked."""
     if isinstance(endpoint, TcpEndpoint):
-        return connect_tcp(endpoint)
-    return connect_unix(endpoint)
+        return connect_tcp(endpoint, seconds)
+    return connect_unix(endpoint, seconds)

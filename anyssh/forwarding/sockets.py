@@ -7,9 +7,12 @@ is copied on its way, and no connection is lost by whoever is cancelled while ac
 
 from __future__ import annotations
 
+import errno
+import math
 import os
 import socket
 import struct
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
@@ -32,12 +35,16 @@ _IP: Final = (socket.AF_INET, socket.AF_INET6)
 
 
 class ConnectedSocket(SocketStream):
-    """A connected socket as a stream; what is not asked for stays in the system."""
+    """A connected socket as a stream; what is not asked for stays in the system.
 
-    def __init__(self, raw: socket.socket) -> None:
+    :ivar accepted_from: where it was accepted from, in the words of the system, if it was
+    """
+
+    def __init__(self, raw: socket.socket, accepted_from: Any = None) -> None:
         raw.setblocking(False)
         if raw.family in _IP:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.accepted_from = accepted_from
         self._socket = raw
         self._reading = ResourceGuard("reading from")
         self._writing = ResourceGuard("writing to")
@@ -185,24 +192,40 @@ def resets_when_closed(raw: socket.socket) -> None:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
 
 
-async def connect_to(host: str, port: int) -> ConnectedSocket:
-    """Connect to a port of an address.
+async def connect_to(host: str, port: int, seconds: float = math.inf) -> ConnectedSocket:
+    """Connect to a port of an address. Passes no checkpoint if it need not wait.
 
+    :param seconds: how long to wait for the answer
     :raises OSError: it does not answer
+    :raises TimeoutError: the time is over
     """
     raw = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         raw.setblocking(False)
-        try:
-            raw.connect((host, port))
-        except BlockingIOError:
-            await anyio.wait_writable(raw)
+        if not _connect_at_once(raw, (host, port)):
+            with anyio.fail_after(seconds):
+                await anyio.wait_writable(raw)
             if error := raw.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                raise OSError(error, os.strerror(error)) from None
+                raise OSError(error, os.strerror(error))
         return ConnectedSocket(raw)
     except BaseException:
         raw.close()
         raise
+
+
+def _connect_at_once(raw: socket.socket, address: tuple[str, int]) -> bool:
+    """Begin to connect; return whether it is done."""
+    try:
+        raw.connect(address)
+    except BlockingIOError:
+        if sys.platform != "linux":
+            return False
+        # Loopback has answered by now, which a second call tells.
+        error = raw.connect_ex(address)
+        if error not in (0, errno.EALREADY):
+            raise OSError(error, os.strerror(error)) from None
+        return error == 0
+    return True
 
 
 def listening_socket(listener: Listener[ByteStream]) -> socket.socket | None:
@@ -224,14 +247,15 @@ async def accept_from(
     :raises ~anyio.ClosedResourceError: the socket is being closed
     """
     while True:
-        await anyio.lowlevel.checkpoint()
         if raw.fileno() < 0:
             raise anyio.ClosedResourceError
         try:
-            connection, _ = raw.accept()
+            connection, address = raw.accept()
         except BlockingIOError:
             await anyio.wait_readable(raw)
+            continue
         except ConnectionAbortedError:
-            continue  # it has gone already
+            pass  # it has gone already
         else:
-            tasks.start_soon(handler, ConnectedSocket(connection))
+            tasks.start_soon(handler, ConnectedSocket(connection, address))
+        await anyio.lowlevel.checkpoint()

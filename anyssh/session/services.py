@@ -10,10 +10,11 @@ neither ``incoming_channels()`` nor ``requests()``. Everything a service runs en
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from logging import Logger, getLogger
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, TypeVarTuple, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, TypeVarTuple, cast
 
 import anyio
 from anyio.abc import TaskGroup
@@ -111,6 +112,11 @@ class SessionService:
     def tell(self, event: SessionEvent) -> None:
         """Tell the application a fact through :meth:`Session.events`."""
         self.session._events.put(event)
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether anybody is told by :meth:`trace`."""
+        return self.session._trace_handler is not None
 
     def trace(
         self,
@@ -214,6 +220,46 @@ class SessionService:
         return f"<{type(self).__name__} of {self.session!r}>"
 
 
+Kinds = tuple[type[SessionService], ...]
+
+
+class _Responsible:
+    """Which services are there for what; of several for one thing, that registered first is first.
+
+    What most sessions need is looked up by name, and the same for all that register the same.
+    """
+
+    def __init__(self, kinds: Kinds) -> None:
+        self.kinds = kinds
+        self.for_service_requests: dict[str, Kinds] = {}
+        self.for_session_requests: dict[str, Kinds] = {}
+        self.for_channel_types: dict[str, Kinds] = {}
+        for kind in kinds:
+            for rule in kind.activations:
+                _add(self.for_service_requests, rule.service_request, kind)
+                _add(self.for_session_requests, rule.session_request, kind)
+                if rule.channel_request is None:
+                    _add(self.for_channel_types, rule.channel_type, kind)
+
+    def for_channel_request(self, name: str, channel_type: str) -> Kinds:
+        return tuple(
+            kind
+            for kind in self.kinds
+            if any(
+                rule.channel_request == name and rule.channel_type in (None, channel_type)
+                for rule in kind.activations
+            )
+        )
+
+
+def _add(table: dict[str, Kinds], name: str | None, kind: type[SessionService]) -> None:
+    if name is not None:
+        table[name] = (*table.get(name, ()), kind)
+
+
+_responsible: Final = lru_cache(maxsize=16)(_Responsible)
+
+
 class ServiceHost:
     """Makes the services of one session when they are needed, and ends them with it."""
 
@@ -224,6 +270,7 @@ class ServiceHost:
         self._session = session
         self._registered = dict(registered)
         self._active: dict[type[SessionService], SessionService] = {}
+        self._responsible = _responsible(tuple(registered))
 
     @property
     def active(self) -> tuple[SessionService, ...]:
@@ -249,18 +296,16 @@ class ServiceHost:
 
     def take_opening(self, opening: ChannelOpening, tasks: TaskGroup) -> bool:
         """Give a channel to the service that it belongs to; return whether there is one."""
-        name = opening.channel_type
-        service = self._find(
-            tasks, lambda rule: rule.channel_type == name and rule.channel_request is None
-        )
+        kinds = self._responsible.for_channel_types.get(opening.channel_type, ())
+        service = self._first(kinds, tasks)
         if service is not None:
             service._start_task(service._take_opening, opening)
         return service is not None
 
     def take_session_request(self, pending: PendingRequest, tasks: TaskGroup) -> bool:
         """Give a request of the session to the service that it belongs to."""
-        name = pending.name
-        service = self._find(tasks, lambda rule: rule.session_request == name)
+        kinds = self._responsible.for_session_requests.get(pending.name, ())
+        service = self._first(kinds, tasks)
         if service is not None:
             service._take_request(IncomingRequest(self._session, pending), None)
         return service is not None
@@ -269,46 +314,36 @@ class ServiceHost:
         self, channel: Channel, pending: PendingRequest, tasks: TaskGroup
     ) -> bool:
         """Give a request on a channel to the service that it belongs to."""
-        name = pending.name
-        service = self._find(
-            tasks,
-            lambda rule: (
-                rule.channel_request == name and rule.channel_type in (None, channel.channel_type)
-            ),
-        )
+        kinds = self._responsible.for_channel_request(pending.name, channel.channel_type)
+        service = self._first(kinds, tasks)
         if service is not None:
             service._take_request(IncomingRequest(self._session, pending), channel)
         return service is not None
 
     @property
-    def session_requests(self) -> frozenset[str]:
+    def session_requests(self) -> Collection[str]:
         """The requests of the session that belong to a service."""
-        rules = [rule for kind in self._registered for rule in kind.activations]
-        return frozenset(rule.session_request for rule in rules if rule.session_request)
+        return self._responsible.for_session_requests
 
     @property
-    def service_requests(self) -> frozenset[str]:
+    def service_requests(self) -> Collection[str]:
         """The services that a client may ask for."""
-        rules = [rule for kind in self._registered for rule in kind.activations]
-        return frozenset(rule.service_request for rule in rules if rule.service_request)
+        return self._responsible.for_service_requests
 
     def take_service_request(self, name: str, tasks: TaskGroup) -> None:
         """Make the service that a client asked for."""
-        self._find(tasks, lambda rule: rule.service_request == name)
+        self._first(self._responsible.for_service_requests.get(name, ()), tasks)
 
     def end(self) -> None:
         """Cancel everything that services run: the session has ended."""
         for service in self._active.values():
             service._scope.cancel()
 
-    def _find(
-        self, tasks: TaskGroup, applies: Callable[[ServiceActivation], bool]
-    ) -> SessionService | None:
-        """Return the service with a rule that applies; of several, that registered first."""
-        for kind in self._registered:
-            if any(applies(rule) for rule in kind.activations):
-                try:
-                    return self.activate(kind, tasks)
-                except Exception:
-                    logger.exception("the service %s cannot be made", kind.__name__)
+    def _first(self, kinds: Kinds, tasks: TaskGroup) -> SessionService | None:
+        """Return the first service that can be made."""
+        for kind in kinds:
+            try:
+                return self.activate(kind, tasks)
+            except Exception:
+                logger.exception("the service %s cannot be made", kind.__name__)
         return None

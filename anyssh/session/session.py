@@ -224,12 +224,16 @@ class Session(ForwardingMethods, SessionLife):
         channel = Channel(self, state, open_payload)
         self._channels[channel] = None
         self._advance()
-        self._trace(TraceId.CHANNEL_OPENED, TraceLevel.INFO, f"opened {channel!r}")
+        self._trace_channel(TraceId.CHANNEL_OPENED, "opened", channel)
         return channel
 
     def _reject_opening(self, state: ChannelState, reason: int, description: str) -> None:
         self._connection.reject_channel(state, reason, description)
         self._advance()
+
+    def _trace_channel(self, trace_id: TraceId, what: str, channel: Channel) -> None:
+        if self._trace_handler is not None:
+            self._trace(trace_id, TraceLevel.INFO, f"{what} {channel!r}")
 
     # Requests
 
@@ -353,7 +357,7 @@ class Session(ForwardingMethods, SessionLife):
     def _channel_opened(self, event: ChannelOpened) -> None:
         channel: Channel = event.channel.owner
         channel._confirmed(event.payload)
-        self._trace(TraceId.CHANNEL_OPENED, TraceLevel.INFO, f"opened {channel!r}")
+        self._trace_channel(TraceId.CHANNEL_OPENED, "opened", channel)
 
     def _channel_open_failed(self, event: ChannelOpenFailed) -> None:
         channel: Channel = event.channel.owner
@@ -375,7 +379,7 @@ class Session(ForwardingMethods, SessionLife):
         channel: Channel = event.channel.owner
         self._channels.pop(channel, None)
         channel._peer_closed()
-        self._trace(TraceId.CHANNEL_CLOSED, TraceLevel.INFO, f"closed {channel!r}")
+        self._trace_channel(TraceId.CHANNEL_CLOSED, "closed", channel)
 
     def _channel_writable(self, event: ChannelWritable) -> None:
         event.channel.owner._became_writable()
