@@ -228,13 +228,6 @@ class _ChannelClosed(Exception):
     """The peer closed the channel while we were sending."""
 
 
-class _Direction(Enum):
-    """Where bytes of a relay go."""
-
-    TO_CHANNEL = auto()
-    TO_SOCKET = auto()
-
-
 class _Pump(Enum):
     """The task that waits for a socket which takes no more."""
 
@@ -264,7 +257,7 @@ class SocketRelay:
         self._stream = stream
         self._channel = channel
         self._start_soon = start_soon
-        self._open = set(_Direction)
+        self._directions_left = 2
         self._pump = _Pump.NONE
         self._outcome = _Outcome.NONE
         self._ended: anyio.Event | None = None
@@ -300,12 +293,12 @@ class SocketRelay:
         if error is not None:
             logger.debug("a forwarded connection broke: %r", error)
 
-    def _direction_ended(self, direction: _Direction) -> bool:
+    def _direction_ended(self) -> bool:
         """Note that one direction has ended; return whether the other goes on."""
-        self._open.discard(direction)
-        if not self._open:
+        self._directions_left -= 1
+        if self._directions_left == 0:
             self._end(_Outcome.COMPLETE)
-        return bool(self._open)
+        return self._directions_left > 0
 
     # To the channel
 
@@ -315,7 +308,7 @@ class SocketRelay:
             while chunk:
                 await self._send(chunk)
                 chunk = await self._receive()
-            if self._direction_ended(_Direction.TO_CHANNEL):
+            if self._direction_ended():
                 await self._channel.send_eof()
         except Exception as error:
             # Of a channel that is closed, all that came has yet to be delivered.
@@ -372,7 +365,7 @@ class SocketRelay:
             self._end(_Outcome.COMPLETE)
 
     def _end_to_socket(self) -> None:
-        if self._direction_ended(_Direction.TO_SOCKET):
+        if self._direction_ended():
             try:
                 self._stream.send_eof_nowait()
             except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:

@@ -1,7 +1,7 @@
 """Messages of the connection protocol (RFC 4254): numbers 80 to 82 and 90 to 100.
 
 Opens, requests and their replies end in fields of their type, which stay bytes here (``payload``).
-The three messages that make up bulk transfer are packed by hand, because the generic way costs
+The two messages that make up bulk transfer are packed by hand, because the generic way costs
 several times as much; what they do not take at first glance goes the generic way and fails there.
 """
 
@@ -37,8 +37,6 @@ _DATA_NUMBER: Final = int(MessageNumber.CHANNEL_DATA)
 _DATA_HEADER: Final = struct.Struct(">BII")
 _EXTENDED_DATA_NUMBER: Final = int(MessageNumber.CHANNEL_EXTENDED_DATA)
 _EXTENDED_DATA_HEADER: Final = struct.Struct(">BIII")
-_WINDOW_ADJUST_NUMBER: Final = int(MessageNumber.CHANNEL_WINDOW_ADJUST)
-_WINDOW_ADJUST: Final = struct.Struct(">BII")
 
 
 @declared
@@ -124,30 +122,6 @@ class ChannelWindowAdjust(Message):
 
     recipient_channel: int = uint32()
     bytes_to_add: int = uint32()
-
-    def encode(self) -> bytes:
-        """Return the wire form.
-
-        :raises LocalProtocolError: a value does not fit its field
-        """
-        try:
-            return _WINDOW_ADJUST.pack(
-                _WINDOW_ADJUST_NUMBER, self.recipient_channel, self.bytes_to_add
-            )
-        except struct.error:
-            return self.encode_as_declared()
-
-    @classmethod
-    def decode(cls, data: wire.Buffer) -> Self:
-        """Parse a payload, number byte included.
-
-        :raises WireError: another message's number, or not the declared form
-        """
-        if len(data) == _WINDOW_ADJUST.size:
-            number, recipient_channel, bytes_to_add = _WINDOW_ADJUST.unpack(data)
-            if number == _WINDOW_ADJUST_NUMBER:
-                return cls(recipient_channel, bytes_to_add)
-        return cls.decode_as_declared(data)
 
 
 @declared

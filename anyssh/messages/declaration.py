@@ -15,6 +15,7 @@ one that reads it. :func:`declared` collects them once per class. A field is *op
 may end the message before it, which gives its default, and *conditional* when an earlier
 boolean says whether it is there. Both can only be the last fields and form the *tail*, which
 is handled field by field; all fields before it are the *head*, which is handled in one sweep.
+Most messages on channels are a *row* of 32-bit numbers and perhaps a rest, which is one step.
 
 The type checker sees frozen dataclasses. At run time they are not frozen, because a frozen
 dataclass costs three times as much to build.
@@ -23,7 +24,7 @@ dataclass costs three times as much to build.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import (
     Any,
@@ -85,6 +86,46 @@ class _Member(NamedTuple):
     secret: bool
 
 
+class _Row:
+    """The wire form of a message of 32-bit numbers and perhaps a rest, which is written as is."""
+
+    __slots__ = ("_has_rest", "_layout", "_names", "_number", "_size")
+
+    def __init__(self, number: int, members: Sequence[_Member]) -> None:
+        self._has_rest = members[-1].read is _REST.read
+        numbers = members[:-1] if self._has_rest else members
+        self._number = int(number)
+        self._names = tuple(member.name for member in members)
+        self._layout = struct.Struct(">B" + "I" * len(numbers))
+        self._size = self._layout.size
+
+    @classmethod
+    def of(cls, made: type[Structure]) -> _Row | None:
+        """Return the row that a class is, None for all others."""
+        reads = [member.read for member in made._members]
+        numbers = reads[:-1] if reads[-1:] == [_REST.read] else reads
+        if not issubclass(made, Message) or made._tail or not numbers:
+            return None
+        if any(read is not _UINT32.read for read in numbers):
+            return None
+        return cls(made.number, made._members)
+
+    def encode(self, message: Structure) -> bytes:
+        values = [getattr(message, name) for name in self._names]
+        rest = bytes(values.pop()) if self._has_rest else b""
+        return self._layout.pack(self._number, *values) + rest
+
+    def fits(self, data: wire.Buffer) -> bool:
+        size = len(data)
+        return size == self._size or (self._has_rest and size > self._size)
+
+    def values(self, data: wire.Buffer) -> list[Any]:
+        _, *values = self._layout.unpack_from(data)
+        if self._has_rest:
+            values.append(bytes(data[self._size :]))
+        return values
+
+
 class Structure:
     """Fields in wire order without a message number: what a message carries inside."""
 
@@ -95,6 +136,7 @@ class Structure:
     _readers: ClassVar[tuple[Callable[[wire.Reader], Any], ...]]
     _tail: ClassVar[tuple[_Member, ...]]
     _start: ClassVar[bytes]
+    _row: ClassVar[_Row | None]
 
     def encode(self) -> bytes:
         """Return the wire form; optional fields are always written.
@@ -102,6 +144,9 @@ class Structure:
         :raises LocalProtocolError: a value does not fit its field
         """
         try:
+            row = self._row
+            if row is not None:
+                return row.encode(self)
             parts = [self._start]
             parts += [write(getattr(self, name)) for name, write in self._writers]
             for member in self._tail:
@@ -188,6 +233,9 @@ class Message(Structure):
         number = data[0] if data else "nothing"
         if number != cls.number:
             raise WireError(f"{cls.__name__}: message {cls.number:d} expected, {number} is there")
+        row = cls._row
+        if row is not None and row.fits(data):
+            return cls(*row.values(data))
         return cls._read_fields(wire.Reader(data, 1))
 
     decode_as_declared = decode
@@ -399,6 +447,7 @@ def declared(cls: type[Declared]) -> type[Declared]:
     made._readers = tuple(member.read for member in head)
     made._tail = members[len(head) :]
     made._start = wire.byte(made.number) if issubclass(made, Message) else b""
+    made._row = _Row.of(made)
     if not all(map(_can_be_missing, made._tail)):
         raise TypeError(f"{cls.__name__}: fields that can be missing must come last")
     return made

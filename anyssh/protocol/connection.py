@@ -188,6 +188,8 @@ class Connection:
 
     def pass_turn(self) -> None:
         """Let the channel that waited longest send, if there is room."""
+        if not (self._waiting_for_turn or self._room_is_awaited):
+            return
         link = self._link
         if link is None or not link.can_send or link.room <= 0:
             return
