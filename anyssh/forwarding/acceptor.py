@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from logging import Logger, getLogger
 from typing import Final
 
@@ -57,13 +56,14 @@ class Acceptor:
 
     :param carry: takes over a connection and closes it
     :param limit: connections that may be waiting for the other side; more are reset
+    :ivar waiting: how many do, counted by those who carry them
     """
 
     def __init__(self, listener: Listener[ByteStream], carry: Carry, limit: int) -> None:
         self._listener = listener
         self._carry = carry
         self._limit = limit
-        self._waiting = 0
+        self.waiting: int = 0
         self._scope = anyio.CancelScope()
         self._accepting = anyio.CancelScope(shield=True)
         self._accepted = anyio.Event()
@@ -102,17 +102,8 @@ class Acceptor:
         with anyio.CancelScope(shield=True):
             await self._finished.wait()
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count a connection as one that waits for the other side."""
-        self._waiting += 1
-        try:
-            yield
-        finally:
-            self._waiting -= 1
-
     async def _handle(self, stream: ByteStream) -> None:
-        if self._waiting >= self._limit:
+        if self.waiting >= self._limit:
             logger.warning("a forwarded port has %d connections waiting; one is reset", self._limit)
             await reset(stream)
             return

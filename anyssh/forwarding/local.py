@@ -87,8 +87,11 @@ class Forward(AsyncContextManagerMixin):
     async def _open(self, remote: Endpoint, origin: TcpEndpoint | None) -> Channel:
         if self._acceptor is None:
             raise RuntimeError("the forward was never entered")
-        with self._acceptor.waiting():
+        self._acceptor.waiting += 1
+        try:
             return await self._service.open(Way.DIRECT, remote, origin)
+        finally:
+            self._acceptor.waiting -= 1
 
     async def _carry_to(
         self,

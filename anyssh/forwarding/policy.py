@@ -162,16 +162,11 @@ class ForwardingPolicy:
         """Whether the patterns allow a connection, as far as can be told before a lookup."""
         if self.connect_to is None:
             return self.decide is not None
-        return any(_parsed(text).covers_target(endpoint) for text in self.connect_to)
+        return _any_covers(tuple(self.connect_to), endpoint)
 
     def may_use_address(self, asked: TcpEndpoint, address: IPAddress) -> bool:
         """Whether a connection that is allowed may go to this address of its host."""
-        if not is_guarded(address) or address_of(asked.host) == address:
-            return True
-        if is_loopback(asked.host) and address.is_loopback:
-            return True
-        patterns = map(_parsed, self.connect_to or ())
-        return any(pattern.names_address(address, asked.port) for pattern in patterns)
+        return _may_use(tuple(self.connect_to or ()), asked, address)
 
     def may_listen(self, endpoint: Endpoint) -> bool:
         """Whether the patterns allow to listen."""
@@ -271,6 +266,22 @@ def _parsed(pattern: str) -> _HostPattern | _PathPattern:
             raise ValueError(f"{pattern!r}: {host!r} is no network") from None
         network = None
     return _HostPattern(host.lower(), network, _port_range(pattern, ports), ports == "*")
+
+
+@lru_cache
+def _any_covers(patterns: tuple[str, ...], endpoint: Endpoint) -> bool:
+    """Whether one of the patterns allows a connection."""
+    return any(_parsed(text).covers_target(endpoint) for text in patterns)
+
+
+@lru_cache
+def _may_use(patterns: tuple[str, ...], asked: TcpEndpoint, address: IPAddress) -> bool:
+    """Whether a connection that is allowed may go to this address of its host."""
+    if not is_guarded(address) or address_of(asked.host) == address:
+        return True
+    if is_loopback(asked.host) and address.is_loopback:
+        return True
+    return any(_parsed(text).names_address(address, asked.port) for text in patterns)
 
 
 def _port_range(pattern: str, ports: str) -> range:

@@ -309,7 +309,7 @@ class SocketRelay:
                 await self._send(chunk)
                 chunk = await self._receive()
             if self._direction_ended():
-                await self._channel.send_eof()
+                self._channel.send_eof_nowait()
         except Exception as error:
             # Of a channel that is closed, all that came has yet to be delivered.
             if self._channel.closed is None:

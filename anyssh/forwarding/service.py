@@ -520,8 +520,11 @@ class PortForwarding(SessionService):
         origin = originator_of(stream)
 
         async def open_channel() -> Channel:
-            with acceptor.waiting():
+            acceptor.waiting += 1
+            try:
                 return await self.open(Way.FORWARDED, granted.key, origin)
+            finally:
+                acceptor.waiting -= 1
 
         await self.carry(
             stream,

@@ -71,7 +71,7 @@ class Recipient(Protocol):
 class _Inbox:
     """Bytes of one kind on their way from the peer to a reader."""
 
-    __slots__ = ("_channel", "guard", "is_closed", "is_ended", "notice", "queue")
+    __slots__ = ("_channel", "guard", "is_closed", "notice", "queue")
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -79,14 +79,9 @@ class _Inbox:
         self.queue = ByteQueue()
         self.notice = Notice()
         self.is_closed = False
-        self.is_ended = False
 
     def put(self, data: bytes) -> None:
         self.queue.append(data)
-        self.notice.notify()
-
-    def end(self) -> None:
-        self.is_ended = True
         self.notice.notify()
 
     def close(self) -> int:
@@ -115,14 +110,14 @@ class _Inbox:
                 raise anyio.ClosedResourceError
             if self.queue.size:
                 return
-            if self.is_ended:
+            if self._channel._bytes_are_over:
                 raise anyio.EndOfStream
             self._channel._require_session()
             await self.notice.wait()
 
     @property
     def _is_finished(self) -> bool:
-        return self.is_closed or self.is_ended or self._channel._has_ended
+        return self.is_closed or self._channel._bytes_are_over or self._channel._has_ended
 
 
 class StderrStream(ByteReceiveStream):
@@ -171,16 +166,15 @@ class Channel(ByteStream):
         self._state = state
         state.owner = self
         self._open_payload = open_payload
-        self._opened = Notice()
+        self._changed = Notice()
         self._refusal: tuple[int, str] | None = None
         self._inbox = _Inbox(self)
-        self._stderr = StderrStream(self)
+        self._stderr: StderrStream | None = None
         self._send_guard = ResourceGuard("writing to")
-        self._stderr_guard = ResourceGuard("writing to")
+        self._stderr_guard: ResourceGuard | None = None
         self._is_sending = False
-        self._sender_left = Notice()
         self._writable = Notice()
-        self._ended = Notice()
+        self._bytes_are_over = False
         self._closed: ChannelClosed | None = None
         self._is_closed_here = False
         self._requests = RequestQueue(self._refuse_request)
@@ -218,6 +212,9 @@ class Channel(ByteStream):
     @property
     def stderr(self) -> StderrStream:
         """The stream of what the peer sends as standard error."""
+        # Most channels never need it.
+        if self._stderr is None:
+            self._stderr = StderrStream(self)
         return self._stderr
 
     @property
@@ -270,7 +267,7 @@ class Channel(ByteStream):
     async def _send(self, item: bytes | memoryview, data_type: int | None) -> None:
         session, state = self._session, self._state
         connection = session._connection
-        with self._send_guard if data_type is None else self._stderr_guard:
+        with self._send_guard if data_type is None else self._guard_of_stderr():
             await anyio.lowlevel.checkpoint_if_cancelled()
             if self._is_sending:
                 await self._wait_for_other_sender()
@@ -297,35 +294,40 @@ class Channel(ByteStream):
                 await anyio.lowlevel.cancel_shielded_checkpoint()
             finally:
                 self._is_sending = False
-                self._sender_left.notify()
+                self._writable.notify()
                 if rest:
                     connection.stop_sending(state)
                     session._advance()
 
+    def _guard_of_stderr(self) -> ResourceGuard:
+        if self._stderr_guard is None:
+            self._stderr_guard = ResourceGuard("writing to")
+        return self._stderr_guard
+
     def send_nowait(self, item: bytes | memoryview) -> int:
         """Send what can leave without waiting; return how many bytes it was.
 
+        None can while another task is sending.
+
         :raises ~anyio.ClosedResourceError: the channel was closed here, or EOF was sent
         :raises ~anyio.BrokenResourceError: the peer has closed the channel, or the session ended
-        :raises ~anyio.BusyResourceError: another task is sending
         """
         self._requests.disregard()
-        with self._send_guard:
-            self._require_sendable()
-            if self._is_sending:
-                return 0
-            data = memoryview(item).cast("B")
-            connection = self._session._connection
-            sent = connection.send_data(self._state, data)
-            if sent < len(data):
-                connection.stop_sending(self._state)
-            self._session._advance()
-            return sent
+        self._require_sendable()
+        if self._is_sending:
+            return 0
+        data = memoryview(item).cast("B")
+        connection = self._session._connection
+        sent = connection.send_data(self._state, data)
+        if sent < len(data):
+            connection.stop_sending(self._state)
+        self._session._advance()
+        return sent
 
     async def _wait_for_other_sender(self) -> None:
         """Let bytes and standard error, which two tasks may send, alternate whole."""
         while self._is_sending:
-            await self._sender_left.wait()
+            await self._writable.wait()
 
     async def _wait_writable(self) -> None:
         if self._state.send_wait is SendWait.NOTHING:
@@ -344,10 +346,17 @@ class Channel(ByteStream):
         with self._send_guard:
             await anyio.lowlevel.checkpoint()
             await self._wait_for_other_sender()
-            self._require_not_closed()
-            if self._state.phase is ChannelPhase.OPEN:
-                self._session._connection.send_eof(self._state)
-                self._session._advance()
+            self.send_eof_nowait()
+
+    def send_eof_nowait(self) -> None:
+        """Tell the peer that no more bytes come, without a checkpoint; see :meth:`send_eof`.
+
+        :raises ~anyio.ClosedResourceError: the channel was closed here
+        """
+        self._require_not_closed()
+        if self._state.phase is ChannelPhase.OPEN:
+            self._session._connection.send_eof(self._state)
+            self._session._advance()
 
     # Requests
 
@@ -370,14 +379,14 @@ class Channel(ByteStream):
         :raises ~anyio.BusyResourceError: a task is receiving, or this was called before
         """
         with ExitStack() as readers:
-            for inbox in (self._inbox, self._stderr._inbox):
+            for inbox in (self._inbox, self.stderr._inbox):
                 readers.enter_context(inbox.guard)
             readers.pop_all()  # for good
         arrivals = self._arrivals = Arrivals(self)
         for request in self._requests.hand_over():
             arrivals.put_request(request)
         arrivals.put_run(self._inbox.queue, is_stderr=False)
-        arrivals.put_run(self._stderr._inbox.queue, is_stderr=True)
+        arrivals.put_run(self.stderr._inbox.queue, is_stderr=True)
         if self._state.receive_half is Half.EOF:
             arrivals.put_eof()
         if self._has_ended:
@@ -492,7 +501,8 @@ class Channel(ByteStream):
         self._session._channels.pop(self, None)
         self._end(exit_status, signal, message if signal is not None else None)
         self._inbox.queue.clear()
-        self._stderr._inbox.queue.clear()
+        if self._stderr is not None:
+            self._stderr._inbox.queue.clear()
         if self._arrivals is not None:
             self._arrivals.clear()
         self._session._advance()
@@ -505,18 +515,20 @@ class Channel(ByteStream):
         error: Exception | None = None,
     ) -> None:
         """Note how the channel ended, the first time, and wake everybody."""
-        if self._closed is None:
-            state = self._state
-            if exit_status is None and signal is None:
-                exit_status, signal, message = (
-                    state.exit_status,
-                    state.exit_signal,
-                    state.exit_message,
-                )
-            self._closed = ChannelClosed(exit_status, signal, message, error)
-            if self._recipient is not None:
-                self._recipient.channel_closed(not self._is_closed_here)
-        self._wake_all()
+        if self._closed is not None:
+            return
+        state = self._state
+        if exit_status is None and signal is None:
+            exit_status, signal, message = state.exit_status, state.exit_signal, state.exit_message
+        self._closed = ChannelClosed(exit_status, signal, message, error)
+        self._changed.notify()
+        self._writable.notify()
+        self._notify_receivers()
+        self._requests.end()
+        if self._arrivals is not None:
+            self._arrivals.end()
+        if self._recipient is not None:
+            self._recipient.channel_closed(not self._is_closed_here)
 
     async def wait_closed(self) -> ChannelClosed:
         """Wait until the channel is closed by either side or with its session; tell how.
@@ -526,18 +538,13 @@ class Channel(ByteStream):
         self._requests.disregard()
         await anyio.lowlevel.checkpoint()
         while self._closed is None:
-            await self._ended.wait()
+            await self._changed.wait()
         return self._closed
 
-    def _wake_all(self) -> None:
-        self._opened.notify()
-        self._writable.notify()
-        self._ended.notify()
+    def _notify_receivers(self) -> None:
         self._inbox.notice.notify()
-        self._stderr._inbox.notice.notify()
-        self._requests.end()
-        if self._arrivals is not None:
-            self._arrivals.end()
+        if self._stderr is not None:
+            self._stderr._inbox.notice.notify()
 
     # What the session's reader tells
 
@@ -555,7 +562,7 @@ class Channel(ByteStream):
         if data_type != EXTENDED_DATA_STDERR or self._is_closed_here:
             self._consumed(len(data))
         elif self._arrivals is None:
-            self._stderr._put(data)
+            self.stderr._put(data)
         else:
             self._arrivals.put_data(data, is_stderr=True)
 
@@ -567,8 +574,8 @@ class Channel(ByteStream):
             self._recipient.deliver_eof()
 
     def _bytes_ended(self) -> None:
-        self._inbox.end()
-        self._stderr._inbox.end()
+        self._bytes_are_over = True
+        self._notify_receivers()
 
     def _became_writable(self) -> None:
         self._writable.notify()
@@ -588,16 +595,16 @@ class Channel(ByteStream):
 
     def _confirmed(self, payload: bytes) -> None:
         self._open_payload = payload
-        self._opened.notify()
+        self._changed.notify()
 
     def _refused(self, reason: int, description: str) -> None:
         self._refusal = (reason, description)
-        self._opened.notify()
+        self._changed.notify()
 
     async def _wait_opened(self) -> None:
         while self._state.phase is ChannelPhase.OPENING and self._refusal is None:
             self._session._require_alive()
-            await self._opened.wait()
+            await self._changed.wait()
         if self._refusal is not None:
             raise ChannelOpenError(*self._refusal)
         self._session._require_alive()
