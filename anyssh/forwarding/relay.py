@@ -22,6 +22,7 @@ from anyio.abc import ByteStream, SocketAttribute, SocketStream, TaskGroup
 
 from ..errors import SSHError
 from ..session.channel import Channel
+from ..wire import Buffer
 from .sockets import ConnectedSocket, resets_when_closed
 
 __all__ = ["Relay", "SocketRelay", "reset"]
@@ -334,7 +335,7 @@ class SocketRelay:
 
     # To the socket
 
-    def deliver(self, data: bytes | memoryview) -> int:
+    def deliver(self, data: Buffer) -> int:
         """Write what the socket takes at once; have the pump see to the rest."""
         if self._pump is _Pump.WRITING:
             return 0

@@ -21,6 +21,8 @@ import anyio.lowlevel
 from anyio import ResourceGuard
 from anyio.abc import ByteStream, Listener, SocketAttribute, SocketListener, SocketStream, TaskGroup
 
+from ..wire import Buffer
+
 __all__ = [
     "ConnectedSocket",
     "accept_from",
@@ -106,7 +108,7 @@ class ConnectedSocket(SocketStream):
             while rest := rest[self.send_nowait(rest) :]:
                 await self._wait(anyio.wait_writable)
 
-    def send_nowait(self, item: bytes | memoryview) -> int:
+    def send_nowait(self, item: Buffer) -> int:
         """Send what the system takes at once; return how many bytes it was.
 
         :raises ~anyio.BrokenResourceError: the connection was reset

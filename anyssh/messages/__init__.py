@@ -43,6 +43,7 @@ from .connection import (
     GlobalRequest,
     RequestFailure,
     RequestSuccess,
+    channel_data,
     channel_data_header,
     channel_extended_data_header,
 )
@@ -150,6 +151,7 @@ __all__ = [
     "UserauthRequest",
     "UserauthSuccess",
     "WindowChange",
+    "channel_data",
     "channel_data_header",
     "channel_extended_data_header",
 ]

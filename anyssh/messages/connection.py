@@ -29,6 +29,7 @@ __all__ = [
     "GlobalRequest",
     "RequestFailure",
     "RequestSuccess",
+    "channel_data",
     "channel_data_header",
     "channel_extended_data_header",
 ]
@@ -242,6 +243,23 @@ class ChannelFailure(Message):
     number: ClassVar[int] = MessageNumber.CHANNEL_FAILURE
 
     recipient_channel: int = uint32()
+
+
+def channel_data(payload: wire.Buffer) -> tuple[int, wire.Buffer]:
+    """Return the receiver's number for the channel and the data of a CHANNEL_DATA, not copied.
+
+    For receivers of much of it (RFC 4254 section 5.2).
+
+    :param payload: number byte included
+    :raises WireError: another message's number, or not the declared form
+    """
+    size = len(payload) - _DATA_HEADER.size
+    if size >= 0:
+        number, recipient_channel, declared_size = _DATA_HEADER.unpack_from(payload)
+        if number == _DATA_NUMBER and declared_size == size:
+            return recipient_channel, payload[_DATA_HEADER.size :]
+    message = ChannelData.decode(payload)
+    return message.recipient_channel, message.data
 
 
 def channel_data_header(recipient_channel: int, size: int) -> bytes:

@@ -17,7 +17,6 @@ from ..constants import ChannelOpenFailureReason, Extension, MessageNumber
 from ..errors import LocalProtocolError, RemoteProtocolError, WireError
 from ..messages import (
     ChannelClose,
-    ChannelData,
     ChannelEof,
     ChannelExtendedData,
     ChannelFailure,
@@ -32,6 +31,7 @@ from ..messages import (
     GlobalRequest,
     RequestFailure,
     RequestSuccess,
+    channel_data,
     channel_data_header,
     channel_extended_data_header,
 )
@@ -677,10 +677,9 @@ class Connection:
         return None
 
     def _data(self, payload: Buffer) -> None:
-        message = ChannelData.decode(payload)
-        channel = self._find(message.recipient_channel, len(payload))
+        local_id, data = channel_data(payload)
+        channel = self._find(local_id, len(payload))
         if channel is not None:
-            data = message.data
             self._receive(channel, len(data))
             if data:
                 self._emit(ChannelDataReceived(channel, data))

@@ -19,6 +19,7 @@ from .channel import ChannelState, PendingRequest, ReplySlot
 from .negotiation import Algorithms
 
 if TYPE_CHECKING:
+    from ..wire import Buffer
     from .connection import Connection
 
 __all__ = [
@@ -370,7 +371,7 @@ class ChannelDataReceived(Event):
     """Bytes came, within the window."""
 
     channel: ChannelState
-    data: bytes = field(repr=False)
+    data: Buffer = field(repr=False)
 
 
 @dataclass(slots=True)

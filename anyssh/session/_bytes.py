@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
+from ..wire import Buffer
+
 __all__ = ["ByteQueue"]
 
 SMALL_BYTES: Final = 1024
@@ -21,7 +23,7 @@ class ByteQueue:
         self._chunks: deque[bytes | bytearray | memoryview] = deque()
         self.size: int = 0
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: Buffer) -> None:
         """Add a chunk at the end."""
         chunks = self._chunks
         if len(data) < SMALL_BYTES and chunks:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Self
 import anyio.lowlevel
 
 from ..protocol.channel import PendingRequest
+from ..wire import Buffer
 from ._bytes import ByteQueue
 from ._waiting import Notice
 from .requests import IncomingRequest
@@ -75,7 +76,7 @@ class Arrivals:
             self._last_runs[is_stderr] = run = _Run(data, is_stderr)
             self._put(run)
 
-    def put_data(self, data: bytes, is_stderr: bool) -> None:
+    def put_data(self, data: Buffer, is_stderr: bool) -> None:
         """Add bytes."""
         waiting, run = self._waiting, self._last_runs.get(is_stderr)
         if run is not None and (run is waiting[-1] or len(waiting) >= MAX_WAITING):

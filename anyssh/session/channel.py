@@ -21,6 +21,7 @@ from ..constants import EXTENDED_DATA_STDERR, ChannelOpenFailureReason
 from ..errors import ChannelOpenError, RequestDenied, SSHError
 from ..messages import Signal
 from ..protocol.channel import ChannelPhase, ChannelState, Half, PendingRequest, SendWait
+from ..wire import Buffer
 from ._bytes import ByteQueue
 from ._waiting import Notice
 from .arrivals import Arrival, Arrivals
@@ -58,7 +59,7 @@ class Recipient(Protocol):
     The session's reader calls these functions, so they neither wait nor raise.
     """
 
-    def deliver(self, data: bytes | memoryview) -> int:
+    def deliver(self, data: Buffer) -> int:
         """Take bytes from the front, as far as that is possible now; return how many it was."""
 
     def deliver_eof(self) -> None:
@@ -80,7 +81,7 @@ class _Inbox:
         self.notice = Notice()
         self.is_closed = False
 
-    def put(self, data: bytes) -> None:
+    def put(self, data: Buffer) -> None:
         self.queue.append(data)
         self.notice.notify()
 
@@ -246,7 +247,7 @@ class Channel(ByteStream):
         self._requests.disregard()
         return await self._inbox.receive(max_bytes)
 
-    async def send(self, item: bytes | memoryview) -> None:
+    async def send(self, item: Buffer) -> None:
         """Send bytes; return when they are accepted under flow control.
 
         When cancelled, bytes that fit the window and one message were sent either whole or not at
@@ -264,7 +265,7 @@ class Channel(ByteStream):
         self._requests.disregard()
         await self._send(item, EXTENDED_DATA_STDERR)
 
-    async def _send(self, item: bytes | memoryview, data_type: int | None) -> None:
+    async def _send(self, item: Buffer, data_type: int | None) -> None:
         session, state = self._session, self._state
         connection = session._connection
         with self._send_guard if data_type is None else self._guard_of_stderr():
@@ -304,7 +305,7 @@ class Channel(ByteStream):
             self._stderr_guard = ResourceGuard("writing to")
         return self._stderr_guard
 
-    def send_nowait(self, item: bytes | memoryview) -> int:
+    def send_nowait(self, item: Buffer) -> int:
         """Send what can leave without waiting; return how many bytes it was.
 
         None can while another task is sending.
@@ -410,7 +411,7 @@ class Channel(ByteStream):
         if self._has_ended:
             recipient.channel_closed(not self._is_closed_here)
 
-    def _deliver(self, recipient: Recipient, data: bytes) -> None:
+    def _deliver(self, recipient: Recipient, data: Buffer) -> None:
         """Have bytes taken, and keep the rest; nothing else may wait before them."""
         taken = recipient.deliver(data)
         if taken < len(data) and not self._is_closed_here:
@@ -548,7 +549,7 @@ class Channel(ByteStream):
 
     # What the session's reader tells
 
-    def _data_received(self, data: bytes) -> None:
+    def _data_received(self, data: Buffer) -> None:
         if self._is_closed_here:
             return
         if self._arrivals is not None:
