@@ -141,10 +141,15 @@ class Session(ForwardingMethods, SessionLife):
         :raises RequestDenied: the peer refused the request; the channel is closed again
         :raises SSHError: the session has ended
         """
-        await anyio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint_if_cancelled()
         await self._wait_for_room()
-        self._require_alive()
-        state = self._connection.open_channel(channel_type, payload, window_size=window_size)
+        try:
+            self._require_alive()
+            state = self._connection.open_channel(channel_type, payload, window_size=window_size)
+        except BaseException:
+            # All others wait for the peer.
+            await anyio.lowlevel.cancel_shielded_checkpoint()
+            raise
         channel = Channel(self, state)
         self._channels[channel] = None
         self._advance()
@@ -206,7 +211,8 @@ class Session(ForwardingMethods, SessionLife):
                 logger.exception("the handler of %r failed", channel)
 
     async def _next_opening(self, channel_type: str | None) -> ChannelOpening | None:
-        await anyio.lowlevel.checkpoint()
+        if self._openings or self._end is not None:
+            await anyio.lowlevel.checkpoint()
         while True:
             for opening in self._openings:
                 if channel_type is None or opening.channel_type == channel_type:

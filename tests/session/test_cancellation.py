@@ -203,7 +203,7 @@ async def test_cancelled_opens_do_not_use_up_the_limit_of_channels() -> None:
     async with pair(config, config) as (client, server), anyio.create_task_group() as group:
         group.start_soon(server.serve, echo)
         for _ in range(10):
-            await cancel_after(2, client.open_channel)
+            await cancel_after(1, client.open_channel)
         await settle()
         await echoes(client)
         group.cancel_scope.cancel()
