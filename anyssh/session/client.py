@@ -27,7 +27,6 @@ from ..protocol.events import (
 )
 from ..trace import Progress, TraceHandler, TraceId, TraceLevel
 from .attributes import SSHAttribute
-from .authorities import HostCertificateVerifier
 from .client_authentication import Authenticator
 from .credentials import ClientCredentials
 from .host_keys import HostKeyVerifier, PresentedHostKey
@@ -160,8 +159,8 @@ class ClientSession(Session):
 
     @property
     def _takes_certificates(self) -> bool:
-        verifier = self._verify_host
-        return isinstance(verifier, HostCertificateVerifier) and verifier.takes_certificates
+        # A HostCertificateVerifier; asking for the whole protocol takes much longer.
+        return getattr(self._verify_host, "takes_certificates", False) is True
 
     async def _set_up(self) -> None:
         exchanger = self._core.exchanger
@@ -276,8 +275,8 @@ class ClientSession(Session):
             event.key, self.peer_version, self._remote_address(), event.certificate
         )
         try:
-            with anyio.fail_after(self._config.limits.handler_time):
-                verdict = await self._until_end(self._ask_verifier, presented)
+            seconds = self._config.limits.handler_time
+            verdict = await self._until_end(self._ask_verifier, presented, seconds=seconds)
         except Exception as error:
             self._require_alive()
             self._reject_host_key(event, error)

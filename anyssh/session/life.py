@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import os
 from collections.abc import (
     AsyncGenerator,
@@ -333,6 +334,7 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
             self._make_core,
             self._dispatch,
             self._connectable,
+            lambda task: self._services.start_soon(task),
         )
         self._state = SessionState.CONNECTING
         self._trace(TraceId.SESSION_CONNECTING, TraceLevel.INFO, "connecting")
@@ -469,16 +471,23 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
             return LocalProtocolError("the session has not ended")
         return self._end.error.fresh()
 
-    async def _until_end(self, wait: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-        """Wait for something outside, but not beyond the end of the session."""
+    async def _until_end(
+        self, wait: Callable[..., Awaitable[T]], *arguments: Any, seconds: float = math.inf
+    ) -> T:
+        """Wait for something outside, but neither beyond the end of the session nor for too long.
+
+        :raises TimeoutError: it took longer
+        """
         self._require_alive()
-        with anyio.CancelScope() as scope:
+        deadline = anyio.current_time() + seconds
+        with anyio.CancelScope(deadline=deadline) as scope:
             self._waiting_scopes.add(scope)
             try:
                 return await wait(*arguments)
             finally:
                 self._waiting_scopes.discard(scope)
-        raise self._failure()
+        self._require_alive()
+        raise TimeoutError
 
     async def _wait_until(self, condition: Callable[[], bool]) -> None:
         while True:

@@ -20,15 +20,15 @@ its tasks end, the stream and the core live on, and a new link of that session t
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from enum import Enum, auto
 from functools import partial
 from logging import Logger, getLogger
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import AnyByteStream, ByteReceiveStream, TaskGroup
+from anyio.abc import AnyByteStream, ByteReceiveStream
 
 from ..config import Limits
 from ..contour import SessionContour
@@ -39,7 +39,7 @@ from ._direct import DirectWriter
 from ._waiting import Notice
 from .errors import ConnectionLost
 
-__all__ = ["Link"]
+__all__ = ["Link", "StartTask"]
 
 RECEIVE_BYTES: Final = 256 * 1024
 LARGEST_BLOCK: Final = 1024 * 1024
@@ -57,6 +57,8 @@ bytes(LARGEST_BLOCK)
 _TERMINATED: Final = Phase.TERMINATED
 
 logger: Logger = getLogger("anyssh")
+
+StartTask = Callable[[Callable[[], Coroutine[Any, Any, None]]], object]
 
 
 class _StreamFailed(Exception):
@@ -86,6 +88,7 @@ class Link:
 
     :param contour: told what is moved
     :param dispatch: called with the events of the core, in order; must not raise
+    :param start_task: starts a task that ends with the session at the latest
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Link:
         limits: Limits,
         contour: SessionContour,
         dispatch: Callable[[Sequence[Event]], None],
+        start_task: StartTask,
     ) -> None:
         self.stream = stream
         self.core = core
@@ -106,13 +110,14 @@ class Link:
             if isinstance(stream, ByteReceiveStream)
             else stream.receive
         )
-        self._tasks: TaskGroup
+        self._start_task = start_task
         self._direct: DirectWriter | None = None
         self._writer = _Writer.NEW
         self._output = Notice()
         self._rest = b""
         self._is_held = False
-        self._writing = anyio.CancelScope()
+        self._writing = anyio.CancelScope(shield=True)
+        self._written = Notice()
         self._reading = anyio.CancelScope()
         self._read_until = math.inf
         self._alarm = anyio.CancelScope()
@@ -187,34 +192,40 @@ class Link:
     async def run(self) -> None:
         """Move bytes until the end, then close the stream.
 
-        Runs shielded: cancelling what surrounds a session must leave time for its goodbye. It is
-        the session that ends its link, and each step of the end has its deadline.
+        Runs shielded, as the tasks that it starts do: cancelling what surrounds a session must
+        leave time for its goodbye. It is the session that ends its link, and each step of the end
+        has its deadline.
         """
         try:
-            async with anyio.create_task_group() as self._tasks:
-                self._direct = DirectWriter.open(self.stream)
-                if self._direct is None:
-                    self._tasks.start_soon(self._keep_time)
-                self._writer = _ABSENT
-                self.advance(())
-                await self._read()
-                if not self._is_released:
-                    self._tell_core(self.core.receive_eof)
+            self._direct = DirectWriter.open(self.stream)
+            if self._direct is None:
+                self._start_task(self._keep_time)
+            self._writer = _ABSENT
+            self.advance(())
+            await self._read()
+            if not self._is_released:
+                self._tell_core(self.core.receive_eof)
+            while self._writer is _IDLE or self._writer is _Writer.BUSY:
+                await self._written.wait()
         finally:
             self._writer = _Writer.GONE
+            self._writing.cancel()
+            if not self._is_released:
+                await self._close_stream()
             direct, self._direct = self._direct, None
             if direct is not None:
                 direct.close()
-            if not self._is_released:
-                await self._close_stream()
             self._finished.set()
 
     async def _close_stream(self) -> None:
-        with anyio.move_on_after(CLOSING_TIME):
-            try:
+        try:
+            if self._direct is not None:
                 await self.stream.aclose()
-            except Exception as error:
-                self._lost(error)
+            else:
+                with anyio.move_on_after(CLOSING_TIME):
+                    await self.stream.aclose()
+        except Exception as error:
+            self._lost(error)
 
     def _lost(self, error: Exception) -> None:
         if self._error is None:
@@ -353,7 +364,7 @@ class Link:
 
     def _wake_writer(self) -> None:
         if self._writer is _ABSENT:
-            self._tasks.start_soon(self._write)
+            self._start_task(self._write)
         elif self._writer is _IDLE:
             self._output.notify()
         else:
@@ -387,6 +398,7 @@ class Link:
             self._give_last_time()
         finally:
             self._writer = _Writer.GONE
+            self._written.notify()
         if self._is_released and self._writing.cancelled_caught:
             error = SSHError("the peer reads too slowly to be handed over")
             self.core.lose(error, anyio.current_time())
@@ -443,7 +455,7 @@ class Link:
     async def _keep_time(self) -> None:
         """Tell the core when it has something to do, on a stream whose reader cannot."""
         while not self._is_ending:
-            with anyio.CancelScope() as self._alarm:
+            with anyio.CancelScope(shield=True) as self._alarm:
                 self._set_alarm()
                 await anyio.sleep_forever()
             self._tell_core(self.core.handle_timeout)

@@ -27,7 +27,7 @@ from ..protocol.events import ConnectionTerminated, Event, SessionResumed
 from ..protocol.transport import Traffic
 from ._waiting import Notice
 from .errors import ConnectionLost
-from .link import Link
+from .link import Link, StartTask
 
 __all__ = ["Attempt", "Links", "SessionState"]
 
@@ -124,6 +124,7 @@ class Links:
     :param make_core: makes the core of a new stream
     :param dispatch: called with the events of the link that the session works over
     :param connectable: makes further streams, if the session is to look for them itself
+    :param start_task: starts a task that ends with the session at the latest
     """
 
     def __init__(
@@ -134,8 +135,10 @@ class Links:
         make_core: Callable[[], Core],
         dispatch: Callable[[Sequence[Event]], None],
         connectable: ByteStreamConnectable | None,
+        start_task: StartTask,
     ) -> None:
         self._limits = limits
+        self._start_task = start_task
         self._contour = contour
         self._make_core = make_core
         self._dispatch = dispatch
@@ -177,7 +180,7 @@ class Links:
         self, stream: AnyByteStream, core: Core, dispatch: Callable[[Sequence[Event]], None]
     ) -> Link:
         """Return a link for one stream."""
-        return Link(stream, core, self._limits, self._contour, dispatch)
+        return Link(stream, core, self._limits, self._contour, dispatch, self._start_task)
 
     # Life
 

@@ -349,9 +349,11 @@ class ServerSession(Session):
 
     async def _ask(self, callback: Callable[..., Awaitable[Any]], *question: Any) -> Any:
         """Ask the application; an exception or too much time means no."""
+        seconds = self._config.limits.handler_time
         try:
-            with anyio.fail_after(self._config.limits.handler_time):
+            with anyio.CancelScope(deadline=anyio.current_time() + seconds):
                 return await callback(*question)
+            raise TimeoutError(f"there was no answer within {seconds:g} seconds")
         except anyio.get_cancelled_exc_class() as error:
             if anyio.current_effective_deadline() == -math.inf:
                 raise
