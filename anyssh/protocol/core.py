@@ -251,8 +251,9 @@ class Core:
         if self._data_tracer is not None and head[0] in DATA_MESSAGES:
             self._data_tracer.sent_data(bytes(head) + bytes(body))
         if journal is not None:
-            transport.now = now = self._clock()
-            journal.enter(transport.messages_sent, now, head, body)
+            if not transport.pending:  # otherwise it leaves together with what came just before
+                transport.now = self._clock()
+            journal.enter(transport.messages_sent, transport.now, head, body)
         transport.send(head, body)
 
     def emit(self, event: Event) -> None:
