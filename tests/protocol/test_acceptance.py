@@ -314,7 +314,7 @@ def check_state(state: State, thorough: bool) -> list[str]:
     ],
 )
 def test_every_message_in_every_state(state: State) -> None:
-    """T-01: 256 numbers and three bodies in every state have the effect that the model tells."""
+    """HR-01, HR-02, T-01: 256 numbers, three bodies, every state: the effect is the model's."""
     assert not check_state(state, thorough=False)
 
 

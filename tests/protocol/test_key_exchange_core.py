@@ -274,7 +274,7 @@ def test_nothing_in_common(client: dict[str, Any], server: dict[str, Any]) -> No
 
 
 def test_no_common_mac_is_no_obstacle_to_an_authenticated_cipher() -> None:
-    """Only reconnecting needs the MAC then."""
+    """HR-60: only reconnecting needs the MAC then."""
     pair = running_pair(fast_config(macs=MACS[:1]), fast_config(macs=MACS[1:]))
     algorithms = pair.client.exchanger.algorithms
     assert algorithms is not None

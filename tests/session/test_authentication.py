@@ -790,6 +790,7 @@ async def test_the_principal_is_the_very_object() -> None:
 
 @pytest.mark.parametrize("verdict", [None, False, 0, "", (), NotImplemented], ids=repr)
 async def test_nothing_true_means_no(verdict: object) -> None:
+    """HR-30."""
     await refuse_login(ALICE, make_server(authenticate=Judge(lambda attempt: verdict)))
 
 
@@ -811,6 +812,7 @@ async def test_a_forgotten_await_does_not_let_anybody_in(
 async def test_a_failing_judge_refuses_and_the_session_goes_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """HR-34."""
     failures = [KeyError("database"), ExceptionGroup("two", [ValueError(), OSError()])]
 
     async def authenticate(attempt: anyssh.AuthAttempt) -> object:
@@ -827,6 +829,8 @@ async def test_a_failing_judge_refuses_and_the_session_goes_on(
 
 
 async def test_a_judge_that_takes_too_long_refuses() -> None:
+    """HR-34."""
+
     async def authenticate(attempt: anyssh.AuthAttempt) -> object:
         if len(asked) < 1:
             asked.append(attempt)
@@ -1082,6 +1086,8 @@ async def test_another_key_than_the_pinned_one_is_refused() -> None:
 
 @pytest.mark.parametrize("verdict", [False, None, 1, "yes"], ids=repr)
 async def test_a_verifier_must_say_true(verdict: object) -> None:
+    """HR-35, T-26."""
+
     async def verify(presented: anyssh.PresentedHostKey) -> Any:
         return verdict
 
@@ -1120,6 +1126,7 @@ async def test_a_refusal_does_not_wait_for_the_time_that_a_goodbye_may_take() ->
 
 
 async def test_nothing_is_sent_before_the_host_key_is_accepted() -> None:
+    """HR-35, T-26."""
     may_answer = anyio.Event()
 
     async def verify(presented: anyssh.PresentedHostKey) -> bool:
@@ -1189,6 +1196,7 @@ async def test_any_host_key_is_accepted_only_by_its_long_name() -> None:
 
 
 def test_a_client_without_verifier_and_a_server_without_judge_cannot_be_built() -> None:
+    """T-04, HR-35."""
     for nothing in (None, "SHA256:x", True):
         with pytest.raises(TypeError, match="verify_host"):
             anyssh.ClientSession.connect(
@@ -1307,6 +1315,7 @@ async def test_a_session_without_protection_never_comes_to_terms_with_a_secure_o
     ],
 )
 def test_a_secure_configuration_cannot_name_none(field: str, name: str) -> None:
+    """T-04, HR-19."""
     secure = getattr(anyssh.SessionConfig(), field)
     for names in ([name], [*secure, name]):
         with pytest.raises(ValueError, match=name):

@@ -125,6 +125,7 @@ async def test_slow_peers_are_left_at_the_deadline_of_their_phase(
 
 
 async def test_slow_peers_are_left_at_their_deadline_in_real_time() -> None:
+    """T-13."""
     limits = anyssh.Limits(
         version_time=0.2, key_exchange_time=0.2, authentication_time=0.2, close_time=0.05
     )
@@ -162,6 +163,7 @@ async def _server_and_raw_client(
 
 
 async def test_senders_wait_for_a_peer_that_does_not_read() -> None:
+    """T-58."""
     limits = anyssh.Limits(pending_output=128 * KIB)
     channels: list[anyssh.Channel] = []
 
@@ -191,6 +193,7 @@ async def test_senders_wait_for_a_peer_that_does_not_read() -> None:
 
 
 async def test_senders_wait_for_a_peer_that_never_adjusts_its_window() -> None:
+    """T-58."""
     window = 100_000
     states: list[anyssh.Channel] = []
 
@@ -211,6 +214,7 @@ async def test_senders_wait_for_a_peer_that_never_adjusts_its_window() -> None:
 
 
 async def test_a_reader_that_does_not_read_holds_no_more_than_its_window() -> None:
+    """HR-51, T-58."""
     config = fast(window_size=256 * KIB)
     async with pair(config, config) as (client, server), anyio.create_task_group() as group:
         held: list[anyssh.Channel] = []
@@ -484,6 +488,7 @@ async def test_keep_alive_tells_of_signs_of_life() -> None:
 
 
 async def test_a_silent_peer_is_lost_after_so_many_intervals() -> None:
+    """HR-59."""
     faulty: list[FaultStream] = []
 
     def wrap(inner: ByteStream) -> FaultStream:

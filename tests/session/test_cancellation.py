@@ -139,6 +139,7 @@ def tables_are_empty(*sessions: anyssh.Session) -> bool:
 
 
 async def test_opening_a_channel() -> None:
+    """HR-55, T-34."""
     async with served() as (client, server):
 
         async def check(completed: bool, channel: anyssh.Channel | None) -> None:
@@ -446,6 +447,7 @@ async def test_requests_of_the_session() -> None:
 
 
 async def test_replies_reach_who_asked_although_every_second_caller_is_cancelled() -> None:
+    """HR-58, T-35."""
     async with served() as (client, _):
         got: dict[int, bytes] = {}
 

@@ -127,6 +127,7 @@ async def test_a_type_that_nobody_takes_holds_up_no_other(ends) -> None:
 
 
 async def test_25_channels_that_nobody_accepts_hold_up_nothing(ends) -> None:
+    """HR-05."""
     async with anyio.create_task_group() as group:
         async with ends() as (opener, acceptor):
             near, far = await channel_pair(opener, acceptor)

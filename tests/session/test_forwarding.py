@@ -146,6 +146,7 @@ async def test_a_server_can_forward_too() -> None:
 
 
 async def test_nothing_is_forwarded_by_default() -> None:
+    """HR-75, T-40."""
     async with pair(None) as (client, server):
         for session in (client, server):
             with pytest.raises(anyssh.ChannelOpenError) as refusal:
@@ -213,6 +214,8 @@ async def test_a_busy_port() -> None:
 
 
 async def test_half_close_goes_through_in_both_directions() -> None:
+    """HR-78, T-42."""
+
     async def end_first(stream: ByteStream) -> None:
         async with stream:
             await stream.send(b"done")
@@ -236,6 +239,8 @@ async def test_half_close_goes_through_in_both_directions() -> None:
 
 
 async def test_a_lot_of_bytes_both_ways() -> None:
+    """T-42."""
+
     async def echo(stream: ByteStream) -> None:
         async with stream:
             async for chunk in stream:
@@ -263,7 +268,7 @@ async def test_a_lot_of_bytes_both_ways() -> None:
 
 
 async def test_who_does_not_read_stops_who_sends() -> None:
-    """What is under way is bounded by the channel's window and the sockets' buffers."""
+    """T-42: what is under way is bounded by the channel's window and the sockets' buffers."""
     may_read = anyio.Event()
     read = 0
 
@@ -309,6 +314,8 @@ async def drain(stream: ByteStream) -> None:
 
 @pytest.mark.parametrize("direction", ["to", "from"])
 async def test_a_reset_goes_through_from_the_far_side(direction: str) -> None:
+    """HR-78, T-42."""
+
     async def rude(stream: ByteStream) -> None:
         await stream.receive()
         reset_at_once(stream)
@@ -326,6 +333,7 @@ async def test_a_reset_goes_through_from_the_far_side(direction: str) -> None:
 
 @pytest.mark.parametrize("direction", ["to", "from"])
 async def test_a_reset_goes_through_from_the_near_side(direction: str) -> None:
+    """HR-78, T-42."""
     was_reset = anyio.Event()
 
     async def watch(stream: ByteStream) -> None:

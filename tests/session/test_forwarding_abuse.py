@@ -61,7 +61,7 @@ class Spy:
 
 @pytest.mark.parametrize("side", ["client", "server"])
 async def test_what_is_not_allowed_reaches_nothing(side: str) -> None:
-    """T-40, T-41."""
+    """HR-75, T-40, T-41."""
     spy = Spy()
     policy = spy.policy(connect_to=["db.example:5432"], listen_on=["localhost:*"])
     policies = {side: policy, "server" if side == "client" else "client": None}
@@ -89,6 +89,7 @@ async def test_what_is_not_allowed_reaches_nothing(side: str) -> None:
 
 
 async def test_a_name_does_not_lead_to_this_machine() -> None:
+    """HR-75, T-40."""
     async with service() as port, pair(ForwardingPolicy(connect_to=["*:*"])) as (client, _):
         for name in ("127.1", "2130706433", "0x7f000001", "0"):
             with pytest.raises(anyssh.ChannelOpenError) as refusal:
@@ -159,6 +160,8 @@ async def test_what_an_application_puts_behind_is_shown_to_who_decides() -> None
 
 
 async def test_a_decision_that_does_not_come_is_no() -> None:
+    """HR-75."""
+
     async def decide(request: anyssh.ForwardingRequest) -> bool:
         await anyio.sleep_forever()
         return True
@@ -175,6 +178,8 @@ async def test_a_decision_that_does_not_come_is_no() -> None:
 
 
 async def test_a_target_that_does_not_answer() -> None:
+    """HR-75."""
+
     async def connect(endpoint: Any) -> ByteStream:
         await anyio.sleep_forever()
         raise AssertionError
@@ -186,6 +191,7 @@ async def test_a_target_that_does_not_answer() -> None:
 
 
 async def test_how_many_listeners_a_session_may_have() -> None:
+    """HR-76, T-41."""
     spy = Spy()
     policy = spy.policy(listen_on=["localhost:*"], listeners=32)
     async with pair(policy) as (client, server):
@@ -206,7 +212,7 @@ def cancel(host: str, port: int) -> tuple[str, bytes]:
 
 
 async def test_raw_requests_to_listen() -> None:
-    """PFW-09, PFW-12: duplicates are refused, cancelling counts once and is exact."""
+    """HR-76, PFW-09, PFW-12: duplicates are refused, cancelling counts once and is exact."""
     async with pair() as (client, server):
         reply = await client.request(*listen("127.0.0.1", 0))
         port = int.from_bytes(reply.payload, "big")
@@ -482,7 +488,7 @@ async def test_a_reply_without_a_port(payload: bytes) -> None:
 @pytest.mark.parametrize("who", ["client", "server"])
 @pytest.mark.parametrize("direction", ["to", "from"])
 async def test_the_end_of_the_session_ends_everything(who: str, direction: str) -> None:
-    """PFW-10: connections are reset, listeners closed, and the body goes on."""
+    """HR-76, PFW-10: connections are reset, listeners closed, and the body goes on."""
     async with (
         nothing_left_behind(),
         service(handler=hold) as port,
@@ -676,7 +682,7 @@ async def test_forwards_that_live_at_the_end_of_the_session() -> None:
 
 
 async def test_connections_that_wait_are_bounded() -> None:
-    """More than the limit are reset, and the listener goes on."""
+    """HR-76: more than the limit are reset, and the listener goes on."""
     asked = anyio.Event()
     may_answer = anyio.Event()
 
@@ -703,6 +709,7 @@ async def test_connections_that_wait_are_bounded() -> None:
 
 @pytest.mark.trio
 async def test_a_connection_without_a_byte_ends(autojump_clock: object) -> None:
+    """HR-78."""
     near, far = memory_stream_pair()
 
     async def connector(endpoint: anyssh.Endpoint) -> ByteStream:

@@ -160,6 +160,7 @@ async def _talk_garbage(port: int, seed: int) -> None:
 async def test_forty_nine_connections_go_on_whatever_the_fiftieth_does(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """T-07, HR-07."""
     caplog.set_level("CRITICAL", "anyssh")
     faulty = _Faulty()
     server = server_of(
@@ -274,7 +275,7 @@ KEY_EXCHANGE_NUMBERS = {20, 21, 30, 31}
 
 @pytest.mark.parametrize("role", Role)
 async def test_no_call_during_the_handshake_puts_a_message_into_the_clear(role: Role) -> None:
-    """An eager application calls everything at every turn until the session is ready."""
+    """T-05: an eager application calls everything at every turn until the session is ready."""
     near, far = streams()
     client = client_of(near, credentials=None if role is Role.CLIENT else ALICE)
     server = server_of().accept(far)
@@ -352,7 +353,7 @@ async def test_no_channel_and_no_request_before_authentication() -> None:
 
 
 async def test_no_application_code_runs_before_authentication() -> None:
-    """A peer that never authenticates reaches neither handler nor iterators (T-26)."""
+    """HR-01: A peer that never authenticates reaches neither handler nor iterators (T-26)."""
     near, far = streams()
     called: list[str] = []
 

@@ -334,7 +334,7 @@ async def test_a_pipe_of_closed_channels_closes_the_other(way: int) -> None:
 
 
 async def test_back_pressure_reaches_the_sender() -> None:
-    """A sender gets no further than the windows on the way, and on when its bytes are read."""
+    """HR-79: a sender gets no further than the windows, and on when its bytes are read."""
     async with piped_channels(SMALL) as (one, other, _, _), anyio.create_task_group() as group:
         data = os.urandom(MIB)
         sending = Call(group, partial(one.send, data))
@@ -488,7 +488,7 @@ async def test_cancelling_closes_both_channels(turns: int) -> None:
 
 @pytest.mark.parametrize("way", ["client", "server"])
 async def test_an_open_passes_with_its_payloads(way: str) -> None:
-    """PIP-08, T-43; the numbers of the two legs are out of step (PIP-09)."""
+    """HR-79, PIP-08, T-43; the numbers of the two legs are out of step (PIP-09)."""
     async with relayed() as relay, anyio.create_task_group() as group:
         opener, acceptor = relay.ends(way)
         for number in range(3):
@@ -537,7 +537,7 @@ async def test_an_open_with_a_request_passes() -> None:
 
 @pytest.mark.parametrize("way", ["client", "server"])
 async def test_a_refusal_passes_with_reason_and_text(way: str) -> None:
-    """T-43."""
+    """HR-79, T-43."""
     async with relayed() as relay, anyio.create_task_group() as group:
         opener, acceptor = relay.ends(way)
         for reason, text in ((4, "no room"), (1, "not you"), (0xFE000001, "häßlich")):

@@ -241,6 +241,7 @@ async def test_an_established_session_echoes_while_one_source_connects_200_times
 
 
 async def test_one_more_than_there_is_room_for_is_told_so() -> None:
+    """HR-80, T-15."""
     limits = anyssh.ServerLimits(connections=3, connections_per_source=2)
     async with served(limits=limits) as place:
         first = await place.guest()
@@ -276,7 +277,7 @@ async def test_who_does_not_read_why_he_is_refused_is_closed_soon(autojump_clock
 
 @pytest.mark.trio
 async def test_failed_logins_shut_a_source_out_for_a_while(autojump_clock: object) -> None:
-    """5 s each; from 15 s on the source is refused until the time has passed."""
+    """HR-80, T-15: 5 s each; from 15 s on the source is refused until the time has passed."""
     async with served() as place:
         for _ in range(4):  # the first ones have lost a little by the time of the last
             assert place.statistics.penalised_sources == 0
@@ -334,6 +335,7 @@ async def test_whoever_does_not_speak_ssh_is_penalised(data: bytes) -> None:
 
 @pytest.mark.trio
 async def test_whoever_takes_too_long_is_penalised(autojump_clock: object) -> None:
+    """HR-80."""
     limits = anyssh.ServerLimits(protocol_error_penalty=20)
     config = fast(anyssh.Limits(version_time=5))
     async with served(limits=limits, config=config) as place:
@@ -343,6 +345,7 @@ async def test_whoever_takes_too_long_is_penalised(autojump_clock: object) -> No
 
 
 async def test_asking_for_sessions_that_are_not_there_is_penalised() -> None:
+    """HR-62."""
     config = fast(**RECONNECTING)
     limits = anyssh.ServerLimits(failed_reconnect_penalty=20)
     async with served(config=config, limits=limits) as place:
@@ -661,7 +664,7 @@ class Unwell(Street):
 async def test_a_listener_that_cannot_accept_is_asked_ever_more_rarely(
     autojump_clock: object, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
-    """HR-81: 0.1 s doubling to 5 s, one line in the log; nobody else is bothered."""
+    """T-15, HR-81: 0.1 s doubling to 5 s, one line in the log; nobody else is bothered."""
     server, street, other = server_of(), Unwell(9, error), Street()
     async with anyio.create_task_group() as group:
         await group.start(server.serve, MultiListener([street, other]), lambda s: s.serve(echo))

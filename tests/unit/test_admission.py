@@ -103,6 +103,7 @@ def test_networks_of_ones_own_are_exempt() -> None:
 def test_three_are_let_in_and_one_more_when_one_has_left(
     limits: dict[str, int], hosts: list[str | None], logs_in: bool, refusal: Refusal
 ) -> None:
+    """HR-80, T-15."""
     door = Door(**limits)
     visits = []
     for number in range(3):
@@ -144,7 +145,7 @@ def test_a_session_without_a_stream_makes_room_and_may_come_back_from_elsewhere(
 
 
 def test_chance_refuses_more_and_more_strangers_as_it_fills() -> None:
-    """30 % from the tenth on, everybody at the hundredth; those without a source never."""
+    """HR-80, T-15: 30 % from the tenth on, all at the hundredth; those without a source never."""
     source = random.Random(1)
     limits = {"unauthenticated": 100, "unauthenticated_per_source": 1000}
     shares = []
@@ -171,6 +172,7 @@ def test_chance_refuses_more_and_more_strangers_as_it_fills() -> None:
 
 
 def test_penalties_add_up_are_enforced_and_expire() -> None:
+    """HR-80, T-15."""
     door = Door()
     visit = door.enter()
     assert not visit.offend(Offence.FAILED_LOGIN, 0.0)
@@ -219,6 +221,7 @@ def test_no_penalty_for_what_costs_nothing_and_for_those_without_a_source() -> N
 
 
 def test_penalties_take_bounded_memory_and_the_oldest_go_first() -> None:
+    """HR-80, T-15."""
     limits = ServerLimits(penalised_sources=8, shortest_penalty=1.0)
     penalties = Penalties(limits)
     for number in range(1000):

@@ -99,6 +99,7 @@ def test_nothing_by_default_and_all_with_allow_all(endpoint: Endpoint) -> None:
     ],
 )
 def test_where_to_connect(pattern: str, host: str, port: int, allowed: bool) -> None:
+    """HR-75, T-40."""
     assert connects([pattern], TcpEndpoint(host, port)) is allowed
     assert connects(["other:1", pattern], TcpEndpoint(host, port)) is allowed
     assert not connects([pattern], UnixEndpoint("/" + host))
@@ -130,6 +131,7 @@ def test_where_to_connect(pattern: str, host: str, port: int, allowed: bool) -> 
 def test_addresses_of_a_name(
     patterns: list[str] | None, name: str, address: str, allowed: bool
 ) -> None:
+    """HR-75, T-40."""
     policy = ForwardingPolicy(connect_to=patterns, decide=yes)
     assert policy.may_use_address(TcpEndpoint(name, 80), ip_address(address)) is allowed
 
@@ -160,6 +162,7 @@ def test_addresses_of_a_name(
     ],
 )
 def test_where_to_listen(pattern: str, host: str, port: int, allowed: bool) -> None:
+    """HR-76, T-41."""
     assert listens([pattern], host, port) is allowed
 
 

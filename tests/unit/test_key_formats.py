@@ -881,6 +881,7 @@ def test_a_known_answer_of_bcrypt() -> None:  # ALG-22
 
 @pytest.mark.parametrize("rounds", [0, 2049, 1 << 31, (1 << 32) - 1])
 def test_bcrypt_rounds_are_bounded(rounds: int) -> None:  # HR-47, T-27
+    """HR-47, T-27."""
     text = (DATA / "testkey-private-rsa2048-openssh-pw.txt").read_text()
     started = time.perf_counter()
     with pytest.raises(KeyFormatError, match="bcrypt rounds"):
@@ -903,6 +904,7 @@ def pbes2(iterations: int, salt: bytes = bytes(8), *, length: int | None = None)
 
 
 def test_pbkdf2_iterations_are_bounded() -> None:
+    """HR-47."""
     with pytest.raises(WrongPassphrase):
         import_key(pbes2(1), "x")
     with pytest.raises(WrongPassphrase):
@@ -920,6 +922,7 @@ def test_pbkdf2_iterations_are_bounded() -> None:
 
 
 def test_argon2_is_bounded() -> None:
+    """HR-47."""
     fine = {"passes": 1, "lanes": 1, "kibibytes": 8}
     assert len(encryption.argon2_key("Argon2id", b"x", bytes(16), size=80, **fine)) == 80
     for name, value in (
@@ -960,6 +963,7 @@ def open_umask() -> Iterator[None]:
 def test_private_files_are_created_with_mode_0600(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # HR-47, T-27, KEY-14
+    """HR-47, T-27, KEY-14."""
     key = KEYS["ssh-ed25519"]
     path = tmp_path / "key"
     modes: list[int] = []
@@ -984,6 +988,7 @@ def test_private_files_are_created_with_mode_0600(
 
 
 def test_existing_files_and_links_are_never_written(tmp_path: Path) -> None:
+    """HR-47, T-27."""
     key = KEYS["ssh-ed25519"]
     existing = tmp_path / "existing"
     existing.write_text("mine")
@@ -1025,6 +1030,7 @@ def test_a_disk_that_is_full_leaves_no_file(
 
 
 def test_files_beyond_1_mib_are_not_read(tmp_path: Path) -> None:
+    """HR-47, T-27."""
     path = tmp_path / "large"
     with path.open("wb") as file:
         file.truncate(10 << 30)  # a hole: 10 GiB that are not there

@@ -442,6 +442,7 @@ class FaultyRsaKey:
 
 
 def test_a_faulty_rsa_signature_does_not_leave() -> None:  # HR-45, T-25
+    """HR-45, T-25."""
     sound = generate_key("rsa-sha2-256")
     key = sound.with_comment("faulty")
     key._private = FaultyRsaKey(sound.to_cryptography())

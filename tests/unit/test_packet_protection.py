@@ -420,7 +420,7 @@ class TestWrongPackets:
 
     @every_mode_that_fails_at_once
     def test_one_flipped_bit_anywhere(self, mode: Mode) -> None:
-        """PKT-08, ALG-09, ALG-11: body, tag and MAC; T-18 has the length field."""
+        """HR-22, T-18, PKT-08, ALG-09, ALG-11: body, tag and MAC; T-18 has the length field."""
         sealed = mode.sealer().seal(0, bytes(range(60)))
         for position in range(4, len(sealed)):
             for bit in (0, 7):
@@ -594,6 +594,7 @@ class TestCbcTellsNothing:
 
     @pytest.mark.parametrize("mode", CBC_MODES, ids=str)
     def test_all_failures_are_alike(self, mode: Mode) -> None:
+        """HR-24."""
         outcomes = set()
         lengths = [*range(65), 39_996, 39_999, 40_000, 40_001, 40_012, 262_140, 2**31, 2**32 - 1]
         for length in lengths:  # bad lengths, and good ones with a bad MAC

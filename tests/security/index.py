@@ -1,0 +1,90 @@
+"""Which test shows which requirement, read from the tests themselves.
+
+A test names what it holds by a label such as HR-52 or T-30 in its docstring; a label in the
+docstring of its class or module counts for all of it. ``HR-65/66`` and ``T-50 to T-52`` name each
+of them. What is required stands in ``hardening.toml``.
+
+``python -m tests.security.index`` writes the table of ``docs/security-tests.md``.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+PAGE = TESTS.parent / "docs" / "security-tests.md"
+
+# Split, so that this file names nothing.
+_LABEL = re.compile(r"\b(HR|T)-(\d\d)((?:/\d\d)*)(?:(?: to |\.\.|–)(?:HR|T)-(\d\d))?")
+
+INTRODUCTION = """\
+# What tests show
+
+Each requirement against hostile peers, each planned test, and where it is. The table is read from
+the docstrings of the tests by `python -m tests.security.index`; `tests/security/test_index.py`
+fails when it is out of date, or when nothing shows a requirement. [Security](security.md) tells
+what it all adds up to.
+"""
+
+
+def wanted() -> dict[str, dict[str, str]]:
+    """Return what is required and planned, by kind: each label with what it says."""
+    return tomllib.loads(Path(__file__).with_name("hardening.toml").read_text(encoding="utf-8"))
+
+
+def labels(text: str) -> set[str]:
+    """Return all labels that a text names."""
+    found = set()
+    for kind, first, more, last in _LABEL.findall(text):
+        numbers = range(int(first), int(last or first) + 1)
+        found |= {f"{kind}-{number:02}" for number in numbers}
+        found |= {f"{kind}-{number}" for number in more.split("/") if number}
+    return found
+
+
+def named(source: str) -> Iterator[tuple[str, str]]:
+    """Yield each label of a module with the test, class or "" for the module that names it."""
+
+    def of(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
+        return labels(ast.get_docstring(node) or "")
+
+    module = ast.parse(source)
+    yield from ((label, "") for label in of(module))
+    for node in ast.walk(module):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            is_class = isinstance(node, ast.ClassDef)
+            if is_class or node.name.startswith(("test_", "check_")):
+                yield from ((label, node.name) for label in of(node))
+
+
+@cache
+def index() -> dict[str, list[str]]:
+    """Return the tests that name each label, as ``directory/file.py::test``."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(TESTS.rglob("test_*.py")):
+        file = path.relative_to(TESTS).as_posix()
+        for label, test in named(path.read_text(encoding="utf-8")):
+            found.setdefault(label, []).append(f"{file}::{test}" if test else file)
+    return found
+
+
+def page() -> str:
+    """Return the page that tells which test shows what."""
+    found = index()
+    lines = [INTRODUCTION]
+    for title, kind in (("Requirements", "requirements"), ("Planned tests", "tests")):
+        lines += [f"## {title}", "", "| | what | where |", "|---|---|---|"]
+        for label, text in wanted()[kind].items():
+            places = "<br>".join(f"`{place}`" for place in sorted(set(found.get(label, []))))
+            lines.append(f"| {label} | {text} | {places} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
