@@ -14,11 +14,12 @@ PYTHONS = nox.project.python_versions(PROJECT)
 NIGHTLY = {
     "ANYSSH_CUT_STRIDE": "1",
     "ANYSSH_EXAMPLES": "5000",
+    "ANYSSH_KILLS": "30",
     "ANYSSH_LIVES": "20000",
     "ANYSSH_RECONNECTS": "10000",
     "ANYSSH_TINY_MESSAGES": "1000000",
 }
-"""How long the tests of reconnecting go on, where it is not said otherwise."""
+"""How long the tests of reconnecting and of faults go on, where it is not said otherwise."""
 LOWEST = ["anyio==4.10.*", "bcrypt==4.1.*", "cryptography==45.*", "trio==0.31.*", "wsproto==1.2.*"]
 
 nox.needs_version = ">=2026.10.20"
