@@ -131,7 +131,7 @@ class Rekeying:
         return (
             max(sent, received) >= config.rekey_bytes
             or max(packets_sent, packets_received) >= config.rekey_packets
-            or now - self._last_time >= config.rekey_time
+            or now >= self._last_time + config.rekey_time
         )
 
     def peer_may_start(self, now: float) -> bool:

@@ -68,3 +68,14 @@ def test_most_packets_need_but_the_quick_look() -> None:
     assert not watched.may_be_due(159.0)
     transport.bytes_sent = 500
     assert watched.may_be_due(100.0)
+
+
+@given(now=st.floats(0, 1e9), seconds=st.floats(1, 1e5))
+def test_what_comes_by_time_is_due_when_its_time_has_come(now: float, seconds: float) -> None:
+    """Under a clock that jumps from one deadline to the next, nobody looks again a little later."""
+    watched, _ = rekeying(PEERS[0], 0, rekey_time=seconds)
+    watched.keys_changed(now)
+    deadline = watched.deadline
+    assert deadline is not None
+    assert watched.is_due(deadline)
+    assert watched.may_be_due(deadline)
