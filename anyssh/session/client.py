@@ -263,6 +263,8 @@ class ClientSession(Session):
                 self._is_authenticated |= isinstance(event, Authenticated)
                 if self._authenticator is not None:
                     self._authenticator.reply_received(event)
+                if self._is_authenticated:
+                    self._authenticator = None  # it belongs to the first stream
             case BannerReceived(message):
                 # Each text is made of lines, the last of which has lost its end.
                 self._banner += f"{message}\n"

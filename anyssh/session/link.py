@@ -229,7 +229,7 @@ class Link:
 
     def _lost(self, error: Exception) -> None:
         if self._error is None:
-            self._error = error
+            self._error = _without_our_frames(error)
 
     # What the core brings about
 
@@ -461,3 +461,11 @@ class Link:
             self._tell_core(self.core.handle_timeout)
             if self._is_held:
                 await self._let_go()
+
+
+def _without_our_frames(error: Exception) -> Exception:
+    """Return an error whose traceback does not keep this link, its keys and its buffers alive."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_globals is globals():
+        traceback = traceback.tb_next
+    return error.with_traceback(traceback)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import anyio
 import pytest
 
@@ -52,3 +55,22 @@ async def test_a_silent_peer_costs_the_stream_and_not_the_session() -> None:
             await theirs.send_eof()
             assert b"".join([chunk async for chunk in channel]) == b"unheard heard"
             assert client.metrics.reconnections == 2
+
+
+async def test_a_lost_stream_is_gone_although_nobody_reads_the_facts() -> None:
+    """What a fact says of a stream must not keep the stream, its keys and its buffers."""
+    with anyio.fail_after(30):
+        async with network_pair(by_itself=False) as (network, client, server):
+            lost = []
+            for _ in range(2):
+                lost += [weakref.ref(client._core), weakref.ref(server._core)]
+                network.cut()
+                await client.wait_disconnected()
+                await client.reconnect(await network.connect())
+                # The server's last receipt for the stream before comes with its next message.
+                channel, theirs = await open_channel_pair(client, server)
+                await channel.aclose()
+                await theirs.aclose()
+            await anyio.wait_all_tasks_blocked()
+            gc.collect()
+            assert [core() for core in lost] == [None] * len(lost)
