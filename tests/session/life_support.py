@@ -215,14 +215,22 @@ class RawPeer:
     """A bare core over a stream. It signs, and believes everything; all else is the test's.
 
     :param lets_in: whether it answers a client that authenticates
+    :param config: its configuration, if it matters
     """
 
-    def __init__(self, stream: Any, role: Role = Role.CLIENT, *, lets_in: bool = True) -> None:
+    def __init__(
+        self,
+        stream: Any,
+        role: Role = Role.CLIENT,
+        *,
+        lets_in: bool = True,
+        config: anyssh.SessionConfig | None = None,
+    ) -> None:
         self.stream = stream
         self.lets_in = lets_in
         self.events: list[Event] = []
         self.received = 0
-        config = fast()
+        config = config or fast()
         self.connection = Connection(config)
         self.core = Core(
             role,
