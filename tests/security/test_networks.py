@@ -12,13 +12,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from .processes import End, Ends, ends
+
+Figure = Callable[[str, str], None]
 
 BACKENDS = ["asyncio", "trio"]
 INTERVAL = 0.4
@@ -133,12 +135,15 @@ def assert_whole(client: End) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("outage", OUTAGES)
-def test_a_link_that_is_down(start: Ends, wire: Wire, outage: float, backend: str) -> None:
+def test_a_link_that_is_down(
+    start: Ends, wire: Wire, outage: float, backend: str, figure: Figure
+) -> None:
     server, client = pair(start, wire, backend)
     wire.down()
     went_down = time.monotonic()
     for end in (client, server):
         lost = end.expect("lost")["at"] - went_down
+        figure(f"seconds until it is noticed, signs of life every {INTERVAL}", f"{lost:.1f}")
         assert lost <= (MISSED + 1) * INTERVAL + SLACK
     client.listen(outage - (time.monotonic() - went_down))
     wire.up()
@@ -148,12 +153,15 @@ def test_a_link_that_is_down(start: Ends, wire: Wire, outage: float, backend: st
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("deaf", ["client", "server"])
-def test_a_network_that_drops_one_way(start: Ends, wire: Wire, deaf: str, backend: str) -> None:
+def test_a_network_that_drops_one_way(
+    start: Ends, wire: Wire, deaf: str, backend: str, figure: Figure
+) -> None:
     """HR-59: the one that hears nothing gives the stream up, and both go on over another."""
     server, client = pair(start, wire, backend)
     wire.drop(wire.near if deaf == "client" else wire.far)
     dropped = time.monotonic()
     lost = (client if deaf == "client" else server).expect("lost")["at"] - dropped
+    figure(f"seconds until it is noticed, signs of life every {INTERVAL}", f"{lost:.1f}")
     assert lost <= (MISSED + 1) * INTERVAL + SLACK
     wire.pass_again()
     client.expect("reconnected")

