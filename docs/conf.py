@@ -11,7 +11,7 @@ author = copyright = "anyssh contributors"
 release = version = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "results"]
 html_theme = "furo"
 html_title = "anyssh"
 myst_enable_extensions = ["colon_fence"]

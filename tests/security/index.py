@@ -4,20 +4,29 @@ A test names what it holds by a label such as HR-52 or T-30 in its docstring; a 
 docstring of its class or module counts for all of it. ``HR-65/66`` and ``T-50 to T-52`` name each
 of them. What is required stands in ``hardening.toml``.
 
-``python -m tests.security.index`` writes the table of ``docs/security-tests.md``.
+``python -m tests.security.index`` writes the table of ``docs/security-tests.md``, and the tables of
+limits in ``docs/results``.
 """
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
 import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import anyssh
+
 TESTS = Path(__file__).parents[1]
-PAGE = TESTS.parent / "docs" / "security-tests.md"
+DOCS = TESTS.parent / "docs"
+PAGE = DOCS / "security-tests.md"
+LIMIT_TABLES: dict[type, Path] = {
+    anyssh.Limits: DOCS / "results" / "limits.md",
+    anyssh.ServerLimits: DOCS / "results" / "server-limits.md",
+}
 
 # Split, so that this file names nothing.
 _LABEL = re.compile(r"\b(HR|T)-(\d\d)((?:/\d\d)*)(?:(?: to |\.\.|–)(?:HR|T)-(\d\d))?")
@@ -86,5 +95,35 @@ def page() -> str:
     return "\n".join(lines)
 
 
+def limit_table(limits: type) -> str:
+    """Return the table of a class of limits: each field, its default, and what it bounds."""
+    words = dict(re.findall(r":ivar (\w+): ((?:.|\n)*?)(?=\n *:ivar|\s*\Z)", limits.__doc__ or ""))
+    lines = ["| field | default | what |", "|---|---|---|"]
+    for field in dataclasses.fields(limits):
+        text = re.sub(r"\s+", " ", words[field.name]).replace("``", "`")
+        text = re.sub(r":meth:`([^`]+)`", r"`\1`", text)
+        lines.append(f"| `{field.name}` | {_shown(field.name, field.default)} | {text} |")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(name: str, value: object) -> str:
+    match value:
+        case tuple():
+            return ", ".join(f"`{item}`" for item in value)
+        case int() if name.endswith(("bytes", "size", "memory", "output", "answers")):
+            for unit, size in (("MiB", 1024**2), ("KiB", 1024)):
+                if value % size == 0:
+                    return f"{value // size} {unit}"
+            return f"{value:,} bytes"
+        case float() if name.endswith(("time", "penalty", "interval")):
+            return f"{value:g} s"
+        case int():
+            return f"{value:,}"
+        case _:
+            return f"{value:g}"
+
+
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    for limits, path in LIMIT_TABLES.items():
+        path.write_text(limit_table(limits), encoding="utf-8")
