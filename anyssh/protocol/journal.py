@@ -31,10 +31,12 @@ __all__ = ["Continuity", "Entry", "Journal"]
 Entry = tuple[int, float, bytes, Buffer]
 """A message: the number of its packet, when it was sent, and its two pieces."""
 
-ENTRY_OVERHEAD: Final = 64
+ENTRY_OVERHEAD: Final = 256
 """What an entry costs besides its bytes; so their number is bounded too."""
-SHARED_BYTES: Final = 1024 * 1024
-"""A view of no more than this is kept as it is."""
+SMALL_BYTES: Final = 1024
+"""No more than this is copied: a view is an object of some size itself."""
+LARGEST_WHOLE: Final = 8
+"""A view is kept as it is if what it shows a part of is at most so many times as large."""
 FAULTS: Final = 5
 FAULT_INTERVAL: Final = 12.0
 """Broken packets are survived five times a minute."""
@@ -190,10 +192,11 @@ class Continuity:
 def _kept(body: Buffer) -> Buffer:
     """Return a body that nobody changes any more, and that does not hold much more than it shows.
 
-    What is sent is mostly a view of some bytes that the sender wrote; these need no copy.
+    What is sent is mostly a view of some bytes that the sender wrote; these need no copy. But a
+    peer that takes one byte of each must not make us hold all of them.
     """
-    if type(body) is memoryview:
+    if type(body) is memoryview and len(body) > SMALL_BYTES:
         whole = body.obj
-        if type(whole) is bytes and len(whole) <= SHARED_BYTES:
+        if type(whole) is bytes and len(whole) <= LARGEST_WHOLE * len(body):
             return body
     return bytes(body)

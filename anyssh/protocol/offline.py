@@ -14,7 +14,7 @@ from .journal import Journal
 
 __all__ = ["Offline", "overflow"]
 
-RESERVE: Final = 256 * 1024
+RESERVE: Final = 1024 * 1024
 """For messages that nobody can be made to wait with, such as answers and the ends of channels."""
 
 
