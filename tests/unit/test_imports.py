@@ -91,9 +91,33 @@ MAKES_KEYS = {"algorithms", "keys"}
 """Parts that generate keys and so draw on the system's entropy, through ``secrets`` at most."""
 
 ASYNCHRONOUS = (ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith, ast.Await)
-SECRET = re.compile(r"(^|_)(mac|password|passphrase|secret|tag|token)$")
+SECRET = re.compile(
+    r"(^|_)(challenge|digest|hexdigest|mac|password|passphrase|proof|secret|session_id|signature"
+    r"|tag|token)$"
+)
 PUBLIC_TAGS = {"anyssh.keys.der"}
 """Modules whose tags are numbers of a file format."""
+UNTRUSTED = {"dbm", "marshal", "pickle", "shelve"}
+"""What turns bytes into objects of their sender's choice."""
+RANDOM = {
+    "anyssh.testing.conformance": "data of tests, the same each time",
+    "anyssh.testing.fault_stream": "faults by a seed, the same each time",
+}
+"""Modules that draw from ``random``, and what: nothing that an attacker must not guess."""
+RUNS_TEXT = {"__import__", "compile", "eval", "exec"}
+REACHES_BY_NAME = {"delattr", "getattr", "hasattr", "setattr"}
+COMPUTED_NAMES = {
+    "anyssh.algorithms.derivation": "the hash that one of our own methods names",
+    "anyssh.config": "the names of its own fields",
+    "anyssh.forwarding.policy": "the names of its own fields",
+    "anyssh.keys.encryption": "one of three names that it lists",
+    "anyssh.messages.declaration": "the declared fields of a message",
+    "anyssh.messages.transport": "the declared fields of a message",
+    "anyssh.protocol.key_exchange": "the hash that one of our own methods names",
+    "anyssh.session.admission": "the value of a member of an enumeration",
+    "anyssh.testing.faults": "the names of its own fields",
+}
+"""Modules that reach attributes by names that are not literals, and where those come from."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +200,10 @@ def wrong_part(module: Module, name: str) -> str | None:
 
 def wrong_library(module: Module, top: str) -> str | None:
     """Say why a module may not import this foreign package."""
+    if top in UNTRUSTED:
+        return "bytes may become any object"
+    if top == "random" and module.name not in RANDOM and module.layer > PURE:
+        return "not for secrets; RANDOM lists who may, and for what"
     if module.layer <= PURE and top in IMPURE:
         return "time, entropy and the outside world are arguments here"
     if top == "secrets" and module.layer <= PURE and module.part not in MAKES_KEYS:
@@ -193,6 +221,8 @@ def wrong_statements(module: Module) -> Iterator[str]:
             problem = "assert is no check: python -O removes it"
         elif isinstance(node, ast.Compare) and module.name not in PUBLIC_TAGS:
             problem = leaking_comparison(node)
+        elif isinstance(node, ast.Call) and (danger := dangerous_call(module, node)):
+            problem = danger
         elif module.layer <= PURE:
             problem = impurity(node)
         elif module.part in FEATURES:
@@ -232,12 +262,23 @@ def leaking_comparison(node: ast.Compare) -> str | None:
     if any(is_constant(operand) for operand in operands):
         return None
     for operand in operands:
-        while isinstance(operand, ast.Subscript):
-            operand = operand.value
+        while isinstance(operand, ast.Subscript | ast.Call):
+            operand = operand.value if isinstance(operand, ast.Subscript) else operand.func
         name = getattr(operand, "id", getattr(operand, "attr", ""))
         if SECRET.search(name):
             return f"{name} is compared with ==; use hmac.compare_digest"
     return None
+
+
+def dangerous_call(module: Module, node: ast.Call) -> str | None:
+    """Say which call might do what a text says."""
+    name = getattr(node.func, "id", "")
+    if name in RUNS_TEXT:
+        return f"{name} runs what a text says"
+    if name not in REACHES_BY_NAME or module.name in COMPUTED_NAMES:
+        return None
+    is_literal = len(node.args) > 1 and isinstance(node.args[1], ast.Constant)
+    return None if is_literal else f"{name} with a name that is no literal"
 
 
 def is_constant(node: ast.expr) -> bool:
@@ -260,6 +301,15 @@ def package_modules() -> list[Module]:
 @pytest.mark.parametrize("module", package_modules(), ids=lambda module: module.name)
 def test_a_module_keeps_to_its_layer(module: Module) -> None:
     assert problems(module) == []
+
+
+def test_no_exception_from_a_rule_is_left_over() -> None:
+    by_name = {module.name: module for module in package_modules()}
+    for name in COMPUTED_NAMES:
+        without = Module("anyssh.session.link", by_name[name].tree)
+        assert any("no literal" in problem for problem in wrong_statements(without)), name
+    for name in RANDOM:
+        assert any(imported == "random" for _, imported in imports(by_name[name])), name
 
 
 def test_all_modules_are_read() -> None:
@@ -300,6 +350,19 @@ def test_all_modules_are_read() -> None:
         ("anyssh.session.link", "self.tag != other.tag"),
         ("anyssh.session.link", "data[:16] == tag[:16]"),
         ("anyssh.session.link", "shared_secret == wanted"),
+        ("anyssh.session.link", "hmac.digest(key, data, name) == received"),
+        ("anyssh.session.link", "received != hasher.hexdigest()"),
+        ("anyssh.session.link", "event.session_id == continuity.session_id"),
+        ("anyssh.session.link", "proof != expected"),
+        ("anyssh.session.link", "import random"),
+        ("anyssh.session.link", "from random import Random"),
+        ("anyssh.protocol.core", "import random"),
+        ("anyssh.session.link", "import pickle"),
+        ("anyssh.session.link", "eval(text)"),
+        ("anyssh.session.link", "exec(text)"),
+        ("anyssh.session.link", "getattr(self, name)"),
+        ("anyssh.session.link", "getattr(self, f'_{name}_came')"),
+        ("anyssh.protocol.core", "setattr(self, message.name, 1)"),
         ("anyssh.session.link", "from ..forwarding.relay import Relay"),
         ("anyssh.forwarding.relay", "channel._session"),
         ("anyssh.forwarding.relay", "import asyncssh"),
@@ -332,6 +395,10 @@ def test_what_is_wrong_is_found(name: str, source: str) -> None:
         ("anyssh.session.link", "hmac.compare_digest(tag, received_tag)"),
         ("anyssh.session.link", "mac == 'none' or mac == Mac.NONE or len(tag) == tag_size"),
         ("anyssh.session.link", "stage == other_stage"),
+        ("anyssh.session.link", "getattr(error, 'reason', 2)"),
+        ("anyssh.session.link", "hmac.compare_digest(hasher.digest(), received)"),
+        ("anyssh.testing.fault_stream", "from random import Random"),
+        ("anyssh.messages.declaration", "getattr(self, member.name)"),
         (
             "anyssh.testing.pairs",
             "from anyssh import Channel\nfrom anyssh import wire\nimport anyio",
