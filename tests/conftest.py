@@ -10,6 +10,9 @@ ends the whole run and shows all stacks.
 
 While a coroutine test runs on asyncio or uvloop, a blocking call made by anyssh raises
 ``BlockingError``; ``@pytest.mark.blocking_allowed`` turns this off.
+
+An ``assert`` anywhere below ``tests`` is rewritten by pytest, helpers included, so tests can fail
+under ``python -O`` as well, where the package itself has none.
 """
 
 from __future__ import annotations
@@ -32,6 +35,9 @@ if sys.implementation.name == "cpython" and sys.platform != "win32":
     BACKENDS.insert(1, pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"))
 
 NIGHTLY_EXAMPLES = 5_000
+
+for _part in ("authority", "conformance", "interop", "protocol", "security", "session"):
+    pytest.register_assert_rewrite(f"tests.{_part}")
 
 settings.register_profile("default", deadline=None)
 settings.register_profile("nightly", deadline=None, max_examples=NIGHTLY_EXAMPLES)
