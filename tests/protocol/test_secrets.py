@@ -21,7 +21,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from anyssh.algorithms import derive_key
-from anyssh.config import Limits
+from anyssh.config import RECONNECT_EXTENSIONS, Limits
 from anyssh.constants import Encryption, Mac, MessageNumber
 from anyssh.errors import HostKeyError, LocalProtocolError
 from anyssh.keys import Key
@@ -532,6 +532,55 @@ def test_the_walk_reaches_what_holds_secrets(monkeypatch: pytest.MonkeyPatch) ->
     assert PASSWORD in found
     sealed = [value for value in found if type(value).__name__.endswith(("Sealer", "Opener"))]
     assert len(sealed) >= 4
+
+
+def held_secrets(watched: Watched) -> set[str]:
+    """Return the names of the secrets whose very bytes the two cores still refer to."""
+    pair = watched.pair
+    for role in Role:  # what only tests keep
+        pair.sent(role).clear()
+        pair.events[role].clear()
+    pair.log.clear()
+    watched.trace.clear()
+    watched.errors.clear()
+    held: set[str] = set()
+    for value in reachable(*pair.cores.values(), *pair.connections.values()):
+        if isinstance(value, bytes | bytearray | memoryview):
+            held |= watched.secrets.found_in(bytes(value).decode("latin-1"))
+        elif isinstance(value, str):
+            held |= watched.secrets.found_in(value)
+        elif isinstance(value, int):
+            held |= watched.secrets.found_in(str(value))
+    return held
+
+
+KEPT = {"session id", "delay secret"}
+"""What a running session needs: to sign and to reconnect, and to take its time."""
+
+
+@pytest.mark.parametrize("encryption, mac", PROTECTIONS)
+@pytest.mark.parametrize("reconnect", [False, True])
+def test_secrets_are_let_go_when_they_have_served(
+    encryption: str, mac: str, reconnect: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HR-71: Python cannot wipe bytes, but what nobody refers to is memory for others at once.
+
+    Passwords and answers go with their attempt, shared secrets with their exchange, and keys into
+    the objects of the library below, from which nobody can read them.
+    """
+    extensions = {"extensions": RECONNECT_EXTENSIONS} if reconnect else {}
+    watched = Watched(monkeypatch, encryptions=[encryption], macs=[mac], **extensions)
+    watched.secrets.spellings = {
+        spelling: name for spelling, name in watched.secrets.spellings.items() if "key" not in name
+    }
+    watched.authenticate()
+    assert watched.pair.client.is_running
+    assert held_secrets(watched) <= KEPT
+    watched.talk()
+    watched.pair.rekey(CLIENT)
+    held = held_secrets(watched)
+    assert held <= KEPT
+    assert "session id" in held  # so the search does find what is there
 
 
 def test_errors_are_searched_to_the_bottom() -> None:
