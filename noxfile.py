@@ -17,6 +17,7 @@ NIGHTLY = {
     "ANYSSH_KILLS": "30",
     "ANYSSH_LIVES": "20000",
     "ANYSSH_RECONNECTS": "10000",
+    "ANYSSH_SESSION_LIVES": "500",
     "ANYSSH_TINY_MESSAGES": "1000000",
 }
 """How long the tests of reconnecting and of faults go on, where it is not said otherwise."""
@@ -87,6 +88,29 @@ def nightly(session: nox.Session) -> None:
     session.run("tests/interop/install_peers.sh", "python", external=True)
     everything = ["-m", "nightly or not nightly", "--hypothesis-profile=nightly"]
     session.run("pytest", *everything, *session.posargs, env=NIGHTLY | dict(os.environ))
+
+
+@nox.session
+def optimised(session: nox.Session) -> None:
+    """The tests of what must hold against hostile peers, under python -O."""
+    install(session, "test")
+    tests = ["tests/unit", "tests/protocol", "tests/session", "tests/security"]
+    quiet = "ignore:assertions not in test modules:pytest.PytestConfigWarning"
+    session.run("python", "-O", "-m", "pytest", "-W", quiet, *tests, *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Fuzzing, every target for a minute or for ``-- --seconds N``."""
+    install(session, "fuzz")
+    session.run("python", "-m", "tests.security.fuzz", *session.posargs)
+
+
+@nox.session
+def mutation(session: nox.Session) -> None:
+    """Mutation testing of the core; takes an hour, ``-- --sample N`` takes some mutants only."""
+    install(session, "test")
+    session.run("python", "-m", "tests.security.mutation", *session.posargs)
 
 
 @nox.session

@@ -1,8 +1,8 @@
 """``python -m tests.security.mutation``: runs what is left to run, and says what survived.
 
 Results are kept in ``--folder``, so it may be stopped, and goes on where it was. ``--again`` tries
-the survivors once more, with more effort if told so. The exit status is 1 if fewer than 90 % of
-the changes of a group are noticed.
+the survivors once more, with more effort if told so. ``--report`` writes the table that the
+documentation shows. The exit status is 1 if fewer than 90 % of the changes of a group are noticed.
 """
 
 from __future__ import annotations
@@ -32,23 +32,26 @@ ARGUMENTS: Final = (
 )
 
 
-def report(options: Options) -> int:
-    """Print how many changes of each group were noticed; return the exit status."""
+def report(options: Options) -> tuple[str, bool]:
+    """Return the table of what was noticed, and whether it is enough."""
     path = options.folder / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}
-    status = 0
-    print("\n| modules | changes | tried | noticed | survived | % |\n|---|---|---|---|---|---|")
+    rows = [
+        "| modules | changes | tried | noticed | survived | share |",
+        "|---|---|---|---|---|---|",
+    ]
+    is_enough = True
     for group in GROUPS:
-        mutants = all_mutants([group])
-        outcomes = Counter(results.get(mutant.name, "not tried") for mutant in mutants)
+        names = [mutant.name for mutant in all_mutants([group])]
+        outcomes = Counter(results.get(name, "not tried") for name in names)
         noticed = outcomes["killed"] + outcomes["timeout"]
         tried = noticed + outcomes["survived"]
         share = noticed / tried if tried else 0.0
-        numbers = (len(mutants) - outcomes["left out"], tried, noticed, outcomes["survived"])
-        print(f"| {group} | " + " | ".join(map(str, numbers)) + f" | {100 * share:.1f} |")
-        if group in options.groups and share < WANTED:
-            status = 1
-    return status
+        figures = (len(names) - outcomes["left out"], tried, noticed, outcomes["survived"])
+        cells = " | ".join(f"{figure:,}" for figure in figures)
+        rows.append(f"| {group} | {cells} | {share:.1%} |")
+        is_enough = is_enough and (group not in options.groups or share >= WANTED)
+    return "\n".join(rows) + "\n", is_enough
 
 
 def main() -> int:
@@ -62,13 +65,20 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of that chance")
     parser.add_argument("--only", default="", help="changes whose name has this in it")
     parser.add_argument("--again", action="store_true", help="try survivors again")
-    options = Options(**vars(parser.parse_args()))
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write the table")
+    arguments = vars(parser.parse_args())
+    file = arguments.pop("report")
+    options = Options(**arguments)
     options.groups = options.groups or list(GROUPS)
     if options.budget > 0:
         code = pytest.main([*ARGUMENTS, *TESTS], plugins=[Plugin(options)])
         if code not in (0, 5):
             return int(code)
-    return report(options)
+    table, is_enough = report(options)
+    print(f"\n{table}")
+    if file:
+        file.write_text(table)
+    return 0 if is_enough else 1
 
 
 if __name__ == "__main__":
