@@ -150,7 +150,7 @@ class _Resuming:
         self.has_proved = True
         if self.sender is SERVER:
             return RequestSuccess(SessionReconnectResponse(token, number).encode()).encode()
-        link, attempt = body[8:40], int.from_bytes(body[40:48], "big")
+        link, attempt = body[8:40], int.from_bytes(body[40:44], "big")
         continuity = self.pair.connections[SERVER].continuity
         if not link and continuity is not None:
             link = continuity.journal.link_id
@@ -211,7 +211,7 @@ def _seeds(receiver: Role) -> Iterator[bytes]:
         yield Script(1, (named[0], step, Step(Kind.TIME, b"\0\xff"))).encode()
     for payload in _NAMED:
         yield Script(3, (Step(Kind.PAYLOAD, payload),)).encode()
-    linked = Step(Kind.ACTION, (9).to_bytes(8, "big") + b"l" * 32 + (7).to_bytes(8, "big"))
+    linked = Step(Kind.ACTION, (9).to_bytes(8, "big") + b"l" * 32 + (7).to_bytes(4, "big"))
     yield Script(0, (named[0], linked, linked)).encode()
 
 

@@ -23,7 +23,6 @@ TESTS: Final = (
     "tests/protocol",
     "tests/unit/test_packet_protection.py",
     "tests/unit/test_derivation.py",
-    "tests/security/test_fuzz_corpus.py",
 )
 ARGUMENTS: Final = (
     *("-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:xdist"),

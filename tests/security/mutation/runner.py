@@ -242,6 +242,7 @@ class Plugin:
             failed = self._run([test])
             watch.disable()
             if failed:
+                path.with_name("failing.txt").write_text(test)
                 return 1
             profile.seconds[test] = time.process_time() - started
             codes = {entry.code for entry in watch.getstats()}

@@ -1,0 +1,154 @@
+"""The tool of ``nox -s mutation``: what it changes, and that the change is really in."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.security.mutation.mutants import Mutant, mutants_of, mutated
+from tests.security.mutation.patching import Unpatchable, patch_module
+from tests.security.mutation.runner import GROUPS, MODULES, all_mutants, path_of
+
+SOURCE = '''
+"""A sample."""
+LIMIT = 3
+DOUBLE = LIMIT * 2
+__all__ = ["f"]
+
+def table(size: int) -> tuple[int, ...]:
+    """Return a table."""
+    return tuple(range(size + 1))
+
+TABLE = table(LIMIT)
+
+class Thing:
+    width = 5
+
+    def __init__(self, start: int = 7) -> None:
+        self.start = start
+
+    @property
+    def is_wide(self) -> bool:
+        return self.width > 4 and not self.start == 0
+
+    @staticmethod
+    def refuse(number: int) -> None:
+        if number < LIMIT:
+            raise ValueError(f"{number} is less than " + "wanted")
+
+    def nested(self) -> int:
+        def inner() -> int:
+            return self.start + 1
+        return inner()
+
+    def __repr__(self) -> str:
+        return "a thing" + "!"
+'''
+NAME = "tests.security.sample_of_mutation"
+
+
+@pytest.fixture
+def sample(tmp_path: Path) -> Iterator[ModuleType]:
+    path = tmp_path / "sample.py"
+    path.write_text(SOURCE)
+    spec = importlib.util.spec_from_file_location(NAME, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[NAME] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[NAME]
+
+
+def change(what: str) -> Mutant:
+    (found,) = [mutant for mutant in mutants_of(NAME, SOURCE) if mutant.what == what]
+    return found
+
+
+def patch(what: str) -> None:
+    mutant = change(what)
+    patch_module(mutant, mutated(SOURCE, mutant))
+
+
+def test_what_is_changed() -> None:
+    words = [mutant.what for mutant in mutants_of(NAME, SOURCE)]
+    for expected in (
+        "3 -> 4",
+        "LIMIT * 2 -> LIMIT + 2",
+        "size + 1 -> size - 1",
+        "return tuple(range(size + 1)) -> return None",
+        "without self.start = start",
+        "7 -> 8",
+        "self.width > 4 and (not self.start == 0) -> self.width > 4 or not self.start == 0",
+        "self.width > 4 -> self.width >= 4",
+        "number < LIMIT -> number <= LIMIT",
+        "number < LIMIT -> not number < LIMIT",
+        "not self.start == 0 -> self.start == 0",
+        "self.start == 0 -> self.start != 0",
+    ):
+        assert expected in words, expected
+
+
+def test_what_is_said_to_people_is_left_alone() -> None:
+    words = " ".join(mutant.what for mutant in mutants_of(NAME, SOURCE))
+    for text in ("A sample", "Return a table", "wantedX", "a thing", "fX"):
+        assert text not in words
+
+
+def test_each_change_is_one() -> None:
+    original = ast.unparse(ast.parse(SOURCE))
+    made = {ast.unparse(mutated(SOURCE, mutant)) for mutant in mutants_of(NAME, SOURCE)}
+    assert original not in made
+    assert len(made) == len(list(mutants_of(NAME, SOURCE)))
+
+
+def test_a_function_is_changed_for_whoever_holds_it(sample: ModuleType) -> None:
+    held = sample.Thing.refuse
+    patch("number < LIMIT -> not number < LIMIT")
+    held(1)
+    with pytest.raises(ValueError, match="5 is less"):
+        held(5)
+
+
+def test_properties_nested_functions_and_defaults_are_changed(sample: ModuleType) -> None:
+    thing = sample.Thing()
+    patch("self.width > 4 -> self.width < 4")
+    assert not thing.is_wide
+    patch("self.start + 1 -> self.start - 1")
+    assert thing.nested() == 6
+    patch("7 -> 8")
+    assert sample.Thing().start == 8
+
+
+def test_constants_are_changed_with_what_was_made_of_them(sample: ModuleType) -> None:
+    patch("3 -> 4")
+    assert sample.LIMIT == 4
+    assert sample.DOUBLE == 8
+    with pytest.raises(ValueError, match="3 is less"):
+        sample.Thing.refuse(3)
+
+
+def test_what_a_class_says_is_changed(sample: ModuleType) -> None:
+    patch("5 -> 6")
+    assert sample.Thing().width == 6
+
+
+def test_a_change_that_cannot_be_put_in_is_told(sample: ModuleType) -> None:
+    mutant = change("size + 1 -> size - 1")._replace(scope="Thing")
+    with pytest.raises(Unpatchable):
+        patch_module(mutant, mutated(SOURCE, mutant))
+
+
+def test_every_module_that_counts_has_changes() -> None:
+    for module in MODULES:
+        assert path_of(module).exists()
+    for group in GROUPS:
+        names = [mutant.name for mutant in all_mutants([group])]
+        assert len(names) == len(set(names)) > 100, group
