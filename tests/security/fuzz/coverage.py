@@ -53,14 +53,15 @@ def steps_of(target: Target, data: bytes) -> set[Step]:
 
 def reduce(target: Target, inputs: Iterable[bytes]) -> list[bytes]:
     """Return those inputs that reach all that they reach together, as far as there is room."""
-    reached: set[Step] = set()
+    reached: dict[int, set[Step]] = {kind: set() for kind in range(target.kinds)}
     kept: list[bytes] = []
     size = 0
     for data in sorted(set(inputs), key=lambda data: (len(data), data)):
         steps = steps_of(target, data)
-        if steps <= reached or size + len(data) > LIMIT:
+        before = reached[(data[0] if data else 0) % target.kinds]
+        if steps <= before or size + len(data) > LIMIT:
             continue
-        reached |= steps
+        before |= steps
         kept.append(data)
         size += len(data)
     return kept

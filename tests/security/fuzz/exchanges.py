@@ -148,4 +148,4 @@ def _seeds() -> Iterator[bytes]:
             yield bytes([method, target]) + edit
 
 
-TARGETS: Final = (Target("exchanges", _prepare, _seeds),)
+TARGETS: Final = (Target("exchanges", _prepare, _seeds, kinds=8),)

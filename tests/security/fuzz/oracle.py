@@ -38,6 +38,7 @@ class Target:
     :ivar prepare: makes what has to be there before the bytes come; what it returns takes them
     :ivar seeds: inputs that make sense, to begin with
     :ivar is_scripted: whether inputs are scripts
+    :ivar kinds: of how many kinds inputs are, by their first byte; each has inputs of its own kept
     :ivar memory: bytes that may be allocated, besides :data:`MEMORY_PER_BYTE`
     """
 
@@ -45,6 +46,7 @@ class Target:
     prepare: Callable[[bytes], Callable[[], None]]
     seeds: Callable[[], Iterable[bytes]]
     is_scripted: bool = False
+    kinds: int = 1
     memory: int = MEMORY
 
 

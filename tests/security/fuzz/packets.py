@@ -127,4 +127,4 @@ def _seeds() -> Iterator[bytes]:
         yield bytes([index, 0]) + b"\0\x10\0\x05\0"
 
 
-TARGETS: Final = (Target("packets", _prepare, _seeds),)
+TARGETS: Final = (Target("packets", _prepare, _seeds, kinds=len(MODES)),)

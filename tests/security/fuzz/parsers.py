@@ -52,7 +52,10 @@ NOW: Final = 1_800_000_000.0
 
 
 def _target(
-    name: str, parse: Callable[[bytes], object], seeds: Callable[[], Iterable[bytes]]
+    name: str,
+    parse: Callable[[bytes], object],
+    seeds: Callable[[], Iterable[bytes]],
+    kinds: int = 1,
 ) -> Target:
     def prepare(data: bytes) -> Callable[[], None]:
         def run() -> None:
@@ -60,7 +63,7 @@ def _target(
 
         return run
 
-    return Target(name, prepare, seeds)
+    return Target(name, prepare, seeds, kinds=kinds)
 
 
 # Messages
@@ -580,7 +583,7 @@ def websocket_seeds() -> Iterator[bytes]:
 
 
 TARGETS: Final = (
-    _target("messages", read_message, message_seeds),
+    _target("messages", read_message, message_seeds, len(CLASSES)),
     _target("agent", read_frames, frame_seeds),
     _target("public-keys", read_public_blob, lambda: [key.public_blob for key in keys()]),
     _target("signatures", verify_signature, signature_seeds),
@@ -594,6 +597,6 @@ TARGETS: Final = (
     _target("greetings", read_greeting, greeting_seeds),
     _target("socks", run_socks, socks_seeds),
     _target("contours", read_contour, contour_seeds),
-    _target("forwarding", read_forwarding, forwarding_seeds),
-    _target("websockets", run_websocket, websocket_seeds),
+    _target("forwarding", read_forwarding, forwarding_seeds, len(KINDS)),
+    _target("websockets", run_websocket, websocket_seeds, 4),
 )
