@@ -24,6 +24,11 @@ TESTS: Final = (
     "tests/unit/test_packet_protection.py",
     "tests/unit/test_derivation.py",
 )
+OTHERS: Final = (
+    "tests/protocol/test_connection_abuse.py",
+    "tests/protocol/test_reconnect_soak.py",
+)
+"""Tests that take long and are about other modules."""
 ARGUMENTS: Final = (
     *("-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:xdist"),
     *("-p", "tests.security.mutation.profile", "--hypothesis-profile=mutation"),
@@ -70,7 +75,8 @@ def main() -> int:
     options = Options(**arguments)
     options.groups = options.groups or list(GROUPS)
     if options.budget > 0:
-        code = pytest.main([*ARGUMENTS, *TESTS], plugins=[Plugin(options)])
+        ignored = [f"--ignore={path}" for path in OTHERS]
+        code = pytest.main([*ARGUMENTS, *ignored, *TESTS], plugins=[Plugin(options)])
         if code not in (0, 5):
             return int(code)
     table, is_enough = report(options)
