@@ -80,6 +80,13 @@ class _Resuming:
         pair.lose()
         self.has_proved = False
         self.stream = self._new_stream(config)
+        self.token = self._right_token()
+
+    def _right_token(self) -> bytes:
+        """Return what proves on the new stream that one knows the session."""
+        exchanger = self.stream.client.exchanger
+        digest, key = exchanger.mac_key(to_server=self.sender is CLIENT)
+        return hmac.digest(key, self.session_id + exchanger.session_id, digest)
 
     def _new_stream(self, config: Any) -> CorePair:
         """Return a new stream, of which the script's end is nobody's session."""
@@ -144,9 +151,7 @@ class _Resuming:
     def _proof(self, body: bytes) -> bytes:
         """Return a request, or an answer, whose proof is right and whose numbers are foreign."""
         number = int.from_bytes(body[:8].rjust(8, b"\0"), "big")
-        exchanger = self.stream.client.exchanger
-        digest, key = exchanger.mac_key(to_server=self.sender is CLIENT)
-        token = hmac.digest(key, self.session_id + exchanger.session_id, digest)
+        token = self.token
         self.has_proved = True
         if self.sender is SERVER:
             return RequestSuccess(SessionReconnectResponse(token, number).encode()).encode()

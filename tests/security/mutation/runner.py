@@ -109,6 +109,7 @@ class Plugin:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.failed = False
+        self.why = ""
         self.items: dict[str, pytest.Item] = {}
 
     @pytest.hookimpl
@@ -129,6 +130,8 @@ class Plugin:
     @pytest.hookimpl
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.failed = self.failed or report.failed
+        if report.failed:
+            self.why = report.longreprtext
 
     # Results of earlier runs
 
@@ -242,7 +245,7 @@ class Plugin:
             failed = self._run([test])
             watch.disable()
             if failed:
-                path.with_name("failing.txt").write_text(test)
+                path.with_name("failing.txt").write_text(f"{test}\n{self.why}")
                 return 1
             profile.seconds[test] = time.process_time() - started
             codes = {entry.code for entry in watch.getstats()}
