@@ -111,8 +111,8 @@ def report(folder: Path) -> str:
         "| target | seconds | inputs tried | code reached | kept | bytes | findings |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, result in results.items():
-        corpus = load_corpus(name)
+    for name in (name for name in TARGETS if name in results):
+        result, corpus = results[name], load_corpus(name)
         total = total.plus(result)
         kept = f"{len(corpus)} | {sum(map(len, corpus)):,}"
         figures = f"{result.seconds:,} | {result.executions:,} | {result.coverage:,}"
