@@ -25,7 +25,8 @@ def table(size: int) -> tuple[int, ...]:
     """Return a table."""
     return tuple(range(size + 1))
 
-TABLE = table(LIMIT)
+def doubled() -> tuple[int, ...]:
+    return table(LIMIT) * 2
 
 class Thing:
     width = 5
@@ -133,6 +134,26 @@ def test_constants_are_changed_with_what_was_made_of_them(sample: ModuleType) ->
     assert sample.DOUBLE == 8
     with pytest.raises(ValueError, match="3 is less"):
         sample.Thing.refuse(3)
+
+
+def test_the_table_is_compiled_again() -> None:
+    from anyssh.constants import MessageNumber
+    from anyssh.protocol import acceptance, core
+    from anyssh.protocol.acceptance import Phase, Role
+
+    name = "anyssh.protocol.acceptance"
+    source = path_of(name).read_text()
+    what = "without Row((N.SERVICE_REQUEST,), _SERVER, (Phase.ENCRYPTED,)) in a tuple"
+    (mutant,) = [mutant for mutant in mutants_of(name, source) if mutant.what == what]
+    before = vars(acceptance).copy(), core._ACCEPTANCE
+    try:
+        patch_module(mutant, mutated(source, mutant))
+        rules = core._ACCEPTANCE[Role.SERVER][Phase.ENCRYPTED]
+        assert rules[MessageNumber.SERVICE_REQUEST] is None
+        assert rules[MessageNumber.DISCONNECT] is core.PLAIN
+    finally:
+        vars(acceptance).update(before[0])
+        core.PLAIN, core._ACCEPTANCE = acceptance.PLAIN, before[1]
 
 
 def test_what_a_class_says_is_changed(sample: ModuleType) -> None:

@@ -31,7 +31,8 @@ def patch_module(mutant: Mutant, tree: ast.Module) -> None:
     module = sys.modules[mutant.module]
     if mutant.scope:
         _patch_function(module, mutant.scope, tree)
-        _compute_again({mutant.scope.rpartition(".")[2]})
+        name = mutant.scope.rpartition(".")[2]
+        _compute_again({name} | _users(module, {name}))
         return
     changed = _patch_class(module, mutant, tree) or _assign(module, _assignments(tree, mutant.line))
     _compute_again(_users(module, changed))
@@ -159,12 +160,21 @@ def _modules() -> Iterator[types.ModuleType]:
 
 
 def _users(module: types.ModuleType, names: set[str]) -> set[str]:
-    """Return the functions of a module that use a name."""
-    return {
-        key
+    """Return the functions of a module that use a name, or one another that does."""
+    functions = {
+        key: _names(value.__code__)
         for key, value in vars(module).items()
-        if isinstance(value, types.FunctionType) and names & set(value.__code__.co_names)
+        if isinstance(value, types.FunctionType)
     }
+    users: set[str] = set()
+    while more := {key for key, used in functions.items() if used & (names | users)} - users:
+        users |= more
+    return users
+
+
+def _names(code: types.CodeType) -> set[str]:
+    inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return set(code.co_names).union(*map(_names, inner))
 
 
 def _compute_again(functions: set[str]) -> None:
