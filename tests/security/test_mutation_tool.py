@@ -11,9 +11,10 @@ from types import ModuleType
 
 import pytest
 
+from tests.security.mutation.equivalent import EQUIVALENT
 from tests.security.mutation.mutants import Mutant, mutants_of, mutated
 from tests.security.mutation.patching import Unpatchable, patch_module
-from tests.security.mutation.runner import GROUPS, MODULES, all_mutants, path_of
+from tests.security.mutation.runner import GROUPS, MODULES, all_mutants, path_of, source_of
 
 SOURCE = '''
 """A sample."""
@@ -165,6 +166,19 @@ def test_a_change_that_cannot_be_put_in_is_told(sample: ModuleType) -> None:
     mutant = change("size + 1 -> size - 1")._replace(scope="Thing")
     with pytest.raises(Unpatchable):
         patch_module(mutant, mutated(SOURCE, mutant))
+
+
+def test_changes_that_make_no_difference_exist() -> None:
+    for module, known in EQUIVALENT.items():
+        lines = source_of(module).splitlines()
+        there = {(lines[m.line - 1].strip(), m.what) for m in mutants_of(module, source_of(module))}
+        assert known.keys() <= there, known.keys() - there
+        assert not known.keys() & {
+            (lines[m.line - 1].strip(), m.what)
+            for group in GROUPS
+            for m in all_mutants([group])
+            if m.module == module
+        }
 
 
 def test_every_module_that_counts_has_changes() -> None:

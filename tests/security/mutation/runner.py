@@ -26,6 +26,7 @@ import pytest
 import anyssh
 from anyssh.protocol import Phase, Role, acceptance, core
 
+from .equivalent import reason_for
 from .mutants import Mutant, mutants_of, mutated
 from .patching import Unpatchable, patch_module
 
@@ -296,12 +297,16 @@ def source_of(module: str) -> str:
 
 
 def all_mutants(groups: Iterable[str]) -> list[Mutant]:
-    """Return every change to the modules of some groups; two that say the same are one."""
+    """Return the changes to the modules of some groups that make a difference.
+
+    Two that say the same in one line are one.
+    """
     found: dict[str, Mutant] = {}
     for module, group in MODULES.items():
         if group in groups:
             for mutant in mutants_of(module, source_of(module)):
-                found.setdefault(mutant.name, mutant)
+                if reason_for(mutant, source_of) is None:
+                    found.setdefault(mutant.name, mutant)
     return list(found.values())
 
 
