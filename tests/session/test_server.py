@@ -193,7 +193,7 @@ class Elsewhere(Listener[From]):
 
 @pytest.mark.timeout(120)
 async def test_an_established_session_echoes_while_one_source_connects_200_times() -> None:
-    """HR-80, HR-83: over TCP; all of them at once, silent, each until it is refused or told to go."""
+    """HR-80, HR-83: over TCP; all at once, silent, each until it is refused or told to go."""
     answers: list[bytes] = []
     go = anyio.Event()
     server = server_of()
