@@ -12,12 +12,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-
-from .harness import Measurement, PeerFailed, measure, measure_forward
+from .harness import Measurement, PeerFailed, make_keys, measure, measure_forward
 from .implementations import BULK, Implementation, Kind, implementations
-from .peers.common import ENCRYPTION, FORWARDS, HOST_KEY_ALGORITHM, KEY_EXCHANGE
+from .peers.common import ENCRYPTION, HOST_KEY_ALGORITHM, KEY_EXCHANGE
+from .peers.workloads import FORWARDS
 from .report import (
     MIB,
     Row,
@@ -85,24 +83,6 @@ def _choose(names: list[str] | None) -> tuple[list[Implementation], list[str]]:
     missing = {each.name: each.missing() for each in chosen}
     reasons = [f"{name}: {reason}" for name, reason in missing.items() if reason]
     return [each for each in chosen if not missing[each.name]], reasons
-
-
-def _make_keys(directory: Path) -> None:
-    for name in ("host", "user"):
-        key = ec.generate_private_key(ec.SECP256R1())
-        private = directory / name
-        private.touch(mode=0o600)
-        private.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.TraditionalOpenSSL,
-                serialization.NoEncryption(),
-            )
-        )
-        public = key.public_key().public_bytes(
-            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-        )
-        (directory / f"{name}.pub").write_bytes(public + b"\n")
 
 
 class Driver:
@@ -250,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("\n".join(f"{name}: {value}" for name, value in conditions.items()))
     with tempfile.TemporaryDirectory(prefix="anyssh-benchmarks-") as directory:
         keys = Path(directory)
-        _make_keys(keys)
+        make_keys(keys)
         driver = Driver(options, keys)
         for workload in options.workloads:
             driver.run(workload, able)

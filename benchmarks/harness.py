@@ -21,12 +21,34 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
 _CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
 _STOP_SECONDS: Final = 5.0
 _SAMPLE_SECONDS: Final = 0.02
 _ERROR_LINES: Final = 8
 
 Line = dict[str, Any]
+
+
+def make_keys(directory: Path) -> None:
+    """Make the keys of a host and of a user: ``host``, ``user``, and their ``.pub`` files."""
+    for name in ("host", "user"):
+        key = ec.generate_private_key(ec.SECP256R1())
+        private = directory / name
+        private.touch(mode=0o600)
+        private.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.TraditionalOpenSSL,
+                serialization.NoEncryption(),
+            )
+        )
+        public = key.public_key().public_bytes(
+            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+        )
+        (directory / f"{name}.pub").write_bytes(public + b"\n")
 
 
 class PeerFailed(Exception):
@@ -39,12 +61,20 @@ class Program:
     :param command: what to execute
     :param directory: where
     :param only_children: its work is done by processes it starts, its own does not count
+    :param stop_seconds: after the end of its input, until it is killed
     """
 
-    def __init__(self, command: Sequence[str], directory: Path, only_children: bool) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        directory: Path,
+        only_children: bool,
+        stop_seconds: float = _STOP_SECONDS,
+    ) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - stop() closes it
         self._command = command
         self._only_children = only_children
+        self._stop_seconds = stop_seconds
         self._buffer = b""
         self._process = subprocess.Popen(
             command,
@@ -117,7 +147,7 @@ class Program:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
         try:
-            self._process.wait(_STOP_SECONDS)
+            self._process.wait(self._stop_seconds)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

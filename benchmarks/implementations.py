@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from .harness import Commands
-from .peers.common import FORWARDS
+from .peers.workloads import FORWARDS
 
 _HERE: Final = Path(__file__).parent
 _NPM: Final = _HERE / "npm"

@@ -19,7 +19,7 @@ from array import array
 from collections.abc import Callable
 from typing import Any, Final
 
-from .peers.common import HOST, emit, summary, writes
+from .peers.common import HOST, Repetitions, emit, summary, writes
 
 CONNECTIONS: Final = {"forward-connections": 1, "forward-connections-16": 16}
 HELD: Final = 1000
@@ -94,14 +94,10 @@ def _measure_connections(port: int, options: argparse.Namespace) -> dict[str, An
     begin = time.perf_counter()
 
     def repeat() -> None:
-        taken = array("d")
-        before = time.perf_counter()
-        while before - begin < options.seconds:
+        repetitions = Repetitions(options.seconds, options.count)
+        for _ in repetitions:
             _connect(port).close()
-            now = time.perf_counter()
-            taken.append(now - before)
-            before = now
-        times.append(taken)
+        times.append(repetitions.times)
 
     threads = [threading.Thread(target=repeat) for _ in range(CONNECTIONS[options.workload])]
     for thread in threads:
@@ -134,6 +130,7 @@ def main() -> None:
     parser.add_argument("--total", type=int, default=1024 * 1024, help="bytes")
     parser.add_argument("--write-size", type=int, default=256 * 1024, help="bytes")
     parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--count", type=int, default=0, help="connections, instead of seconds")
     options = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

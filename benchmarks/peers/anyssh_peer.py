@@ -25,9 +25,8 @@ from .common import (
     Data,
     Task,
     answer,
-    emit,
-    main,
 )
+from .program import main
 
 _RECONNECTS = "--reconnect" in sys.argv
 _CONFIG = (anyssh.SessionConfig.with_reconnect if _RECONNECTS else anyssh.SessionConfig)(
@@ -95,7 +94,7 @@ async def serve(task: Task) -> None:
         forwarding=anyssh.ForwardingPolicy(connect_to=["localhost:*"]),
     )
     async with await anyio.create_tcp_listener(local_host=HOST) as listener:
-        emit(port=listener.extra(SocketAttribute.local_port))
+        task.listens(listener.extra(SocketAttribute.local_port))
         await server.serve(listener, _handle)
 
 
@@ -109,6 +108,11 @@ class AnysshConnection:
         """Return a channel on which the server runs the command."""
         request = anyssh.ChannelRequest("exec", anyssh.wire.string(command))
         return StreamChannel(await self._session.open_channel("session", request=request))
+
+    async def open_and_close(self) -> None:
+        """Open a channel that runs nothing, and close it."""
+        channel = await self._session.open_channel("session")
+        await channel.aclose()
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
-from typing import cast
+from typing import Any, cast
 
 import asyncssh
 
@@ -15,15 +15,15 @@ from .common import (
     HOST,
     HOST_KEY_ALGORITHM,
     KEY_EXCHANGE,
+    NOWHERE,
     RECEIVE_SIZE,
     USERNAME,
     Channel,
     Data,
     Task,
     answer,
-    emit,
-    main,
 )
+from .program import main
 
 _ALGORITHMS = {
     "kex_algs": [KEY_EXCHANGE],
@@ -74,13 +74,19 @@ async def _handle(
         writer.close()  # the client has what it wanted
 
 
+async def _hold(reader: asyncssh.SSHReader[bytes], writer: asyncssh.SSHWriter[bytes]) -> None:
+    """Do nothing with a channel until it is closed."""
+    await reader.read()
+    writer.close()
+
+
 class _Server(asyncssh.SSHServer):
-    """Allows every connection to be forwarded."""
+    """Allows every connection to be forwarded, and holds those to nowhere itself."""
 
     def connection_requested(
         self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
-    ) -> bool:
-        return True
+    ) -> Any:
+        return _hold if dest_port == NOWHERE else True
 
 
 async def serve(task: Task) -> None:
@@ -96,7 +102,7 @@ async def serve(task: Task) -> None:
         config=[],
         **_ALGORITHMS,
     )
-    emit(port=server.get_port())
+    task.listens(server.get_port())
     await asyncio.get_running_loop().create_future()
 
 
@@ -124,6 +130,11 @@ class AsyncsshConnection:
         """Return a channel on which the server runs the command."""
         writer, reader, _errors = await self._connection.open_session(command, encoding=None)
         return StreamChannel(reader, writer)
+
+    async def open_and_close(self) -> None:
+        """Open a channel that runs nothing, and close it."""
+        reader, writer = await self._connection.open_connection(HOST, NOWHERE, encoding=None)
+        await StreamChannel(reader, writer).aclose()
 
 
 @asynccontextmanager

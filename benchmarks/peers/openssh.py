@@ -26,9 +26,8 @@ from .common import (
     Channel,
     Data,
     Task,
-    emit,
-    main,
 )
+from .program import main
 
 _daemons: list[subprocess.Popen[bytes]] = []
 _READY = b"ready\n"
@@ -120,7 +119,7 @@ async def serve(task: Task) -> None:
     )
     _daemons.append(sshd)
     _wait_for(port, sshd)
-    emit(port=port)
+    task.listens(port)
     sshd.wait()
 
 
@@ -201,6 +200,10 @@ class OpenSSHConnection:
         if greeting != _READY:
             raise RuntimeError(f"the remote command did not start, it said {greeting!r}")
         return channel
+
+    async def open_and_close(self) -> None:
+        """Open a connection that runs nothing, and close it."""
+        await (await self.open("echo")).aclose()
 
 
 def _client_configuration(task: Task) -> Path:

@@ -23,9 +23,8 @@ from .common import (
     Data,
     Task,
     answer,
-    emit,
-    main,
 )
+from .program import main
 
 
 class BlockingChannel:
@@ -97,7 +96,7 @@ async def serve(task: Task) -> None:
     host_key = paramiko.ECDSAKey(filename=str(task.keys / "host"))
     user_key = paramiko.ECDSAKey(filename=str(task.keys / "user"))
     listener = socket.create_server((HOST, 0), backlog=128)
-    emit(port=listener.getsockname()[1])
+    task.listens(listener.getsockname()[1])
     while True:
         sock, _ = listener.accept()
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -128,6 +127,10 @@ class ParamikoConnection:
         channel = self._transport.open_session()
         channel.exec_command(command)
         return BlockingChannel(channel)
+
+    async def open_and_close(self) -> None:
+        """Open a channel that runs nothing, and close it."""
+        self._transport.open_session().close()
 
 
 @asynccontextmanager

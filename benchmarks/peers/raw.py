@@ -16,7 +16,8 @@ import anyio
 from anyio.abc import ByteStream, SocketAttribute
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from .common import HOST, RECEIVE_SIZE, Channel, Data, Task, answer, emit, main
+from .common import HOST, RECEIVE_SIZE, Channel, Data, Task, answer
+from .program import main
 
 PACKET_DATA = 32 * 1024
 TAG_SIZE = 16
@@ -162,7 +163,7 @@ async def _handle(stream: ByteStream) -> None:
 async def serve(task: Task) -> None:
     """Answer commands, one per connection."""
     listener = await anyio.create_tcp_listener(local_host=HOST)
-    emit(port=listener.extra(SocketAttribute.local_port))
+    task.listens(listener.extra(SocketAttribute.local_port))
     await listener.serve(_handle)
 
 
@@ -178,6 +179,10 @@ class RawConnection:
         await channel.send(command.encode() + b"\n")
         await channel.receive()
         return channel
+
+    async def open_and_close(self) -> None:
+        """Open a connection that runs nothing, and close it."""
+        await (await anyio.connect_tcp(HOST, self._task.port)).aclose()
 
 
 @asynccontextmanager
