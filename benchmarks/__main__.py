@@ -12,41 +12,24 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from .harness import Measurement, PeerFailed, make_keys, measure, measure_forward
-from .implementations import BULK, Implementation, Kind, implementations
+from .catalogue import GROUPS, Figure, Workload, workloads
+from .harness import Measurement, PeerFailed, make_keys, measure, measure_forward, measure_import
+from .implementations import Implementation, Kind, implementations
 from .peers.common import ENCRYPTION, HOST_KEY_ALGORITHM, KEY_EXCHANGE
 from .peers.workloads import FORWARDS
-from .report import (
-    MIB,
-    Row,
-    add_ratios,
-    figure,
-    summarise,
-    summarise_held,
-    summarise_memory,
-    summarise_slow_reader,
-    table,
-    unit,
-)
+from .report import MIB, Row, add_ratios, number, summarise, summary, table, values
 
-_WORKLOADS: Final = (
-    *BULK,
-    "ping-pong",
-    "set-up",
-    "memory-upload",
-    "memory-download",
-    "slow-reader",
-    *FORWARDS,
-)
-_MEMORY_WORKLOADS: Final = frozenset(
-    ("memory-upload", "memory-download", "slow-reader", "forward-memory")
-)
-_FORWARD_MIB: Final = 128
-_PATIENCE: Final = 60.0
+_RESULTS: Final = Path(__file__).parent / "results"
+_PATIENCE: Final = 90.0
 _PATIENCE_PER_GIB: Final = 60.0
+_WARM_UP_SHARE: Final = 8
+_MARK: Final = "<!-- benchmarks: {} -->"
+_SPARE: Final = frozenset(("memory-upload", "memory-download", "slow-reader", "forward-memory"))
+"""Left out of a quick run."""
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    names = [workload.name for workload in workloads()]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "--only",
@@ -54,20 +37,27 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME",
         help="implementations, with or without their loop: anyssh asyncssh/uvloop",
     )
-    parser.add_argument("--workloads", nargs="+", choices=_WORKLOADS, default=list(_WORKLOADS))
-    parser.add_argument("--runs", type=int, default=5, help="counted runs of each (default 5)")
-    parser.add_argument("--mib", type=int, help="to move in a bulk run (default: about a second)")
-    parser.add_argument("--memory-mib", type=int, default=4096, help="to move, watching memory")
-    parser.add_argument("--slow-reader-mib", type=int, default=64, help="offered to a slow reader")
-    parser.add_argument("--write-kib", type=int, default=256, help="one write (default 256)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of ping-pong and set-up")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
+    parser.add_argument(
+        "--workloads", nargs="+", choices=names, metavar="NAME", help=f"of {', '.join(names)}"
+    )
+    parser.add_argument("--quick", action="store_true", help="one short run of each: no figures")
+    parser.add_argument("--runs", type=int, help="counted runs of each (default 3)")
+    parser.add_argument("--seconds", type=float, help="of what is repeated (default 0.6)")
+    parser.add_argument("--size", type=float, help="of bulk transfers, 1 for a second (0.6)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="default: results/ here")
+    parser.add_argument("--tables", type=Path, metavar="FILE", help="default: results/ here")
+    parser.add_argument(
+        "--document", type=Path, metavar="FILE", help="put the tables between its marks, too"
+    )
     parser.add_argument("--list", action="store_true", help="tell what can run here, and end")
     options = parser.parse_args(arguments)
-    for name in ("runs", "mib", "memory_mib", "slow_reader_mib", "write_kib", "seconds"):
-        value = getattr(options, name)
-        if value is not None and value <= 0:
-            parser.error(f"--{name.replace('_', '-')} must be positive")
+    for name, usual, quick in (("runs", 3, 1), ("seconds", 0.6, 0.15), ("size", 0.6, 0.12)):
+        if getattr(options, name) is None:
+            setattr(options, name, quick if options.quick else usual)
+        if getattr(options, name) <= 0:
+            parser.error(f"--{name} must be positive")
+    if options.workloads is None:
+        options.workloads = [n for n in names if not (options.quick and n in _SPARE)]
     return options
 
 
@@ -98,95 +88,106 @@ class Driver:
         self.rows: list[Row] = []
         self.failures: list[str] = []
 
-    def run(self, workload: str, candidates: Iterable[Implementation]) -> None:
-        """Measure one workload with everything that can do it, and print its table."""
-        able = [each for each in candidates if workload in each.workloads]
-        if workload in _MEMORY_WORKLOADS and self._options.only is None:
-            able = [each for each in able if each.kind is Kind.SUBJECT]
-        if not able:
-            return
-        _progress(f"{workload}:")
-        rows = (
-            self._run_once(workload, able)
-            if workload in _MEMORY_WORKLOADS
-            else self._alternate(workload, able)
-        )
-        self.rows += rows
-        if rows:
-            print(f"\n### {workload}\n\n{table(workload, rows)}\n", flush=True)
-
-    def _alternate(self, workload: str, able: list[Implementation]) -> list[Row]:
-        """Measure in rounds, each implementation once in each; the first round does not count."""
-        runs: dict[str, list[Measurement]] = {each.name: [] for each in able}
-        failed: set[str] = set()
-        for number in range(self._options.runs + 1):
-            for each in able:
-                if each.name in failed:
-                    continue
-                run = self._measure(each, workload)
-                if run is None:
-                    failed.add(each.name)
-                    continue
-                label = f"run {number}" if number else "warm-up"
-                _progress(f"  {label} {each.name}: {figure(run):,.0f} {unit(workload)}")
-                if number:
-                    runs[each.name].append(run)
-        rows = [
-            summarise(each, workload, runs[each.name]) for each in able if each.name not in failed
+    def run(self, group: Iterable[Workload], candidates: Sequence[Implementation]) -> None:
+        """Measure the workloads of a group with everything that can do them; print their tables."""
+        pairs = [
+            (workload, each)
+            for each in candidates
+            for workload in group
+            if self._takes_part(each, workload)
         ]
+        if not pairs:
+            return
+        rows = self._alternate(pairs)
         add_ratios(rows)
-        return rows
+        self.rows += rows
+        for workload in group:
+            alike = [row for row in rows if row.workload is workload]
+            if alike:
+                print(f"\n### {workload.text}\n\n{table(workload, alike)}\n", flush=True)
 
-    def _run_once(self, workload: str, able: list[Implementation]) -> list[Row]:
-        rows = []
-        for each in able:
-            run = self._measure(each, workload)
-            if run is None:
-                continue
-            _progress(f"  {each.name}: {figure(run):,.0f} {unit(workload)}")
-            if workload == "slow-reader":
-                rows.append(summarise_slow_reader(each, run))
-            elif workload == "forward-memory":
-                rows.append(summarise_held(each, run))
-            else:
-                rows.append(summarise_memory(each, workload, run))
-        return rows
+    def _takes_part(self, each: Implementation, workload: Workload) -> bool:
+        if workload.told not in each.actions:
+            return False
+        if workload.figure is Figure.TIME and each.importing is None:
+            return False
+        if workload.through_gateway and each.family != "anyssh":
+            return False
+        if self._options.only is not None:
+            return True
+        if each.family == "anyssh-reconnect":
+            return workload.with_reconnect
+        return not workload.ours or each.kind is Kind.SUBJECT
 
-    def _measure(self, each: Implementation, workload: str) -> Measurement | None:
-        total = self._mebibytes(each, workload) * MIB
-        client_options = {
-            "--workload": workload.removeprefix("memory-"),
-            "--total": total,
-            "--write-size": self._options.write_kib * 1024,
-            "--seconds": self._options.seconds,
-        }
-        common = ["--loop", each.loop, "--keys", str(self._keys)]
-        client = [str(word) for option in client_options.items() for word in option]
-        patience = _PATIENCE + self._options.seconds + _PATIENCE_PER_GIB * total / 2**30
+    def _alternate(self, pairs: list[tuple[Workload, Implementation]]) -> list[Row]:
+        """Measure in rounds, everything once in each; a first, short round does not count."""
+        runs: dict[tuple[Workload, Implementation], list[Measurement]] = {p: [] for p in pairs}
+        for number_of_round in range(self._options.runs + 1):
+            for pair in list(runs):
+                workload, each = pair
+                if not number_of_round and (workload.once or self._options.quick):
+                    continue
+                if workload.once and runs[pair]:
+                    continue
+                share = 1.0 if number_of_round else 1 / _WARM_UP_SHARE
+                run = self._measure(each, workload, share)
+                if run is None:
+                    del runs[pair]
+                    continue
+                label = f"run {number_of_round}" if number_of_round else "warm-up"
+                _progress(f"  {label} {workload.name} {each.name}: {_glimpse(workload, run)}")
+                if number_of_round:
+                    runs[pair].append(run)
+        return [summarise(workload, each, taken) for (workload, each), taken in runs.items()]
+
+    def _measure(
+        self, each: Implementation, workload: Workload, share: float
+    ) -> Measurement | None:
         try:
-            if workload in FORWARDS:
-                return measure_forward(each.commands, common, client, seconds=patience)
-            return measure(
-                each.commands,
-                common,
-                client,
-                seconds=patience,
-                sample_memory=workload in _MEMORY_WORKLOADS,
-                stalls=workload == "slow-reader",
-            )
+            return self._measure_or_fail(each, workload, share)
         except PeerFailed as error:
-            self.failures.append(f"{each.name}, {workload}: {error}")
+            self.failures.append(f"{each.name}, {workload.name}: {error}")
             _progress(f"  FAILED {self.failures[-1]}")
             return None
 
-    def _mebibytes(self, each: Implementation, workload: str) -> int:
-        chosen: int = {
-            "slow-reader": self._options.slow_reader_mib,
-            "memory-upload": self._options.memory_mib,
-            "memory-download": self._options.memory_mib,
-            "forward": self._options.mib or _FORWARD_MIB,
-        }.get(workload, self._options.mib or each.mib)
-        return chosen
+    def _measure_or_fail(
+        self, each: Implementation, workload: Workload, share: float
+    ) -> Measurement:
+        if workload.figure is Figure.TIME:
+            assert each.importing is not None
+            return measure_import(each.importing, seconds=_PATIENCE)
+        size = 1.0 if workload.once else self._options.size * share
+        total = int((workload.mib or each.mib) * size * MIB)
+        client_options = {
+            "--workload": workload.told,
+            "--total": total,
+            "--write-size": workload.write_kib * 1024,
+            "--seconds": self._options.seconds * share,
+        }
+        if workload.told not in FORWARDS:
+            client_options["--width"] = workload.width
+        common = ["--loop", each.loop, "--keys", str(self._keys)]
+        client = [str(word) for option in client_options.items() for word in option]
+        patience = _PATIENCE + self._options.seconds + _PATIENCE_PER_GIB * total / 2**30
+        if workload.told in FORWARDS:
+            return measure_forward(each.commands, common, client, seconds=patience)
+        return measure(
+            each.commands,
+            common,
+            client,
+            seconds=patience,
+            sample_memory=workload.once,
+            stalls=workload.name == "slow-reader",
+            through_gateway=workload.through_gateway,
+        )
+
+
+def _glimpse(workload: Workload, run: Measurement) -> str:
+    fields = values(run)
+    name = workload.figure.field
+    if name not in fields:
+        return f"{number(fields['rate'])} a second"
+    return f"{number(fields[name])} {workload.figure.unit}"
 
 
 def _progress(text: str) -> None:
@@ -211,12 +212,27 @@ def _conditions(able: list[Implementation], options: argparse.Namespace) -> dict
         "algorithms": [KEY_EXCHANGE, HOST_KEY_ALGORITHM, ENCRYPTION],
         "versions": {each.family: each.version() for each in able},
         "runs": options.runs,
-        "write_bytes": options.write_kib * 1024,
     }
 
 
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def _put_into(document: Path, name: str, tables: str) -> None:
+    """Replace what stands between two marks of a document."""
+    text = document.read_text()
+    begin, end = _MARK.format(name), _MARK.format(f"end of {name}")
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise SystemExit(f"{document} needs the lines {begin} and {end}, once each")
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    document.write_text(f"{before}{begin}\n\n{tables}\n\n{end}{after}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print the tables, write the JSON file; return the exit status."""
+    """Measure, print the tables, write them and the JSON file; return the exit status."""
     options = _parse(arguments)
     if sys.platform != "linux":
         raise SystemExit("The benchmarks read /proc and per-process clocks; they need Linux.")
@@ -229,19 +245,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     conditions = _conditions(able, options)
     print("\n".join(f"{name}: {value}" for name, value in conditions.items()))
     with tempfile.TemporaryDirectory(prefix="anyssh-benchmarks-") as directory:
-        keys = Path(directory)
-        make_keys(keys)
-        driver = Driver(options, keys)
-        for workload in options.workloads:
-            driver.run(workload, able)
-    if options.json is not None:
-        report = {
-            "conditions": conditions,
-            "left_out": reasons,
-            "failures": driver.failures,
-            "results": driver.rows,
-        }
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+        make_keys(Path(directory))
+        driver = Driver(options, Path(directory))
+        for group in GROUPS:
+            driver.run([w for w in group if w.name in options.workloads], able)
+    tables = summary(driver.rows)
+    print(tables)
+    report = {
+        "conditions": conditions,
+        "left_out": reasons,
+        "failures": driver.failures,
+        "results": [row.as_json() for row in driver.rows],
+    }
+    _write(options.json or _RESULTS / "results.json", json.dumps(report, indent=2) + "\n")
+    _write(options.tables or _RESULTS / "tables.md", tables + "\n")
+    if options.document is not None:
+        _put_into(options.document, "workloads", tables)
     for failure in driver.failures:
         print(f"failed: {failure.splitlines()[0]}")
     return 1 if driver.failures else 0

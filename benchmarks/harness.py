@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -252,6 +253,7 @@ class Measurement:
     :ivar server_cpu: seconds of CPU time of the server during the work
     :ivar client_peak: bytes, the most the client has held
     :ivar server_peak: bytes, the most the server has held
+    :ivar gateway_cpu: seconds of CPU time of a process between them
     :ivar note: what the server said about itself
     :ivar samples: memory over the work, if asked for
     :ivar stalled_samples: how many of them were taken before a slow reader went on
@@ -265,6 +267,12 @@ class Measurement:
     note: str
     samples: MemorySamples
     stalled_samples: int = 0
+    gateway_cpu: float = 0.0
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of CPU time of all processes during the work."""
+        return self.client_cpu + self.server_cpu + self.gateway_cpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,10 +295,9 @@ class Watch:
     :ivar samples: memory, taken by whoever wants to
     """
 
-    def __init__(self, client: Program, server: Program) -> None:
-        self._client = client
-        self._server = server
-        self._before = client.cpu_seconds(), server.cpu_seconds()
+    def __init__(self, client: Program, server: Program, gateway: Program | None = None) -> None:
+        self._programs = client, server, gateway
+        self._before = [_cpu_seconds_of(program) for program in self._programs]
         self.samples = MemorySamples()
 
     def measurement(self, line: Line, hello: Line, *, stalled_samples: int = 0) -> Measurement:
@@ -299,16 +306,23 @@ class Watch:
         :param line: what they told at the end
         :param hello: what the server told at its beginning
         """
+        now = [_cpu_seconds_of(program) for program in self._programs]
+        client, server, _ = self._programs
         return Measurement(
             line=line,
-            client_cpu=self._client.cpu_seconds() - self._before[0],
-            server_cpu=self._server.cpu_seconds() - self._before[1],
-            client_peak=self._client.peak_bytes(),
-            server_peak=self._server.peak_bytes(),
+            client_cpu=now[0] - self._before[0],
+            server_cpu=now[1] - self._before[1],
+            gateway_cpu=now[2] - self._before[2],
+            client_peak=client.peak_bytes(),
+            server_peak=server.peak_bytes(),
             note=hello.get("note", ""),
             samples=self.samples,
             stalled_samples=stalled_samples,
         )
+
+
+def _cpu_seconds_of(program: Program | None) -> float:
+    return 0.0 if program is None else program.cpu_seconds()
 
 
 def measure(
@@ -317,30 +331,50 @@ def measure(
     client_options: Sequence[str],
     *,
     seconds: float,
-    sample_memory: bool,
-    stalls: bool,
+    sample_memory: bool = False,
+    stalls: bool = False,
+    through_gateway: bool = False,
 ) -> Measurement:
     """Start a server and a client, let them work, and look at both.
 
     :param seconds: after which a silent peer counts as failed
     :param sample_memory: look at memory all the time, which costs some CPU time
     :param stalls: the client stops reading for a while
+    :param through_gateway: the client connects to a process that connects to the server
     :raises PeerFailed: one of them did not do what it should
     """
-    with commands.start("server", common_options) as server:
+    with ExitStack() as programs:
+        server = programs.enter_context(commands.start("server", common_options))
         hello = server.read_line(seconds)
-        options = [*common_options, "--port", str(hello["port"]), *client_options]
-        with commands.start("client", options) as client:
-            client.expect("start", seconds)
-            watch = Watch(client, server)
-            samples = watch.samples
-            sample = (lambda: samples.take(client, server)) if sample_memory else None
-            stalled = 0
-            if stalls:
-                client.expect("resumed", seconds, sample)
-                stalled = len(samples.client)
-            line = client.expect("done", seconds, sample)
-            return watch.measurement(line, hello, stalled_samples=stalled)
+        options = [*common_options, "--port", str(hello["port"])]
+        gateway = None
+        if through_gateway:
+            gateway = programs.enter_context(commands.start("gateway", options))
+            options = [*common_options, "--port", str(gateway.read_line(seconds)["port"])]
+        client = programs.enter_context(commands.start("client", [*options, *client_options]))
+        client.expect("start", seconds)
+        watch = Watch(client, server, gateway)
+        samples = watch.samples
+        sample = (lambda: samples.take(client, server)) if sample_memory else None
+        stalled = 0
+        if stalls:
+            client.expect("resumed", seconds, sample)
+            stalled = len(samples.client)
+        line = client.expect("done", seconds, sample)
+        if sample is not None:
+            sample()
+        return watch.measurement(line, hello, stalled_samples=stalled)
+
+
+def measure_import(commands: Commands, *, seconds: float) -> Measurement:
+    """Start a program that tells how long an import took it.
+
+    :param seconds: after which a silent program counts as failed
+    :raises PeerFailed: it did not do what it should
+    """
+    with Program(commands.program, commands.directory, False) as program:
+        line = program.expect("done", seconds)
+        return Measurement(line, line["seconds"], 0.0, 0, 0, "", MemorySamples())
 
 
 def measure_forward(

@@ -32,7 +32,7 @@ class Kind(Enum):
     PEER = "peer"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Implementation:
     """One column of programs.
 
@@ -41,9 +41,10 @@ class Implementation:
     :ivar loop: ``asyncio``, ``uvloop``, ``trio`` or ``none``
     :ivar commands: how to start it
     :ivar mib: MiB that it moves in about a second
-    :ivar workloads: what it can do
+    :ivar actions: what its client can be told to do
     :ivar missing: tells what it lacks to run here, ``""`` for nothing
     :ivar version: tells its version
+    :ivar importing: how to time its import
     """
 
     name: str
@@ -51,9 +52,10 @@ class Implementation:
     loop: str
     commands: Commands
     mib: int
-    workloads: frozenset[str]
+    actions: frozenset[str]
     missing: Callable[[], str]
     version: Callable[[], str]
+    importing: Commands | None = None
 
     @property
     def family(self) -> str:
@@ -61,11 +63,18 @@ class Implementation:
         return self.name.partition("/")[0]
 
 
-BULK: Final = ("upload", "download")
-ALL: Final = frozenset((*BULK, "ping-pong", "set-up", "memory-upload", "memory-download"))
-WITH_SLOW_READER: Final = ALL | {"slow-reader"}
-FORWARDING: Final = WITH_SLOW_READER | frozenset(FORWARDS)
-LIMITED: Final = frozenset((*BULK, "ping-pong"))
+LOOPS: Final = ("asyncio", "uvloop", "trio")
+_LIMITED: Final = frozenset(("upload", "download", "ping-pong"))
+_CHANNELS: Final = _LIMITED | {
+    "set-up", "messages", "open-close", "sessions", "idle-sessions", "idle-channels", "fairness",
+    "import",
+}  # fmt: skip
+_PULLING: Final = _CHANNELS | {
+    "slow-reader", "channels", "turns-of-channels", "turns-of-sessions", "beside-stuck",
+}  # fmt: skip
+_PROCESSES: Final = _LIMITED | {"set-up", "messages", "sessions"} | frozenset(FORWARDS)
+"""What makes sense where each channel is a process."""
+_ALL: Final = _PULLING | frozenset(FORWARDS)
 
 
 def _missing_modules(*names: str) -> str:
@@ -133,13 +142,36 @@ def _node(script: str) -> Commands:
     return Commands(["node", str(_NPM / script)], _NPM)
 
 
+_PYTHON_IMPORT: Final = """\
+import json, time
+begin = time.perf_counter()
+import {module}
+seconds = time.perf_counter() - begin
+print(json.dumps({{"event": "done", "count": 1, "seconds": seconds, "p50": seconds}}))
+"""
+_NODE_IMPORT: Final = """\
+const begin = process.hrtime.bigint();
+require('{module}');
+const seconds = Number(process.hrtime.bigint() - begin) / 1e9;
+console.log(JSON.stringify({{ event: 'done', count: 1, seconds, p50: seconds }}));
+"""
+
+
+def _import_python(module: str) -> Commands:
+    return Commands([sys.executable, "-c", _PYTHON_IMPORT.format(module=module)], _HERE.parent)
+
+
+def _import_node(module: str) -> Commands:
+    return Commands(["node", "-e", _NODE_IMPORT.format(module=module)], _NPM)
+
+
 def _on_loops(
     name: str,
     kind: Kind,
     commands: Commands,
     loops: tuple[str, ...],
     mib: int,
-    workloads: frozenset[str],
+    actions: frozenset[str],
     missing: Callable[[str], str],
     distribution: str,
     version: Callable[[str], str] = importlib.metadata.version,
@@ -151,55 +183,64 @@ def _on_loops(
             loop=loop,
             commands=commands,
             mib=mib,
-            workloads=workloads,
+            actions=actions,
             missing=lambda loop=loop: missing(loop),  # type: ignore[misc]
             version=lambda: version(distribution),
+            importing=_import_python(distribution),
         )
+
+
+_ANYSSH: Final = (("anyssh", ()), ("anyssh-reconnect", ("--reconnect",)))
+
+
+def _anyssh(name: str, options: tuple[str, ...]) -> Iterator[Implementation]:
+    return _on_loops(
+        name,
+        Kind.SUBJECT,
+        _python("anyssh_peer", *options),
+        LOOPS,
+        512,
+        _ALL,
+        lambda loop: _missing_modules(loop) or _missing_anyssh(),
+        "anyssh",
+        lambda _: _anyssh_version(),
+    )
+
+
+def _interleave(*kinds: Iterator[Implementation]) -> Iterator[Implementation]:
+    """Put what is compared side by side, so that it is measured one after the other."""
+    for alike in zip(*kinds, strict=True):
+        yield from alike
 
 
 def implementations() -> list[Implementation]:
     """Return everything that can be measured, in the order of the table."""
-    loops = ("asyncio", "uvloop", "trio")
 
     def missing_raw(loop: str) -> str:
         return _missing_modules("anyio", "cryptography", loop)
 
     return [
         *_on_loops(
-            "tcp", Kind.LIMIT, _python("raw", "--plain"), loops, 1024, LIMITED, missing_raw, "anyio"
+            "tcp",
+            Kind.LIMIT,
+            _python("raw", "--plain"),
+            LOOPS,
+            1024,
+            _LIMITED,
+            missing_raw,
+            "anyio",
         ),
         *_on_loops(
-            "framing", Kind.LIMIT, _python("raw"), loops, 1024, LIMITED, missing_raw, "anyio"
+            "framing", Kind.LIMIT, _python("raw"), LOOPS, 1024, _LIMITED, missing_raw, "anyio"
         ),
-        *_on_loops(
-            "anyssh",
-            Kind.SUBJECT,
-            _python("anyssh_peer"),
-            loops,
-            512,
-            FORWARDING,
-            lambda loop: _missing_modules(loop) or _missing_anyssh(),
-            "anyssh",
-            lambda _: _anyssh_version(),
-        ),
-        *_on_loops(
-            "anyssh-reconnect",
-            Kind.SUBJECT,
-            _python("anyssh_peer", "--reconnect"),
-            loops,
-            512,
-            FORWARDING,
-            lambda loop: _missing_modules(loop) or _missing_anyssh(),
-            "anyssh",
-            lambda _: _anyssh_version(),
-        ),
+        *_interleave(*(_anyssh(*each) for each in _ANYSSH)),
         *_on_loops(
             "asyncssh",
             Kind.PEER,
             _python("asyncssh_peer"),
-            loops[:2],
+            LOOPS[:2],
             384,
-            FORWARDING,
+            _ALL,
             lambda loop: _missing_modules("asyncssh", loop),
             "asyncssh",
         ),
@@ -209,9 +250,10 @@ def implementations() -> list[Implementation]:
             loop="none",
             commands=_python("paramiko_peer"),
             mib=192,
-            workloads=WITH_SLOW_READER,
+            actions=_PULLING,
             missing=lambda: _missing_modules("paramiko"),
             version=lambda: importlib.metadata.version("paramiko"),
+            importing=_import_python("paramiko"),
         ),
         Implementation(
             name="dev-tunnels-ssh",
@@ -219,9 +261,10 @@ def implementations() -> list[Implementation]:
             loop="none",
             commands=_node("dev-tunnels-ssh.js"),
             mib=256,
-            workloads=ALL,
+            actions=_CHANNELS,
             missing=_missing_packages,
             version=lambda: _npm_version("@microsoft/dev-tunnels-ssh"),
+            importing=_import_node("@microsoft/dev-tunnels-ssh"),
         ),
         Implementation(
             name="ssh2",
@@ -229,9 +272,10 @@ def implementations() -> list[Implementation]:
             loop="none",
             commands=_node("ssh2.js"),
             mib=512,
-            workloads=ALL,
+            actions=_CHANNELS,
             missing=_missing_packages,
             version=lambda: _npm_version("ssh2"),
+            importing=_import_node("ssh2"),
         ),
         Implementation(
             name="openssh",
@@ -239,7 +283,7 @@ def implementations() -> list[Implementation]:
             loop="none",
             commands=_python("openssh", only_children=True),
             mib=384,
-            workloads=ALL | frozenset(FORWARDS),
+            actions=_PROCESSES,
             missing=_missing_openssh,
             version=_openssh_version,
         ),

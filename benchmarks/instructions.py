@@ -1,10 +1,10 @@
 """Counts the instructions of one repetition: ``python -m benchmarks.instructions``.
 
 A machine without hardware counters, or one that others use too, cannot tell a gain of two percent
-by the clock. The instructions that a program executes are the same in every run to about a part in a
-thousand. This tool counts them with valgrind, in a process that is the server, the client or both:
-it runs a workload with few and with many repetitions, and divides the difference by the difference
-in repetitions, so that start-up, imports, warm-up and the end cancel out.
+by the clock. The instructions that a program executes are the same in every run to about a part in
+a thousand. This tool counts them with valgrind, in a process that is the server, the client or
+both: it runs a workload with few and with many repetitions, and divides the difference by that of
+the repetitions, so that start-up, imports, warm-up and the end cancel out.
 
     python -m benchmarks.instructions                                  # all, anyssh on uvloop, both
     python -m benchmarks.instructions -w ping-pong --peers anyssh/trio asyncssh/uvloop

@@ -1,234 +1,427 @@
-"""Medians, ratios, and the tables that show them."""
+"""Medians, ratios, and the tables that show them.
+
+A row is one implementation with one workload. Each of its fields has a value from each run; ratios
+are taken between values of the same round, since machines drift; their median is shown.
+"""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
+from .catalogue import Figure, Workload
 from .harness import Measurement, MemorySamples
-from .implementations import Implementation, Kind
+from .implementations import LOOPS, Implementation, Kind
 
-MIB: Final = 1024 * 1024
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
 GIB: Final = 1024 * MIB
-
-Row = dict[str, Any]
-
-_UNITS: Final = {
-    "upload": "MB/s",
-    "download": "MB/s",
-    "ping-pong": "round trips/s",
-    "set-up": "sessions/s",
-    "memory-upload": "MB/s",
-    "memory-download": "MB/s",
-    "slow-reader": "MB/s",
-    "forward": "MB/s",
-    "forward-connections": "connections/s",
-    "forward-connections-16": "connections/s",
-    "forward-memory": "connections/s",
-}
+_HIGHER_IS_BETTER: Final = frozenset(("rate",))
 # Allocators and interpreters give and take a little whatever the program does.
 _FLAT_BYTES: Final = 4 * MIB
 _HELD_SHARE: Final = 1 / 8
-_LIMITS: Final = {"upload": "framing", "download": "framing", "ping-pong": "tcp"}
 
 
-def unit(workload: str) -> str:
-    """Return what the figures of a workload count."""
-    return _UNITS[workload]
-
-
-def figure(run: Measurement) -> float:
-    """Return the one figure of a run: megabytes (10^6) or repetitions in a second."""
-    seconds = float(run.line["seconds"])
-    if "bytes" in run.line:
-        return float(run.line["bytes"]) / seconds / 1e6
-    return float(run.line["count"]) / seconds
-
-
-def summarise(implementation: Implementation, workload: str, runs: list[Measurement]) -> Row:
-    """Return the row of one implementation: medians over the runs, and their spread."""
-    figures = [figure(run) for run in runs]
-
-    def median(value: Callable[[Measurement], float]) -> float:
-        return statistics.median(map(value, runs))
-
-    row: Row = {
-        "workload": workload,
-        "implementation": implementation.name,
-        "kind": implementation.kind.value,
-        "loop": implementation.loop,
-        "unit": unit(workload),
-        "runs": figures,
-        "median": statistics.median(figures),
-        "minimum": min(figures),
-        "maximum": max(figures),
-        "client_peak_bytes": median(lambda run: run.client_peak),
-        "server_peak_bytes": median(lambda run: run.server_peak),
-        "note": runs[0].note,
-    }
-    if "bytes" in runs[0].line:
-        per_gib = GIB / runs[0].line["bytes"]
-        row["client_cpu_seconds_per_gib"] = median(lambda run: run.client_cpu * per_gib)
-        row["server_cpu_seconds_per_gib"] = median(lambda run: run.server_cpu * per_gib)
-        row["cpu_seconds_per_gib"] = median(lambda run: (run.client_cpu + run.server_cpu) * per_gib)
+def values(run: Measurement) -> dict[str, float]:
+    """Return the fields of one run that measured a rate."""
+    line = run.line
+    seconds = float(line["seconds"])
+    if "bytes" in line:
+        gibibytes = line["bytes"] / GIB
+        fields = {
+            "rate": line["bytes"] / seconds / 1e6,
+            "cpu_seconds_per_gib": run.cpu / gibibytes,
+            "client_cpu_seconds_per_gib": run.client_cpu / gibibytes,
+            "server_cpu_seconds_per_gib": run.server_cpu / gibibytes,
+        }
     else:
-        row["cpu_milliseconds_each"] = median(
-            lambda run: (run.client_cpu + run.server_cpu) / run.line["count"] * 1000
-        )
-        row["p50_milliseconds"] = median(lambda run: run.line["p50"] * 1000)
-        row["p99_milliseconds"] = median(lambda run: run.line["p99"] * 1000)
+        fields = {
+            "rate": line["count"] / seconds,
+            "cpu_milliseconds_each": run.cpu / line["count"] * 1000,
+        }
+        for name in ("p50", "p99"):
+            if name in line:
+                fields[f"{name}_milliseconds"] = line[name] * 1000
+    fields["client_peak_bytes"] = run.client_peak
+    fields["server_peak_bytes"] = run.server_peak
+    fields["peak_bytes"] = run.client_peak + run.server_peak
+    return fields
+
+
+def _held_values(run: Measurement) -> dict[str, float]:
+    """Return what each of many held things took, from before the first to after the last."""
+    count = run.line["count"]
+    samples = run.samples
+    return {
+        "client_bytes_each": (samples.client[-1] - samples.client[0]) / count,
+        "server_bytes_each": (samples.server[-1] - samples.server[0]) / count,
+    }
+
+
+@dataclass(slots=True)
+class Row:
+    """What one implementation did with one workload.
+
+    :ivar runs: the value of each field in each run
+    :ivar ratios: what a field is compared with, and the median of its ratios round by round
+    :ivar facts: what is no figure
+    """
+
+    workload: Workload
+    implementation: Implementation
+    runs: dict[str, list[float]]
+    ratios: dict[str, dict[str, float]] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def median(self, name: str) -> float:
+        """Return the median of a field over the runs."""
+        return statistics.median(self.runs[name])
+
+    def spread(self, name: str) -> float:
+        """Return half of the range of a field, as a share of its median."""
+        taken = self.runs[name]
+        median = self.median(name)
+        return (max(taken) - min(taken)) / 2 / median if median else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything, unrounded."""
+        return {
+            "workload": self.workload.name,
+            "text": self.workload.text,
+            "implementation": self.implementation.name,
+            "kind": self.implementation.kind.value,
+            "loop": self.implementation.loop,
+            "figure": self.workload.figure.field,
+            "unit": self.workload.figure.unit,
+            "medians": {name: self.median(name) for name in self.runs},
+            "runs": self.runs,
+            "ratios": self.ratios,
+            **self.facts,
+        }
+
+
+def summarise(workload: Workload, each: Implementation, runs: Sequence[Measurement]) -> Row:
+    """Return the row of one implementation from its runs."""
+    taken = [values(run) for run in runs]
+    if workload.figure is Figure.HELD or workload.name == "forward-memory":
+        taken = [one | _held_values(run) for one, run in zip(taken, runs, strict=True)]
+    row = Row(workload, each, {name: [one[name] for one in taken] for name in taken[0]})
+    row.facts["note"] = runs[0].note
+    if workload.name.startswith("memory-"):
+        _add_growth(row, runs[0], MemorySamples.growth, _FLAT_BYTES)
+    elif workload.name == "slow-reader":
+        stalled = runs[0].stalled_samples
+
+        def taken_on(samples: list[int]) -> int:
+            return max(samples[:stalled], default=0) - min(samples[:1], default=0)
+
+        _add_growth(row, runs[0], taken_on, _HELD_SHARE * runs[0].line["bytes"])
     return row
 
 
-def summarise_memory(implementation: Implementation, workload: str, run: Measurement) -> Row:
-    """Return the row of a long transfer: how much memory grew from its first half to its second."""
-    samples = run.samples
-    client = MemorySamples.growth(samples.client)
-    server = MemorySamples.growth(samples.server)
-    return {
-        **summarise(implementation, workload, [run]),
-        "bytes": run.line["bytes"],
-        "samples": len(samples.client),
-        "client_growth_bytes": client,
-        "server_growth_bytes": server,
-        "is_bounded": max(client, server) <= _FLAT_BYTES,
-    }
-
-
-def summarise_slow_reader(implementation: Implementation, run: Measurement) -> Row:
-    """Return the row of a stalled transfer: how much both ends took on meanwhile."""
-
-    def taken_on(samples: list[int]) -> int:
-        stalled = samples[: run.stalled_samples]
-        return max(stalled, default=0) - min(stalled[:1], default=0)
-
-    client = taken_on(run.samples.client)
-    server = taken_on(run.samples.server)
-    return {
-        **summarise(implementation, "slow-reader", [run]),
+def _add_growth(
+    row: Row, run: Measurement, growth: Callable[[list[int]], int], allowed: float
+) -> None:
+    client, server = growth(run.samples.client), growth(run.samples.server)
+    row.facts |= {
         "bytes": run.line["bytes"],
         "client_growth_bytes": client,
         "server_growth_bytes": server,
-        "is_bounded": max(client, server) <= _HELD_SHARE * run.line["bytes"],
+        "is_bounded": max(client, server) <= allowed,
     }
 
 
-def summarise_held(implementation: Implementation, run: Measurement) -> Row:
-    """Return the row of connections that are held: how much memory they took."""
-    return {
-        **summarise(implementation, "forward-memory", [run]),
-        "count": run.line["count"],
-        "client_growth_bytes": MemorySamples.growth(run.samples.client),
-        "server_growth_bytes": MemorySamples.growth(run.samples.server),
-    }
+# Ratios
 
 
-def add_ratios(rows: list[Row]) -> None:
-    """Compare the rows of one workload with its limit and with the best peer.
-
-    The limit is that of the same event loop; of the best loop for what runs on none of ours.
-    """
-    if not rows:
-        return
-    family = _LIMITS.get(rows[0]["workload"])
-    limits = {
-        row["loop"]: row["median"]
-        for row in rows
-        if family is not None and row["implementation"].startswith(family + "/")
-    }
-    peers = {row["implementation"]: row["median"] for row in rows if row["kind"] == Kind.PEER.value}
-    best = max(peers, key=lambda name: peers[name], default=None)
+def add_ratios(rows: Sequence[Row]) -> None:
+    """Compare the rows of one group with limits, with the best peer, and with their basis."""
     for row in rows:
-        limit = limits.get(row["loop"]) or max(limits.values(), default=None)
-        if limit is not None:
-            row["of_limit"] = row["median"] / limit
-        if best is not None:
-            row["best_peer"] = best
-            row["of_best_peer"] = row["median"] / peers[best]
+        alike = [other for other in rows if other.workload is row.workload]
+        _compare_with_limit(row, alike)
+        _compare_with_best_peer(row, alike)
+        for other in rows:
+            if (
+                other.workload.name == row.workload.basis
+                and other.implementation is row.implementation
+            ):
+                _compare(row, other, "of_basis")
+        if row.implementation.family == "anyssh-reconnect":
+            for other in alike:
+                if other.implementation.name == f"anyssh/{row.implementation.loop}":
+                    _compare(row, other, "of_plain")
 
 
-def table(workload: str, rows: Iterable[Row]) -> str:
-    """Return the rows of one workload as a Markdown table."""
-    if workload.startswith("memory") or workload == "slow-reader":
-        columns = _MEMORY_COLUMNS
-    elif workload == "forward-memory":
-        columns = _HELD_COLUMNS
-    else:
-        columns = [
-            *_COMMON_COLUMNS,
-            *(_BULK_COLUMNS if unit(workload) == "MB/s" else _COUNTING_COLUMNS),
-            *_PEAK_COLUMNS,
-        ]
-    cells = [[show(row) for _, show in columns] for row in rows]
-    heads = [head.replace("UNIT", unit(workload)) for head, _ in columns]
-    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
-    lines = [heads, ["-" * width for width in widths], *cells]
+def _compare(row: Row, other: Row, kind: str) -> None:
+    ratios = row.ratios.setdefault(kind, {})
+    for name in row.runs.keys() & other.runs.keys():
+        pairs = zip(row.runs[name], other.runs[name], strict=True)
+        taken = [mine / theirs for mine, theirs in pairs if theirs]
+        if taken:
+            ratios[name] = statistics.median(taken)
+
+
+def _compare_with_limit(row: Row, alike: Sequence[Row]) -> None:
+    """Compare with the limit of the same event loop; of the best loop for what runs on none."""
+    limits = [other for other in alike if other.implementation.family == row.workload.limit != ""]
+    own = [other for other in limits if other.implementation.loop == row.implementation.loop]
+    if limits:
+        _compare(row, own[0] if own else max(limits, key=lambda r: r.median("rate")), "of_limit")
+
+
+def best_peer(alike: Iterable[Row], name: str) -> Row | None:
+    """Return the row of the peer that is best in a field."""
+    peers = [r for r in alike if r.implementation.kind is Kind.PEER and name in r.runs]
+    choose = max if name in _HIGHER_IS_BETTER else min
+    return choose(peers, key=lambda row: row.median(name), default=None)
+
+
+def _compare_with_best_peer(row: Row, alike: Sequence[Row]) -> None:
+    """Tell how many times better than the best peer each field is: above 1 is ahead."""
+    for name, mine in row.runs.items():
+        best = best_peer(alike, name)
+        if best is None:
+            continue
+        pairs = list(zip(mine, best.runs[name], strict=True))
+        if name not in _HIGHER_IS_BETTER:
+            pairs = [(theirs, ours) for ours, theirs in pairs]
+        taken = [better / worse for better, worse in pairs if worse]
+        if taken:
+            row.ratios.setdefault("times_best_peer", {})[name] = statistics.median(taken)
+            row.facts.setdefault("best_peers", {})[name] = best.implementation.name
+
+
+# Tables of one workload
+
+
+def markdown(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Return a table, the first column to the left and the others to the right."""
+    lines = list(lines)
+    widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     return "\n".join(
         "| "
         + " | ".join(
-            cell.rjust(width) if index and number != 1 else cell.ljust(width)
+            cell.rjust(width) if index else cell.ljust(width)
             for index, (cell, width) in enumerate(zip(line, widths, strict=True))
         )
         + " |"
-        for number, line in enumerate(lines)
+        for line in (heads, rule, *lines)
     )
 
 
-def _number(name: str, digits: int = 0, scale: float = 1) -> Callable[[Row], str]:
+def table(workload: Workload, rows: Sequence[Row]) -> str:
+    """Return the rows of one workload as a Markdown table, without empty columns."""
+    columns = [
+        (head.replace("UNIT", workload.figure.unit), [show(row) for row in rows])
+        for head, show in _COLUMNS
+        if not (head == "UNIT" and workload.figure is Figure.HELD)
+    ]
+    columns = [(head, cells) for head, cells in columns if any(cells)]
+    heads = [head for head, _ in columns]
+    return markdown(heads, zip(*(cells for _, cells in columns), strict=True))
+
+
+def number(value: float) -> str:
+    """Show three digits or all before the point."""
+    magnitude = abs(value)
+    digits = 0 if magnitude >= 100 else 1 if magnitude >= 10 else 2 if magnitude >= 1 else 3
+    return f"{value:,.{digits}f}"
+
+
+def _show(name: str, scale: float = 1) -> Callable[[Row], str]:
+    return lambda row: number(row.median(name) / scale) if name in row.runs else ""
+
+
+def _show_rate(row: Row) -> str:
+    return number(row.median("rate")) if row.workload.figure is not Figure.TIME else ""
+
+
+def _show_ratio(kind: str) -> Callable[[Row], str]:
     def show(row: Row) -> str:
-        value = row.get(name)
-        return "" if not value else f"{value / scale:,.{digits}f}"
+        ratios = row.ratios.get(kind, {})
+        name = row.workload.figure.field
+        if name not in ratios:
+            return ""
+        return f"{ratios[name]:.2f}" if kind == "times_best_peer" else f"{ratios[name]:.0%}"
 
     return show
 
 
-def _growth(name: str) -> Callable[[Row], str]:
-    return lambda row: f"{row[name] / MIB:+.1f}"
+def _show_fact(name: str) -> Callable[[Row], str]:
+    return lambda row: f"{row.facts[name] / MIB:+.1f}" if name in row.facts else ""
 
 
-def _percentage(row: Row) -> str:
-    return f"{row['of_limit']:.0%}" if "of_limit" in row else ""
+def _show_extreme(extreme: Callable[[list[float]], float]) -> Callable[[Row], str]:
+    def show(row: Row) -> str:
+        figure = row.workload.figure
+        taken = row.runs[figure.field]
+        scale = KIB if figure is Figure.HELD else 1
+        return number(extreme(taken) / scale) if len(taken) > 1 else ""
+
+    return show
 
 
-_Column = tuple[str, Callable[[Row], str]]
-_NAME: Final[_Column] = ("implementation", lambda row: row["implementation"])
-_COMMON_COLUMNS: Final[list[_Column]] = [
-    _NAME,
-    ("UNIT", _number("median")),
-    ("min", _number("minimum")),
-    ("max", _number("maximum")),
-    ("of limit", _percentage),
-    ("× best peer", _number("of_best_peer", 2)),
+def _show_bounded(row: Row) -> str:
+    return {None: "", True: "yes", False: "NO"}[row.facts.get("is_bounded")]
+
+
+def _show_peak(name: str) -> Callable[[Row], str]:
+    return lambda row: number(row.median(name) / MIB) if row.median(name) else ""
+
+
+_COLUMNS: Final[list[tuple[str, Callable[[Row], str]]]] = [
+    ("implementation", lambda row: row.implementation.name),
+    ("client KiB each", _show("client_bytes_each", KIB)),
+    ("server KiB each", _show("server_bytes_each", KIB)),
+    ("a second", _show_rate),
+    ("p50 ms", _show("p50_milliseconds")),
+    ("p99 ms", _show("p99_milliseconds")),
+    ("min", _show_extreme(min)),
+    ("max", _show_extreme(max)),
+    ("of limit", _show_ratio("of_limit")),
+    ("of basis", _show_ratio("of_basis")),
+    ("of plain", _show_ratio("of_plain")),
+    ("× best peer", _show_ratio("times_best_peer")),
+    ("CPU s/GiB", _show("cpu_seconds_per_gib")),
+    ("client", _show("client_cpu_seconds_per_gib")),
+    ("server", _show("server_cpu_seconds_per_gib")),
+    ("CPU ms each", _show("cpu_milliseconds_each")),
+    ("client grew MiB", _show_fact("client_growth_bytes")),
+    ("server grew MiB", _show_fact("server_growth_bytes")),
+    ("bounded", _show_bounded),
+    ("client MiB", _show_peak("client_peak_bytes")),
+    ("server MiB", _show_peak("server_peak_bytes")),
 ]
-_BULK_COLUMNS: Final[list[_Column]] = [
-    ("CPU s/GiB", _number("cpu_seconds_per_gib", 2)),
-    ("client", _number("client_cpu_seconds_per_gib", 2)),
-    ("server", _number("server_cpu_seconds_per_gib", 2)),
-]
-_COUNTING_COLUMNS: Final[list[_Column]] = [
-    ("p50 ms", _number("p50_milliseconds", 3)),
-    ("p99 ms", _number("p99_milliseconds", 3)),
-    ("CPU ms each", _number("cpu_milliseconds_each", 3)),
-]
-_PEAK_COLUMNS: Final[list[_Column]] = [
-    ("client MiB", _number("client_peak_bytes", 0, MIB)),
-    ("server MiB", _number("server_peak_bytes", 0, MIB)),
-]
-_MEMORY_COLUMNS: Final[list[_Column]] = [
-    _NAME,
-    ("moved MiB", _number("bytes", 0, MIB)),
-    ("UNIT", _number("median")),
-    ("client grew MiB", _growth("client_growth_bytes")),
-    ("server grew MiB", _growth("server_growth_bytes")),
-    ("bounded", lambda row: "yes" if row["is_bounded"] else "NO"),
-    *_PEAK_COLUMNS,
-]
-_HELD_COLUMNS: Final[list[_Column]] = [
-    _NAME,
-    ("held", _number("count")),
-    ("UNIT", _number("median")),
-    ("client grew MiB", _growth("client_growth_bytes")),
-    ("server grew MiB", _growth("server_growth_bytes")),
-    *_PEAK_COLUMNS,
-]
+
+
+# The tables of everything
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One line of the summary: a field of a workload."""
+
+    workload: str
+    field: str
+    text: str
+    scale: float = 1
+
+
+_LINES: Final = (
+    _Line("upload", "rate", "upload, 256 KiB writes, MB/s"),
+    _Line("upload", "cpu_seconds_per_gib", "… CPU s/GiB, both sides"),
+    _Line("upload", "peak_bytes", "… peak memory, both sides, MiB", MIB),
+    _Line("download", "rate", "download, 256 KiB writes, MB/s"),
+    _Line("download", "cpu_seconds_per_gib", "… CPU s/GiB, both sides"),
+    _Line("upload-32", "rate", "upload, 32 KiB writes, MB/s"),
+    _Line("upload-32", "cpu_seconds_per_gib", "… CPU s/GiB, both sides"),
+    _Line("download-32", "rate", "download, 32 KiB writes, MB/s"),
+    _Line("download-32", "cpu_seconds_per_gib", "… CPU s/GiB, both sides"),
+    _Line("ping-pong", "rate", "64-byte ping-pong a second"),
+    _Line("ping-pong", "p99_milliseconds", "… p99, ms"),
+    _Line("messages", "rate", "one-way 64-byte writes a second"),
+    _Line("set-up", "rate", "sessions set up a second"),
+    _Line("set-up", "p50_milliseconds", "… connect to authenticated, p50, ms"),
+    _Line("open-close", "rate", "channel open and close a second, one at a time"),
+    _Line("open-close-50", "rate", "… 50 in flight"),
+    _Line("sessions", "rate", "100 sessions echoing 16 KiB, MB/s in all"),
+    _Line("forward", "rate", "forwarded TCP, MB/s"),
+    _Line("forward-connections", "rate", "forwarded connections a second, one at a time"),
+    _Line("forward-connections-16", "rate", "… 16 in parallel"),
+    _Line("fairness", "p99_milliseconds", "p99 of ping-pong beside a bulk channel, ms"),
+    _Line("idle-sessions", "server_bytes_each", "memory of an idle session, server, KiB", KIB),
+    _Line("idle-channels", "server_bytes_each", "memory of an idle channel, server, KiB", KIB),
+    _Line("import", "p50_milliseconds", "import, ms"),
+)
+_OWN_LINES: Final = (
+    ("upload", "of_plain", "rate", "upload with reconnect and latency, of the same without"),
+    ("download", "of_plain", "rate", "download with reconnect and latency"),
+    ("ping-pong", "of_plain", "rate", "ping-pong with reconnect and latency"),
+    ("channels-1000", "of_basis", "rate", "upload shared by 1,000 channels, of one channel's"),
+    ("turns-channels", "of_basis", "rate", "ping-pong over 1,000 channels in turn, of one's"),
+    ("turns-channels", "of_basis", "cpu_milliseconds_each", "… its CPU time, of one's"),
+    ("turns-sessions", "of_basis", "rate", "ping-pong over 500 sessions in turn, of one's"),
+    ("turns-sessions", "of_basis", "cpu_milliseconds_each", "… its CPU time, of one's"),
+    ("pipe-upload", "of_basis", "rate", "upload through a gateway's pipe, of a session's"),
+    ("pipe-stuck", "of_basis", "rate", "ping-pong in a pipe beside a stuck channel, of without"),
+    ("pipe-stuck", "of_basis", "p99_milliseconds", "… its p99, of without"),
+)
+_SHORT: Final = {"asyncio": "asyncio", "uvloop": "uvloop", "trio": "Trio"}
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """Return the tables of all workloads: anyssh beside limits and peers, and beside itself."""
+    parts = [
+        _ours_beside_others(rows),
+        _everybody(rows),
+        _ours_beside_ourselves(rows),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _find(rows: Iterable[Row], workload: str, implementation: str) -> Row | None:
+    for row in rows:
+        if row.workload.name == workload and row.implementation.name == implementation:
+            return row
+    return None
+
+
+def _ours_beside_others(rows: Sequence[Row]) -> str:
+    lines = []
+    for line in _LINES:
+        cells = [_cell(_find(rows, line.workload, f"anyssh/{loop}"), line) for loop in LOOPS]
+        alike = [row for row in rows if row.workload.name == line.workload]
+        best = best_peer(alike, line.field)
+        if any(cells):
+            peer = "" if best is None else f"{_figure(best, line)} ({best.implementation.name})"
+            lines.append([line.text, *cells, peer])
+    heads = ["", *(_SHORT[loop] for loop in LOOPS), "best peer"]
+    return markdown(heads, lines) if lines else ""
+
+
+def _cell(row: Row | None, line: _Line) -> str:
+    """Show the median, its spread, the share of the limit, and how many times the best peer."""
+    if row is None or line.field not in row.runs:
+        return ""
+    spread = f" ± {row.spread(line.field):.0%}" if len(row.runs[line.field]) > 1 else ""
+    parts = [_figure(row, line) + spread]
+    limit = row.ratios.get("of_limit", {}).get(line.field)
+    if limit is not None and line.field == "rate":
+        parts.append(f"{limit:.0%}")
+    times = row.ratios.get("times_best_peer", {}).get(line.field)
+    if times is not None:
+        parts.append(f"×{times:.2f}")
+    return " · ".join(parts)
+
+
+def _figure(row: Row, line: _Line) -> str:
+    return number(row.median(line.field) / line.scale)
+
+
+def _everybody(rows: Sequence[Row]) -> str:
+    names = list(
+        dict.fromkeys(
+            row.implementation.name for row in rows if row.implementation.kind is not Kind.SUBJECT
+        )
+    )
+    lines = []
+    for line in _LINES:
+        found = [_find(rows, line.workload, name) for name in names]
+        cells = [_figure(r, line) if r is not None and line.field in r.runs else "" for r in found]
+        if any(cells):
+            lines.append([line.text, *cells])
+    return markdown(["", *names], lines) if lines else ""
+
+
+def _ours_beside_ourselves(rows: Sequence[Row]) -> str:
+    lines = []
+    for workload, kind, name, text in _OWN_LINES:
+        family = "anyssh-reconnect" if kind == "of_plain" else "anyssh"
+        found = [_find(rows, workload, f"{family}/{loop}") for loop in LOOPS]
+        ratios = [None if r is None else r.ratios.get(kind, {}).get(name) for r in found]
+        if any(ratio is not None for ratio in ratios):
+            lines.append([text, *("" if ratio is None else f"{ratio:.0%}" for ratio in ratios)])
+    return markdown(["", *(_SHORT[loop] for loop in LOOPS)], lines) if lines else ""

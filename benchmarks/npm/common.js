@@ -13,6 +13,10 @@ const MESSAGE = Buffer.from(Array.from({ length: 64 }, (_, index) => index));
 const WARM_UP_BYTES = 16 * 1024 * 1024;
 const WARM_UP_EXCHANGES = 200;
 const WARM_UP_CONNECTIONS = 5;
+const WARM_UP_OPENS = 50;
+const BATCH = 100;
+const ECHO_SIZE = 16 * 1024;
+const SETTLE_MILLISECONDS = 300;
 
 function emit(fields) {
   fs.writeSync(1, JSON.stringify(fields) + '\n');
@@ -63,23 +67,17 @@ function answer(command, channel) {
   }
 }
 
+const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 const elapsed = (begin) => Number(process.hrtime.bigint() - begin) / 1e9;
 
 async function upload(connection, total, size, started) {
   const channel = await connection.open('sink');
-  let reply = '';
-  const counted = new Promise((resolve, reject) => {
-    channel.onData((data) => {
-      reply += data;
-      if (reply.endsWith('\n')) resolve(Number(reply));
-    });
-    channel.onEnd(() => reject(new Error(`the server ended without a number, after ${reply}`)));
-  });
+  const received = counted(channel);
   started();
   const begin = process.hrtime.bigint();
   await sendAll(channel, total, size);
   channel.end();
-  const count = await counted;
+  const count = await received;
   const seconds = elapsed(begin);
   if (count !== total) throw new Error(`sent ${total} bytes, the server counted ${count}`);
   channel.close();
@@ -130,36 +128,141 @@ function summary(times) {
   return { count: ordered.length, p50: at(50), p99: at(99) };
 }
 
-async function measurePingPong(task, connect) {
-  const connection = await connect(task);
-  const channel = await connection.open('echo');
-  let reply = Buffer.alloc(0);
+// Returns a function that sends a message on an echoing channel and waits for it to come back.
+function exchanges(channel) {
+  let expected = MESSAGE;
+  let parts = [];
+  let count = 0;
   let arrived;
   channel.onEnd(() => {
     throw new Error('the echo ended');
   });
   channel.onData((data) => {
-    reply = reply.length ? Buffer.concat([reply, data]) : data;
-    if (reply.length >= MESSAGE.length) arrived(reply);
+    parts.push(parts.length ? Buffer.from(data) : data);
+    count += data.length;
+    if (count >= expected.length) arrived(parts.length > 1 ? Buffer.concat(parts) : data);
+    else parts[parts.length - 1] = Buffer.from(data); // what it is part of may be used again
   });
-  const exchange = async () => {
+  return async (message = MESSAGE) => {
+    expected = message;
     const coming = new Promise((resolve) => (arrived = resolve));
-    channel.send(MESSAGE);
-    if (!MESSAGE.equals(await coming)) throw new Error('the echo differs');
-    reply = Buffer.alloc(0);
+    channel.send(message);
+    if (!message.equals(await coming)) throw new Error('the echo differs');
+    parts = [];
+    count = 0;
   };
-  for (let index = 0; index < WARM_UP_EXCHANGES; index++) await exchange();
-  emit({ event: 'start' });
+}
+
+// Repeats until the time is over; returns the seconds that each took.
+async function repeat(seconds, work) {
   const times = [];
   const begin = process.hrtime.bigint();
   let before = 0;
-  while (before < task.seconds) {
-    await exchange();
+  while (before < seconds) {
+    await work();
     const now = elapsed(begin);
     times.push(now - before);
     before = now;
   }
-  return finish({ seconds: before, ...summary(times) });
+  return { times, seconds: before };
+}
+
+async function finishRepeating(task, work) {
+  emit({ event: 'start' });
+  const { times, seconds } = await repeat(task.seconds, work);
+  return finish({ seconds, ...summary(times) });
+}
+
+async function measurePingPong(task, connect) {
+  const connection = await connect(task);
+  const exchange = exchanges(await connection.open('echo'));
+  for (let index = 0; index < WARM_UP_EXCHANGES; index++) await exchange();
+  return finishRepeating(task, exchange);
+}
+
+async function measureFairness(task, connect) {
+  const connection = await connect(task);
+  const exchange = exchanges(await connection.open('echo'));
+  for (let index = 0; index < WARM_UP_EXCHANGES; index++) await exchange();
+  const sink = await connection.open('sink');
+  sendAll(sink, Infinity, task.writeSize);
+  await pause(SETTLE_MILLISECONDS);
+  return finishRepeating(task, exchange);
+}
+
+// Resolves with the number that the server has counted.
+function counted(channel) {
+  let reply = '';
+  return new Promise((resolve, reject) => {
+    channel.onData((data) => {
+      reply += data;
+      if (reply.endsWith('\n')) resolve(Number(reply));
+    });
+    channel.onEnd(() => reject(new Error(`the server ended without a number, after ${reply}`)));
+  });
+}
+
+async function measureMessages(task, connect) {
+  const connection = await connect(task);
+  const channel = await connection.open('sink');
+  const received = counted(channel);
+  const batch = async () => {
+    for (let index = 0; index < BATCH; index++) await channel.send(MESSAGE);
+  };
+  for (let index = 0; index < 10; index++) await batch();
+  emit({ event: 'start' });
+  const begin = process.hrtime.bigint();
+  const { times } = await repeat(task.seconds, batch);
+  channel.end();
+  const total = (times.length + 10) * BATCH * MESSAGE.length;
+  const count = await received;
+  const seconds = elapsed(begin);
+  if (count !== total) throw new Error(`sent ${total} bytes, the server counted ${count}`);
+  return finish({ count: times.length * BATCH, seconds });
+}
+
+async function measureOpenClose(task, connect) {
+  const connection = await connect(task);
+  const openAndClose = async () => (await connection.openIdle()).close();
+  for (let index = 0; index < WARM_UP_OPENS; index++) await openAndClose();
+  emit({ event: 'start' });
+  const begin = process.hrtime.bigint();
+  const workers = Array.from({ length: task.width }, () => repeat(task.seconds, openAndClose));
+  const times = (await Promise.all(workers)).flatMap((each) => each.times);
+  return finish({ seconds: elapsed(begin), ...summary(times) });
+}
+
+async function measureSessions(task, connect) {
+  const message = randomBytes(ECHO_SIZE);
+  const all = [];
+  for (let index = 0; index < task.width; index++) {
+    all.push(exchanges(await (await connect(task)).open('echo')));
+  }
+  for (let round = 0; round < 2; round++) {
+    await Promise.all(all.map((exchange) => exchange(message)));
+  }
+  emit({ event: 'start' });
+  const begin = process.hrtime.bigint();
+  const workers = all.map((exchange) => repeat(task.seconds, () => exchange(message)));
+  const count = (await Promise.all(workers)).reduce((sum, each) => sum + each.times.length, 0);
+  return finish({ bytes: count * ECHO_SIZE, seconds: elapsed(begin) });
+}
+
+async function measureIdle(task, hold) {
+  const held = [];
+  for (let index = 0; index < WARM_UP_OPENS; index++) held.push(await hold());
+  emit({ event: 'start' });
+  const begin = process.hrtime.bigint();
+  for (let index = 0; index < task.width; index++) held.push(await hold());
+  const seconds = elapsed(begin);
+  await pause(SETTLE_MILLISECONDS);
+  await finish({ count: task.width, seconds });
+  return held;
+}
+
+async function measureIdleChannels(task, connect) {
+  const connection = await connect(task);
+  return measureIdle(task, () => connection.openIdle());
 }
 
 async function measureSetUp(task, connect) {
@@ -182,6 +285,12 @@ const MEASURES = {
   download: measureBulk,
   'ping-pong': measurePingPong,
   'set-up': measureSetUp,
+  messages: measureMessages,
+  'open-close': measureOpenClose,
+  sessions: measureSessions,
+  'idle-sessions': (task, connect) => measureIdle(task, () => connect(task)),
+  'idle-channels': measureIdleChannels,
+  fairness: measureFairness,
 };
 
 // Be the server or the client that the command line asks for.
@@ -189,7 +298,7 @@ async function main(serve, connect) {
   const { positionals, values } = parseArgs({
     allowPositionals: true,
     options: Object.fromEntries(
-      ['loop', 'keys', 'port', 'workload', 'total', 'write-size', 'seconds'].map((name) => [
+      ['loop', 'keys', 'port', 'workload', 'total', 'write-size', 'seconds', 'width'].map((name) => [
         name,
         { type: 'string' },
       ]),
@@ -201,6 +310,7 @@ async function main(serve, connect) {
     total: Number(values.total),
     writeSize: Number(values['write-size']),
     seconds: Number(values.seconds),
+    width: Number(values.width),
     hostKey: path.join(values.keys, 'host'),
     userKey: path.join(values.keys, 'user'),
   };
@@ -211,6 +321,7 @@ async function main(serve, connect) {
 
 module.exports = {
   HOST: '127.0.0.1',
+  NOWHERE: 1, // a port to which nobody connects: the server holds such channels itself
   USERNAME: 'bench',
   ENCRYPTION: 'aes256-gcm@openssh.com',
   KEY_EXCHANGE: 'ecdh-sha2-nistp256',

@@ -74,7 +74,7 @@ async function serve(task) {
     });
     session.connect(new ssh.NodeStream(socket)).catch(() => session.dispose());
   });
-  server.listen(0, names.HOST, () => emit({ port: server.address().port }));
+  server.listen(0, names.HOST, 1024, () => emit({ port: server.address().port }));
 }
 
 const cached = {};
@@ -101,6 +101,7 @@ async function connect(task) {
       if (!(await channel.request(request))) throw new Error('the command was refused');
       return wrapped;
     },
+    openIdle: () => session.openChannel('idle'),
     close: async () => {
       await session.close(ssh.SshDisconnectReason.byApplication);
       session.dispose();

@@ -50,10 +50,14 @@ function serve(task) {
         answer(info.command, wrap(acceptCommand())),
       );
     });
+    client.on('tcpip', (accept, reject, info) => {
+      if (info.destPort === names.NOWHERE) accept().resume();
+      else reject();
+    });
     client.on('error', () => {}); // the client has what it wanted
   });
   const note = hasAddon() ? 'native addon' : 'native addon not built';
-  server.listen(0, names.HOST, () => emit({ port: server.address().port, note }));
+  server.listen(0, names.HOST, 1024, () => emit({ port: server.address().port, note }));
 }
 
 const cached = {};
@@ -71,6 +75,20 @@ function connect(task) {
             client.exec(command, (error, stream) =>
               error ? failed(error) : opened(wrap(stream)),
             ),
+          ),
+        openIdle: () =>
+          new Promise((opened, failed) =>
+            client.forwardOut(names.HOST, 0, names.HOST, names.NOWHERE, (error, stream) => {
+              if (error) return failed(error);
+              stream.resume();
+              opened({
+                close: () =>
+                  new Promise((closed) => {
+                    stream.on('close', closed);
+                    stream.close();
+                  }),
+              });
+            }),
           ),
         close: () =>
           new Promise((closed) => {

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import anyio
 from anyio.abc import SocketAttribute
@@ -28,6 +29,7 @@ from .common import (
 )
 from .program import main
 
+_IDLE = "idle"
 _RECONNECTS = "--reconnect" in sys.argv
 _CONFIG = (anyssh.SessionConfig.with_reconnect if _RECONNECTS else anyssh.SessionConfig)(
     key_exchanges=[KEY_EXCHANGE],
@@ -69,7 +71,11 @@ async def _answer(channel: anyssh.Channel) -> None:
 
 
 async def _handle(session: anyssh.ServerSession) -> None:
-    await session.serve(_answer)
+    async with anyio.create_task_group() as answers:
+        async for opening in session.incoming_channels():
+            channel = opening.accept_nowait()
+            if channel.channel_type != _IDLE:
+                answers.start_soon(_answer, channel)
 
 
 @cache
@@ -77,8 +83,7 @@ def _key(path: Path) -> anyssh.Key:
     return import_key(path.read_bytes())
 
 
-async def serve(task: Task) -> None:
-    """Answer commands."""
+def _server(task: Task) -> anyssh.Server:
     user_key = _key(task.keys / "user")
 
     async def authenticate(attempt: anyssh.AuthAttempt) -> str | None:
@@ -87,15 +92,35 @@ async def serve(task: Task) -> None:
                 return name
         return None
 
-    server = anyssh.Server(
+    return anyssh.Server(
         host_keys=[_key(task.keys / "host")],
         authenticate=authenticate,
         config=_CONFIG,
         forwarding=anyssh.ForwardingPolicy(connect_to=["localhost:*"]),
     )
-    async with await anyio.create_tcp_listener(local_host=HOST) as listener:
+
+
+async def _listen(
+    task: Task, handle: Callable[[anyssh.ServerSession], Coroutine[Any, Any, None]]
+) -> None:
+    async with await anyio.create_tcp_listener(local_host=HOST, backlog=1024) as listener:
         task.listens(listener.extra(SocketAttribute.local_port))
-        await server.serve(listener, _handle)
+        await _server(task).serve(listener, handle)
+
+
+async def serve(task: Task) -> None:
+    """Answer commands."""
+    await _listen(task, _handle)
+
+
+async def relay(task: Task) -> None:
+    """Join each client's session with one to the server."""
+
+    async def join(session: anyssh.ServerSession) -> None:
+        async with _session(task) as upstream:
+            await anyssh.pipe(session, upstream)
+
+    await _listen(task, join)
 
 
 class AnysshConnection:
@@ -109,10 +134,9 @@ class AnysshConnection:
         request = anyssh.ChannelRequest("exec", anyssh.wire.string(command))
         return StreamChannel(await self._session.open_channel("session", request=request))
 
-    async def open_and_close(self) -> None:
-        """Open a channel that runs nothing, and close it."""
-        channel = await self._session.open_channel("session")
-        await channel.aclose()
+    async def open_idle(self) -> Channel:
+        """Return a new channel on which the server runs nothing."""
+        return StreamChannel(await self._session.open_channel(_IDLE))
 
 
 @asynccontextmanager
@@ -147,4 +171,4 @@ async def forward(task: Task) -> AsyncIterator[int]:
 if __name__ == "__main__":
     if _RECONNECTS:
         sys.argv.remove("--reconnect")
-    main(serve, connect, forward)
+    main(serve, connect, forward, relay=relay)

@@ -74,10 +74,8 @@ async def _handle(
         writer.close()  # the client has what it wanted
 
 
-async def _hold(reader: asyncssh.SSHReader[bytes], writer: asyncssh.SSHWriter[bytes]) -> None:
-    """Do nothing with a channel until it is closed."""
-    await reader.read()
-    writer.close()
+class _Idle(asyncssh.SSHTCPSession[bytes]):
+    """Does nothing with a channel."""
 
 
 class _Server(asyncssh.SSHServer):
@@ -86,7 +84,7 @@ class _Server(asyncssh.SSHServer):
     def connection_requested(
         self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
     ) -> Any:
-        return _hold if dest_port == NOWHERE else True
+        return _Idle() if dest_port == NOWHERE else True
 
 
 async def serve(task: Task) -> None:
@@ -99,6 +97,7 @@ async def serve(task: Task) -> None:
         server_factory=_Server,
         session_factory=_handle,
         encoding=None,
+        backlog=1024,
         config=[],
         **_ALGORITHMS,
     )
@@ -131,10 +130,10 @@ class AsyncsshConnection:
         writer, reader, _errors = await self._connection.open_session(command, encoding=None)
         return StreamChannel(reader, writer)
 
-    async def open_and_close(self) -> None:
-        """Open a channel that runs nothing, and close it."""
+    async def open_idle(self) -> Channel:
+        """Return a new channel on which the server runs nothing."""
         reader, writer = await self._connection.open_connection(HOST, NOWHERE, encoding=None)
-        await StreamChannel(reader, writer).aclose()
+        return StreamChannel(reader, writer)
 
 
 @asynccontextmanager

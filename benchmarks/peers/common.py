@@ -17,13 +17,15 @@ import asyncio
 import json
 import os
 import sys
+import threading
 import time
+import traceback
 from array import array
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 RECEIVE_SIZE: Final = 256 * 1024
 ENCRYPTION: Final = "aes256-gcm@openssh.com"
@@ -58,6 +60,7 @@ class Task:
     :ivar write_size: bytes of one write
     :ivar seconds: how long to repeat, for the workloads that count
     :ivar count: how often to repeat instead; 0 to go by the time
+    :ivar width: sessions, channels or work in flight, for the workloads that have many
     :ivar target: the port that a client forwards to
     :ivar listens: called by a server with its port
     """
@@ -71,6 +74,7 @@ class Task:
     write_size: int
     seconds: float
     count: int
+    width: int
     target: int
     listens: Callable[[int], None] = _tell_port
 
@@ -100,8 +104,8 @@ class Connection(Protocol):
     async def open(self, command: str) -> Channel:
         """Return a new channel on which the server runs the command."""
 
-    async def open_and_close(self) -> None:
-        """Open a channel that runs nothing, and close it."""
+    async def open_idle(self) -> Channel:
+        """Return a new channel on which the server runs nothing."""
 
 
 Connect = Callable[[Task], AbstractAsyncContextManager[Connection]]
@@ -170,6 +174,71 @@ async def sleep(loop: str, seconds: float) -> None:
         time.sleep(seconds)
     else:
         await asyncio.sleep(seconds)
+
+
+class Signal:
+    """Tells the members of a crew that something has happened, once."""
+
+    def __init__(self, loop: str) -> None:
+        self._event: Any
+        if loop == "none":
+            self._event = threading.Event()
+            self.wait = self._block
+        else:
+            import anyio
+
+            self._event = anyio.Event()
+            self.wait = self._event.wait
+        self.set = self._event.set
+
+    async def _block(self) -> None:
+        self._event.wait()
+
+
+class Crew:
+    """Runs coroutines at the same time: in tasks, or in threads where they never suspend.
+
+    Use it with ``async with``, which waits for all of them. A failure in a thread ends the process.
+    """
+
+    def __init__(self, loop: str) -> None:
+        self._threads: list[threading.Thread] | None = [] if loop == "none" else None
+        self._tasks: Any = None
+
+    async def __aenter__(self) -> Self:
+        if self._threads is None:
+            import anyio
+
+            self._tasks = anyio.create_task_group()
+            await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        if self._threads is None:
+            await self._tasks.__aexit__(*error)
+        else:
+            for thread in self._threads:
+                thread.join()
+
+    def start(self, work: Callable[..., Coroutine[Any, Any, None]], *arguments: Any) -> None:
+        """Start one member."""
+        if self._threads is None:
+            self._tasks.start_soon(work, *arguments)
+        else:
+            thread = threading.Thread(target=_run_to_its_end, args=(work(*arguments),), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+
+def _run_to_its_end(coroutine: Coroutine[Any, Any, None]) -> None:
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    raise RuntimeError(f"{coroutine} waits, but nothing here could wake it")
 
 
 async def answer(command: str, channel: Channel) -> None:

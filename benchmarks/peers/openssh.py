@@ -12,6 +12,7 @@ import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -30,6 +31,7 @@ from .common import (
 from .program import main
 
 _daemons: list[subprocess.Popen[bytes]] = []
+_writing = threading.Lock()
 _READY = b"ready\n"
 _SHELL_COMMANDS = {
     # The sleep keeps both ends alive while the driver looks at them.
@@ -201,17 +203,18 @@ class OpenSSHConnection:
             raise RuntimeError(f"the remote command did not start, it said {greeting!r}")
         return channel
 
-    async def open_and_close(self) -> None:
-        """Open a connection that runs nothing, and close it."""
-        await (await self.open("echo")).aclose()
+    async def open_idle(self) -> Channel:
+        """Return the process of a command that does nothing."""
+        return await self.open("echo")
 
 
 def _client_configuration(task: Task) -> Path:
     configuration = task.keys / "ssh_config"
-    if not configuration.exists() or f"Port {task.port}\n" not in configuration.read_text():
-        _write_configuration(configuration, _CLIENT, task, task.port)
-        public = (task.keys / "host.pub").read_text()
-        (task.keys / "known_hosts").write_text(f"[{HOST}]:{task.port} {public}")
+    with _writing:
+        if not configuration.exists() or f"Port {task.port}\n" not in configuration.read_text():
+            _write_configuration(configuration, _CLIENT, task, task.port)
+            public = (task.keys / "host.pub").read_text()
+            (task.keys / "known_hosts").write_text(f"[{HOST}]:{task.port} {public}")
     return configuration
 
 

@@ -95,7 +95,7 @@ async def serve(task: Task) -> None:
     """Answer commands."""
     host_key = paramiko.ECDSAKey(filename=str(task.keys / "host"))
     user_key = paramiko.ECDSAKey(filename=str(task.keys / "user"))
-    listener = socket.create_server((HOST, 0), backlog=128)
+    listener = socket.create_server((HOST, 0), backlog=1024)
     task.listens(listener.getsockname()[1])
     while True:
         sock, _ = listener.accept()
@@ -128,9 +128,9 @@ class ParamikoConnection:
         channel.exec_command(command)
         return BlockingChannel(channel)
 
-    async def open_and_close(self) -> None:
-        """Open a channel that runs nothing, and close it."""
-        self._transport.open_session().close()
+    async def open_idle(self) -> Channel:
+        """Return a new channel on which the server runs nothing."""
+        return BlockingChannel(self._transport.open_session())
 
 
 @asynccontextmanager

@@ -1,7 +1,8 @@
 """How a peer program is started, and what it prints.
 
-It is a ``server``, a ``client`` or ``both`` in one process. A server prints ``{"port": N}`` once it
-listens; what a client prints stands in ``workloads.py``. All end when their standard input does.
+It is a ``server``, a ``client``, ``both`` in one process, or a ``gateway`` that joins each client's
+session with one of its own to the server. A server and a gateway print ``{"port": N}`` once they
+listen; what a client prints stands in ``workloads.py``. All end when their standard input does.
 
 For the workloads of forwarded connections a client is told the port of a target. It forwards a port
 of its own to it (``ssh -L``), prints ``{"port": N}``, and carries what comes; the connections are
@@ -29,7 +30,7 @@ _FORWARD_SECONDS: Final = 24 * 3600.0
 
 def _parse() -> Task:
     parser = argparse.ArgumentParser()
-    parser.add_argument("role", choices=["server", "client", "both"])
+    parser.add_argument("role", choices=["server", "client", "both", "gateway"])
     parser.add_argument("--loop", default="asyncio", choices=["asyncio", "uvloop", "trio", "none"])
     parser.add_argument("--keys", type=Path, required=True)
     parser.add_argument("--port", type=int, default=0)
@@ -38,6 +39,7 @@ def _parse() -> Task:
     parser.add_argument("--write-size", type=int, default=256 * 1024, help="bytes")
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--count", type=int, default=0, help="repetitions, instead of seconds")
+    parser.add_argument("--width", type=int, default=1, help="sessions, channels, or in flight")
     parser.add_argument("--target", type=int, default=0)
     return Task(**vars(parser.parse_args()))
 
@@ -94,15 +96,17 @@ def main(
     connect: Connect,
     forward: Forward | None = None,
     before_end: Callable[[], None] = lambda: None,
+    relay: Serve | None = None,
 ) -> None:
     """Be what the command line asks for.
 
+    :param relay: serves as a gateway
     :param before_end: called in a thread when a server or a forward has to end
     """
     task = _parse()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if task.role == "server" or task.workload in FORWARDS:
+    if task.role in ("server", "gateway") or task.workload in FORWARDS:
         threading.Thread(target=_end_with_input, args=(before_end,), daemon=True).start()
 
     async def be_client(task: Task) -> None:
@@ -114,6 +118,8 @@ def main(
     match task.role:
         case "server":
             _run(lambda: serve(task), task.loop)
+        case "gateway" if relay is not None:
+            _run(lambda: relay(task), task.loop)
         case "client":
             _run(lambda: be_client(task), task.loop)
         case _:

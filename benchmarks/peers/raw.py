@@ -180,9 +180,9 @@ class RawConnection:
         await channel.receive()
         return channel
 
-    async def open_and_close(self) -> None:
-        """Open a connection that runs nothing, and close it."""
-        await (await anyio.connect_tcp(HOST, self._task.port)).aclose()
+    async def open_idle(self) -> Channel:
+        """Return a new connection on which the server runs nothing."""
+        return PlainChannel(await anyio.connect_tcp(HOST, self._task.port))
 
 
 @asynccontextmanager

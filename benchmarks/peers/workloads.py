@@ -7,19 +7,40 @@ that the driver can look at both processes.
 
 from __future__ import annotations
 
+import itertools
+import os
 import sys
 import time
 from array import array
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
-from .common import Channel, Connect, Connection, Repetitions, Task, emit, sleep, summary, writes
+from .common import (
+    Channel,
+    Connect,
+    Connection,
+    Crew,
+    Repetitions,
+    Signal,
+    Task,
+    emit,
+    sleep,
+    summary,
+    writes,
+)
 
 _WARM_UP_BYTES: Final = 16 * 1024 * 1024
 _WARM_UP_EXCHANGES: Final = 200
 _WARM_UP_CONNECTIONS: Final = 5
 _WARM_UP_OPENS: Final = 50
 _MESSAGE: Final = bytes(range(64))
+_AT_ONCE: Final = 8
+"""Sessions that are set up at the same time; servers may refuse those of a larger crowd."""
+_BATCH: Final = 100
+_ECHO_SIZE: Final = 16 * 1024
+_ENDLESS: Final = 2**40
+_HOLD_SECONDS: Final = 24 * 3600.0
+_SETTLE_SECONDS: Final = 0.3
 _STALL_SECONDS: Final = 1.5
 _STALL_AFTER: Final = 64 * 1024
 
@@ -31,9 +52,27 @@ def _finish(**fields: Any) -> dict[str, Any]:
     return fields
 
 
+def _finish_at_once(**fields: Any) -> NoReturn:
+    """Report, and end the process without taking down what many tasks hold."""
+    _finish(**fields)
+    os._exit(0)
+
+
 def _start(task: Task) -> Repetitions:
     emit(event="start")
     return Repetitions(task.seconds, task.count)
+
+
+async def _counted(channel: Channel, total: int) -> None:
+    """Wait until the server tells what it has counted."""
+    reply = bytearray()
+    while not reply.endswith(b"\n"):
+        data = await channel.receive()
+        if not data:
+            raise RuntimeError(f"the server ended without a number, after {bytes(reply)!r}")
+        reply += data
+    if int(reply) != total:
+        raise RuntimeError(f"sent {total} bytes, the server counted {int(reply)}")
 
 
 async def _upload(
@@ -46,15 +85,8 @@ async def _upload(
     for piece in writes(total, size):
         await channel.send(piece)
     await channel.send_eof()
-    reply = bytearray()
-    while not reply.endswith(b"\n"):
-        data = await channel.receive()
-        if not data:
-            raise RuntimeError(f"the server ended without a number, after {bytes(reply)!r}")
-        reply += data
+    await _counted(channel, total)
     seconds = time.perf_counter() - begin
-    if int(reply) != total:
-        raise RuntimeError(f"sent {total} bytes, the server counted {int(reply)}")
     return channel, seconds
 
 
@@ -93,15 +125,18 @@ async def _measure_bulk(task: Task, connect: Connect) -> dict[str, Any]:
         return _finish(bytes=total, seconds=seconds)
 
 
-async def _exchange(channel: Channel) -> None:
-    await channel.send(_MESSAGE)
+async def _exchange(channel: Channel, message: bytes = _MESSAGE) -> None:
+    await channel.send(message)
     reply = await channel.receive()
-    while len(reply) < len(_MESSAGE):
-        more = await channel.receive()
-        if not more:
-            raise RuntimeError("the echo ended")
-        reply = bytes(reply) + more
-    if reply != _MESSAGE:
+    if len(reply) < len(message):
+        whole = bytearray(reply)
+        while len(whole) < len(message):
+            reply = await channel.receive()
+            if not reply:
+                raise RuntimeError("the echo ended")
+            whole += reply
+        reply = whole
+    if reply != message:
         raise RuntimeError("the echo differs")
 
 
@@ -132,11 +167,200 @@ async def _measure_set_up(task: Task, connect: Connect) -> dict[str, Any]:
 async def _measure_open_close(task: Task, connect: Connect) -> dict[str, Any]:
     async with connect(task) as connection:
         for _ in range(_WARM_UP_OPENS):
-            await connection.open_and_close()
+            await (await connection.open_idle()).aclose()
+        emit(event="start")
+        begin = time.perf_counter()
+        times = array("d")
+
+        async def open_and_close() -> None:
+            repetitions = Repetitions(task.seconds, task.count)
+            for _ in repetitions:
+                await (await connection.open_idle()).aclose()
+            times.extend(repetitions.times)
+
+        async with Crew(task.loop) as crew:
+            for _ in range(task.width):
+                crew.start(open_and_close)
+        return _finish(seconds=time.perf_counter() - begin, **summary(times))
+
+
+async def _measure_messages(task: Task, connect: Connect) -> dict[str, Any]:
+    """Send small messages without an answer, until the server has counted them."""
+    async with connect(task) as connection:
+        channel = await connection.open("sink")
+        for _ in range(_BATCH * 10):
+            await channel.send(_MESSAGE)
+        await channel.send_eof()
+        await _counted(channel, _BATCH * 10 * len(_MESSAGE))
+        channel = await connection.open("sink")
+        repetitions = _start(task)
+        begin = time.perf_counter()
+        for _ in repetitions:
+            for _ in range(_BATCH):
+                await channel.send(_MESSAGE)
+        await channel.send_eof()
+        count = len(repetitions.times) * _BATCH
+        await _counted(channel, count * len(_MESSAGE))
+        seconds = time.perf_counter() - begin
+        return _finish(count=count, seconds=seconds)
+
+
+async def _hold(
+    task: Task, connect: Connect, command: str | None, channels: list[Channel], ready: Signal
+) -> None:
+    """Keep a session until the process ends; run a command in it, if there is one."""
+    async with connect(task) as connection:
+        if command is not None:
+            channels.append(await connection.open(command))
+        ready.set()
+        await sleep(task.loop, _HOLD_SECONDS)
+
+
+async def _open_sessions(
+    crew: Crew, task: Task, connect: Connect, number: int, command: str | None
+) -> list[Channel]:
+    """Open so many sessions, each in a task of its own; return their channels."""
+    channels: list[Channel] = []
+    for start in range(0, number, _AT_ONCE):
+        signals = [Signal(task.loop) for _ in range(min(_AT_ONCE, number - start))]
+        for ready in signals:
+            crew.start(_hold, task, connect, command, channels, ready)
+        for ready in signals:
+            await ready.wait()
+    return channels
+
+
+async def _measure_sessions(task: Task, connect: Connect) -> dict[str, Any]:
+    """Echo large messages in many sessions at the same time."""
+    message = os.urandom(_ECHO_SIZE)
+    times = array("d")
+
+    async def echo(channel: Channel, seconds: float, count: int) -> None:
+        repetitions = Repetitions(seconds, count)
+        for _ in repetitions:
+            await _exchange(channel, message)
+        times.extend(repetitions.times)
+
+    async with Crew(task.loop) as holders:
+        channels = await _open_sessions(holders, task, connect, task.width, "echo")
+        async with Crew(task.loop) as crew:
+            for channel in channels:
+                crew.start(echo, channel, 0.0, 2)
+        del times[:]
+        emit(event="start")
+        begin = time.perf_counter()
+        async with Crew(task.loop) as crew:
+            for channel in channels:
+                crew.start(echo, channel, task.seconds, task.count)
+        seconds = time.perf_counter() - begin
+        return _finish_at_once(bytes=len(times) * _ECHO_SIZE, seconds=seconds)
+
+
+async def _measure_idle_sessions(task: Task, connect: Connect) -> dict[str, Any]:
+    """Hold sessions in which nothing happens."""
+    async with Crew(task.loop) as crew:
+        await _open_sessions(crew, task, connect, _WARM_UP_OPENS, None)
+        emit(event="start")
+        begin = time.perf_counter()
+        await _open_sessions(crew, task, connect, task.width, None)
+        seconds = time.perf_counter() - begin
+        await sleep(task.loop, _SETTLE_SECONDS)
+        return _finish_at_once(count=task.width, seconds=seconds)
+
+
+async def _measure_idle_channels(task: Task, connect: Connect) -> dict[str, Any]:
+    """Hold channels of one session in which nothing happens."""
+    async with connect(task) as connection:
+        channels = [await connection.open_idle() for _ in range(_WARM_UP_OPENS)]
+        emit(event="start")
+        begin = time.perf_counter()
+        channels += [await connection.open_idle() for _ in range(task.width)]
+        seconds = time.perf_counter() - begin
+        await sleep(task.loop, _SETTLE_SECONDS)
+        return _finish_at_once(count=task.width, seconds=seconds)
+
+
+async def _measure_channels(task: Task, connect: Connect) -> dict[str, Any]:
+    """Send the same amount over one channel, or over many of one session at the same time."""
+    share = task.total // task.width
+
+    async def upload(channel: Channel) -> None:
+        for piece in writes(share, min(share, task.write_size)):
+            await channel.send(piece)
+        await channel.send_eof()
+        await _counted(channel, share)
+
+    async with connect(task) as connection:
+        channel, _ = await _upload(connection, _WARM_UP_BYTES, task.write_size, lambda: None)
+        await channel.aclose()
+        channels = [await connection.open("sink") for _ in range(task.width)]
+        emit(event="start")
+        begin = time.perf_counter()
+        async with Crew(task.loop) as crew:
+            for channel in channels:
+                crew.start(upload, channel)
+        seconds = time.perf_counter() - begin
+        return _finish_at_once(bytes=share * task.width, seconds=seconds)
+
+
+async def _take_turns(task: Task, channels: list[Channel]) -> dict[str, Any]:
+    for channel in channels:
+        await _exchange(channel)
+    for _ in range(_WARM_UP_EXCHANGES):
+        await _exchange(channels[0])
+    turns = itertools.cycle(channels)
+    repetitions = _start(task)
+    for _ in repetitions:
+        await _exchange(next(turns))
+    return _finish_at_once(**repetitions.result())
+
+
+async def _measure_turns_of_channels(task: Task, connect: Connect) -> dict[str, Any]:
+    """Play ping-pong, each time over the next of many channels of one session."""
+    async with connect(task) as connection:
+        channels = [await connection.open("echo") for _ in range(task.width)]
+        return await _take_turns(task, channels)
+
+
+async def _measure_turns_of_sessions(task: Task, connect: Connect) -> dict[str, Any]:
+    """Play ping-pong, each time over the next of many sessions."""
+    async with Crew(task.loop) as crew:
+        channels = await _open_sessions(crew, task, connect, task.width, "echo")
+        return await _take_turns(task, channels)
+
+
+async def _measure_fairness(task: Task, connect: Connect) -> dict[str, Any]:
+    """Play ping-pong on one channel while another of the same session is flooded."""
+
+    async def flood(channel: Channel) -> None:
+        for piece in writes(_ENDLESS, task.write_size):
+            await channel.send(piece)
+
+    async with connect(task) as connection, Crew(task.loop) as crew:
+        channel = await connection.open("echo")
+        for _ in range(_WARM_UP_EXCHANGES):
+            await _exchange(channel)
+        crew.start(flood, await connection.open("sink"))
+        await sleep(task.loop, _SETTLE_SECONDS)
         repetitions = _start(task)
         for _ in repetitions:
-            await connection.open_and_close()
-        return _finish(**repetitions.result())
+            await _exchange(channel)
+        return _finish_at_once(**repetitions.result())
+
+
+async def _measure_beside_stuck(task: Task, connect: Connect) -> dict[str, Any]:
+    """Play ping-pong on one channel while nobody reads what comes on another."""
+    async with connect(task) as connection:
+        channel = await connection.open("echo")
+        stuck = await connection.open(f"source {_ENDLESS} {task.write_size}")
+        await stuck.send(b"\n")
+        for _ in range(_WARM_UP_EXCHANGES):
+            await _exchange(channel)
+        await sleep(task.loop, _SETTLE_SECONDS)
+        repetitions = _start(task)
+        for _ in repetitions:
+            await _exchange(channel)
+        return _finish_at_once(**repetitions.result())
 
 
 async def _measure_slow_reader(task: Task, connect: Connect) -> dict[str, Any]:
@@ -160,7 +384,16 @@ MEASURES: Final = {
     "download": _measure_bulk,
     "ping-pong": _measure_ping_pong,
     "set-up": _measure_set_up,
+    "messages": _measure_messages,
     "open-close": _measure_open_close,
+    "sessions": _measure_sessions,
+    "idle-sessions": _measure_idle_sessions,
+    "idle-channels": _measure_idle_channels,
+    "channels": _measure_channels,
+    "turns-of-channels": _measure_turns_of_channels,
+    "turns-of-sessions": _measure_turns_of_sessions,
+    "fairness": _measure_fairness,
+    "beside-stuck": _measure_beside_stuck,
     "slow-reader": _measure_slow_reader,
 }
 FORWARDS: Final = ("forward", "forward-connections", "forward-connections-16", "forward-memory")
