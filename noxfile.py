@@ -115,7 +115,7 @@ def mutation(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """The benchmarks, side by side with other SSH programs."""
+    """The benchmarks, side by side with other SSH programs; installs them, where it may."""
     install(session, "bench")
-    session.run("tests/interop/install_peers.sh", "python", external=True)
+    session.run("benchmarks/install_peers.sh", "python", external=True)
     session.run("python", "-m", "benchmarks", *session.posargs)

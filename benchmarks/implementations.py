@@ -93,18 +93,17 @@ def _missing_anyssh() -> str:
 @cache
 def _missing_packages() -> str:
     """Install the npm packages, once; tell what stands in the way."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        return "node and npm are not installed"
+    if shutil.which("node") is None:
+        return "node is not installed"
     if not (_NPM / "node_modules").exists():
         install = subprocess.run(
-            ["npm", "ci", "--no-audit", "--no-fund"],
-            cwd=_NPM,
+            [str(_HERE / "install_peers.sh"), sys.executable],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        if install.returncode:
-            return f"npm ci failed: {' '.join(install.stdout.split())[-200:]}"
+        if install.returncode or not (_NPM / "node_modules").exists():
+            return f"its packages were not installed: {' '.join(install.stdout.split())[-200:]}"
     return ""
 
 
