@@ -12,7 +12,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from . import categories
 from .catalogue import GROUPS, Figure, Workload, workloads
+from .categories import Categories
 from .harness import Measurement, PeerFailed, make_keys, measure, measure_forward, measure_import
 from .implementations import Implementation, Kind, implementations
 from .peers.common import ENCRYPTION, HOST_KEY_ALGORITHM, KEY_EXCHANGE
@@ -24,12 +26,18 @@ _PATIENCE: Final = 90.0
 _PATIENCE_PER_GIB: Final = 60.0
 _WARM_UP_SHARE: Final = 8
 _MARK: Final = "<!-- benchmarks: {} -->"
+_HEADS: Final = {
+    "workloads": "All workloads, side by side",
+    categories.NAME: "The categories of the Dev Tunnels SSH benchmark suite",
+}
+_SCENARIO_SHARE: Final = 6
+"""A scenario of the categories takes this part of a workload's time; there are forty."""
 _SPARE: Final = frozenset(("memory-upload", "memory-download", "slow-reader", "forward-memory"))
 """Left out of a quick run."""
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    names = [workload.name for workload in workloads()]
+    names = [*(workload.name for workload in workloads()), categories.NAME]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "--only",
@@ -56,6 +64,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             setattr(options, name, quick if options.quick else usual)
         if getattr(options, name) <= 0:
             parser.error(f"--{name} must be positive")
+    if options.document is not None and not options.document.is_file():
+        parser.error(f"there is no {options.document} to put the tables into")
     if options.workloads is None:
         options.workloads = [n for n in names if not (options.quick and n in _SPARE)]
     return options
@@ -220,15 +230,32 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def _put_into(document: Path, name: str, tables: str) -> None:
-    """Replace what stands between two marks of a document."""
+def _put_into(document: Path, tables: dict[str, str], conditions: dict[str, Any]) -> None:
+    """Replace what stands between the marks of a document; without marks, add it at the end."""
     text = document.read_text()
-    begin, end = _MARK.format(name), _MARK.format(f"end of {name}")
-    if text.count(begin) != 1 or text.count(end) != 1:
-        raise SystemExit(f"{document} needs the lines {begin} and {end}, once each")
-    before, _, rest = text.partition(begin)
-    _, _, after = rest.partition(end)
-    document.write_text(f"{before}{begin}\n\n{tables}\n\n{end}{after}")
+    for name, made in tables.items():
+        if not made:
+            continue
+        begin, end = _MARK.format(name), _MARK.format(f"end of {name}")
+        if begin not in text:
+            text += f"\n## {_HEADS[name]}\n\n{begin}\n{end}\n"
+        before, _, rest = text.partition(begin)
+        _, _, after = rest.partition(end)
+        text = f"{before}{begin}\n\n{_sentence(conditions)}\n\n{made}\n\n{end}{after}"
+    document.write_text(text)
+
+
+def _sentence(conditions: dict[str, Any]) -> str:
+    versions = ", ".join(
+        f"{family} {version}"
+        for family, version in conditions["versions"].items()
+        if family not in ("tcp", "framing", "anyssh-reconnect")
+    )
+    return (
+        f"{conditions['processor']}, {conditions['cores']} cores, "
+        f"Python {conditions['python']}; {versions}. Medians of {conditions['runs']} runs; what "
+        "the columns mean is told in `benchmarks/README.md`."
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -249,21 +276,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         driver = Driver(options, Path(directory))
         for group in GROUPS:
             driver.run([w for w in group if w.name in options.workloads], able)
-    tables = summary(driver.rows)
-    print(tables)
+    suite = Categories()
+    if categories.NAME in options.workloads:
+        suite.measure(
+            able,
+            runs=options.runs,
+            seconds=options.seconds / _SCENARIO_SHARE,
+            warm_up=not options.quick,
+            progress=_progress,
+        )
+    failures = [*driver.failures, *suite.failures]
+    tables = {"workloads": summary(driver.rows), categories.NAME: suite.table()}
+    print("\n\n".join(tables.values()))
     report = {
         "conditions": conditions,
         "left_out": reasons,
-        "failures": driver.failures,
+        "failures": failures,
         "results": [row.as_json() for row in driver.rows],
+        "categories": suite.as_json(),
     }
     _write(options.json or _RESULTS / "results.json", json.dumps(report, indent=2) + "\n")
-    _write(options.tables or _RESULTS / "tables.md", tables + "\n")
+    _write(options.tables or _RESULTS / "tables.md", "\n\n".join(tables.values()) + "\n")
     if options.document is not None:
-        _put_into(options.document, "workloads", tables)
-    for failure in driver.failures:
+        _put_into(options.document, tables, conditions)
+    for failure in failures:
         print(f"failed: {failure.splitlines()[0]}")
-    return 1 if driver.failures else 0
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

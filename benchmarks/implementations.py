@@ -72,6 +72,7 @@ _CHANNELS: Final = _LIMITED | {
 _PULLING: Final = _CHANNELS | {
     "slow-reader", "channels", "turns-of-channels", "turns-of-sessions", "beside-stuck",
 }  # fmt: skip
+_FORWARDS: Final = frozenset(FORWARDS) - {"forward-memory"}
 _PROCESSES: Final = _LIMITED | {"set-up", "messages", "sessions"} | frozenset(FORWARDS)
 """What makes sense where each channel is a process."""
 _ALL: Final = _PULLING | frozenset(FORWARDS)
@@ -260,7 +261,7 @@ def implementations() -> list[Implementation]:
             loop="none",
             commands=_node("dev-tunnels-ssh.js"),
             mib=256,
-            actions=_CHANNELS,
+            actions=_CHANNELS | _FORWARDS,
             missing=_missing_packages,
             version=lambda: _npm_version("@microsoft/dev-tunnels-ssh"),
             importing=_import_node("@microsoft/dev-tunnels-ssh"),

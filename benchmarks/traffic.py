@@ -33,13 +33,22 @@ _held: list[socket.socket] = []
 
 
 def _count(connection: socket.socket) -> None:
-    """Answer the end of all bytes with their number."""
+    """Receive a number and as many bytes, and answer with how many came."""
     buffer = bytearray(_RECEIVE_SIZE)
-    count = 0
     with connection:
-        while received := connection.recv_into(buffer):
+        total = int.from_bytes(_receive_exactly(connection, COUNT_BYTES))
+        count = 0
+        while count < total and (received := connection.recv_into(buffer)):
             count += received
         connection.sendall(count.to_bytes(COUNT_BYTES))
+        connection.recv(1)
+
+
+def _receive_exactly(connection: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size and (more := connection.recv(size - len(data))):
+        data += more
+    return data
 
 
 def _answer(connection: socket.socket) -> None:
@@ -58,12 +67,10 @@ def _be_target(listener: socket.socket, answer: Callable[[socket.socket], None])
 
 def _transfer(port: int, total: int, size: int) -> None:
     with socket.create_connection((HOST, port)) as connection:
+        connection.sendall(total.to_bytes(COUNT_BYTES))
         for piece in writes(total, size):
             connection.sendall(piece)
-        connection.shutdown(socket.SHUT_WR)
-        reply = b""
-        while data := connection.recv(COUNT_BYTES):
-            reply += data
+        reply = _receive_exactly(connection, COUNT_BYTES)
     if int.from_bytes(reply) != total or len(reply) != COUNT_BYTES:
         raise RuntimeError(f"sent {total} bytes, the target counted {reply!r}")
 

@@ -280,6 +280,12 @@ async function measureSetUp(task, connect) {
   return finish({ seconds: before, ...summary(times) });
 }
 
+// Carries forwarded connections until our input ends.
+async function carry(task, connect) {
+  const connection = await connect(task);
+  emit({ port: await connection.forward(task.target) });
+}
+
 const MEASURES = {
   upload: measureBulk,
   download: measureBulk,
@@ -291,18 +297,21 @@ const MEASURES = {
   'idle-sessions': (task, connect) => measureIdle(task, () => connect(task)),
   'idle-channels': measureIdleChannels,
   fairness: measureFairness,
+  forward: carry,
+  'forward-connections': carry,
+  'forward-connections-16': carry,
 };
+
+const OPTIONS = [
+  ...['loop', 'keys', 'port', 'workload', 'total'],
+  ...['write-size', 'seconds', 'width', 'target'],
+];
 
 // Be the server or the client that the command line asks for.
 async function main(serve, connect) {
   const { positionals, values } = parseArgs({
     allowPositionals: true,
-    options: Object.fromEntries(
-      ['loop', 'keys', 'port', 'workload', 'total', 'write-size', 'seconds', 'width'].map((name) => [
-        name,
-        { type: 'string' },
-      ]),
-    ),
+    options: Object.fromEntries(OPTIONS.map((name) => [name, { type: 'string' }])),
   });
   const task = {
     port: Number(values.port),
@@ -311,6 +320,7 @@ async function main(serve, connect) {
     writeSize: Number(values['write-size']),
     seconds: Number(values.seconds),
     width: Number(values.width),
+    target: Number(values.target),
     hostKey: path.join(values.keys, 'host'),
     userKey: path.join(values.keys, 'user'),
   };

@@ -3,6 +3,7 @@
 
 const net = require('net');
 const ssh = require('@microsoft/dev-tunnels-ssh');
+const { PortForwardingService } = require('@microsoft/dev-tunnels-ssh-tcp');
 const { importKeyFile } = require('@microsoft/dev-tunnels-ssh-keys');
 const { answer, emit, run, ...names } = require('./common.js');
 
@@ -16,6 +17,7 @@ function configuration() {
   only(config.publicKeyAlgorithms, ssh.SshAlgorithms.publicKey.ecdsaSha2Nistp256);
   only(config.encryptionAlgorithms, ssh.SshAlgorithms.encryption.aes256Gcm);
   only(config.authenticationMethods, 'publickey');
+  config.addService(PortForwardingService);
   return config;
 }
 
@@ -63,7 +65,9 @@ async function serve(task) {
     const session = new ssh.SshServerSession(config);
     session.credentials = { publicKeys: [hostKey] };
     session.onAuthenticating((event) => (event.authenticationPromise = authenticate(event)));
+    session.onRequest((event) => (event.isAuthorized = true));
     session.onChannelOpening(({ channel }) => {
+      if (channel.channelType === 'direct-tcpip') return; // the service's own
       const wrapped = wrap(channel);
       channel.onRequest((event) => {
         event.isAuthorized = event.requestType === 'exec';
@@ -100,6 +104,10 @@ async function connect(task) {
       request.wantReply = true;
       if (!(await channel.request(request))) throw new Error('the command was refused');
       return wrapped;
+    },
+    forward: async (target) => {
+      const service = session.activateService(PortForwardingService);
+      return (await service.forwardToRemotePort(names.HOST, 0, names.HOST, target)).localPort;
     },
     openIdle: () => session.openChannel('idle'),
     close: async () => {
