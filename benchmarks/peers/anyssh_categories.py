@@ -434,6 +434,12 @@ async def _forward(seconds: float) -> None:
             _tell("port forward", "throughput", "MB/s", rate)
 
 
+def _cut(stream: SocketStream) -> None:
+    # The socket that uvloop shows cannot be shut down; another one of the same connection can.
+    with socket.socket(fileno=os.dup(stream.extra(SocketAttribute.raw_socket).fileno())) as twin:
+        twin.shutdown(socket.SHUT_RDWR)
+
+
 async def _reconnect(seconds: float) -> None:
     config = anyssh.SessionConfig.with_reconnect(**_ALGORITHMS)
     times: list[float] = []
@@ -444,7 +450,7 @@ async def _reconnect(seconds: float) -> None:
             await _echo(channel)
             begin = time.perf_counter()
             while len(times) < 3 or time.perf_counter() - begin < seconds:
-                stream.extra(SocketAttribute.raw_socket).shutdown(socket.SHUT_RDWR)
+                _cut(stream)
                 await session.wait_disconnected()
                 stream = await place.connect()
                 before = time.perf_counter()
