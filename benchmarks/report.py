@@ -145,7 +145,7 @@ def add_ratios(rows: Sequence[Row]) -> None:
         for other in rows:
             if (
                 other.workload.name == row.workload.basis
-                and other.implementation is row.implementation
+                and other.implementation.name == row.implementation.name
             ):
                 _compare(row, other, "of_basis")
         if row.implementation.family == "anyssh-reconnect":
