@@ -27,6 +27,8 @@ import anyio
 import pytest
 from hypothesis import settings
 
+import anyssh
+
 BACKENDS = [
     pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
     pytest.param(("trio", {}), id="trio"),
@@ -35,6 +37,9 @@ if sys.implementation.name == "cpython" and sys.platform != "win32":
     BACKENDS.insert(1, pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"))
 
 NIGHTLY_EXAMPLES = 5_000
+
+for _name in anyssh.__all__:
+    getattr(anyssh, _name)  # what is imported by its first use would block the event loop there
 
 for _part in ("authority", "conformance", "interop", "protocol", "security", "session"):
     pytest.register_assert_rewrite(f"tests.{_part}")

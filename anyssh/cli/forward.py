@@ -8,11 +8,11 @@ takes its place: connections break, but the forwards come back by themselves.
 from __future__ import annotations
 
 import logging
-import random
 import signal
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from secrets import SystemRandom
 from typing import Final, Literal
 
 import anyio
@@ -29,6 +29,7 @@ from .status import Status, StatusDisplay, duration
 __all__ = ["Forward", "keep_forwarding"]
 
 logger: Final = logging.getLogger("anyssh.cli")
+_random: Final = SystemRandom()
 
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 30.0
@@ -117,7 +118,7 @@ class Tunnel:
                 if not self._was_up:
                     raise
                 self._tell_end(error)
-            await anyio.sleep(random.uniform(0.5, 1) * pause)  # noqa: S311
+            await anyio.sleep(_random.uniform(0.5, 1) * pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
     @asynccontextmanager

@@ -73,8 +73,8 @@ class Signals:
 
 def _further_signals() -> list[signal.Signals]:
     """Return signals that usually end programs, as far as the system has them."""
-    names = ("SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
-    found = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    names = {"SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"}
+    found = [number for number in signal.Signals if number.name in names]
     # Who was started by nohup does not want to know.
     return [number for number in found if signal.getsignal(number) is signal.SIG_DFL]
 

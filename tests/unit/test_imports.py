@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+import anyssh
 
 PACKAGE = Path(__file__).parents[2] / "anyssh"
 
@@ -113,9 +116,13 @@ RANDOM = {
 RUNS_TEXT = {"__import__", "compile", "eval", "exec"}
 REACHES_BY_NAME = {"delattr", "getattr", "hasattr", "setattr"}
 COMPUTED_NAMES = {
+    "anyssh": "the names that it lists",
     "anyssh.algorithms.derivation": "the hash that one of our own methods names",
+    "anyssh.cli.logs": "the names that it gives to the members of log records",
     "anyssh.config": "the names of its own fields",
     "anyssh.forwarding.policy": "the names of its own fields",
+    "anyssh.integrations.httpx": "the classes of httpcore's errors",
+    "anyssh.integrations.prometheus": "the names that it lists",
     "anyssh.keys.encryption": "one of three names that it lists",
     "anyssh.messages.declaration": "the declared fields of a message",
     "anyssh.messages.transport": "the declared fields of a message",
@@ -316,6 +323,40 @@ def test_no_exception_from_a_rule_is_left_over() -> None:
         assert any("no literal" in problem for problem in wrong_statements(without)), name
     for name in RANDOM:
         assert any(imported == "random" for _, imported in imports(by_name[name])), name
+
+
+def _public_imports() -> dict[str, str]:
+    """Return what type checkers see the package import: the module of each name."""
+    package = Module.read(PACKAGE / "__init__.py")
+    block = next(node for node in package.tree.body if isinstance(node, ast.If))
+    return {
+        alias.name: f".{node.module or ''}"
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
+def test_names_are_found_where_type_checkers_look_for_them() -> None:
+    seen = _public_imports()
+    modules = {name: f"{seen.pop(name)}.{name}" for name in [*seen] if name in anyssh._MODULES}
+    assert seen == anyssh._HOMES
+    assert {name: home.replace("..", ".") for name, home in modules.items()} == {
+        name: home for name, home in anyssh._MODULES.items() if name in modules
+    }
+    assert {*seen, *modules, "__version__"} == {*anyssh.__all__}
+
+
+def test_the_package_imports_nothing_before_it_is_used() -> None:
+    program = "import sys, anyssh; print(*sorted(name for name in sys.modules if 'anyssh' in name))"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.stdout.split() == ["anyssh", "anyssh._version"], ran.stderr
+
+
+def test_names_that_are_not_there_are_told_so() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'Sever'"):
+        anyssh.Sever  # noqa: B018
+    assert {*anyssh.__all__} <= {*dir(anyssh)}
 
 
 def test_all_modules_are_read() -> None:
