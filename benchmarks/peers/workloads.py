@@ -283,9 +283,10 @@ async def _measure_idle_channels(task: Task, connect: Connect) -> dict[str, Any]
 async def _measure_channels(task: Task, connect: Connect) -> dict[str, Any]:
     """Send the same amount over one channel, or over many of one session at the same time."""
     share = task.total // task.width
+    pieces = list(writes(share, min(share, task.write_size)))  # one object, many times
 
     async def upload(channel: Channel) -> None:
-        for piece in writes(share, min(share, task.write_size)):
+        for piece in pieces:
             await channel.send(piece)
         await channel.send_eof()
         await _counted(channel, share)
