@@ -22,6 +22,7 @@ import argparse
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -40,6 +41,7 @@ _COUNTS: Final = {
     "download": (16, 80),
     "open-close": (20, 120),
     "forward-connections": (20, 100),
+    "import": (0, 1),
 }
 """Repetitions of the short and of the long run; of bulk transfers, writes of 256 KiB."""
 _FORWARDS: Final = frozenset(("forward-connections",))
@@ -132,7 +134,9 @@ class _Run:
     def take(self) -> Functions:
         """Return the instructions of the measured process, by function."""
         with ExitStack() as programs:
-            if self.workload in _FORWARDS:
+            if self.workload == "import":
+                self._import()
+            elif self.workload in _FORWARDS:
                 self._forward(programs)
             else:
                 server = None if self.side == "both" else self._start(programs, "server")
@@ -140,6 +144,18 @@ class _Run:
                 client.expect("start", _PATIENCE)
                 client.expect("done", _PATIENCE)
         return _read(self.out)
+
+    def _import(self) -> None:
+        """Start the interpreter, with or without the import."""
+        module = self.peer.partition("-")[0].partition("/")[0]
+        code = f"import {module}" if self.count else "pass"
+        # Once without looking, so that what is compiled is there.
+        for prefix in ([], _valgrind(self.out)):
+            environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+            command = [*prefix, sys.executable, "-c", code]
+            subprocess.run(
+                command, cwd=_HERE, env=environment, check=True, stderr=subprocess.DEVNULL
+            )
 
     def _forward(self, programs: ExitStack) -> None:
         options = ["--workload", self.workload, "--count", str(self.count)]
