@@ -32,6 +32,10 @@ _HEADS: Final = {
 }
 _SCENARIO_SHARE: Final = 6
 """A scenario of the categories takes this part of a workload's time; there are forty."""
+_WARM_UP_SCENARIO: Final = 0.01
+_QUICK_LOOPS: Final = ("uvloop", "none")
+"""Where a quick run compares anyssh with itself, and looks at limits."""
+_QUICK_WIDTH: Final = 200
 _SPARE: Final = frozenset(("memory-upload", "memory-download", "slow-reader", "forward-memory"))
 """Left out of a quick run."""
 
@@ -125,6 +129,12 @@ class Driver:
             return False
         if self._options.only is not None:
             return True
+        if each.kind is Kind.LIMIT and each.family != workload.limit:
+            return False
+        if self._options.quick and each.loop not in _QUICK_LOOPS:
+            beside_others = each.family == "anyssh" and not workload.ours
+            if each.kind is not Kind.PEER and not beside_others:
+                return False
         if each.family == "anyssh-reconnect":
             return workload.with_reconnect
         return not workload.ours or each.kind is Kind.SUBJECT
@@ -175,7 +185,8 @@ class Driver:
             "--seconds": self._options.seconds * share,
         }
         if workload.told not in FORWARDS:
-            client_options["--width"] = workload.width
+            many = self._options.quick and workload.width > _QUICK_WIDTH
+            client_options["--width"] = _QUICK_WIDTH if many else workload.width
         common = ["--loop", each.loop, "--keys", str(self._keys)]
         client = [str(word) for option in client_options.items() for word in option]
         patience = _PATIENCE + self._options.seconds + _PATIENCE_PER_GIB * total / 2**30
@@ -282,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             able,
             runs=options.runs,
             seconds=options.seconds / _SCENARIO_SHARE,
-            warm_up=not options.quick,
+            warm_up_seconds=0.0 if options.quick else _WARM_UP_SCENARIO,
             progress=_progress,
         )
     failures = [*driver.failures, *suite.failures]

@@ -60,22 +60,22 @@ class Categories:
         *,
         runs: int,
         seconds: float,
-        warm_up: bool,
+        warm_up_seconds: float,
         progress: Callable[[str], None],
     ) -> None:
         """Run the programs in rounds.
 
         :param able: implementations that can run here
         :param seconds: of each scenario
-        :param warm_up: whether a first round is discarded
+        :param warm_up_seconds: of each scenario in a first round, which is discarded; 0 for none
         """
         programs = _programs(able)
-        for round_number in range(0 if warm_up else 1, runs + 1):
+        for round_number in range(0 if warm_up_seconds else 1, runs + 1):
             for name in list(programs):
                 label = f"run {round_number}" if round_number else "warm-up"
                 progress(f"  {label} {NAME} {name}")
                 try:
-                    found = self._run(*programs[name], seconds)
+                    found = self._run(*programs[name], seconds if round_number else warm_up_seconds)
                 except PeerFailed as error:
                     self.failures.append(f"{name}, {NAME}: {error}")
                     progress(f"  FAILED {self.failures[-1]}")
