@@ -34,16 +34,37 @@ from typing import Any, Final
 
 from .harness import PeerFailed, Program, make_keys
 
-_COUNTS: Final = {
-    "set-up": (5, 25),
-    "ping-pong": (100, 600),
-    "upload": (16, 80),
-    "download": (16, 80),
-    "open-close": (20, 120),
-    "forward-connections": (20, 100),
-    "import": (0, 1),
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is repeated, and how often in the short and in the long run.
+
+    :ivar action: what the client's program is told to do
+    :ivar few: repetitions of the short run
+    :ivar many: of the long one
+    :ivar each: how much of what is counted one repetition is
+    :ivar width: how many repeat at the same time
+    """
+
+    action: str
+    few: int
+    many: int
+    each: int = 1
+    width: int = 1
+
+
+_WORKS: Final = {
+    "set-up": _Work("set-up", 5, 25),
+    "ping-pong": _Work("ping-pong", 100, 600),
+    "messages": _Work("messages", 5, 25, each=100),
+    "upload": _Work("upload", 16, 80),
+    "download": _Work("download", 16, 80),
+    "open-close": _Work("open-close", 20, 120),
+    "open-close-50": _Work("open-close", 1, 5, each=50, width=50),
+    "forward-connections": _Work("forward-connections", 20, 100),
+    "import": _Work("import", 0, 1),
 }
-"""Repetitions of the short and of the long run; of bulk transfers, writes of 256 KiB."""
+"""By their names; of bulk transfers, a repetition is a write of 256 KiB."""
 _FORWARDS: Final = frozenset(("forward-connections",))
 _HERE: Final = Path(__file__).parent.parent
 _PATIENCE: Final = 600.0
@@ -89,8 +110,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "-w", "--workloads", nargs="+", choices=[*_COUNTS], default=[*_COUNTS], metavar="NAME",
-        help=f"of {', '.join(_COUNTS)}",
+        "-w", "--workloads", nargs="+", choices=[*_WORKS], default=[*_WORKS], metavar="NAME",
+        help=f"of {', '.join(_WORKS)}",
     )  # fmt: skip
     parser.add_argument(
         "--peers", nargs="+", default=["anyssh/uvloop"], metavar="NAME/LOOP",
@@ -126,7 +147,7 @@ class _Run:
 
     peer: str
     side: str
-    workload: str
+    work: _Work
     count: int
     keys: Path
     out: Path
@@ -134,9 +155,9 @@ class _Run:
     def take(self) -> Functions:
         """Return the instructions of the measured process, by function."""
         with ExitStack() as programs:
-            if self.workload == "import":
+            if self.work.action == "import":
                 self._import()
-            elif self.workload in _FORWARDS:
+            elif self.work.action in _FORWARDS:
                 self._forward(programs)
             else:
                 server = None if self.side == "both" else self._start(programs, "server")
@@ -158,7 +179,7 @@ class _Run:
             )
 
     def _forward(self, programs: ExitStack) -> None:
-        options = ["--workload", self.workload, "--count", str(self.count)]
+        options = ["--workload", self.work.action, "--count", str(self.count)]
         command = [sys.executable, "-m", "benchmarks.traffic", *options]
         traffic = programs.enter_context(Program(command, _HERE, False))
         target = ["--target", str(traffic.read_line(_PATIENCE)["port"])]
@@ -176,7 +197,8 @@ class _Run:
             command = [*_valgrind(self.out), *command]
         elif self.side == "both":
             command, role = [*_valgrind(self.out), *command], "both"
-        work = ["--workload", self.workload, "--count", str(self.count)]
+        work = ["--workload", self.work.action, "--count", str(self.count)]
+        work += ["--width", str(self.work.width)]
         command += [role, "--loop", loop, "--keys", str(self.keys), *work, *options]
         # Valgrind writes its file after the program has ended, which takes a while.
         return programs.enter_context(Program(command, _HERE, False, stop_seconds=_PATIENCE))
@@ -220,19 +242,20 @@ def count(peer: str, side: str, workload: str, runs: int = 1) -> Count:
     :param runs: pairs of runs
     :raises PeerFailed: a program did not do what it should
     """
-    few, many = _COUNTS[workload]
+    work = _WORKS[workload]
+    difference_in_work = (work.many - work.few) * work.each
     figures = []
     difference: Functions = Counter()
     with tempfile.TemporaryDirectory(prefix="anyssh-instructions-") as name, _environment():
         make_keys(Path(name))
         for _ in range(runs):
             taken = [
-                _Run(peer, side, workload, number, Path(name), Path(name) / "out").take()
-                for number in (few, many)
+                _Run(peer, side, work, number, Path(name), Path(name) / "out").take()
+                for number in (work.few, work.many)
             ]
             taken[1].subtract(taken[0])
-            difference = Counter({key: n // (many - few) for key, n in taken[1].items()})
-            figures.append(taken[1].total() / (many - few))
+            difference = Counter({key: n // difference_in_work for key, n in taken[1].items()})
+            figures.append(taken[1].total() / difference_in_work)
     return Count(figures, difference)
 
 
