@@ -27,6 +27,7 @@ from .life_support import (
     echoes,
     fast,
     host_key,
+    nothing_left_behind,
     server_of,
     wait_for,
 )
@@ -294,6 +295,76 @@ async def test_who_does_not_read_stops_who_sends() -> None:
         await stream.send_eof()
         assert [chunk async for chunk in stream] == []
         assert read == stream.metrics.bytes_sent
+
+
+async def fill(stream: ByteStream) -> None:
+    """Send until nothing more is taken."""
+    with anyio.move_on_after(1) as waiting:
+        while True:
+            await stream.send(bytes(1 << 16))
+            waiting.deadline = anyio.current_time() + 0.3
+
+
+@pytest.mark.parametrize("direction", ["to", "from"])
+async def test_a_reset_goes_through_while_nothing_more_is_taken(direction: str) -> None:
+    is_full = anyio.Event()
+
+    async def rude(stream: ByteStream) -> None:
+        await stream.receive(1)  # only then asyncio begins to hold back
+        await is_full.wait()
+        reset_at_once(stream)
+        await anyio.aclose_forcefully(stream)
+
+    async with (
+        service(handler=rude) as port,
+        pair() as (client, _),
+        forwarding(client, direction, port) as number,
+    ):
+        stream = await anyio.connect_tcp("127.0.0.1", number)
+        await fill(stream)
+        is_full.set()
+        await assert_reset(stream)
+
+
+@pytest.mark.parametrize("who", ["client", "server", "forward"])
+async def test_nothing_stays_behind_of_who_takes_nothing_more(who: str) -> None:
+    async def stuck(stream: ByteStream) -> None:
+        async with stream:
+            await stream.receive(1)
+            await anyio.sleep_forever()
+
+    async with nothing_left_behind(), service(handler=stuck) as port, pair() as (client, server):
+        async with forwarding(client, "to", port) as number:
+            stream = await anyio.connect_tcp("127.0.0.1", number)
+            await fill(stream)
+            if who != "forward":
+                await (client if who == "client" else server).aclose()
+        await assert_reset(stream)
+
+
+@pytest.mark.parametrize("side", ["near", "far"])
+async def test_a_channel_that_the_application_closes_resets_the_connection(side: str) -> None:
+    async def hold(stream: ByteStream) -> None:
+        async with stream:
+            await stream.send(b"hello")
+            async for _ in stream:
+                pass
+
+    async with (
+        service(handler=hold) as port,
+        pair() as (client, server),
+        forwarding(client, "to", port) as number,
+    ):
+        stream = await anyio.connect_tcp("127.0.0.1", number)
+        await stream.receive()
+        if side == "near":
+            await client.channels[0].aclose()
+            await assert_reset(stream)
+        else:
+            await server.channels[0].aclose()
+            with pytest.raises(anyio.EndOfStream):
+                await stream.receive()
+            await stream.aclose()
 
 
 def reset_at_once(stream: Any) -> None:
