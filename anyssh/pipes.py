@@ -145,7 +145,10 @@ async def _carry(source: _End, target: _End, tasks: TaskGroup) -> None:
 async def _hand_on(arrival: Arrival, source: _End, target: Channel, tasks: TaskGroup) -> None:
     match arrival:
         case ReceivedData(data, is_stderr=False):
-            await target.send(data)
+            # Taking an arrival yields, so passing it on need not.
+            sent = target.send_nowait(data)
+            if sent < len(data):
+                await target.send(memoryview(data)[sent:])
         case ReceivedData(data):
             await target.send_stderr(data)
         case ReceivedEof():
