@@ -156,7 +156,11 @@ class Reader:
 
     def uint32(self) -> int:
         """Read an unsigned 32-bit number."""
-        value: int = _UINT32.unpack_from(self._data, self._advance(4))[0]
+        start = self._offset
+        if start + 4 > self._end:
+            self._advance(4)
+        self._offset = start + 4
+        value: int = _UINT32.unpack_from(self._data, start)[0]
         return value
 
     def uint64(self) -> int:
@@ -171,8 +175,11 @@ class Reader:
 
     def string(self) -> bytes:
         """Read a string as bytes."""
-        # Most of what is read are strings, so this one does without the others.
-        start = self._advance(4) + 4
+        # Most of what is read are numbers and strings, so these do without the others.
+        start = self._offset + 4
+        if start > self._end:
+            self._advance(4)
+        self._offset = start
         size: int = _UINT32.unpack_from(self._data, start - 4)[0]
         if size > self._end - start:
             self._advance(size)
@@ -213,7 +220,8 @@ class Reader:
 
     def rest(self) -> bytes:
         """Read all that is left."""
-        return self.raw(self.remaining)
+        start, self._offset = self._offset, self._end
+        return bytes(self._data[start:])
 
     def expect_end(self) -> None:
         """Raise :class:`~anyssh.WireError` unless everything was read."""

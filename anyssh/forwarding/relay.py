@@ -259,6 +259,7 @@ class SocketRelay:
         self._channel = channel
         self._start_soon = start_soon
         self._directions_left = 2
+        self._had_waited = True
         self._pump = _Pump.NONE
         self._outcome = _Outcome.NONE
         self._ended: anyio.Event | None = None
@@ -320,12 +321,16 @@ class SocketRelay:
         """Return the next chunk, nothing at the end."""
         chunk = self._stream.receive_nowait(RECEIVE_BYTES)
         if chunk is not None:
-            # With a socket that always has something, others must have their turn.
-            await anyio.lowlevel.checkpoint()
+            # Of a socket that always has something, others must have their turn.
+            if self._had_waited:
+                self._had_waited = False
+            else:
+                await anyio.lowlevel.checkpoint()
             return chunk
         while chunk is None:
             await self._stream.wait_readable()
             chunk = self._stream.receive_nowait(RECEIVE_BYTES)
+        self._had_waited = True
         return chunk
 
     async def _send(self, chunk: bytes) -> None:

@@ -32,6 +32,8 @@ __all__ = [
 ]
 
 RECEIVE_BYTES: Final = 65536
+ACCEPTED_AT_ONCE: Final = 8
+"""Connections that may be accepted before others have their turn."""
 LINGER_NOT: Final = struct.pack("ii", 1, 0)
 _IP: Final = (socket.AF_INET, socket.AF_INET6)
 
@@ -249,15 +251,15 @@ async def accept_from(
     :raises ~anyio.ClosedResourceError: the socket is being closed
     """
     while True:
-        if raw.fileno() < 0:
-            raise anyio.ClosedResourceError
-        try:
-            connection, address = raw.accept()
-        except BlockingIOError:
-            await anyio.wait_readable(raw)
-            continue
-        except ConnectionAbortedError:
-            pass  # it has gone already
-        else:
-            tasks.start_soon(handler, ConnectedSocket(connection, address))
+        for _ in range(ACCEPTED_AT_ONCE):
+            if raw.fileno() < 0:
+                raise anyio.ClosedResourceError
+            try:
+                connection, address = raw.accept()
+            except BlockingIOError:
+                await anyio.wait_readable(raw)
+            except ConnectionAbortedError:
+                continue  # it has gone already
+            else:
+                tasks.start_soon(handler, ConnectedSocket(connection, address))
         await anyio.lowlevel.checkpoint()
