@@ -115,7 +115,7 @@ if TYPE_CHECKING:
     from .session.arrivals import ReceivedData, ReceivedEof
     from .session.attributes import SSHAttribute
     from .session.authorities import HostAuthorities, HostCertificateVerifier, UserAuthorities
-    from .session.channel import Channel, ChannelClosed, ChannelOpening, StderrStream
+    from .session.channel import Channel, ChannelClosed, ChannelOpening, Recipient, StderrStream
     from .session.client import ClientSession
     from .session.credentials import CertifiedKey, ClientCredentials, HostBasedCredentials, Signer
     from .session.errors import ConnectionLost
@@ -231,6 +231,7 @@ __all__ = [
     "PublicKeyAttempt",
     "ReceivedData",
     "ReceivedEof",
+    "Recipient",
     "ReconnectError",
     "ReconnectFailureReason",
     "ReconnectableSessions",
@@ -342,7 +343,7 @@ _NAMES = {
     ".session.arrivals": "ReceivedData ReceivedEof",
     ".session.attributes": "SSHAttribute",
     ".session.authorities": "HostAuthorities HostCertificateVerifier UserAuthorities",
-    ".session.channel": "Channel ChannelClosed ChannelOpening StderrStream",
+    ".session.channel": "Channel ChannelClosed ChannelOpening Recipient StderrStream",
     ".session.client": "ClientSession",
     ".session.credentials": "CertifiedKey ClientCredentials HostBasedCredentials Signer",
     ".session.errors": "ConnectionLost",
