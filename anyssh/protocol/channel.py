@@ -136,6 +136,11 @@ class RequestLine:
     def __len__(self) -> int:
         return len(self._requests)
 
+    @property
+    def answers_waiting(self) -> int:
+        """How many answers are given that have to wait for one before them."""
+        return len(self._requests) - self.undecided
+
     def append(self, request: PendingRequest) -> None:
         """Add a request at the end."""
         self._requests.append(request)

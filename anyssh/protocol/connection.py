@@ -141,6 +141,7 @@ class Connection:
         self._kept_bytes = 0
         self._replies: deque[ReplySlot] = deque()
         self._requests = RequestLine()
+        self._answers_waiting = 0
         self.handlers: dict[int, Callable[[Buffer], None]] = {
             MessageNumber.GLOBAL_REQUEST: self._global_request,
             MessageNumber.REQUEST_SUCCESS: self._request_success,
@@ -507,6 +508,7 @@ class Connection:
     def _drop_requests(self, channel: ChannelState) -> None:
         """Forget the peer's requests; answer ours with no, as no reply will count."""
         self._kept_bytes -= channel.requests.size
+        self._answers_waiting -= channel.requests.answers_waiting
         channel.requests.clear()
         replies, channel.replies = channel.replies, deque()
         for slot in replies:
@@ -553,9 +555,10 @@ class Connection:
             return
         self._check_payload(payload)
         line = self._requests if channel is None else channel.requests
-        before = line.size
+        before, waited = line.size, line.answers_waiting
         ready = line.decide(request, is_success, payload)
         self._kept_bytes -= before - line.size
+        self._answers_waiting += line.answers_waiting - waited
         for answered in ready:
             self._reply(answered)
 
@@ -806,9 +809,12 @@ class Connection:
         self.answer(request, False)
 
     def _check_length(self, line: RequestLine) -> None:
-        """Let no more answers pile up behind one that is not decided."""
-        if len(line) >= self._limits.noise_messages:
-            raise RemoteProtocolError(f"{len(line)} requests of the peer wait for answers")
+        """Let no more answers pile up behind those that are not decided, on whatever channel."""
+        limits = self._limits
+        most = limits.noise_messages + limits.requests * len(self._channels)
+        if len(line) >= limits.noise_messages or self._answers_waiting >= most:
+            waiting = max(len(line), self._answers_waiting)
+            raise RemoteProtocolError(f"{waiting} requests of the peer wait for answers")
 
     def _request_success(self, payload: Buffer) -> None:
         self._replied(self._replies, True, RequestSuccess.decode(payload).payload)

@@ -741,6 +741,24 @@ def test_signs_of_life_behind_a_request_that_is_awaited_are_bounded() -> None:
     assert grown < 1 * MIB
 
 
+@pytest.mark.timeout(60)
+def test_signs_of_life_behind_requests_of_many_channels_are_bounded() -> None:
+    """HR-57: each channel has a queue of its own, but there is no multiple of the bound."""
+    flood = Flood()
+    flood.decide = None
+    delivered = 0
+    for number in range(1, 31):
+        if flood.core.phase is Phase.TERMINATED:
+            break
+        channel = flood.open(number)
+        flood.deliver(ChannelRequest(channel.local_id, "wait", True, b"").encode())
+        alive = ChannelRequest(channel.local_id, "keepalive@openssh.com", True, b"").encode()
+        flood.deliver(alive, 500)
+        delivered += 500
+    assert flood.core.phase is Phase.TERMINATED
+    assert delivered <= 2 * flood.core.config.limits.noise_messages
+
+
 PROVOCATIONS: dict[str, Callable[[Flood], bytes]] = {
     "sign of life": lambda flood: GlobalRequest("keepalive@openssh.com", True).encode(),
     "global request": lambda flood: GlobalRequest("please", True).encode(),
