@@ -45,6 +45,8 @@ except ImportError as _missing:
 
 from anyssh import SSHError
 
+from .wire import displayable
+
 __all__ = [
     "WebSocketConnectable",
     "WebSocketError",
@@ -64,6 +66,7 @@ EVENTS_PER_TURN: Final = 256
 """Frames can be tiny, and a peer that sends nothing else must not keep the event loop to itself."""
 MAX_MESSAGE_SIZE: Final = 16 * 1024 * 1024
 HANDSHAKE_TIME: Final = 10.0
+MAX_HANDSHAKES: Final = 100
 CONTROL_TIME: Final = 1.0
 CLOSE_TIME: Final = 0.5
 
@@ -81,7 +84,7 @@ class WebSocketError(SSHError):
     """
 
     def __init__(self, message: str, code: int | None = None) -> None:
-        super().__init__(message)
+        super().__init__(displayable(message))  # much of it may be the peer's
         self.code = code
 
 
@@ -509,11 +512,20 @@ class WebSocketListener(Listener[WebSocketStream]):
     other listener is a :class:`~anyio.streams.tls.TLSListener`.
 
     :param listener: for example what :func:`anyio.create_tcp_listener` returns
+    :param max_handshakes: at the same time; one more connection is closed at once. Limits of a
+        server count only what has become a WebSocket
     :param options: those of :func:`accept_websocket`
+    :raises ValueError: ``max_handshakes`` is less than 1
     """
 
-    def __init__(self, listener: Listener[Any], **options: Any) -> None:
+    def __init__(
+        self, listener: Listener[Any], *, max_handshakes: int = MAX_HANDSHAKES, **options: Any
+    ) -> None:
+        if max_handshakes < 1:
+            raise ValueError(f"max_handshakes must be at least 1, not {max_handshakes}")
         self._listener = listener
+        self._max_handshakes = max_handshakes
+        self._handshakes = 0
         self._options = options
 
     async def serve(
@@ -524,6 +536,11 @@ class WebSocketListener(Listener[WebSocketStream]):
         """Accept connections and run ``handler`` for each in a task of its own, until cancelled."""
 
         async def handle(stream: ByteStream) -> None:
+            if self._handshakes >= self._max_handshakes:
+                logger.info("a connection is one too many to become a WebSocket now")
+                await anyio.aclose_forcefully(stream)
+                return
+            self._handshakes += 1
             try:
                 websocket = await accept_websocket(stream, **self._options)
             except WebSocketError as error:
@@ -532,6 +549,8 @@ class WebSocketListener(Listener[WebSocketStream]):
             except Exception:
                 logger.exception("a WebSocket could not be judged")
                 return
+            finally:
+                self._handshakes -= 1
             await handler(websocket)
 
         await self._listener.serve(handle, task_group)

@@ -12,7 +12,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -430,6 +430,18 @@ async def test_a_close_for_a_reason_is_an_error(role: Any) -> None:
 
 
 @pytest.mark.parametrize("role", [with_client, with_server])
+async def test_what_a_peer_says_about_its_close_is_safe_to_show(role: Any) -> None:
+    """HR-06: no control or direction characters, in one short line."""
+    async with role() as (stream, peer):
+        await peer.send(CloseConnection(4711, "\x1b[2J\n\u202eroot logged in"))
+        with pytest.raises(anyio.BrokenResourceError) as caught:
+            await stream.receive()
+        for error in (caught.value, caught.value.__cause__):
+            assert str(error).isprintable()
+    assert len(str(WebSocketError("x" * 100_000))) <= 256
+
+
+@pytest.mark.parametrize("role", [with_client, with_server])
 async def test_an_end_without_close_is_an_error(role: Any) -> None:
     async with role() as (stream, peer):
         await peer.send(BytesMessage(b"not all", message_finished=False))
@@ -808,6 +820,49 @@ async def test_a_failed_handshake_leaves_the_listener_alone() -> None:
         async with await connect_websocket(url) as stream:
             await stream.send(b"fine")
             assert await read(stream, 4) == b"fine"
+
+
+async def test_handshakes_at_the_same_time_are_bounded() -> None:
+    """HR-80: who only connects does not keep others out for long, and costs a bounded amount."""
+
+    async def handle(stream: WebSocketStream) -> None:
+        async with stream:
+            await stream.send(await stream.receive())
+
+    async with listening(handle, max_handshakes=2, handshake_time=60) as url:
+        port = int(url.split(":")[2].split("/")[0])
+        closed = anyio.Event()
+        ends = 0
+
+        async def stay() -> None:
+            nonlocal ends
+            async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+                await stream.send(b"GET ")
+                with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                    await stream.receive()
+                ends += 1
+                closed.set()
+
+        async with anyio.create_task_group() as silent:
+            for _ in range(3):
+                silent.start_soon(stay)
+            await closed.wait()
+            await anyio.wait_all_tasks_blocked()
+            assert ends == 1
+            silent.cancel_scope.cancel()
+        while True:  # until the server has noticed that they are gone
+            try:
+                stream = await connect_websocket(url)
+            except WebSocketError:
+                await anyio.sleep(0.001)
+                continue
+            break
+        async with stream:
+            await stream.send(b"fine")
+            assert await read(stream, 4) == b"fine"
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as tcp:
+        with pytest.raises(ValueError, match="max_handshakes"):
+            WebSocketListener(tcp, max_handshakes=0)
 
 
 async def test_a_judge_that_fails_lets_nobody_in(caplog: pytest.LogCaptureFixture) -> None:
