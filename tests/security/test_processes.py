@@ -11,12 +11,17 @@ import random
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from anyssh.protocol import Core, Role
+from anyssh.protocol.connection import Connection
+from tests.session.life_support import fast
 
 from .processes import End, Ends, ends
 
@@ -137,6 +142,60 @@ def test_a_server_that_has_no_more_files(start: Ends, backend: str, figure: Figu
     assert another.stop()
     assert client.stop()
     assert not any("lost" in fact or "error" in fact for fact in client.told)
+
+
+def first_words() -> bytes:
+    """Return all that a client can say before it has heard anything, its share included."""
+    config = fast(guess_key_exchange=True)
+    core = Core(
+        Role.CLIENT,
+        config,
+        now=0.0,
+        random=os.urandom,
+        identification="SSH-2.0-flood",
+        connection=Connection(config),
+    )
+    return core.data_to_send(0.0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("limits", ["default", "none"])
+def test_a_flood_of_handshakes(start: Ends, backend: str, limits: str, figure: Figure) -> None:
+    """T-16, HR-83: 200 each second, served or refused; who is in hardly notices, nothing stays."""
+    server_limits = {"exempt": []} if limits == "default" else LENIENT
+    server, port = start.server(backend=backend, server_limits=server_limits)
+    client = start.start("client", port=port, backend=backend)
+    client.goes_on(50)
+    words, seconds, open_at_once, rate = first_words(), 15 if NIGHTLY else 3, 50, 200
+    with ExitStack() as stack:
+        crowd: deque[socket.socket] = deque()
+        before = server.usage()
+        started = time.monotonic()
+        for number in range(seconds * rate):
+            if len(crowd) == open_at_once:
+                crowd.popleft().close()
+            crowd.append(stack.enter_context(socket.create_connection(("127.0.0.1", port), 10)))
+            with suppress(ConnectionError):  # a server that refuses hangs up
+                crowd[-1].sendall(words)
+            time.sleep(max(0.0, started + number / rate - time.monotonic()))
+        after = server.usage()
+        if limits == "none":  # it was served up to the new keys
+            answer = b""
+            while b"\0\0\0\x0bssh-ed25519\0" not in answer:
+                answer += (received := crowd[-1].recv(4096))
+                assert received, answer
+    client.goes_on(50)
+    assert after["sessions"] == 1
+    # Some hundred are there at any moment: those that are open, and those that end.
+    assert after["resident"] - before["resident"] < 48 * 1024 * 1024
+    deadline = time.monotonic() + 30
+    while (left := server.usage())["tasks"] > before["tasks"] or left["files"] > before["files"]:
+        assert time.monotonic() < deadline, (left, before)
+    assert client.stop()
+    assert not any("lost" in fact or "error" in fact for fact in client.told)
+    latency = next(fact["latency"] for fact in client.told if "latency" in fact)
+    figure("latency beside it, on average and at most", "{1:.1f} and {2:.1f} ms".format(*latency))
+    assert latency[1] < 500
 
 
 DAY = 24 * 3600
