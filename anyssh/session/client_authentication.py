@@ -213,14 +213,21 @@ class Authenticator:
         return reply
 
     def _algorithm_for(self, identity: Identity) -> str | None:
-        """Return the best algorithm that both sides take with this key or certificate."""
+        """Return the best algorithm that both sides take with this key or certificate.
+
+        A key that knows one algorithm only is worth a try with a server that does not announce it:
+        some leave out what they take, and nothing else can be signed with it.
+        """
         theirs = self._core.client_authentication.signature_algorithms
-        for name in with_certificates(self._config.host_key_algorithms):
-            # Servers announce how they verify, which for a certificate is as for its key.
-            announced = theirs is None or name in theirs or signature_algorithm(name) in theirs
-            if name in identity.signature_algorithms and announced:
-                return name
-        return None
+        known = identity.signature_algorithms
+        ours = [
+            name for name in with_certificates(self._config.host_key_algorithms) if name in known
+        ]
+        if theirs is None or len(known) == 1:
+            return next(iter(ours), None)
+        # Servers announce how they verify, which for a certificate is as for its key.
+        announced = (name for name in ours if name in theirs or signature_algorithm(name) in theirs)
+        return next(announced, None)
 
     # Replies
 

@@ -685,28 +685,30 @@ def ext_info(**extensions: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "told, rsa, ed25519",
+    "told, rsa",
     [
-        (None, "rsa-sha2-512", "ssh-ed25519"),
-        (b"", "rsa-sha2-512", "ssh-ed25519"),
-        (b"ssh-rsa,ssh-dss,rsa-sha2-256", "rsa-sha2-256", None),
-        (b"rsa-sha2-256,rsa-sha2-512,ssh-ed25519", "rsa-sha2-512", "ssh-ed25519"),
-        (b"ssh-rsa", None, None),
-        (b"none", None, None),
-        (b"RSA-SHA2-512, ssh-ed25519,\xff\xfe", None, None),
-        (b"ssh-ed25519," + b"x" * 5000, None, "ssh-ed25519"),
+        (None, "rsa-sha2-512"),
+        (b"", "rsa-sha2-512"),
+        (b"ssh-rsa,ssh-dss,rsa-sha2-256", "rsa-sha2-256"),
+        (b"rsa-sha2-256,rsa-sha2-512,ssh-ed25519", "rsa-sha2-512"),
+        (b"ssh-rsa", None),
+        (b"none", None),
+        (b"RSA-SHA2-512, ssh-ed25519,\xff\xfe", None),
+        (b"ssh-ed25519," + b"x" * 5000, None),
     ],
     ids=str,
 )
-def test_the_server_narrows_our_algorithms(
-    told: bytes | None, rsa: str | None, ed25519: str | None
-) -> None:
-    """HR-46: ours in our order, without those that it does not name; never one more."""
+def test_the_server_narrows_our_algorithms(told: bytes | None, rsa: str | None) -> None:
+    """HR-46: ours in our order, without those that it does not name; never one more.
+
+    A key with one algorithm leaves nothing to choose, so it is tried whatever the server names: the
+    npm package ssh2 runs two names into one, ``ecdsa-sha2-nistp521rsa-sha2-512``.
+    """
     host = Host(extensions=None if told is None else ext_info(server_sig_algs=told))
     config = fast_config(host_key_algorithms=["rsa-sha2-512", "rsa-sha2-256", "ssh-ed25519"])
     authenticator = Authenticator(host.core, config, lambda: None)
     assert authenticator._algorithm_for(RSA_KEY) == rsa
-    assert authenticator._algorithm_for(USER_KEY) == ed25519
+    assert authenticator._algorithm_for(USER_KEY) == "ssh-ed25519"
     assert authenticator._algorithm_for(host_key("ecdsa-sha2-nistp256", 20)) is None
 
 
