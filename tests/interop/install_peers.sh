@@ -14,7 +14,7 @@ python=${1:-python3}
 install_debian_packages() {
     local missing=() pair
     for pair in sshd:openssh-server ssh:openssh-client plink:putty-tools dropbear:dropbear-bin \
-        chromium:chromium curl:curl ip:iproute2 nft:nftables faketime:faketime; do
+        chromium:chromium curl:curl ip:iproute2 nft:nftables faketime:faketime nmap:nmap; do
         PATH=$PATH:/usr/sbin command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
     done
     if [ ${#missing[@]} -gt 0 ]; then

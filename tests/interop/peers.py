@@ -48,6 +48,21 @@ REKEY_LIMITS = {"openssh": 768 * 1024}
 OpenSSH then does so every 256 KiB.
 """
 
+NODE_SCRIPTS = {"npm": "peer.js", "ssh2": "ssh2.js"}
+NODE_PACKAGES = {"npm": "@microsoft/dev-tunnels-ssh", "ssh2": "ssh2"}
+PROGRAMS = {
+    "openssh": (("sshd", "ssh"), "apt-get install openssh-server openssh-client"),
+    "dropbear": (("dropbear", "dbclient", "dropbearconvert"), "apt-get install dropbear-bin"),
+    "putty": (("plink", "puttygen"), "apt-get install putty-tools"),
+}
+MODULES = {
+    "asyncssh": ("asyncssh", "asyncssh"),
+    "paramiko": ("paramiko", "paramiko"),
+    "libssh": ("ssh", "ssh-python"),
+    "libssh2": ("ssh2", "ssh2-python"),
+    "twisted": ("twisted.conch", "twisted[conch]"),
+}
+
 REPEATED = {"key", "host_key", "host_public_key", "option"}
 
 
@@ -68,16 +83,19 @@ def find_program(name: str) -> str | None:
 
 def _missing(name: str) -> str | None:
     """Return the command that installs what the peer lacks, None if it is all there."""
-    if name == "openssh":
-        if not (find_program("sshd") and find_program("ssh")):
-            return "apt-get install openssh-server openssh-client"
-    elif name == "npm":
-        packages = HERE / "npm/node_modules/@microsoft/dev-tunnels-ssh"
-        if find_program("node") is None or not packages.is_dir():
-            return "tests/interop/install_peers.sh"
-    elif importlib.util.find_spec(name) is None:
-        return f"pip install {name}"
-    return None
+    if name in PROGRAMS:
+        programs, remedy = PROGRAMS[name]
+        return None if all(map(find_program, programs)) else remedy
+    if name in NODE_SCRIPTS:
+        package = HERE / "npm/node_modules" / NODE_PACKAGES[name]
+        is_there = find_program("node") is not None and package.is_dir()
+        return None if is_there else "tests/interop/install_peers.sh"
+    module, package_name = MODULES[name]
+    try:
+        is_there = importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        is_there = False
+    return None if is_there else f"pip install {package_name}"
 
 
 def require_peer(name: str) -> Peer:
@@ -212,6 +230,10 @@ class PeerProcess:
         self._process.stdin.flush()
         return self.wait_for(order.split()[0])
 
+    async def ask(self, order: str, members: dict[str, Any]) -> Event:
+        """Give an order with members, return the answer to it."""
+        return await in_thread(partial(self.tell, f"{order} {json.dumps(members)}"))
+
     def stop(self) -> None:
         """End the peer: its standard input ends, and if that is not enough it is killed."""
         assert self._process.stdin is not None
@@ -261,7 +283,7 @@ class RunningServer:
 
 @dataclass(frozen=True)
 class Peer:
-    """Another SSH program, by name: ``openssh``, ``asyncssh``, ``paramiko`` or ``npm``."""
+    """Another SSH program, by name; ``npm`` is the Dev Tunnels package."""
 
     name: str
 
@@ -275,8 +297,9 @@ class Peer:
         return REKEY_LIMITS.get(self.name, 384 * 1024)
 
     def _command(self, role: str, options: dict[str, Any]) -> list[str]:
-        if self.name == "npm":
-            command = [find_program("node") or "node", str(HERE / "npm/peer.js"), role]
+        if self.name in NODE_SCRIPTS:
+            script = HERE / "npm" / NODE_SCRIPTS[self.name]
+            command = [find_program("node") or "node", str(script), role]
         else:
             command = [sys.executable, str(HERE / f"scripts/peer_{self.name}.py"), role]
         for name, value in options.items():
@@ -298,13 +321,19 @@ class Peer:
         return command
 
     @contextmanager
-    def serving(self, **options: Any) -> Iterator[RunningServer]:
-        """Run a server, from code without an event loop."""
-        process = PeerProcess(self._command("server", options))
+    def running(self, role: str, **options: Any) -> Iterator[PeerProcess]:
+        """Run a peer, from code without an event loop."""
+        process = PeerProcess(self._command(role, options))
         try:
-            yield RunningServer(process)
+            yield process
         finally:
             process.stop()
+
+    @contextmanager
+    def serving(self, **options: Any) -> Iterator[RunningServer]:
+        """Run a server, from code without an event loop."""
+        with self.running("server", **options) as process:
+            yield RunningServer(process)
 
     @property
     def user(self) -> str:

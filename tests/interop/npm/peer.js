@@ -9,6 +9,7 @@
 //   scenario request        an unknown and a known session request: granted, a list
 //   --forwarding            a server forwards whatever it is asked to; it connects to each port that
 //                           it listens on once without a socket, and tells the answer: answered
+//   --target                a client with a service to forward ports; the port behind the server
 //   scenario forward        forwards to and from the --target port in each way: heard, a list of
 //                           what came back; twice, whether a port could be had again; reason,
 //                           of a connection to --closed
@@ -99,6 +100,7 @@ const { values: options, positionals } = parseArgs({
 		message: { type: 'string', default: 'good night' },
 		guess: flag,
 		insecure: flag,
+		everything: flag,
 		forwarding: flag,
 		target: text,
 		closed: text,
@@ -121,9 +123,20 @@ function choose(list, known, names) {
 	list.splice(0, list.length, ...chosen);
 }
 
+// Every algorithm of a kind that the package has, its own list first.
+function all(known) {
+	return Object.values(known).filter((algorithm) => algorithm).map((a) => a.name).join(',');
+}
+
 function configure() {
 	const config = new ssh.SshSessionConfiguration(!options.insecure);
 	const known = ssh.SshAlgorithms;
+	if (options.everything) {
+		options.kex ??= all(known.keyExchange);
+		options['host-key-algorithms'] ??= all(known.publicKey);
+		options.ciphers ??= all(known.encryption);
+		options.macs ??= all(known.hmac);
+	}
 	choose(config.keyExchangeAlgorithms, known.keyExchange, options.kex);
 	choose(config.publicKeyAlgorithms, known.publicKey, options['host-key-algorithms']);
 	choose(config.encryptionAlgorithms, known.encryption, options.ciphers);
@@ -131,7 +144,7 @@ function configure() {
 	if (options['rekey-bytes']) config.keyRotationThreshold = Number(options['rekey-bytes']);
 	if (options['keep-alive']) config.keepAliveTimeoutInSeconds = Number(options['keep-alive']);
 	config.enableKeyExchangeGuess = options.guess;
-	if (options.forwarding || options.target) config.addService(PortForwardingService);
+	if (options.forwarding || options.target || options.everything) config.addService(PortForwardingService);
 	if (options.reconnect) {
 		const { sessionReconnect, sessionLatency } = ssh.SshProtocolExtensionNames;
 		config.protocolExtensions.push(sessionReconnect);
@@ -644,6 +657,54 @@ const scenarios = {
 	},
 };
 
+async function logIn(wanted) {
+	const trusted = publicBlobs(wanted['host-public-key']);
+	const session = new ssh.SshClientSession(configure());
+	observe(session);
+	session.onAuthenticating((e) => {
+		if (e.authenticationType === ssh.SshAuthenticationType.serverPublicKey) {
+			e.authenticationPromise = isAmong(e.publicKey, trusted).then((good) => (good ? {} : null));
+		}
+	});
+	await session.connect(await dial(Number(wanted.port)));
+	if (!(await authenticate(session, wanted))) throw new Error('refused');
+	return session;
+}
+
+async function playCell(wanted) {
+	const members = {};
+	let session = await logIn({ ...wanted, password: undefined });
+	const echoed = await run(session, ECHO, pattern(Number(wanted.bytes)));
+	members.sha256 = sha256(echoed.output);
+	members.echo_status = echoed.status;
+	const ports = session.activateService(PortForwardingService);
+	const stream = await ports.streamToRemotePort('127.0.0.1', Number(wanted.target));
+	members.answer = await say(stream, GREETING.toString());
+	await leave(session, ssh.SshDisconnectReason.byApplication, 'done');
+	session = await logIn({ ...wanted, key: [] });
+	const report = await run(session, REPORT, null);
+	members.stdout = report.output.toString();
+	members.stderr = report.errors.toString();
+	members.exec_status = report.status;
+	await leave(session, ssh.SshDisconnectReason.byApplication, 'done');
+	return members;
+}
+
+async function playCells() {
+	for await (const line of readline.createInterface({ input: process.stdin })) {
+		const wanted = { ...options };
+		for (const [name, value] of Object.entries(JSON.parse(line.slice('cell '.length)))) {
+			wanted[name.replaceAll('_', '-')] = value;
+		}
+		try {
+			emit('cell', await playCell(wanted));
+		} catch (error) {
+			process.stderr.write(`${error.stack}\n`);
+			emit('cell', { error: `${error.name}: ${error.message}` });
+		}
+	}
+}
+
 async function early(session) {
 	await session.authenticateServer();
 	try {
@@ -654,12 +715,12 @@ async function early(session) {
 	}
 }
 
-async function authenticate(session) {
-	const credentials = { username: options.user };
-	if (options.password !== undefined) credentials.password = options.password;
-	if (options.key.length) {
-		credentials.publicKeys = await Promise.all(options.key.map((name) => importKeyFile(name)));
+async function authenticate(session, wanted = options) {
+	const credentials = { username: wanted.user };
+	if (wanted.key.length) {
+		credentials.publicKeys = await Promise.all(wanted.key.map((name) => importKeyFile(name)));
 	}
+	if (wanted.password !== undefined) credentials.password = wanted.password;
 	const granted = await session.authenticate(credentials);
 	emit(granted ? 'authenticated' : 'refused');
 	return granted;
@@ -697,7 +758,7 @@ async function connect() {
 if (positionals[0] === 'server') {
 	serve();
 } else {
-	connect().then(
+	(options.scenario === 'cells' ? playCells() : connect()).then(
 		() => process.exit(0),
 		(error) => {
 			emit('failed', { error: `${error.name}: ${error.message}` });

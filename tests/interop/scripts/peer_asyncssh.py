@@ -7,16 +7,23 @@ import asyncio
 import contextlib
 import logging
 import sys
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 import asyncssh
+import asyncssh.encryption
+import asyncssh.kex
+import asyncssh.mac
 from peer_common import (
     DISCONNECT,
     ECHO,
     GREETING,
     PROMPTS,
     REPORT,
+    SHARED,
     SIGNAL,
+    Done,
+    RefusedError,
     emit,
     end_with_input,
     log_actions,
@@ -25,6 +32,8 @@ from peer_common import (
     sha256,
     watch_log,
 )
+
+T = TypeVar("T")
 
 
 def algorithm_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -36,7 +45,20 @@ def algorithm_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "keepalive_interval": arguments.keep_alive,
         "compression_algs": ["none"],
     }
+    if arguments.everything:
+        for kind in ("kex_algs", "encryption_algs", "mac_algs"):
+            chosen[kind] = chosen[kind] or known(kind)
     return {name: value for name, value in chosen.items() if value}
+
+
+def known(kind: str) -> list[str]:
+    """Return every algorithm of a kind that the library has."""
+    getters = {
+        "kex_algs": asyncssh.kex.get_kex_algs,
+        "encryption_algs": asyncssh.encryption.get_encryption_algs,
+        "mac_algs": asyncssh.mac.get_mac_algs,
+    }
+    return [name.decode() for name in getters[kind]()]
 
 
 class PeerServer(asyncssh.SSHServer):
@@ -44,6 +66,14 @@ class PeerServer(asyncssh.SSHServer):
 
     def connection_made(self, connection: asyncssh.SSHServerConnection) -> None:
         self.connection = connection
+
+    def connection_requested(
+        self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
+    ) -> bool:
+        return bool(self.arguments.everything)
+
+    def server_requested(self, listen_host: str, listen_port: int) -> bool:
+        return bool(self.arguments.everything)
 
     def auth_completed(self) -> None:
         user = self.connection.get_extra_info("username")
@@ -178,30 +208,39 @@ async def play(connection: asyncssh.SSHClientConnection, arguments: argparse.Nam
             raise SystemExit(f"no scenario {unknown!r}")
 
 
-async def connect(arguments: argparse.Namespace) -> None:
-    PeerClient.arguments = arguments
-    end_with_input()
-    trusted = [asyncssh.read_public_key(name) for name in arguments.host_public_key]
+def methods_of(arguments: argparse.Namespace) -> list[str]:
     methods = ["publickey"] if arguments.key else []
     methods += ["keyboard-interactive"] if arguments.interactive else []
     methods += ["password"] if arguments.password is not None else []
+    return methods
+
+
+async def log_in(arguments: argparse.Namespace) -> asyncssh.SSHClientConnection:
+    PeerClient.arguments = arguments
+    trusted = [asyncssh.read_public_key(name) for name in arguments.host_public_key]
+    methods = methods_of(arguments)
     options = algorithm_options(arguments)
     if arguments.host_key_algorithms:
         options["server_host_key_algs"] = arguments.host_key_algorithms
+    return await asyncssh.connect(
+        "127.0.0.1",
+        arguments.port,
+        client_factory=PeerClient,
+        username=arguments.user,
+        password=arguments.password,
+        client_keys=arguments.key or None,
+        known_hosts=(trusted, [], []),
+        preferred_auth=methods,
+        config=None,
+        agent_path=None,
+        **options,
+    )
+
+
+async def connect(arguments: argparse.Namespace) -> None:
+    end_with_input()
     try:
-        connection = await asyncssh.connect(
-            "127.0.0.1",
-            arguments.port,
-            client_factory=PeerClient,
-            username=arguments.user,
-            password=arguments.password,
-            client_keys=arguments.key or None,
-            known_hosts=(trusted, [], []),
-            preferred_auth=methods,
-            config=None,
-            agent_path=None,
-            **options,
-        )
+        connection = await log_in(arguments)
     except asyncssh.PermissionDenied as error:
         emit("refused", error=str(error))
         return
@@ -210,13 +249,64 @@ async def connect(arguments: argparse.Namespace) -> None:
         return
     info = connection.get_extra_info
     emit("connected", cipher=info("send_cipher"), mac=info("send_mac"))
-    emit("authenticated", method=",".join(methods))
+    emit("authenticated", method=",".join(methods_of(arguments)))
     try:
         await play(connection, arguments)
     except asyncssh.DisconnectError as error:
         emit("ended", reason=error.code, message=error.reason)
     connection.close()
     await connection.wait_closed()
+
+
+class CellConnection:
+    """Calls from the thread of the cells into the event loop."""
+
+    def __init__(self, arguments: argparse.Namespace, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        try:
+            self.connection = self.call(log_in(arguments))
+        except asyncssh.PermissionDenied as error:
+            raise RefusedError(str(error)) from None
+
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
+
+    def run(self, command: str, data: bytes) -> Done:
+        async def run() -> Done:
+            done = await self.connection.run(command, input=data, encoding=None)
+            return Done(bytes(done.stdout), bytes(done.stderr), done.exit_status)
+
+        return self.call(run())
+
+    def through(self, port: int, words: bytes) -> bytes:
+        async def say() -> bytes:
+            reader, writer = await self.connection.open_connection("127.0.0.1", port)
+            writer.write(words)
+            heard = await reader.readexactly(len(words))
+            writer.close()
+            return bytes(heard)
+
+        return self.call(say())
+
+    def back(self, port: int, target: int) -> None:
+        async def listen() -> None:
+            await self.connection.forward_remote_port("127.0.0.1", port, "127.0.0.1", target)
+
+        self.call(listen())
+        emit("waiting")
+        sys.stdin.read()
+
+    def close(self) -> None:
+        async def close() -> None:
+            self.connection.close()
+            await self.connection.wait_closed()
+
+        self.call(close())
+
+
+async def play_shared(arguments: argparse.Namespace) -> None:
+    loop, play = asyncio.get_running_loop(), SHARED[arguments.scenario]
+    await asyncio.to_thread(play, arguments, lambda wanted: CellConnection(wanted, loop))
 
 
 class AliveCount:
@@ -241,11 +331,14 @@ def main() -> None:
         asked_alive="Received OpenSSH keepalive request",
         keep_alive="Got keepalive response",
     )
-    if arguments.role == "client" and arguments.scenario == "alive":
+    arguments.scenario = getattr(arguments, "scenario", None)
+    if arguments.scenario == "alive":
         actions["Got keepalive response"] = AliveCount()
     watch_log("asyncssh", logging.DEBUG, actions)
+    client = play_shared if arguments.scenario in SHARED else connect
+    roles = {"server": serve, "client": client}
     with contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(serve(arguments) if arguments.role == "server" else connect(arguments))
+        asyncio.run(roles[arguments.role](arguments))
 
 
 if __name__ == "__main__":

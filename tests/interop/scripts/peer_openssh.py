@@ -1,9 +1,8 @@
 """OpenSSH as a peer: ``sshd`` and ``ssh`` behind the command line of :mod:`peer_common`.
 
 The server runs as the present user with its own configuration on a loopback port. Passwords need
-an account whose password we know. As root, that account exists only in a mount namespace of the
-server, over copies of ``passwd`` and ``shadow``: the machine's own files stay as they are. Without
-``--password`` nothing of this is needed, and any user can run the server.
+an account whose password we know, see :mod:`accounts`. Without ``--password`` any user can run the
+server.
 """
 
 from __future__ import annotations
@@ -11,9 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,26 +18,23 @@ import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from accounts import add_account, free_port, in_namespace
 from peer_common import (
     ECHO,
     GREETING,
     REPORT,
+    SHARED,
     SIGNAL,
     emit,
     parse_arguments,
     pattern,
     sha256,
 )
+from programs import ProgramConnection
 
 ALL_KEX = "curve25519-sha256,ecdh-sha2-nistp256,ecdh-sha2-nistp384,ecdh-sha2-nistp521"
 ALL_KEX += ",curve25519-sha256@libssh.org"
 ALL_KEX += ",diffie-hellman-group14-sha256,diffie-hellman-group16-sha512"
-
-PAM = """\
-auth required pam_unix.so
-account required pam_permit.so
-session required pam_permit.so
-"""
 
 Actions = dict[str, Callable[[re.Match[str]], None]]
 
@@ -74,30 +68,20 @@ def log_actions() -> Actions:
     }
 
 
+def known(kind: str) -> list[str]:
+    """Ask ``ssh`` for every algorithm of a kind that it has."""
+    done = subprocess.run(["ssh", "-Q", kind], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def name_everything(arguments: argparse.Namespace) -> None:
+    """Name all algorithms that are not named yet."""
+    arguments.kex = arguments.kex or known("kex")
+    arguments.ciphers = arguments.ciphers or known("cipher")
+    arguments.macs = arguments.macs or known("mac")
+
+
 # --- the server
-
-
-def accounts(user: str, password: str, home: Path) -> None:
-    """Write copies of the account files with one user more, who is ourselves by another name."""
-    command = ["openssl", "passwd", "-6", "-stdin"]
-    secret = subprocess.run(command, input=password, text=True, capture_output=True, check=True)
-    line = f"{user}:x:{os.getuid()}:{os.getgid()}::{home}:/bin/sh\n"
-    (home / "passwd").write_text(Path("/etc/passwd").read_text() + line)
-    line = f"{user}:{secret.stdout.strip()}:19000:0:99999:7:::\n"
-    (home / "shadow").write_text(Path("/etc/shadow").read_text() + line)
-    (home / "shadow").chmod(0o600)
-    (home / "pam").write_text(PAM)
-
-
-def in_namespace(home: Path, command: list[str]) -> list[str]:
-    """Return the command to run with those account files, seen by nobody else."""
-    script = [
-        "mount -t tmpfs none /run && mkdir -m 755 /run/sshd",
-        f"mount --bind {home}/passwd /etc/passwd && mount --bind {home}/shadow /etc/shadow",
-        f"mount --bind {home}/pam /etc/pam.d/sshd",
-        f"exec {shlex.join(command)}",
-    ]
-    return ["unshare", "--mount", "sh", "-c", " && ".join(script)]
 
 
 def server_configuration(arguments: argparse.Namespace, port: int, home: Path) -> str:
@@ -151,12 +135,6 @@ def server_actions(ready: threading.Event, asked: threading.Event) -> Actions:
     }
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def serve(arguments: argparse.Namespace, home: Path) -> None:
     program = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:" + os.environ["PATH"])
     assert program is not None, "there is no sshd"
@@ -168,7 +146,7 @@ def serve(arguments: argparse.Namespace, home: Path) -> None:
     os.mkfifo(log)
     command = [program, "-D", "-E", str(log), "-f", str(configuration)]
     if arguments.password is not None:
-        accounts(arguments.user, arguments.password, home)
+        add_account(arguments.user, arguments.password, home)
         command = in_namespace(home, command)
     elif os.getuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
@@ -194,6 +172,26 @@ case "$1" in
 *) echo "$PEER_PASSWORD" ;;
 esac
 """
+
+
+class Cell(ProgramConnection):
+    """Each thing that belongs to a cell is a connection of its own."""
+
+    refusals = (b"Permission denied",)
+
+    def __init__(self, arguments: argparse.Namespace, home: Path) -> None:
+        self.client = Client(arguments, home)
+        super().__init__(home, **self.client.environment)
+        self.program = [*self.client.program(home / "log"), "127.0.0.1"]
+
+    def to_run(self, command: str) -> list[str | Path]:
+        return [*self.program, command]
+
+    def to_forward(self, port: int) -> list[str | Path]:
+        return [*self.program, "-W", f"127.0.0.1:{port}"]
+
+    def to_listen(self, port: int, target: int) -> list[str | Path]:
+        return [*self.program, "-N", "-R", f"127.0.0.1:{port}:127.0.0.1:{target}"]
 
 
 class Client:
@@ -245,13 +243,16 @@ class Client:
         options |= dict(option.split("=", 1) for option in arguments.option)
         return {name: value for name, value in options.items() if value}
 
-    def start(self, command: str, log: Path, *more: str) -> subprocess.Popen[bytes]:
-        """Start one ``ssh`` that runs a command, its log in a file of its own."""
+    def program(self, log: Path) -> list[str]:
         program = ["ssh", "-F", "none", "-T", "-vvv", "-E", str(log)]
         program += ["-p", str(self.arguments.port), "-l", self.arguments.user]
         program += [f"-i{name}" for name in self.arguments.key] or ["-oIdentityFile=none"]
         program += [f"-o{name}={value}" for name, value in self.options().items()]
-        program += [*more, "127.0.0.1", command]
+        return program
+
+    def start(self, command: str, log: Path, *more: str) -> subprocess.Popen[bytes]:
+        """Start one ``ssh`` that runs a command, its log in a file of its own."""
+        program = [*self.program(log), *more, "127.0.0.1", command]
         pipe = subprocess.PIPE
         environment = self.environment
         return subprocess.Popen(program, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
@@ -378,11 +379,15 @@ def play(client: Client, arguments: argparse.Namespace, home: Path) -> None:
 
 def main() -> None:
     arguments = parse_arguments()
+    if arguments.everything:
+        name_everything(arguments)
     # A control socket's path must be short, so not below pytest's directory.
     with tempfile.TemporaryDirectory(prefix="peer") as directory:
         home = Path(directory)
         if arguments.role == "server":
             serve(arguments, home)
+        elif arguments.scenario in SHARED:
+            SHARED[arguments.scenario](arguments, lambda wanted: Cell(wanted, home))
         else:
             play(Client(arguments, home), arguments, home)
 

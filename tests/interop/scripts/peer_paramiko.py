@@ -21,7 +21,10 @@ from peer_common import (
     GREETING,
     PROMPTS,
     REPORT,
+    SHARED,
     SIGNAL,
+    Done,
+    RefusedError,
     emit,
     end_with_input,
     log_actions,
@@ -39,7 +42,20 @@ def public_blobs(names: Iterable[str]) -> set[bytes]:
     return {base64.b64decode(line.split()[1]) for line in lines if line}
 
 
-def configure(transport: paramiko.Transport, arguments: argparse.Namespace) -> None:
+class Transport(paramiko.Transport):
+    """Exchanges keys again by itself once only, if it is told so."""
+
+    rekeys_once = False
+    exchanged = 0
+
+    def _parse_newkeys(self, message: paramiko.Message) -> None:
+        super()._parse_newkeys(message)
+        self.exchanged += 1
+        if self.rekeys_once and self.exchanged == 2:
+            self.packetizer.REKEY_BYTES = sys.maxsize
+
+
+def configure(transport: Transport, arguments: argparse.Namespace) -> None:
     options = transport.get_security_options()
     for name, chosen in (
         ("kex", arguments.kex),
@@ -51,6 +67,7 @@ def configure(transport: paramiko.Transport, arguments: argparse.Namespace) -> N
             setattr(options, name, tuple(chosen))
     if arguments.rekey_bytes:
         transport.packetizer.REKEY_BYTES = arguments.rekey_bytes
+        transport.rekeys_once = arguments.rekey_once
 
 
 def send_disconnect(transport: paramiko.Transport, reason: int, text: str) -> None:
@@ -63,7 +80,7 @@ def send_disconnect(transport: paramiko.Transport, reason: int, text: str) -> No
     transport.close()
 
 
-class ServerTransport(paramiko.Transport):
+class ServerTransport(Transport):
     """Starts a command only when the reply to its request has been sent."""
 
     accepted: threading.Thread | None = None
@@ -116,6 +133,15 @@ class PeerServer(paramiko.ServerInterface):
             return int(paramiko.OPEN_SUCCEEDED)
         return int(paramiko.OPEN_FAILED_UNKNOWN_CHANNEL_TYPE)
 
+    def check_channel_direct_tcpip_request(
+        self, chanid: int, origin: tuple[str, int], destination: tuple[str, int]
+    ) -> int:
+        if not self.arguments.everything:
+            return int(paramiko.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED)
+        arguments = (self.transport, chanid, destination)
+        threading.Thread(target=relay, args=arguments, daemon=True).start()
+        return int(paramiko.OPEN_SUCCEEDED)
+
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
         arguments = (self.transport, channel, command.decode())
         command_thread = threading.Thread(target=run_command, args=arguments, daemon=True)
@@ -153,6 +179,29 @@ def run_command(transport: paramiko.Transport, channel: paramiko.Channel, comman
         return
     channel.shutdown_write()
     channel.close()
+
+
+def relay(transport: paramiko.Transport, number: int, destination: tuple[str, int]) -> None:
+    """Join the channel of this number to a port. Session channels are accepted along the way."""
+    channel = transport.accept(TIME)
+    while channel is not None and channel.get_id() != number:
+        channel = transport.accept(TIME)
+    if channel is not None:
+        join_to(channel, destination)
+
+
+def join_to(channel: paramiko.Channel, destination: tuple[str, int]) -> None:
+    with socket.create_connection(destination) as there:
+
+        def back() -> None:
+            while chunk := there.recv(65536):
+                channel.sendall(chunk)
+            channel.close()
+
+        threading.Thread(target=back, daemon=True).start()
+        while chunk := channel.recv(65536):
+            there.sendall(chunk)
+        there.shutdown(socket.SHUT_WR)
 
 
 def serve_one(stream: socket.socket, arguments: argparse.Namespace) -> None:
@@ -213,14 +262,19 @@ def exchange_three(transport: paramiko.Transport) -> list[bool]:
     return intact
 
 
-def report(transport: paramiko.Transport) -> None:
+def run_report(transport: paramiko.Transport) -> Done:
     channel = transport.open_session(timeout=TIME)
     channel.settimeout(TIME)
     channel.exec_command(REPORT)
     output = channel.makefile("rb").read()
     errors = channel.makefile_stderr("rb").read()
-    status = channel.recv_exit_status()
-    emit("result", stdout=output.decode(), stderr=errors.decode(), status=status)
+    return Done(output, errors, channel.recv_exit_status())
+
+
+def report(transport: paramiko.Transport) -> None:
+    done = run_report(transport)
+    output, errors = done.output.decode(), done.errors.decode()
+    emit("result", stdout=output, stderr=errors, status=done.status)
 
 
 def play(transport: paramiko.Transport, arguments: argparse.Namespace) -> None:
@@ -266,16 +320,64 @@ def authenticate(transport: paramiko.Transport, arguments: argparse.Namespace) -
     return "password"
 
 
-def connect(arguments: argparse.Namespace) -> None:
-    end_with_input()
-    transport = paramiko.Transport(socket.create_connection(("127.0.0.1", arguments.port)))
+def start(arguments: argparse.Namespace) -> Transport:
+    transport = Transport(socket.create_connection(("127.0.0.1", arguments.port)))
     transport.auth_timeout = transport.banner_timeout = TIME
     configure(transport, arguments)
+    return transport
+
+
+def verify(transport: paramiko.Transport, arguments: argparse.Namespace) -> None:
+    transport.start_client(timeout=TIME)
+    key = transport.get_remote_server_key()
+    if key.asbytes() not in public_blobs(arguments.host_public_key):
+        raise paramiko.SSHException("the host key is not the expected one")
+
+
+class CellConnection:
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.transport = start(arguments)
+        verify(self.transport, arguments)
+        try:
+            authenticate(self.transport, arguments)
+        except paramiko.AuthenticationException as error:
+            raise RefusedError(str(error)) from None
+
+    def run(self, command: str, data: bytes) -> Done:
+        if command == REPORT:
+            return run_report(self.transport)
+        received, status = exchange(self.transport, data, command)
+        return Done(received, b"", status)
+
+    def through(self, port: int, words: bytes) -> bytes:
+        places = (("127.0.0.1", port), ("127.0.0.1", 0))
+        channel = self.transport.open_channel("direct-tcpip", *places, timeout=TIME)
+        channel.settimeout(TIME)
+        channel.sendall(words)
+        heard = b""
+        while len(heard) < len(words) and (chunk := channel.recv(65536)):
+            heard += chunk
+        channel.close()
+        return heard
+
+    def back(self, port: int, target: int) -> None:
+        def join(channel: paramiko.Channel, origin: Any, listened: Any) -> None:
+            where = ("127.0.0.1", target)
+            threading.Thread(target=join_to, args=(channel, where), daemon=True).start()
+
+        self.transport.request_port_forward("127.0.0.1", port, join)
+        emit("waiting")
+        sys.stdin.read()
+
+    def close(self) -> None:
+        self.transport.close()
+
+
+def connect(arguments: argparse.Namespace) -> None:
+    end_with_input()
+    transport = start(arguments)
     try:
-        transport.start_client(timeout=TIME)
-        key = transport.get_remote_server_key()
-        if key.asbytes() not in public_blobs(arguments.host_public_key):
-            raise paramiko.SSHException("the host key is not the expected one")
+        verify(transport, arguments)
         emit("connected", cipher=transport.remote_cipher, mac=transport.remote_mac)
         method = authenticate(transport, arguments)
     except paramiko.AuthenticationException as error:
@@ -302,6 +404,8 @@ def main() -> None:
     )
     if arguments.role == "server":
         serve(arguments)
+    elif arguments.scenario in SHARED:
+        SHARED[arguments.scenario](arguments, CellConnection)
     else:
         connect(arguments)
 
