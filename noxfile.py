@@ -86,6 +86,20 @@ def interop(session: nox.Session) -> None:
     session.run("pytest", "tests/interop", "tests/cli", *session.posargs)
 
 
+@nox.session(name="interop-table")
+def interop_table(session: nox.Session) -> None:
+    """Play the matrix of algorithms with all peers, write docs/interop.md from what passed."""
+    install(session, "test", "interop")
+    session.run("tests/interop/install_peers.sh", "python", external=True)
+    results = os.path.join(session.create_tmp(), "results")
+    if os.path.exists(results):
+        os.remove(results)
+    matrix = ["tests/interop/test_matrix.py", "-k", "test_cells", "--numprocesses", "auto"]
+    environment = {"ANYSSH_INTEROP_RESULTS": results, "CI": "true"}
+    session.run("pytest", *matrix, *session.posargs, env=environment)
+    session.run("python", "-m", "tests.interop.table", results)
+
+
 @nox.session
 def lowest(session: nox.Session) -> None:
     """The tests on the oldest libraries that we say we work with."""
