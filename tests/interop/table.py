@@ -67,9 +67,9 @@ reconnecting have tests of their own, with the programs that know them.
 
 ## Peers
 
-"New keys by" tells who starts the later key exchanges: where both can, in half of the cells one
-side does. PuTTY and libssh2 have no server. PuTTY's `psftp` needs an SFTP server, which anyssh
-leaves to applications.
+"New keys by" tells who starts the later key exchanges: where both can, each side does with half of
+the host key algorithms. PuTTY and libssh2 have no server. PuTTY's `psftp` needs an SFTP server,
+which anyssh leaves to applications.
 
 """
 

@@ -20,9 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
-from anyio.abc import ByteStream, SocketAttribute
 
 import anyssh
 
@@ -52,6 +50,7 @@ from .ours import (
 )
 from .peers import USER, KeyFile, Peer, PeerProcess, require_peer, token
 from .scripts.peer_common import GREETING, REPORT, pattern, sha256
+from .test_forwarding import capitals, say
 
 MEBIBYTE = 1 << 20
 OUR_REKEY_BYTES = 600_000
@@ -67,7 +66,7 @@ class Abilities:
     follows: bool = True
     """Whether it goes along when we do."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """What else its script is told."""
+    """What else its script is told when it is to exchange keys again."""
 
 
 ABILITIES = {
@@ -79,10 +78,6 @@ ABILITIES = {
     "paramiko": Abilities(options={"rekey_once": True}),
     "npm": Abilities(follows=False),
 }
-
-
-def abilities(peering: Peering) -> Abilities:
-    return ABILITIES.get(peering.peer, Abilities())
 
 
 OTHER_USER_KEYS = {
@@ -101,27 +96,14 @@ def user_algorithm(peering: Peering, host_key: str) -> str:
     return "ecdsa-sha2-nistp256" if host_key in others else host_key
 
 
-# --- the port behind the server
+def we_rekey(peering: Peering, host_key: str) -> bool:
+    """Whether keys are exchanged anew by us, or by the peer: with each second host key algorithm.
 
-
-async def shout(stream: ByteStream) -> None:
-    async with stream:
-        try:
-            async for chunk in stream:
-                await stream.send(chunk.upper())
-        except anyio.BrokenResourceError:
-            pass
-
-
-@asynccontextmanager
-async def shouting() -> AsyncIterator[int]:
-    async with (
-        await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0) as listener,
-        anyio.create_task_group() as tasks,
-    ):
-        tasks.start_soon(listener.serve, shout)
-        yield listener.extra(SocketAttribute.local_port)
-        tasks.cancel_scope.cancel()
+    Each other algorithm is used with all of them, so with keys anew by either side.
+    """
+    can = ABILITIES.get(peering.peer, Abilities())
+    is_our_turn = list(KEY_TYPES).index(host_key) % 2 == 1
+    return can.follows and (is_our_turn or not can.rekeys)
 
 
 # --- what both sides have
@@ -216,9 +198,10 @@ class Setting:
     user: KeyFile
     user_algorithm: str
     target: int
+    we_rekey: bool
     password: str = field(default_factory=token)
 
-    def config(self, cell: Cell, *, we_rekey: bool) -> anyssh.SessionConfig:
+    def config(self, cell: Cell) -> anyssh.SessionConfig:
         """Insist on the algorithms of the cell, and on that of the user's key."""
         config = anyssh.SessionConfig(
             key_exchanges=[cell.key_exchange],
@@ -227,7 +210,7 @@ class Setting:
         )
         if cell.mac:
             config = config.replace(macs=[cell.mac])
-        return config.replace(rekey_bytes=OUR_REKEY_BYTES) if we_rekey else config
+        return config.replace(rekey_bytes=OUR_REKEY_BYTES) if self.we_rekey else config
 
     def check(self, cell: Cell, used: anyssh.Algorithms) -> None:
         assert used.key_exchange == cell.key_exchange
@@ -237,14 +220,8 @@ class Setting:
             assert {used.mac_client_to_server, used.mac_server_to_client} == {cell.mac}
 
 
-def we_rekey(peering: Peering, number: int) -> bool:
-    """Whether keys are exchanged anew by us in a cell, or by the peer."""
-    can = abilities(peering)
-    return can.follows and (number % 2 == 1 or not can.rekeys)
-
-
 async def play_with_server(setting: Setting, cell: Cell, port: int, passed: Passed) -> None:
-    config = setting.config(cell, we_rekey=passed.rekeyed_by == "us")
+    config = setting.config(cell)
     by_key = anyssh.ClientCredentials(USER, keys=[our_key(setting.user)])
     by_password = anyssh.ClientCredentials(USER, password=setting.password)
     connect, watch = partial(our_client, port, [setting.host], config=config), Watch()
@@ -253,12 +230,7 @@ async def play_with_server(setting: Setting, cell: Cell, port: int, passed: Pass
         passed.version = str(session.peer_version)
         assert await exchange(session, pattern(MEBIBYTE)) == (pattern(MEBIBYTE), 0)
         stream = await session.stream_to_remote_port("127.0.0.1", setting.target)
-        async with stream:
-            await stream.send(GREETING)
-            answer = b""
-            while len(answer) < len(GREETING):
-                answer += await stream.receive()
-        assert answer == GREETING.upper()
+        assert await say(stream, GREETING) == GREETING.upper()
     assert watch.key_exchanges >= 2
     async with connect(by_password) as session:
         channel = await execute(session, REPORT)
@@ -270,7 +242,7 @@ async def play_with_server(setting: Setting, cell: Cell, port: int, passed: Pass
 async def play_with_client(
     setting: Setting, cell: Cell, client: PeerProcess, passed: Passed
 ) -> None:
-    config = setting.config(cell, we_rekey=passed.rekeyed_by == "us")
+    config = setting.config(cell)
     gate = Gate(USER, password=setting.password, authorized=[setting.user])
     everywhere = anyssh.ForwardingPolicy.allow_all()
     async with our_server(gate, [setting.host], config=config, forwarding=everywhere) as server:
@@ -292,18 +264,17 @@ async def play_with_client(
 
 
 async def play_cells(
-    keys: Keys, peering: Peering, host_key: str, cells: Sequence[tuple[int, Cell]], backend: str
+    keys: Keys, peering: Peering, host_key: str, cells: Sequence[Cell], backend: str
 ) -> None:
     """Play all cells, then tell which of them failed."""
     peer, failures = require_peer(peering.peer), []
-    async with shouting() as target:
-        host = keys.host[KEY_TYPES[host_key]]
-        algorithm = user_algorithm(peering, host_key)
-        user = keys.user[KEY_TYPES[algorithm]]
-        setting = Setting(peering, host, user, algorithm, target)
+    algorithm, ours = user_algorithm(peering, host_key), we_rekey(peering, host_key)
+    host, user = keys.host[KEY_TYPES[host_key]], keys.user[KEY_TYPES[algorithm]]
+    by = "us" if ours else "peer"
+    async with capitals() as target:
+        setting = Setting(peering, host, user, algorithm, target, ours)
         async with peer_in_role(keys, peer, setting) as play:
-            for number, cell in cells:
-                by = "us" if we_rekey(peering, number) else "peer"
+            for cell in cells:
                 passed = Passed(peering, cell, backend, rekeyed_by=by)
                 try:
                     await play(cell, passed)
@@ -319,18 +290,12 @@ async def play_cells(
 @asynccontextmanager
 async def peer_in_role(keys: Keys, peer: Peer, setting: Setting) -> AsyncIterator[Any]:
     """Run the peer while its cells are played; give the function that plays one."""
-    can = abilities(setting.peering)
     options: dict[str, Any] = {"everything": True, "user": USER, "password": setting.password}
-    if can.rekeys:
+    if not setting.we_rekey:
         options["rekey_bytes"] = peer.rekey_bytes
-    options |= can.options
+        options |= ABILITIES.get(peer.name, Abilities()).options
     if setting.peering.role == "server":
-        serving = peer.server(
-            host_key=[setting.host],
-            authorized=keys.authorized,
-            **options,
-            **FORWARDING.get(peer.name, {}),
-        )
+        serving = peer.server(host_key=[setting.host], authorized=keys.authorized, **options)
         async with serving as server:
 
             async def play(cell: Cell, passed: Passed) -> None:
@@ -347,9 +312,6 @@ async def peer_in_role(keys: Keys, peer: Peer, setting: Setting) -> AsyncIterato
         yield play
 
 
-FORWARDING: dict[str, dict[str, Any]] = {"npm": {"forwarding": True}}
-
-
 @pytest.mark.parametrize("host_key", KEY_TYPES)
 @pytest.mark.parametrize("peering", PEERINGS, ids=str)
 async def test_cells(
@@ -357,7 +319,7 @@ async def test_cells(
 ) -> None:
     wanted, backend = plans[peering], anyio_backend[0]
     chosen = wanted.cells if backend == "asyncio" else wanted.covering
-    cells = [(n, cell) for n, cell in enumerate(chosen) if cell.host_key == host_key]
+    cells = [cell for cell in chosen if cell.host_key == host_key]
     if cells:
         await play_cells(keys, peering, host_key, cells, backend)
     elif not any(cell.host_key == host_key for cell in wanted.cells):
