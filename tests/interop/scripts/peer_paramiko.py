@@ -35,6 +35,7 @@ from peer_common import (
 )
 
 TIME = 30.0
+CHUNK = 65536
 
 
 def public_blobs(names: Iterable[str]) -> set[bytes]:
@@ -42,20 +43,31 @@ def public_blobs(names: Iterable[str]) -> set[bytes]:
     return {base64.b64decode(line.split()[1]) for line in lines if line}
 
 
-class Transport(paramiko.Transport):
-    """Exchanges keys again by itself once only, if it is told so."""
+class Rekeying:
+    """Exchanges keys once, in the thread that counts the bytes, which waits for it.
 
-    rekeys_once = False
-    exchanged = 0
+    Left to itself the library may do so when a channel has ended, and then waits for ever.
+    """
 
-    def _parse_newkeys(self, message: paramiko.Message) -> None:
-        super()._parse_newkeys(message)
-        self.exchanged += 1
-        if self.rekeys_once and self.exchanged == 2:
-            self.packetizer.REKEY_BYTES = sys.maxsize
+    def __init__(self, transport: paramiko.Transport, limit: int | None) -> None:
+        self.transport = transport
+        self.left = limit
+
+    def count(self, size: int) -> None:
+        if self.left is None:
+            return
+        self.left -= size
+        if self.left <= 0:
+            self.left = None
+            self.transport.renegotiate_keys()
 
 
-def configure(transport: Transport, arguments: argparse.Namespace) -> None:
+def once(arguments: argparse.Namespace) -> int | None:
+    """Return the bytes after which keys are exchanged once, if they are to be."""
+    return arguments.rekey_bytes if arguments.rekey_once else None
+
+
+def configure(transport: paramiko.Transport, arguments: argparse.Namespace) -> None:
     options = transport.get_security_options()
     for name, chosen in (
         ("kex", arguments.kex),
@@ -65,9 +77,8 @@ def configure(transport: Transport, arguments: argparse.Namespace) -> None:
     ):
         if chosen:
             setattr(options, name, tuple(chosen))
-    if arguments.rekey_bytes:
+    if arguments.rekey_bytes and not arguments.rekey_once:
         transport.packetizer.REKEY_BYTES = arguments.rekey_bytes
-        transport.rekeys_once = arguments.rekey_once
 
 
 def send_disconnect(transport: paramiko.Transport, reason: int, text: str) -> None:
@@ -80,7 +91,7 @@ def send_disconnect(transport: paramiko.Transport, reason: int, text: str) -> No
     transport.close()
 
 
-class ServerTransport(Transport):
+class ServerTransport(paramiko.Transport):
     """Starts a command only when the reply to its request has been sent."""
 
     accepted: threading.Thread | None = None
@@ -143,16 +154,20 @@ class PeerServer(paramiko.ServerInterface):
         return int(paramiko.OPEN_SUCCEEDED)
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
-        arguments = (self.transport, channel, command.decode())
+        rekeying = Rekeying(self.transport, once(self.arguments))
+        arguments = (self.transport, channel, command.decode(), rekeying)
         command_thread = threading.Thread(target=run_command, args=arguments, daemon=True)
         self.transport.accepted = command_thread
         return True
 
 
-def run_command(transport: paramiko.Transport, channel: paramiko.Channel, command: str) -> None:
+def run_command(
+    transport: paramiko.Transport, channel: paramiko.Channel, command: str, rekeying: Rekeying
+) -> None:
     if command == ECHO:
         while chunk := channel.recv(65536):
             channel.sendall(chunk)
+            rekeying.count(len(chunk))
         channel.send_exit_status(0)
     elif command == DIGEST:
         received = b"".join(iter(lambda: channel.recv(65536), b""))
@@ -228,14 +243,25 @@ def serve(arguments: argparse.Namespace) -> None:
     sys.stdin.read()
 
 
-def exchange(transport: paramiko.Transport, data: bytes, command: str = ECHO) -> tuple[bytes, int]:
-    """Send data to a command while reading, return what came back and the exit status."""
+def exchange(
+    transport: paramiko.Transport,
+    data: bytes,
+    command: str = ECHO,
+    rekey_once: int | None = None,
+) -> tuple[bytes, int]:
+    """Send data to a command while reading, return what came back and the exit status.
+
+    :param rekey_once: bytes sent after which keys are exchanged
+    """
     channel = transport.open_session(timeout=TIME)
     channel.settimeout(TIME)
     channel.exec_command(command)
 
     def send() -> None:
-        channel.sendall(data)
+        rekeying = Rekeying(transport, rekey_once)
+        for start in range(0, len(data), CHUNK):
+            channel.sendall(data[start : start + CHUNK])
+            rekeying.count(CHUNK)
         channel.shutdown_write()
 
     sender = threading.Thread(target=send, daemon=True)
@@ -320,8 +346,8 @@ def authenticate(transport: paramiko.Transport, arguments: argparse.Namespace) -
     return "password"
 
 
-def start(arguments: argparse.Namespace) -> Transport:
-    transport = Transport(socket.create_connection(("127.0.0.1", arguments.port)))
+def start(arguments: argparse.Namespace) -> paramiko.Transport:
+    transport = paramiko.Transport(socket.create_connection(("127.0.0.1", arguments.port)))
     transport.auth_timeout = transport.banner_timeout = TIME
     configure(transport, arguments)
     return transport
@@ -336,6 +362,7 @@ def verify(transport: paramiko.Transport, arguments: argparse.Namespace) -> None
 
 class CellConnection:
     def __init__(self, arguments: argparse.Namespace) -> None:
+        self.rekey_once = once(arguments)
         self.transport = start(arguments)
         verify(self.transport, arguments)
         try:
@@ -346,7 +373,7 @@ class CellConnection:
     def run(self, command: str, data: bytes) -> Done:
         if command == REPORT:
             return run_report(self.transport)
-        received, status = exchange(self.transport, data, command)
+        received, status = exchange(self.transport, data, command, self.rekey_once)
         return Done(received, b"", status)
 
     def through(self, port: int, words: bytes) -> bytes:
