@@ -22,7 +22,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import pytest
 from anyio import to_thread
@@ -101,11 +101,24 @@ def _missing(name: str) -> str | None:
 def require_peer(name: str) -> Peer:
     """Return a peer; without it the test is skipped, or fails where CI=true."""
     if remedy := _missing(name):
-        text = f"no peer {name}: {remedy}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(text)
-        pytest.skip(text)
+        _go_without(f"no peer {name}: {remedy}")
     return Peer(name)
+
+
+def require_accounts(peer: Peer) -> None:
+    """Go on if a server can be shown an account of ours, without changing those of the machine."""
+    if peer.name not in ("dropbear", "openssh"):
+        return
+    command = ["unshare", "--mount", "true"]
+    as_root = os.getuid() == 0
+    if not as_root or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        _go_without(f"{peer.name} takes passwords of accounts; run as root, where unshare works")
+
+
+def _go_without(text: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(text)
+    pytest.skip(text)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ from .ours import (
     our_key,
     our_server,
 )
-from .peers import USER, KeyFile, Peer, PeerProcess, require_peer, token
+from .peers import USER, KeyFile, Peer, PeerProcess, require_accounts, require_peer, token
 from .scripts.peer_common import GREETING, REPORT, pattern, sha256
 from .test_forwarding import capitals, say
 
@@ -295,6 +295,7 @@ async def peer_in_role(keys: Keys, peer: Peer, setting: Setting) -> AsyncIterato
         options["rekey_bytes"] = peer.rekey_bytes
         options |= ABILITIES.get(peer.name, Abilities()).options
     if setting.peering.role == "server":
+        require_accounts(peer)
         serving = peer.server(host_key=[setting.host], authorized=keys.authorized, **options)
         async with serving as server:
 

@@ -20,7 +20,16 @@ import anyssh
 from .conftest import Keys
 from .matrix import AskingServer
 from .ours import Gate, exchange, our_client, our_key, our_server
-from .peers import USER, Peer, RunningServer, find_program, in_thread, require_peer, token
+from .peers import (
+    USER,
+    Peer,
+    RunningServer,
+    find_program,
+    in_thread,
+    require_accounts,
+    require_peer,
+    token,
+)
 from .scripts.peer_common import GREETING
 from .test_forwarding import capitals, free_port, say
 
@@ -147,6 +156,7 @@ def server_peer(request: pytest.FixtureRequest) -> Peer:
 
 @asynccontextmanager
 async def serving(keys: Keys, peer: Peer, **options: Any) -> AsyncIterator[RunningServer]:
+    require_accounts(peer)
     hosts = [keys.host["ed25519"]]
     async with peer.server(
         host_key=hosts, authorized=keys.authorized, user=USER, **options

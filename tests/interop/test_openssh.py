@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +13,7 @@ from anyssh import SessionConfig
 
 from .conftest import Keys
 from .ours import Gate, exchange, our_client, our_key, our_server
-from .peers import USER, RunningServer, find_program, require_peer, token
+from .peers import USER, RunningServer, find_program, require_accounts, require_peer, token
 from .scripts.peer_common import GREETING
 
 
@@ -58,25 +57,13 @@ async def test_default_key_exchange_with_the_server(keys: Keys) -> None:
         assert await exchange(session, GREETING) == (GREETING, 0)
 
 
-def can_have_accounts() -> bool:
-    """Whether sshd can be shown an account of ours without changing the machine's accounts."""
-    if os.getuid() != 0:
-        return False
-    unshare = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False)
-    return unshare.returncode == 0 and os.path.isfile("/etc/pam.d/sshd")
-
-
 @asynccontextmanager
 async def with_account(
     keys: Keys, password: str, *, interactive: bool
 ) -> AsyncIterator[RunningServer]:
     """Run an sshd that knows a user by a password."""
     peer = require_peer("openssh")
-    if not can_have_accounts():
-        reason = "sshd takes passwords only from accounts; run as root, where unshare works"
-        if "CI" in os.environ:
-            pytest.fail(reason)
-        pytest.skip(reason)
+    require_accounts(peer)
     async with peer.server(
         host_key=keys.hosts(peer), user=USER, password=password, interactive=interactive
     ) as server:
