@@ -1,4 +1,4 @@
-"""Every peer in each of its roles, with the algorithms that both sides have.
+"""Every peer in each of its roles, with the algorithms that both sides have (T-61).
 
 :mod:`matrix` says which sets of algorithms are tried. In each such cell the client logs in by key,
 has a MiB echoed, during which keys are exchanged anew, and talks to a port behind the server; then

@@ -1,4 +1,4 @@
-"""What scanners find in a default server and a default client.
+"""What scanners find in a default server and a default client (T-62).
 
 ``ssh-audit`` rates algorithms. What it finds fault with is either not there or in ``EXPLAINED``,
 with the reason why we offer it all the same; an entry that it no longer finds fault with has to go.
@@ -8,30 +8,19 @@ without logging in.
 
 from __future__ import annotations
 
-import gc
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import anyio
 import pytest
-from anyio.abc import SocketAttribute
 
 import anyssh
 
 from .explained import EXPLAINED
-from .ours import echo
-from .peers import find_program, token
+from .scanning import require_program, scanned
 
 POLICIES = Path(__file__).parent / "policies"
 DEADLINE = 60.0
@@ -42,15 +31,6 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def require_program(name: str, remedy: str) -> str:
-    program = find_program(name)
-    if program is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"no {name}: {remedy}")
-        pytest.skip(f"no {name}: {remedy}")
-    return program
-
-
 @pytest.fixture(scope="module")
 def ssh_audit() -> str:
     return require_program("ssh-audit", "pip install ssh-audit")
@@ -59,56 +39,6 @@ def ssh_audit() -> str:
 @pytest.fixture(scope="module")
 def nmap() -> str:
     return require_program("nmap", "apt-get install nmap")
-
-
-HOST_KEYS = {
-    "ssh-ed25519": "ssh-ed25519",
-    "ssh-rsa": "rsa-sha2-512",
-    "ecdsa-sha2-nistp256": "ecdsa-sha2-nistp256",
-    "ecdsa-sha2-nistp384": "ecdsa-sha2-nistp384",
-    "ecdsa-sha2-nistp521": "ecdsa-sha2-nistp521",
-}
-
-
-@dataclass
-class Scanned:
-    """A server to be looked at."""
-
-    port: int
-    password: str
-    keys: dict[str, anyssh.Key]
-    server: anyssh.Server
-    attempts: int = 0
-
-
-@asynccontextmanager
-async def scanned(
-    limits: anyssh.ServerLimits | None = None, config: anyssh.SessionConfig | None = None
-) -> AsyncIterator[Scanned]:
-    """Run a server with a key of each type; all else is as it comes."""
-    keys = {name: anyssh.generate_key(algorithm) for name, algorithm in HOST_KEYS.items()}
-    password = token()
-
-    async def authenticate(attempt: anyssh.AuthAttempt) -> object | None:
-        found.attempts += 1
-        match attempt:
-            case anyssh.PasswordAttempt(username="alice", password=given) if given == password:
-                return "alice"
-        return None
-
-    async def handle(session: anyssh.ServerSession) -> None:
-        await session.serve(echo)
-
-    async with await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0) as listener:
-        port = listener.extra(SocketAttribute.local_port)
-        server = anyssh.Server(
-            host_keys=list(keys.values()), authenticate=authenticate, config=config, limits=limits
-        )
-        found = Scanned(port, password, keys, server)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(server.serve, listener, handle)
-            yield found
-            tasks.cancel_scope.cancel()
 
 
 # --- ssh-audit
@@ -259,73 +189,3 @@ async def shake_hands(port: int, key: anyssh.Key) -> None:
     verify = anyssh.pin(key.fingerprint)
     async with anyssh.ClientSession.connect(stream, verify_host=verify, config=config):
         pass
-
-
-# --- a flood of connections
-
-
-ROUNDS = 10.0
-"""Seconds of the flood."""
-SLOWEST = 0.05
-"""Seconds that 99 of 100 echoes stay below."""
-GROWTH = 32 * 1024 * 1024
-"""Bytes that the process may grow by after the flood's first second."""
-
-
-def resident_memory() -> int:
-    """Return the bytes of memory that this process has, by Linux's account."""
-    gc.collect()
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-@asynccontextmanager
-async def flooding(program: str, port: int) -> AsyncIterator[None]:
-    """Let the scanner make connections as fast as it can, sixteen at a time."""
-    command = [program, "--conn-rate-test", "16", "-p", str(port), "127.0.0.1"]
-    async with await anyio.open_process(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        try:
-            yield
-        finally:
-            process.send_signal(signal.SIGKILL)
-
-
-@pytest.mark.nightly
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("exempt", [True, False], ids=["each one is let in", "penalised"])
-async def test_an_echo_goes_on_in_a_flood(
-    ssh_audit: str, exempt: bool, record_property: Any
-) -> None:
-    """T-16: an established session is as quick as before, memory stays as it was."""
-    limits = anyssh.ServerLimits() if exempt else anyssh.ServerLimits(exempt=())
-    times: list[float] = []
-    async with scanned(limits) as server:
-        mine = anyssh.ClientCredentials("alice", password=server.password)
-        verify = anyssh.pin(server.keys["ssh-ed25519"].fingerprint)
-        stream = await anyio.connect_tcp("127.0.0.1", server.port)
-        async with (
-            anyssh.ClientSession.connect(stream, credentials=mine, verify_host=verify) as session,
-            await session.open_channel() as channel,
-            flooding(ssh_audit, server.port),
-        ):
-            before = None
-            end = time.monotonic() + ROUNDS
-            while (start := time.monotonic()) < end:
-                await channel.send(b"x" * 64)
-                assert await channel.receive()
-                times.append(time.monotonic() - start)
-                await anyio.sleep(0.002)
-                if before is None and start > end - ROUNDS + 1:
-                    before = resident_memory()
-            after = resident_memory()
-        assert server.server.statistics.total_logins == 1
-    times.sort()
-    p99 = times[len(times) * 99 // 100]
-    assert before is not None
-    figures = {"echoes": len(times), "p99_ms": p99 * 1000, "grown": after - before}
-    for name, value in figures.items():
-        record_property(name, value)
-    assert p99 < SLOWEST
-    assert after - before < GROWTH
