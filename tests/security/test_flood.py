@@ -16,7 +16,6 @@ import anyio
 import pytest
 
 import anyssh
-
 from tests.interop.scanning import require_program, scanned
 
 Figure = Callable[[str, str], None]
