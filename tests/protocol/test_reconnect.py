@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from anyssh.config import RECONNECT_EXTENSIONS, SessionConfig
-from anyssh.constants import DisconnectReason, Extension
+from anyssh.constants import DisconnectReason, Extension, Mac, MessageNumber
 from anyssh.errors import Disconnected, ReconnectError
+from anyssh.messages import GlobalRequest
 from anyssh.protocol import Phase, Role
 from anyssh.protocol.events import (
     ChannelRequestReceived,
@@ -44,6 +45,74 @@ def test_both_sides_give_receipts_once_they_have_announced_them() -> None:
         transport = pair.transport(role)
         assert transport.gives_receipts
         assert transport.gets_receipts
+
+
+def test_it_is_turned_on_once_and_nobody_answers() -> None:
+    pair = reconnecting_pair()
+    enable = GlobalRequest(Extension.ENABLE_SESSION_RECONNECT_REQUEST, False).encode()
+    for role in Role:
+        named = [
+            payload
+            for payload in pair.sent(role)
+            if payload[0] == MessageNumber.GLOBAL_REQUEST
+            and GlobalRequest.decode(payload).request_name
+            == Extension.ENABLE_SESSION_RECONNECT_REQUEST
+        ]
+        assert named == [enable]
+
+
+def test_it_stays_off_without_a_common_mac() -> None:
+    """Decision 4: the cipher authenticates, but there is no key to make tokens with."""
+    pair = CorePair(
+        reconnecting_config(macs=[Mac.HMAC_SHA2_256]), reconnecting_config(macs=[Mac.HMAC_SHA2_512])
+    )
+    pair.pump()
+    pair.authenticate()
+    for role in Role:
+        assert pair.connections[role].continuity is None
+        assert not pair.transport(role).gives_receipts
+    pair.end_stream()
+    for role in Role:
+        assert not ending(pair, role).is_survivable
+
+
+def test_an_unlinked_client_remembers_which_packet_asked() -> None:
+    """A server that answered it may have gone on, over a stream whose numbers say nothing."""
+    pair = running_pair(reconnecting_config(extensions=UNLINKED), channels=1)
+    continuity = pair.connections[CLIENT].continuity
+    assert continuity is not None
+    assert continuity.journal.unanswered == -1
+    pair.lose()
+    last = []
+    for _ in range(2):
+        pair.reconnect(pump=False)
+        while not any(map(is_request, pair.sent(CLIENT))):
+            pair.cross(CLIENT)
+            pair.cross(SERVER)
+        assert is_request(pair.sent(CLIENT)[-1])
+        last.append(pair.transport(CLIENT).messages_sent - 1)
+        assert continuity.journal.unanswered == max(last)
+        pair.lose()
+
+
+def is_request(payload: bytes) -> bool:
+    """Whether a payload asks for a lost session."""
+    return (
+        payload[0] == MessageNumber.GLOBAL_REQUEST
+        and GlobalRequest.decode(payload).request_name == Extension.SESSION_RECONNECT_REQUEST
+    )
+
+
+def test_a_client_that_is_refused_forgets_that_it_asked() -> None:
+    pair = running_pair(reconnecting_config(extensions=UNLINKED), channels=1)
+    continuity = pair.connections[CLIENT].continuity
+    assert continuity is not None
+    pair.lose()
+    pair.connections[SERVER].continuity, kept = None, pair.connections[SERVER].continuity
+    pair.reconnect()
+    assert isinstance(pair.termination_of(CLIENT), ReconnectError)
+    assert kept is not None
+    assert continuity.journal.unanswered == -1
 
 
 def test_the_session_survives_the_end_of_its_stream() -> None:
