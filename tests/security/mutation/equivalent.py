@@ -13,7 +13,57 @@ from .mutants import Mutant
 
 __all__ = ["EQUIVALENT", "reason_for"]
 
+UNTIL_USED: Final = "it is set before it is used"
+SPEED: Final = "it decides how much is done at once, not what comes of it"
+GATE: Final = "the table of legal messages has seen to it before"
+
 EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
+    "anyssh.algorithms.packets": {
+        ("_FIRST_POOL_SIZE: Final = 256", "256 -> 257"): SPEED,
+        ("_POOL_SIZE: Final = 1024", "1024 -> 1025"): SPEED,
+        ("VIEW_FROM: Final = 8192", "8192 -> 8193"): SPEED,
+    },
+    "anyssh.algorithms.aes_gcm": {
+        (
+            "buffer[start:end] if packet_length < VIEW_FROM else memoryview(buffer)[start:end],",
+            "packet_length < VIEW_FROM -> packet_length <= VIEW_FROM",
+        ): SPEED,
+    },
+    "anyssh.algorithms.encrypt_and_mac": {
+        ("_DISCARD_STEP: Final = 32 * 1024", "1024 -> 1025"): SPEED,
+        ("_DISCARD_STEP: Final = 32 * 1024", "32 -> 33"): SPEED,
+        (
+            'self._authenticator.code(b"", buffer[offset : offset + size])',
+            "offset + size -> offset - size",
+        ): "what comes of it is not looked at; it shall only take its time",
+    },
+    "anyssh.protocol.transport": {
+        (
+            "if not MIN_PACKET_LENGTH <= length <= self._max_packet_length:",
+            "MIN_PACKET_LENGTH <= length <= self._max_packet_length -> "
+            "MIN_PACKET_LENGTH < length <= self._max_packet_length",
+        ): "in each mode the shortest packet is longer, and this one is refused later",
+        ("self.receipted_messages: int = 0", "0 -> 1"): UNTIL_USED,
+        ("self.receipted_bytes: int = 0", "0 -> 1"): UNTIL_USED,
+        ("self.received_at: float = 0.0", "0.0 -> 1.0"): UNTIL_USED,
+        ("self.now: float = 0.0", "0.0 -> 1.0"): UNTIL_USED,
+    },
+    "anyssh.protocol.client_authentication": {
+        ("self._prompt_count = 0", "0 -> 1"): UNTIL_USED,
+        ("self._prompt_count = 0", "without self._prompt_count = 0"): UNTIL_USED,
+    },
+    "anyssh.protocol.server_authentication": {
+        ("self._judged_since = 0.0", "0.0 -> 1.0"): UNTIL_USED,
+        ("self._judged_since = 0.0", "without self._judged_since = 0.0"): UNTIL_USED,
+        (
+            'raise RemoteProtocolError("answers without a challenge")',
+            "without raise RemoteProtocolError('answers without a challenge')",
+        ): GATE,
+        (
+            "self._queue.clear()",
+            "without self._queue.clear()",
+        ): "once somebody is authenticated, nothing more is judged",
+    },
     "anyssh.protocol.acceptance": {
         (
             "Row((N.SERVICE_ACCEPT,), _CLIENT, (Phase.RUNNING,), Condition.SERVICE_PENDING),",
@@ -22,8 +72,8 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
     },
     "anyssh.protocol.journal": {
         ("self.struck_off: int = -1", "1 -> 2"): "every packet comes after both numbers",
-        ("self.last_received: int = -1", "1 -> 2"): "it is set before it is read",
-        ("self.last_sent: int = -1", "1 -> 2"): "it is set before it is read",
+        ("self.last_received: int = -1", "1 -> 2"): UNTIL_USED,
+        ("self.last_sent: int = -1", "1 -> 2"): UNTIL_USED,
         ("self.unanswered: int = -1", "1 -> 2"): "every packet comes after both numbers",
     },
     "anyssh.protocol.reconnect": {
