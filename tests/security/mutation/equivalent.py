@@ -77,6 +77,7 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
         ("self.unanswered: int = -1", "1 -> 2"): "every packet comes after both numbers",
     },
     "anyssh.protocol.reconnect": {
+        ("continuity.attempts += 1", "1 -> 2"): "only their order matters",
         (
             "self._has_asked = False",
             "without self._has_asked = False",

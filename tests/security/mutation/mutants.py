@@ -140,6 +140,8 @@ def _is_skipped(node: ast.AST) -> bool:
             return True
         case ast.FunctionDef(name=name):
             return name in SKIPPED_FUNCTIONS
+        case ast.Assign(value=ast.Subscript(value=ast.Name(id="tuple" | "Callable"))):
+            return True  # the name of a type
         case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
             return name in SKIPPED_NAMES
         case ast.If(test=ast.Name(id="TYPE_CHECKING")):
