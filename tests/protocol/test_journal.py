@@ -34,6 +34,16 @@ def numbers(entries: list[Any]) -> list[int]:
     return [entry[0] for entry in entries]
 
 
+def test_a_new_journal_is_of_a_stream_without_packets() -> None:
+    made = Journal(b"link")
+    assert made.link_id == b"link"
+    assert len(made) == made.size == 0
+    assert made.struck_off == made.last_sent == made.last_received == made.unanswered == -1
+    assert made.previous is None
+    made.end(0, 0)
+    assert made.fits(0)
+
+
 def test_what_the_peer_has_is_struck_off() -> None:
     made = journal(3, 5, 8)
     assert len(made) == 3

@@ -71,12 +71,16 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
         ): "the condition never holds for a server, which asks for no service",
     },
     "anyssh.protocol.journal": {
-        ("self.struck_off: int = -1", "1 -> 2"): "every packet comes after both numbers",
-        ("self.last_received: int = -1", "1 -> 2"): UNTIL_USED,
-        ("self.last_sent: int = -1", "1 -> 2"): UNTIL_USED,
-        ("self.unanswered: int = -1", "1 -> 2"): "every packet comes after both numbers",
+        ("self._confirmed_by = 0", "0 -> 1"): UNTIL_USED,
+        ("self._confirmed_by = 0", "without self._confirmed_by = 0"): UNTIL_USED,
+        ("self._repeated = 0", "0 -> 1"): UNTIL_USED,
+        ("self._repeated = 0", "without self._repeated = 0"): UNTIL_USED,
     },
     "anyssh.protocol.reconnect": {
+        (
+            "if waiting <= 0 or not transport.gives_receipts:",
+            "waiting <= 0 -> waiting < 0",
+        ): "a deadline is set at which nothing is due",
         ("continuity.attempts += 1", "1 -> 2"): "only their order matters",
         (
             "self._has_asked = False",
