@@ -5,9 +5,15 @@ from __future__ import annotations
 import pytest
 
 from anyssh.config import RECONNECT_EXTENSIONS, SessionConfig
-from anyssh.constants import DisconnectReason, Extension, Mac, MessageNumber
+from anyssh.constants import (
+    DisconnectReason,
+    Extension,
+    Mac,
+    MessageNumber,
+    ReconnectFailureReason,
+)
 from anyssh.errors import Disconnected, ReconnectError
-from anyssh.messages import GlobalRequest
+from anyssh.messages import GlobalRequest, RequestSuccess, SessionReconnectResponse
 from anyssh.protocol import Phase, Role
 from anyssh.protocol.events import (
     ChannelRequestReceived,
@@ -93,6 +99,27 @@ def test_an_unlinked_client_remembers_which_packet_asked() -> None:
         last.append(pair.transport(CLIENT).messages_sent - 1)
         assert continuity.journal.unanswered == max(last)
         pair.lose()
+
+
+@pytest.mark.parametrize("more, words", [(0, "went on over a stream"), (1, "it is one from")])
+def test_a_number_that_may_be_of_a_stream_without_an_answer_is_no_good(
+    more: int, words: str
+) -> None:
+    pair = running_pair(reconnecting_config(extensions=UNLINKED), channels=1)
+    for _ in range(2):
+        pair.lose()
+        pair.reconnect(pump=False)
+        while not any(map(is_request, pair.sent(CLIENT))):
+            pair.cross(CLIENT)
+            pair.cross(SERVER)
+    continuity = pair.connections[CLIENT].continuity
+    assert continuity is not None
+    reconnector = pair.client._reconnector
+    token = reconnector._tokens(to_server=False)(continuity.session_id)
+    response = SessionReconnectResponse(token, reconnector._unanswered + more)
+    with pytest.raises(ReconnectError, match=words) as caught:
+        reconnector.receive_success(RequestSuccess(response.encode()).encode())
+    assert caught.value.reason == ReconnectFailureReason.CLIENT_DROPPED_MESSAGES
 
 
 def is_request(payload: bytes) -> bool:
