@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hmac
+
 import pytest
 
 from anyssh.config import RECONNECT_EXTENSIONS, SessionConfig
@@ -25,7 +27,9 @@ from anyssh.protocol.events import (
 from anyssh.protocol.key_exchange import ExchangeKeys
 from anyssh.wire import mpint
 
-from .core_pair import CLIENT, FAST, SERVER, CorePair, running_pair
+from .core_pair import CLIENT, FAST, SERVER, START, CorePair, running_pair
+from .scripted_peer import ScriptedPeer
+from .test_acceptance import lost_session
 
 LINKED = RECONNECT_EXTENSIONS
 UNLINKED = tuple(name for name in LINKED if name != Extension.SESSION_LINK)
@@ -316,3 +320,54 @@ def test_latency_is_measured_from_receipts() -> None:
     assert any(
         event.milliseconds == pytest.approx(50) for event in pair.of_type(CLIENT, LatencyMeasured)
     )
+
+
+# Peers that leave something out
+
+
+def asked_for(role: Role, *more: str) -> ScriptedPeer:
+    """Return a core whose peer knows the extension, in a running session."""
+    peer = ScriptedPeer(
+        role,
+        extensions=RECONNECT_EXTENSIONS,
+        authenticate=lambda client: client.request_password("alice", "wonderland"),
+    )
+    peer.greet()
+    names = {
+        SERVER: ("KEX_INIT", "SERVICE_REQUEST", "USERAUTH_REQUEST"),
+        CLIENT: ("KEX_REPLY", "SERVICE_ACCEPT", "USERAUTH_SUCCESS"),
+    }[role]
+    for name in ("KEXINIT", names[0], "NEWKEYS", "EXT_INFO reconnect", *more, *names[1:]):
+        peer.send(name)
+    assert peer.core.phase is Phase.RUNNING
+    return peer
+
+
+@pytest.mark.parametrize("role", Role)
+def test_a_peer_that_turns_nothing_on_is_not_waited_for(role: Role) -> None:
+    """It knows the extension, but may not have understood that it could be used."""
+    (end,) = asked_for(role).core.receive_eof(START)
+    assert isinstance(end, ConnectionTerminated)
+    assert not end.is_survivable
+    (end,) = asked_for(role, "GLOBAL_REQUEST enable").core.receive_eof(START)
+    assert isinstance(end, ConnectionTerminated)
+    assert end.is_survivable
+
+
+def test_a_server_that_goes_on_has_turned_it_on() -> None:
+    """Whether or not it has said so on the new stream, too."""
+    peer = ScriptedPeer(CLIENT, extensions=RECONNECT_EXTENSIONS, continuity=lost_session())
+    peer.greet()
+    for name in ("KEXINIT", "KEX_REPLY", "NEWKEYS", "EXT_INFO reconnect"):
+        peer.send(name)
+    continuity = peer.connection.continuity
+    assert continuity is not None
+    digest, key = peer.core.exchanger.mac_key(to_server=False)
+    token = hmac.digest(key, continuity.session_id + peer.core.exchanger.session_id, digest)
+    number = continuity.journal.last_sent
+    response = SessionReconnectResponse(token, number).encode()
+    peer.send_payload(RequestSuccess(response).encode())
+    assert peer.core.phase is Phase.RUNNING
+    (end,) = peer.core.receive_eof(START)
+    assert isinstance(end, ConnectionTerminated)
+    assert end.is_survivable
