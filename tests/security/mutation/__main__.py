@@ -1,7 +1,7 @@
 """``python -m tests.security.mutation``: runs what is left to run, and says what survived.
 
 Results are kept in ``--folder``, so it may be stopped, and goes on where it was. ``--again`` tries
-the survivors once more, with more effort if told so. ``--report`` writes the table that the
+only the survivors once more, with more effort if told so. ``--report`` writes the table that the
 documentation shows. The exit status is 1 if fewer than 90 % of the changes of a group are noticed.
 """
 
@@ -68,7 +68,7 @@ def main() -> int:
     parser.add_argument("--sample", type=int, default=0, help="so many changes only, by chance")
     parser.add_argument("--seed", type=int, default=1, help="of that chance")
     parser.add_argument("--only", default="", help="changes whose name has this in it")
-    parser.add_argument("--again", action="store_true", help="try survivors again")
+    parser.add_argument("--again", action="store_true", help="try only survivors")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the table")
     arguments = vars(parser.parse_args())
     file = arguments.pop("report")

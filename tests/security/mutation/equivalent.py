@@ -49,6 +49,14 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
         ("self.now: float = 0.0", "0.0 -> 1.0"): UNTIL_USED,
     },
     "anyssh.protocol.client_authentication": {
+        (
+            "if self._grouped_prompts:",
+            "self._grouped_prompts -> not self._grouped_prompts",
+        ): "both layouts are tried, and nothing that is meant for one can be read in the other",
+        (
+            "layouts.reverse()",
+            "without layouts.reverse()",
+        ): "both layouts are tried, and nothing that is meant for one can be read in the other",
         ("self._prompt_count = 0", "0 -> 1"): UNTIL_USED,
         ("self._prompt_count = 0", "without self._prompt_count = 0"): UNTIL_USED,
     },
@@ -59,6 +67,15 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
             'raise RemoteProtocolError("answers without a challenge")',
             "without raise RemoteProtocolError('answers without a challenge')",
         ): GATE,
+        (
+            "return FAILURE_TIME + FAILURE_TIME_SPREAD * digest[0] / 255",
+            "0 -> 1",
+        ): "each byte of the digest is as good as the first",
+        (
+            'digest = hmac.digest(self._delay_secret, (self._username or "").encode(), '
+            "hashlib.sha256)",
+            "'' -> 'X'",
+        ): "whoever is judged has a name",
         (
             "self._queue.clear()",
             "without self._queue.clear()",
@@ -81,6 +98,10 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
             "if waiting <= 0 or not transport.gives_receipts:",
             "waiting <= 0 -> waiting < 0",
         ): "a deadline is set at which nothing is due",
+        (
+            "for new, old in zip(_macs(algorithms), _macs(before), strict=True)",
+            "True -> False",
+        ): "both have two",
         ("continuity.attempts += 1", "1 -> 2"): "only their order matters",
         (
             "self._has_asked = False",

@@ -171,7 +171,7 @@ class Plugin:
             mutants = mutants[: self.options.sample]
         for mutant in mutants:
             known = results.get(mutant.name)
-            if known is None or (self.options.again and known == "survived"):
+            if known == ("survived" if self.options.again else None):
                 yield mutant
 
     # Trying one
