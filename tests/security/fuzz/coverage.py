@@ -19,7 +19,7 @@ from .oracle import Target
 __all__ = ["reduce", "steps_of"]
 
 PACKAGE: Final = str(Path(anyssh.__file__).parent)
-LIMIT: Final = 24 * 1024
+LIMIT: Final = 64 * 1024
 """Bytes that are kept for a target, at most."""
 
 Step = tuple[str, int, int]

@@ -327,27 +327,10 @@ def jwk_seeds() -> Iterator[bytes]:
         yield export_public_key(key, KeyFormat.JWK).encode()[1:]
 
 
-PUTTY_SAMPLE: Final = b"""3: ssh-ed25519
-Encryption: none
-Comment: a key
-Public-Lines: 2
-AAAAC3NzaC1lZDI1NTE5AAAAIAOhB7/zzhC+HXDdGOdLwJln5NYwm6UNXx3chmQS
-VTG4
-Private-Lines: 1
-AAAAIGNAplAzqfXvXOTm2Y8NAbUa3M3Kqg==
-Private-MAC: 00
-"""
-
-
 def putty_seeds() -> Iterator[bytes]:
-    yield PUTTY_SAMPLE
-    yield PUTTY_SAMPLE.replace(b"none", b"aes256-cbc").replace(
-        b"Private-Lines",
-        b"Key-Derivation: Argon2id\nArgon2-Memory: 8\nArgon2-Passes: 1\n"
-        b"Argon2-Parallelism: 1\nArgon2-Salt: 00112233\nPrivate-Lines",
-    )
-    yield PUTTY_SAMPLE.replace(b"3: ", b"2: ")
-    yield PUTTY_SAMPLE.replace(b"3: ", b"2: ").replace(b"none", b"aes256-cbc")
+    """Yield files of puttygen, the passphrase of which is ``password``, without their beginning."""
+    for path in sorted(Path(__file__).with_name("putty").glob("*.ppk")):
+        yield path.read_bytes().removeprefix(b"PuTTY-User-Key-File-")
 
 
 # Known hosts
