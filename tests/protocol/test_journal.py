@@ -15,7 +15,8 @@ from anyssh.protocol.journal import (
     ENTRY_OVERHEAD,
     FAULT_INTERVAL,
     FAULTS,
-    SHARED_BYTES,
+    LARGEST_WHOLE,
+    SMALL_BYTES,
     Continuity,
     Journal,
 )
@@ -200,19 +201,24 @@ def test_a_few_broken_packets_are_survived() -> None:
 # What is kept of a body
 
 
-def test_views_of_small_bytes_are_kept_as_they_are() -> None:
+def test_views_are_kept_where_they_show_enough_of_what_they_hold() -> None:
     made = Journal(b"")
-    data = bytes(SHARED_BYTES)
-    view = memoryview(data)[:10]
-    made.enter(0, 0.0, b"\x5e", view)
-    made.enter(1, 0.0, b"\x5e", memoryview(data + b"x")[:10])
-    changing = bytearray(b"now")
-    made.enter(2, 0.0, b"\x5e", memoryview(changing))
-    made.enter(3, 0.0, b"\x5e", changing)
-    changing[:] = b"not"
+    size = SMALL_BYTES + 1
+    data = bytes(LARGEST_WHOLE * size)
+    changing = bytearray(size)
+    kept = memoryview(data)[:size]
+    for body in (
+        kept,
+        memoryview(data + b"x")[:size],  # it holds too much for what it shows
+        memoryview(data)[: size - 1],  # so little is soon copied
+        memoryview(changing),
+        changing,
+    ):
+        made.enter(0, 0.0, b"\x5e", body)
+    changing[:] = b"x" * size
     bodies = [entry[3] for entry in made._entries]
-    assert bodies[0] is view
-    assert bodies[1:] == [bytes(10), b"now", b"now"]
+    assert bodies[0] is kept
+    assert bodies[1:] == [bytes(size), bytes(size - 1), bytes(size), bytes(size)]
     assert all(type(body) is bytes for body in bodies[1:])
 
 
