@@ -83,6 +83,14 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
     },
     "anyssh.protocol.acceptance": {
         (
+            "Row((N.SERVICE_ACCEPT,), _CLIENT, (Phase.ENCRYPTED,), Condition.SERVICE_PENDING),",
+            "Condition.SERVICE_PENDING -> Condition.ALWAYS",
+        ): "its handler ends the connection too, as no name is that of no service",
+        (
+            "Row((N.SERVICE_ACCEPT,), _CLIENT, (Phase.RUNNING,), Condition.SERVICE_PENDING),",
+            "Condition.SERVICE_PENDING -> Condition.ALWAYS",
+        ): "its handler ends the connection too, as no name is that of no service",
+        (
             "Row((N.SERVICE_ACCEPT,), _CLIENT, (Phase.RUNNING,), Condition.SERVICE_PENDING),",
             "_CLIENT -> _BOTH",
         ): "the condition never holds for a server, which asks for no service",
