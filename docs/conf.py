@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 from anyssh._version import __version__
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 project = "anyssh"
 author = copyright = "anyssh contributors"
 release = version = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "docs._diagrams.extension"]
 exclude_patterns = ["_build", "results"]
 html_theme = "furo"
 html_title = "anyssh"
+html_static_path = ["_static"]
+html_css_files = ["diagrams.css"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
