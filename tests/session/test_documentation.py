@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import errno
 import os
 import re
@@ -11,11 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
-from itertools import chain
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from types import CodeType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -25,67 +23,48 @@ from anyio.abc import SocketAttribute
 import anyssh
 from anyssh.testing import memory_stream_pair, session_pair
 from tests.authority import certified, string
+from tests.examples import (
+    PAGES,
+    PORT,
+    ROOT,
+    block_with,
+    blocks,
+    claims,
+    compiled,
+    executes,
+    free_port,
+    running,
+    running_process,
+    until,
+)
 from tests.session.ends import at_once, host_key, make_server
 from tests.session.test_agent import OwnAgent
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted(chain([ROOT / "README.md"], (ROOT / "docs").glob("*.md"), ROOT.glob("docs/*/*.md")))
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
-PORT = "2222"
-
-
-def blocks(page: Path) -> list[str]:
-    return BLOCK.findall(page.read_text())
-
-
 EXAMPLES = [
-    pytest.param(block, id=f"{page.stem}-{number}")
+    pytest.param(block, id=f"{page.parent.name}-{page.stem}-{number}")
     for page in PAGES
     for number, block in enumerate(blocks(page))
 ]
 
 
-def compiled(block: str) -> CodeType:
-    code: CodeType = compile(block, "example", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    return code
+def test_every_example_is_run_by_a_test() -> None:
+    run = {(str(ROOT / page), block) for page, block in claims()}
+    idle = [
+        f"{page.relative_to(ROOT)}: {block.splitlines()[0]}"
+        for page in PAGES
+        for block in blocks(page)
+        if (str(page), block) not in run
+    ]
+    assert idle == []
 
 
-def block_with(page: str, text: str) -> str:
-    (found,) = [block for block in blocks(ROOT / page) if text in block]
-    return found
+def test_a_test_runs_what_it_says() -> None:
+    @executes("README.md", "create_tcp_listener")
+    def idle() -> None:
+        pass
 
-
-@contextmanager
-def running(program: str, folder: Path, *arguments: str) -> Iterator[tuple[str, str]]:
-    """Run a program that serves; give its port and its host key's fingerprint."""
-    with running_process(program, folder, *arguments) as (port, fingerprint, _):
-        yield port, fingerprint
-
-
-@contextmanager
-def running_process(
-    program: str, folder: Path, *arguments: str
-) -> Iterator[tuple[str, str, subprocess.Popen[str]]]:
-    """Do as :func:`running`; give the process too."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = str(probe.getsockname()[1])
-    assert PORT in program
-    path = folder / "server.py"
-    path.write_text(program.replace(PORT, port))
-    with subprocess.Popen(
-        [sys.executable, "-u", path, *arguments], cwd=folder, stdout=subprocess.PIPE, text=True,
-        env={"PYTHONPATH": str(ROOT)},
-    ) as server:  # fmt: skip
-        try:
-            assert server.stdout is not None
-            fingerprint = server.stdout.readline().split()[-1]
-            while True:  # the key is told just before the port is open
-                with socket.socket() as trial:
-                    if trial.connect_ex(("127.0.0.1", int(port))) == 0:
-                        break
-            yield port, fingerprint, server
-        finally:
-            server.send_signal(signal.SIGKILL)
+    with pytest.raises(AssertionError, match="does not run what it says"):
+        idle()
 
 
 @pytest.mark.parametrize("block", EXAMPLES)
@@ -102,6 +81,7 @@ def test_every_name_of_ours_in_an_example_exists(block: str) -> None:
                 found = getattr(found, name)
 
 
+@executes("README.md", "create_tcp_listener", "connect_tcp(")
 def test_the_server_and_the_client_of_the_readme(tmp_path: Path) -> None:
     server = block_with("README.md", "create_tcp_listener")
     client = block_with("README.md", "connect_tcp(")
@@ -115,6 +95,7 @@ def test_the_server_and_the_client_of_the_readme(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "b'hello'\n", "")
 
 
+@executes("docs/quickstart.md", "wait_closed", "incoming_channels")
 async def test_commands_of_the_quickstart(capsys: pytest.CaptureFixture[str]) -> None:
     client_side = block_with("docs/quickstart.md", "wait_closed")
     server_side = block_with("docs/quickstart.md", "incoming_channels")
@@ -132,6 +113,7 @@ async def test_commands_of_the_quickstart(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.skipif(
     shutil.which("ssh-keygen") is None and "CI" not in os.environ, reason="no ssh-keygen"
 )
+@executes("docs/how-to/certificates.md", "create_tcp_listener", "ClientSession.connect")
 def test_the_server_and_the_client_with_certificates(tmp_path: Path) -> None:
     page = "docs/how-to/certificates.md"
     (commands,) = re.findall(r"^```sh\n(.*?)^```$", (ROOT / page).read_text(), re.M | re.S)
@@ -147,6 +129,7 @@ def test_the_server_and_the_client_with_certificates(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, told, "")
 
 
+@executes("docs/how-to/certificates.md", "command_to_run", "principals_for")
 async def test_roles_and_restrictions_of_the_how_to() -> None:
     names: dict[str, Any] = {}
     page = "docs/how-to/certificates.md"
@@ -174,6 +157,7 @@ async def test_roles_and_restrictions_of_the_how_to() -> None:
 
 
 @pytest.mark.skipif(shutil.which("sh") is None, reason="no shell")
+@executes("docs/how-to/exec-server.md")
 def test_the_server_that_runs_commands(tmp_path: Path) -> None:
     program = block_with("docs/how-to/exec-server.md", "create_tcp_listener")
     with running(program, tmp_path) as (port, fingerprint):
@@ -214,11 +198,6 @@ def exec_request(command: str) -> anyssh.ChannelRequest:
     return anyssh.ChannelRequest("exec", anyssh.wire.string(command))
 
 
-async def until(condition: Any) -> None:
-    while not condition():  # noqa: ASYNC110
-        await anyio.sleep(0.01)
-
-
 async def outcome(
     session: anyssh.ClientSession, command: str, given: bytes = b""
 ) -> tuple[int | str | None, bytes, bytes]:
@@ -240,10 +219,10 @@ async def outcome(
     return how, output, errors
 
 
+@executes("docs/how-to/reconnect.md", "create_tcp_listener")
 def test_the_session_that_survives(tmp_path: Path) -> None:
     program = block_with("docs/how-to/reconnect.md", "create_tcp_listener")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = str(probe.getsockname()[1])
+    port = free_port()
     path = tmp_path / "survivor.py"
     path.write_text(program.replace(PORT, port))
     done = subprocess.run(
@@ -283,6 +262,7 @@ async def answering(serve: Callable[[Any], Awaitable[object]]) -> AsyncIterator[
         return
 
 
+@executes("docs/how-to/port-forwarding.md")
 def test_forwarding(tmp_path: Path) -> None:
     with running(block_with(FORWARDING, "create_tcp_listener"), tmp_path) as (port, fingerprint):
         anyio.run(forward_ports, int(port), fingerprint)
@@ -349,6 +329,7 @@ async def always(principal: object) -> object:
     return principal
 
 
+@executes("docs/how-to/test-your-code.md")
 async def test_the_tests_of_the_how_to() -> None:
     names: dict[str, Any] = {}
     for block in blocks(ROOT / "docs/how-to/test-your-code.md"):
@@ -396,7 +377,7 @@ async def known_at(port: int, home: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(ROOT), "HOME": str(home)}
 
 
-async def run_program(
+async def run_in(
     program: str, folder: Path, environment: dict[str, str], *arguments: object
 ) -> tuple[int, str, str]:
     path = folder / "program.py"
@@ -407,6 +388,7 @@ async def run_program(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no UNIX sockets")
+@executes("docs/how-to/use-an-agent.md", "KnownHosts.load()")
 async def test_the_client_that_logs_in_with_an_agent(tmp_path: Path) -> None:
     program = block_with("docs/how-to/use-an-agent.md", "KnownHosts.load()")
     own = OwnAgent(anyssh.generate_key("ssh-ed25519"), HATTER)
@@ -419,11 +401,12 @@ async def test_the_client_that_logs_in_with_an_agent(tmp_path: Path) -> None:
         tasks.start_soon(listener.serve, own.serve)
         environment = await known_at(port, tmp_path) | {"SSH_AUTH_SOCK": str(path)}
         arguments = ("127.0.0.1", port, "alice")
-        assert await run_program(program, tmp_path, environment, *arguments) == (0, "hello\n", "")
+        assert await run_in(program, tmp_path, environment, *arguments) == (0, "hello\n", "")
         await until(lambda: own.disconnections == own.connections)
         tasks.cancel_scope.cancel()
 
 
+@executes("docs/how-to/use-an-agent.md", "agent.find")
 async def test_the_credentials_of_one_key_of_the_agents() -> None:
     names: dict[str, Any] = {}
     exec(compiled(block_with("docs/how-to/use-an-agent.md", "agent.find")), names)  # noqa: S102
@@ -434,17 +417,19 @@ async def test_the_credentials_of_one_key_of_the_agents() -> None:
     assert credentials.key_provider == agent.find
 
 
+@executes("docs/how-to/known-hosts.md", "session.host_key.algorithm")
 async def test_the_client_that_knows_its_hosts(tmp_path: Path) -> None:
     program = block_with("docs/how-to/known-hosts.md", "session.host_key.algorithm")
     async with serving_hello() as port:
         environment = await known_at(port, tmp_path)
         told = f"ssh-ed25519 {HOST_KEY.fingerprint}\n"
-        assert await run_program(program, tmp_path, environment, "127.0.0.1", port) == (0, told, "")
-        status, told, errors = await run_program(program, tmp_path, environment, "localhost", port)
+        assert await run_in(program, tmp_path, environment, "127.0.0.1", port) == (0, told, "")
+        status, told, errors = await run_in(program, tmp_path, environment, "localhost", port)
         assert (status, told) == (1, "")
         assert f"the host [localhost]:{port} is not known" in errors
 
 
+@executes("docs/how-to/known-hosts.md", "trust_on_first_use")
 async def test_the_verifier_that_accepts_new_hosts(tmp_path: Path) -> None:
     names: dict[str, Any] = {}
     exec(compiled(block_with("docs/how-to/known-hosts.md", "trust_on_first_use")), names)  # noqa: S102
@@ -458,6 +443,7 @@ async def test_the_verifier_that_accepts_new_hosts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("answer,accepted", [("yes", True), ("no", False)])
+@executes("docs/how-to/known-hosts.md", "async def ask(")
 async def test_the_verifier_that_asks(
     answer: str, accepted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -483,6 +469,7 @@ async def test_the_verifier_that_asks(
     assert HOST_KEY.fingerprint in asked[0]
 
 
+@executes("docs/how-to/verify-host-keys.md", "TrustOnFirstUse")
 async def test_the_verifier_that_trusts_on_first_use(tmp_path: Path) -> None:
     names: dict[str, Any] = {}
     exec(compiled(block_with("docs/how-to/verify-host-keys.md", "TrustOnFirstUse")), names)  # noqa: S102
@@ -509,6 +496,7 @@ def until_refused(port: int) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
 @pytest.mark.parametrize("told", [1, 2])
+@executes("docs/how-to/production.md")
 async def test_the_server_in_production(tmp_path: Path, told: int) -> None:
     """Told once, it lets a session go on; told twice, it ends it."""
     program = block_with("docs/how-to/production.md", "create_tcp_listener")
@@ -536,6 +524,7 @@ async def test_the_server_in_production(tmp_path: Path, told: int) -> None:
             await anyio.to_thread.run_sync(running.__exit__, None, None, None)
 
 
+@executes("docs/how-to/relay.md", "create_tcp_listener")
 async def test_the_gateway(tmp_path: Path) -> None:
     async def authenticate(attempt: anyssh.AuthAttempt) -> object | None:
         match attempt:
@@ -583,6 +572,7 @@ async def talk_to_shouter(port: str, fingerprint: str) -> None:
         assert (await channel.wait_closed()).exit_status == 5
 
 
+@executes("docs/how-to/relay.md", "log_and_relay")
 async def test_the_relay_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {"anyssh": anyssh}
     exec(compiled(block_with("docs/how-to/relay.md", "log_and_relay")), names)  # noqa: S102
@@ -606,10 +596,11 @@ async def test_the_relay_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "request news\n5 bytes\n"
 
 
+@executes("docs/how-to/streams.md", "def write_log", "def ask")
 async def test_streams_over_a_stream(capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {"anyssh": anyssh}
-    for block in blocks(ROOT / "docs/how-to/streams.md"):
-        exec(compiled(block), names)  # noqa: S102
+    for text in ("def write_log", "def ask"):
+        exec(compiled(block_with("docs/how-to/streams.md", text)), names)  # noqa: S102
     near, far = memory_stream_pair()
     await at_once(names["write_log"](near), names["read_log"](far))
     assert capsys.readouterr().out == "b'all is well\\n'\nb'thank you'\n"
@@ -619,11 +610,11 @@ async def test_streams_over_a_stream(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out == "b'END TO END ENCRYPTED'\n"
 
 
+@executes("docs/how-to/websocket.md", "def use")
 def test_the_session_through_a_websocket(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = str(probe.getsockname()[1])
+    port = free_port()
     path = tmp_path / "websocket.py"
-    program = block_with("docs/how-to/websocket.md", "WebSocketListener(")
+    program = block_with("docs/how-to/websocket.md", "def use")
     path.write_text(program.replace(PORT, port))
     done = subprocess.run(
         [sys.executable, path], cwd=ROOT, capture_output=True, text=True,
