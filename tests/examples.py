@@ -95,11 +95,25 @@ def claims() -> Iterator[tuple[str, str]]:
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         if "node_modules" in path.parts or "executes" not in (source := path.read_text()):
             continue
-        for node in ast.walk(ast.parse(source)):
+        tree = ast.parse(source)
+        constants = {
+            target.id: value.value
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            for target, value in [(node.targets[0], node.value)]
+            if isinstance(target, ast.Name) and isinstance(value, ast.Constant)
+        }
+        for node in ast.walk(tree):
             match node:
-                case ast.Call(func=ast.Name(id="executes"), args=[ast.Constant(), *_] as args):
-                    page, *texts = (ast.literal_eval(argument) for argument in args)
+                case ast.Call(func=ast.Name(id="executes"), args=arguments):
+                    page, *texts = (_literal(argument, constants) for argument in arguments)
                     yield from ((page, block) for block in claimed(page, tuple(texts)))
+
+
+def _literal(argument: ast.expr, constants: dict[str, Any]) -> Any:
+    if isinstance(argument, ast.Name):
+        return constants[argument.id]
+    return ast.literal_eval(argument)
 
 
 def compiled(block: str) -> CodeType:

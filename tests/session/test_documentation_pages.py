@@ -146,8 +146,7 @@ async def test_the_quickstart_asks_for_a_code() -> None:
                 await pair.__aenter__()
 
 
-@executes(QUICKSTART, "generate_key")
-@executes(QUICKSTART, "keep_alive_interval")
+@executes(QUICKSTART, "generate_key", "keep_alive_interval")
 async def test_the_quickstart_makes_keys_and_configurations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -496,3 +495,121 @@ async def test_what_structured_concurrency_guarantees(capsys: pytest.CaptureFixt
             assert b"".join([chunk async for chunk in work]) == b"workgoodbye"
 
         await at_once(run_block(block_with(STRUCTURE, "finally"), names), collect())
+
+
+@executes("docs/errors.md")
+async def test_catching_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    server = make_server()
+    (block,) = blocks("docs/errors.md")
+    right, wrong = host_key().fingerprint, anyssh.generate_key("ssh-ed25519").fingerprint
+    async with listening(lambda listener: server.serve(listener, echo)) as port:
+        for fingerprint, password, told in [
+            (right, "wonderland", "let in by anyssh\n"),
+            (wrong, "wonderland", "the wrong server: the ssh-ed25519 host key"),
+            (right, "looking-glass", "not let in; the server would take ('publickey', "),
+        ]:
+            names = {"anyssh": anyssh, "anyio": anyio, "port": port}
+            names |= {"fingerprint": fingerprint, "password": password}
+            await run_block(block, names)
+            assert capsys.readouterr().out.startswith(told)
+    await run_block(block, names)
+    assert capsys.readouterr().out.startswith("nobody answers: ")
+
+    async def say_http(stream: ByteStream) -> None:
+        await stream.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await stream.aclose()
+
+    async with listening(lambda listener: listener.serve(say_http)) as port:
+        await run_block(block, names | {"port": port})
+    assert capsys.readouterr().out.startswith("it did not work: ")
+
+
+# Migration
+
+
+@asynccontextmanager
+async def running_commands() -> AsyncIterator[anyssh.ClientSession]:
+    """Give a session with a server that says what it was asked to run."""
+
+    async def pretend(channel: anyssh.Channel) -> None:
+        async for request in channel.requests():
+            await request.accept()
+            await channel.send(b"out: " + anyssh.wire.Reader(request.payload).string())
+            await channel.send_stderr(b"err")
+            await channel.aclose(exit_status=3)
+
+    async with session_pair() as (client, server), anyio.create_task_group() as tasks:
+        tasks.start_soon(server.serve, pretend)
+        yield client
+        tasks.cancel_scope.cancel()
+
+
+ASYNCSSH, PARAMIKO = "docs/migration/asyncssh.md", "docs/migration/paramiko.md"
+
+
+@executes("docs/migration/asyncssh.md")
+async def test_what_one_did_with_asyncssh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names: dict[str, Any] = {"anyssh": anyssh, "anyio": anyio}
+    for block in blocks(ASYNCSSH):
+        await run_block(block, names)
+    async with running_commands() as session:
+        assert await names["run"](session, "ls -l") == (3, b"out: ls -l", b"err")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    key = anyssh.generate_key("ssh-ed25519")
+    await anyssh.to_thread.export_private_key_file(key, "id_ed25519", "openssh")
+
+    async def authenticate(attempt: anyssh.AuthAttempt) -> object | None:
+        is_right = isinstance(attempt, anyssh.PublicKeyAttempt) and attempt.public_key == key
+        return attempt.username if is_right else None
+
+    async def pretend(session: anyssh.ServerSession) -> None:
+        channel = await session.accept_channel()
+        async for request in channel.requests():
+            await request.accept()
+            await channel.send(b"hello\n")
+            await channel.aclose(exit_status=0)
+
+    server = make_server(authenticate=authenticate)
+    async with listening(lambda listener: server.serve(listener, pretend)) as port:
+        known = await anyssh.KnownHosts.load(tmp_path / ".ssh" / "known_hosts")
+        await known.add(host_key(), "127.0.0.1", port)
+        await names["connect"]("127.0.0.1", port, "alice")
+    assert capsys.readouterr().out == "(0, b'hello\\n', b'')\n"
+
+
+@executes("docs/migration/paramiko.md")
+async def test_what_one_did_with_paramiko() -> None:
+    names: dict[str, Any] = {"anyssh": anyssh, "anyio": anyio}
+    for block in blocks(PARAMIKO):
+        await run_block(block, names)
+    async with running_commands() as session:
+        assert await names["exec_command"](session, "ls -l") == (b"out: ls -l", 3)
+
+    async def pretend(session: anyssh.ServerSession) -> None:
+        channel = await session.accept_channel()
+        async for request in channel.requests():
+            await request.accept()
+            await channel.send(b"from a thread")
+            await channel.aclose(exit_status=0)
+
+    server = make_server()
+    async with listening(lambda listener: server.serve(listener, pretend)) as port:
+        arguments = (port, host_key().fingerprint, "ls")
+        done = await anyio.to_thread.run_sync(names["run_from_a_thread"], *arguments)
+    assert done == (b"from a thread", 0)
+
+
+@executes("docs/migration/dev-tunnels-typescript.md")
+@executes("docs/migration/dev-tunnels-csharp.md")
+async def test_what_one_did_with_dev_tunnels(capsys: pytest.CaptureFixture[str]) -> None:
+    server = make_server()
+    async with listening(lambda listener: server.serve(listener, echo)) as port:
+        for language in ("typescript", "csharp"):
+            names: dict[str, Any] = {"anyssh": anyssh, "anyio": anyio}
+            (block,) = blocks(f"docs/migration/dev-tunnels-{language}.md")
+            await run_block(block, names)
+            await names["talk"](await anyio.connect_tcp("127.0.0.1", port), pinned())
+            assert capsys.readouterr().out == "b'hello'\n"
