@@ -19,7 +19,7 @@ exclude_patterns = ["_build", "results"]
 html_theme = "furo"
 html_title = "anyssh"
 html_static_path = ["_static"]
-html_css_files = ["diagrams.css"]
+html_css_files = ["anyssh.css"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 

@@ -6,9 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from docutils import nodes
-from docutils.parsers.rst import Directive
+from sphinx.util.docutils import SphinxDirective
 
+from anyssh import trace
+from anyssh.protocol import acceptance, channel
 from anyssh.protocol.acceptance import TABLE, Condition, Role
+from anyssh.session import links
 from anyssh.trace import TraceId
 
 from . import drawings
@@ -16,18 +19,27 @@ from . import drawings
 __all__ = ["setup"]
 
 
-class Drawing(Directive):
+class FromCode(SphinxDirective):
+    """What is made of the code; the page is made anew when that has changed."""
+
+    def note_sources(self) -> None:
+        for module in (acceptance, channel, links, trace, drawings):
+            self.env.note_dependency(str(module.__file__))
+
+
+class Drawing(FromCode):
     """Puts one picture into the page."""
 
     optional_arguments = 1
     draw: ClassVar[Callable[[str], str]]
 
     def run(self) -> list[nodes.Node]:
+        self.note_sources()
         name = self.arguments[0] if self.arguments else ""
         return framed(type(self).draw(name))
 
 
-class Conversation(Directive):
+class Conversation(FromCode):
     """Draws the conversation that is its content."""
 
     has_content = True
@@ -35,6 +47,7 @@ class Conversation(Directive):
     final_argument_whitespace = True
 
     def run(self) -> list[nodes.Node]:
+        self.note_sources()
         return framed(drawings.sequence(self.arguments[0], "\n".join(self.content)))
 
 
@@ -60,10 +73,11 @@ def _row(cells: Sequence[str], literal: set[int]) -> nodes.row:
     return row
 
 
-class AcceptanceRows(Directive):
+class AcceptanceRows(FromCode):
     """Lists the table of legal messages as it stands in the code."""
 
     def run(self) -> list[nodes.Node]:
+        self.note_sources()
         notes = drawings.notes_of(Condition)
         rows = []
         for row in TABLE:
@@ -77,10 +91,11 @@ class AcceptanceRows(Directive):
         return [table(["message", "to", "phases", "condition", "then"], rows, {0})]
 
 
-class TraceRows(Directive):
+class TraceRows(FromCode):
     """Lists what a trace can tell."""
 
     def run(self) -> list[nodes.Node]:
+        self.note_sources()
         rows = [[str(int(event)), event.name] for event in TraceId]
         return [table(["number", "name"], rows, {1})]
 
