@@ -613,3 +613,15 @@ async def test_what_one_did_with_dev_tunnels(capsys: pytest.CaptureFixture[str])
             await run_block(block, names)
             await names["talk"](await anyio.connect_tcp("127.0.0.1", port), pinned())
             assert capsys.readouterr().out == "b'hello'\n"
+
+
+SERVICE = "docs/contributing/service.md"
+
+
+@executes(SERVICE)
+async def test_adding_a_service(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {"anyssh": anyssh}
+    await run_block(block_with(SERVICE, "class Counter"), names)
+    async with session_pair(server_services={names["Counter"]: 41}) as (client, _):
+        await run_block(block_with(SERVICE, "counts.receive"), names | {"session": client})
+    assert capsys.readouterr().out == "42\nb'42\\n'\nb'43\\n'\n"
