@@ -317,6 +317,7 @@ class Channel(ByteStream):
 
         None can while another task is sending.
 
+        :param item: the bytes
         :raises ~anyio.ClosedResourceError: the channel was closed here, or EOF was sent
         :raises ~anyio.BrokenResourceError: the peer has closed the channel, or the session ended
         """
@@ -407,6 +408,8 @@ class Channel(ByteStream):
         For relays: a recipient that passes bytes on at once saves them a turn of the event loop.
         What it does not take, and what comes after that, waits for :meth:`receive`; once all of it
         was received, the recipient is next again. What came before the call is delivered by it.
+
+        :param recipient: takes them, in the order of their coming
         """
         self._requests.disregard()
         self._recipient = recipient
@@ -493,7 +496,13 @@ class Channel(ByteStream):
         signal: str | None = None,
         message: str = "",
     ) -> None:
-        """Close the channel without a checkpoint; see :meth:`aclose`."""
+        """Close the channel without a checkpoint; see :meth:`aclose`.
+
+        :param exit_status: as there
+        :param signal: as there
+        :param message: as there
+        :raises ValueError: both a status and a signal were given
+        """
         if exit_status is not None and signal is not None:
             raise ValueError("a program ends with a status or by a signal, not both")
         if not self._is_closed_here:
