@@ -191,8 +191,8 @@ async def _pass_signals(requests: AsyncIterator[anyssh.IncomingRequest], process
             await request.reject()
             continue
         name = Signal.decode(request.payload).signal_name
-        number = getattr(signal, f"SIG{name}", None) if name.isalnum() else None
-        if isinstance(number, signal.Signals):
+        number = signal.Signals.__members__.get(f"SIG{name}")
+        if number is not None:
             _signal_group(process, number)
         await (request.reject() if number is None else request.accept())
 

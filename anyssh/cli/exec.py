@@ -66,7 +66,7 @@ def _status(closed: anyssh.ChannelClosed) -> int:
         return closed.exit_status & 0xFF
     if closed.exit_signal is not None:
         say(f"the command was ended by SIG{closed.exit_signal} {closed.message or ''}")
-        number = getattr(signal, f"SIG{closed.exit_signal}", None)
+        number = signal.Signals.__members__.get(f"SIG{closed.exit_signal}")
         return FAILED if number is None else status_of_signal(number)
     if closed.error is not None:
         raise closed.error

@@ -8,11 +8,11 @@ takes its place: connections break, but the forwards come back by themselves.
 from __future__ import annotations
 
 import logging
-import random
 import signal
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from secrets import SystemRandom
 from typing import Final, Literal
 
 import anyio
@@ -32,6 +32,7 @@ logger: Final = logging.getLogger("anyssh.cli")
 
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 30.0
+_random: Final = SystemRandom()
 FAILURES: Final = (
     anyssh.TraceId.PORT_FORWARD_CHANNEL_OPEN_FAILED,
     anyssh.TraceId.PORT_FORWARD_CONNECTION_FAILED,
@@ -117,7 +118,7 @@ class Tunnel:
                 if not self._was_up:
                     raise
                 self._tell_end(error)
-            await anyio.sleep(random.uniform(0.5, 1) * pause)  # noqa: S311
+            await anyio.sleep(_random.uniform(0.5, 1) * pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
     @asynccontextmanager

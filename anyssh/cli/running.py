@@ -74,7 +74,7 @@ class Signals:
 def _further_signals() -> list[signal.Signals]:
     """Return signals that usually end programs, as far as the system has them."""
     names = ("SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
-    found = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    found = [number for name, number in signal.Signals.__members__.items() if name in names]
     # Who was started by nohup does not want to know.
     return [number for number in found if signal.getsignal(number) is signal.SIG_DFL]
 
