@@ -26,6 +26,8 @@ __all__ = ["ECHO", "Commands"]
 
 logger: Final = logging.getLogger("anyssh.cli")
 
+SESSION: Final = "session"
+UNKNOWN: Final = anyssh.ChannelOpenFailureReason.UNKNOWN_CHANNEL_TYPE
 ECHO: Final = "echo"
 HANG_UP_TIME: Final = 2.0
 """Seconds for a command to end by itself whose client has gone."""
@@ -49,17 +51,30 @@ class Commands:
     may_echo: bool
 
     async def serve(self, session: anyssh.ServerSession) -> None:
-        """Serve the channels of a session until it ends."""
+        """Serve the channels of a session until it ends; refuse those of other types."""
+        async with anyio.create_task_group() as channels:
+            async for opening in session.incoming_channels():
+                try:
+                    if opening.channel_type != SESSION:
+                        await opening.reject(UNKNOWN, "only channels of the type session here")
+                        continue
+                    channel = await opening.accept()
+                except anyssh.SSHError as error:
+                    logger.debug("%r came too late: %s", opening, error)
+                else:
+                    channels.start_soon(self._serve_one, channel, session.username or "")
 
-        async def answer(channel: anyssh.Channel) -> None:
-            await self._answer(channel, session.username or "")
-
-        await session.serve(answer)
+    async def _serve_one(self, channel: anyssh.Channel, user: str) -> None:
+        async with channel:
+            try:
+                await self._answer(channel, user)
+            except (anyssh.SSHError, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+                logger.debug("%r ended: %s", channel, error)
+            except Exception:
+                logger.exception("a command of %s failed", user)
 
     async def _answer(self, channel: anyssh.Channel, user: str) -> None:
         """Start what the first request that is allowed asks for; refuse all others."""
-        if channel.channel_type != "session":
-            return
         requests = channel.requests()
         async for request in requests:
             match request.name:

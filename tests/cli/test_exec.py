@@ -69,6 +69,24 @@ async def test_nothing_is_allowed_that_was_not_asked_for(user: Anyssh) -> None:
         assert told.complaint == "the server does not run commands"
 
 
+async def test_other_types_of_channels_and_broken_requests_harm_nobody(user: Anyssh) -> None:
+    async with user.serve("--exec") as server:
+        key = anyssh.import_key_file(user.home / ".ssh" / "id_ed25519")
+        async with anyssh.ClientSession.connect(
+            await anyio.connect_tcp("127.0.0.1", server.port),
+            credentials=anyssh.ClientCredentials(getpass.getuser(), keys=[key]),
+            verify_host=anyssh.pin(server.host_key),
+        ) as session:
+            with pytest.raises(anyssh.ChannelOpenError) as caught:
+                await session.open_channel("weather")
+            assert caught.value.reason == anyssh.ChannelOpenFailureReason.UNKNOWN_CHANNEL_TYPE
+            broken = await session.open_channel()
+            assert not await broken.request("exec", b"\xff\xff\xff\xff")
+            request = anyssh.ChannelRequest("exec", anyssh.wire.string("echo hello"))
+            channel = await session.open_channel(request=request)
+            assert b"".join([chunk async for chunk in channel]) == b"hello\n"
+
+
 async def test_signals_reach_the_command(user: Anyssh) -> None:
     async with user.serve("--exec") as server:
         command = "trap 'echo told; exit 3' INT; echo ready; while :; do sleep 0.05; done"
