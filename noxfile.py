@@ -23,7 +23,20 @@ NIGHTLY = {
     "ANYSSH_TINY_MESSAGES": "1000000",
 }
 """How long the tests of reconnecting and of faults go on, where it is not said otherwise."""
-LOWEST = ["anyio==4.10.*", "bcrypt==4.1.*", "cryptography==45.*", "trio==0.31.*", "wsproto==1.2.*"]
+WITHOUT_PEERS = ["--ignore=tests/interop", "-m", "not nightly and not peers"]
+LOWEST = [
+    "anyio==4.10.*",
+    "bcrypt==4.1.*",
+    "cryptography==45.*",
+    "cyclopts==5.4.*",
+    "httpcore==1.0.9",
+    "httpx==0.28.*",
+    "opentelemetry-sdk==1.30.*",
+    "prometheus-client==0.22.*",
+    "rich==15.*",
+    "trio==0.31.*",
+    "wsproto==1.2.*",
+]
 
 nox.needs_version = ">=2026.10.20"
 nox.options.sessions = ["lint", "typing", "docs", "build", "tests"]
@@ -66,7 +79,7 @@ def docs(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The tests, without other programs, on every Python that is here."""
     install(session, "test")
-    session.run("pytest", "--ignore=tests/interop", *session.posargs)
+    session.run("pytest", *WITHOUT_PEERS, *session.posargs)
 
 
 @nox.session
@@ -74,7 +87,7 @@ def interop(session: nox.Session) -> None:
     """The tests against other SSH programs; installs those that are missing, where it may."""
     install(session, "test", "interop")
     session.run("tests/interop/install_peers.sh", "python", external=True)
-    session.run("pytest", "tests/interop", *session.posargs)
+    session.run("pytest", "tests/interop", "tests/cli", *session.posargs)
 
 
 @nox.session
@@ -82,7 +95,7 @@ def lowest(session: nox.Session) -> None:
     """The tests on the oldest libraries that we say we work with."""
     install(session, "test")
     session.install(*LOWEST, "pytest<9.2")
-    session.run("pytest", "--ignore=tests/interop", *session.posargs)
+    session.run("pytest", *WITHOUT_PEERS, *session.posargs)
 
 
 @nox.session

@@ -1,15 +1,19 @@
-"""``python -m anyssh``: what can be run without writing a program.
+"""``anyssh`` and ``python -m anyssh``: what can be run without writing a program.
 
-A command is imported only when it is asked for, and parses the rest of the line itself.
+The commands are in :mod:`anyssh.cli`, which needs the extra ``cli``. Without it there is the
+demonstration all the same, and whoever asks for more is told what to install.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 from collections.abc import Sequence
 
 from . import __version__
+
+MISSING = "the command line needs more packages; install them with: pip install 'anyssh[cli]'"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -19,19 +23,41 @@ def main(arguments: Sequence[str]) -> int:
     :returns: the exit status
     :raises SystemExit: the arguments make no sense, or asked for help
     """
+    if has_command_line():
+        from .cli import main as run_command
+
+        return run_command(arguments)
     parser = argparse.ArgumentParser(
-        prog="python -m anyssh",
+        prog="anyssh",
         description="SSH-2 for AnyIO: what can be run as it is.",
-        epilog="demo: a server, a client and several channels in one process, with figures",
+        epilog=f"demo: a session whose network is cut again and again. For all else, {MISSING}",
     )
     parser.add_argument("--version", action="version", version=f"anyssh {__version__}")
-    parser.add_argument("command", choices=["demo"])
+    parser.add_argument("command", help="demo")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="see: command --help")
     chosen = parser.parse_args(arguments)
+    if chosen.command != "demo":
+        print(f"anyssh: {MISSING}", file=sys.stderr)
+        return 255
     from .demo import main as demo
 
     return demo(chosen.arguments)
 
 
+def has_command_line() -> bool:
+    """Whether the packages of the extra are there."""
+    return all(importlib.util.find_spec(name) for name in ("cyclopts", "rich"))
+
+
+def run() -> None:
+    """Be the program ``anyssh``: run a command and exit."""
+    status = main(sys.argv[1:])
+    if not has_command_line():
+        sys.exit(status)
+    from .cli.running import leave
+
+    leave(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run()

@@ -17,7 +17,7 @@ import anyio.lowlevel
 from anyio.abc import ByteStream, Listener, SocketAttribute
 
 from ..constants import ChannelOpenFailureReason
-from ..errors import LocalProtocolError, SSHError, WireError
+from ..errors import ChannelOpenError, LocalProtocolError, SSHError, WireError
 from ..messages import TcpipForwardSuccess
 from ..session.channel import Channel, ChannelOpening
 from ..session.requests import IncomingRequest
@@ -567,7 +567,14 @@ class PortForwarding(SessionService):
         :raises SSHError: the session has ended
         """
         channel_type, payload = payloads.channel_opening(way, endpoint, originator)
-        return await self.session.open_channel(channel_type, payload=payload)
+        try:
+            return await self.session.open_channel(channel_type, payload=payload)
+        except ChannelOpenError as error:
+            # For whoever has connected to a forwarded port, the connection just ends.
+            self._trace_failure(
+                TraceId.PORT_FORWARD_CHANNEL_OPEN_FAILED, f"{endpoint}: {error}", error
+            )
+            raise
 
     async def connect(self, remote: Endpoint) -> Channel:
         """Have the peer connect to somewhere; see :meth:`Session.stream_to_remote_port`."""

@@ -250,6 +250,14 @@ class Channel(ByteStream):
         self._requests.disregard()
         return await self._inbox.receive(max_bytes)
 
+    @property
+    def is_readable(self) -> bool:
+        """Whether :meth:`receive` has something to return, or to raise, at once.
+
+        For whoever keeps an idle channel and wants to know whether it is still good.
+        """
+        return bool(self._inbox.queue.size) or self._inbox._is_finished
+
     async def send(self, item: Buffer) -> None:
         """Send bytes; return when they are accepted under flow control.
 

@@ -7,6 +7,7 @@ what ends them when the server shuts down: whoever asks for it only sets the tim
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from logging import Logger, getLogger
 from secrets import SystemRandom
@@ -139,6 +140,7 @@ class Server:
         self._accepting: set[anyio.CancelScope] = set()
         self._guests: dict[_Guest, None] = {}
         self._stop_time: float | None = None
+        self._clock_lead = 0.0
         if self._config.is_secure:
             self._check()
 
@@ -172,8 +174,18 @@ class Server:
 
     @property
     def statistics(self) -> ServerStatistics:
-        """What the connections that :meth:`serve` took are, and were so far."""
-        return self._admission.statistics(anyio.current_time(), self._handler_failures)
+        """What the connections that :meth:`serve` took are, and were so far.
+
+        Any thread may ask, such as that of a monitoring system.
+        """
+        return self._admission.statistics(self._now(), self._handler_failures)
+
+    def _now(self) -> float:
+        """Return the time of the event loop, also where there is none."""
+        try:
+            return anyio.current_time()
+        except RuntimeError:
+            return time.monotonic() + self._clock_lead
 
     def accept(self, stream: AnyByteStream) -> ServerSession:
         """Return a session to be entered with ``async with``, which authenticates the client.
@@ -230,6 +242,7 @@ class Server:
         :param task_status: told when connections are accepted
         """
         guests: dict[_Guest, None] = {}
+        self._clock_lead = anyio.current_time() - time.monotonic()
 
         async def handle(stream: StreamT) -> None:
             await self._serve_one(stream, handler, guests)

@@ -1093,3 +1093,34 @@ async def test_a_gibibyte_through_one_channel() -> None:
             assert sys.getallocatedblocks() - before < 5000
     assert theirs.metrics.bytes_received == count * MIB
     assert got.digest() == expected.digest()
+
+
+async def test_a_channel_tells_whether_receive_would_wait(ends) -> None:
+    async with ends() as (opener, acceptor):
+        near, far = await channel_pair(opener, acceptor)
+        assert not near.is_readable
+        await far.send(b"x")
+        await settle()
+        assert near.is_readable
+        assert await near.receive() == b"x"
+        assert not near.is_readable
+        await far.send_eof()
+        await settle()
+        assert near.is_readable
+        with pytest.raises(anyio.EndOfStream):
+            await near.receive()
+        await far.aclose()
+        await near.aclose()
+        assert near.is_readable
+        with pytest.raises(anyio.ClosedResourceError):
+            await near.receive()
+
+
+async def test_a_channel_of_a_lost_session_is_readable(ends) -> None:
+    async with ends() as (opener, acceptor):
+        near, _ = await channel_pair(opener, acceptor)
+        await acceptor.aclose()
+        await opener.wait_closed()
+        assert near.is_readable
+        with pytest.raises(anyio.BrokenResourceError):
+            await near.receive()

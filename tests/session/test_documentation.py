@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import errno
+import importlib
+import logging
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -74,11 +78,18 @@ def test_every_example_is_python(block: str) -> None:
 
 @pytest.mark.parametrize("block", EXAMPLES)
 def test_every_name_of_ours_in_an_example_exists(block: str) -> None:
-    for dotted in re.findall(r"\banyssh((?:\.\w+)+)", block):
-        found: Any = anyssh
-        for name in dotted.split(".")[1:]:
-            if (found, name) not in ((anyssh, "testing"), (anyssh, "websocket")):
-                found = getattr(found, name)
+    for dotted in re.findall(r"\b(anyssh(?:\.\w+)+)", block):
+        assert resolve_name(dotted) is not None
+
+
+def resolve_name(dotted: str) -> Any:
+    """Return what a dotted name stands for; modules are imported on the way."""
+    found: Any = anyssh
+    path = "anyssh"
+    for name in dotted.split(".")[1:]:
+        path += f".{name}"
+        found = getattr(found, name) if hasattr(found, name) else importlib.import_module(path)
+    return found
 
 
 @executes("README.md", "create_tcp_listener", "connect_tcp(")
@@ -621,3 +632,169 @@ def test_the_session_through_a_websocket(tmp_path: Path) -> None:
         env={"PYTHONPATH": str(ROOT)}, timeout=30, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "b'hello through the web'\n", "")
+
+
+# Integrations
+
+
+async def answer_http(stream: anyio.abc.ByteStream) -> None:
+    async with stream:
+        with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+            while b"\r\n\r\n" in await stream.receive():
+                await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+
+
+@pytest.mark.blocking_allowed
+@executes("docs/how-to/http.md")
+async def test_http_through_a_session(capsys: pytest.CaptureFixture[str]) -> None:
+    policy = anyssh.ForwardingPolicy(connect_to=["localhost:*"])
+    async with (
+        session_pair(server_forwarding=policy) as (session, _),
+        answering(lambda listener: listener.serve(answer_http)) as port,
+    ):
+        for text, told in (("SessionTransport", "200 hello\n"), ("SessionBackend", "200 b'hello'\n")):
+            block = block_with("docs/how-to/http.md", text)
+            await run_block(block.replace("8080", port), {"session": session})
+            assert capsys.readouterr().out == told
+
+
+@executes("docs/how-to/metrics.md", "SSHCollector")
+def test_the_server_with_metrics(tmp_path: Path) -> None:
+    page, web = "docs/how-to/metrics.md", free_port()
+    program = block_with(page, "SSHCollector").replace("9464", web)
+    with running(program, tmp_path) as (port, fingerprint):
+        lines = anyio.run(read_metrics, int(port), fingerprint, int(web))
+    assert 'anyssh_sessions{role="server"} 1.0' in lines
+    assert 'anyssh_server_logins_total{server="main"} 1.0' in lines
+    listed = (ROOT / page).read_text()
+    names = {line.split("{")[0] for line in lines if line.startswith("anyssh_")}
+    names = {name for name in names if not name.endswith("_created")}
+    assert len(names) >= 14
+    for name in names:
+        assert name in listed or name.replace("anyssh_server_", "…_") in listed, name
+
+
+async def read_metrics(port: int, fingerprint: str, web: int) -> list[str]:
+    url = f"http://127.0.0.1:{web}/metrics"
+    async with (
+        anyssh.ClientSession.connect(
+            await anyio.connect_tcp("127.0.0.1", port),
+            credentials=anyssh.ClientCredentials("alice", password="wonderland"),
+            verify_host=anyssh.pin(fingerprint),
+        ) as session,
+        await session.open_channel() as channel,
+    ):
+        await channel.send(b"hello")
+        assert await channel.receive() == b"hello"
+        page = await anyio.to_thread.run_sync(lambda: urllib.request.urlopen(url).read())
+    lines: list[str] = page.decode().splitlines()
+    return lines
+
+
+@executes("docs/how-to/metrics.md", "SSHInstruments")
+def test_metrics_for_opentelemetry(tmp_path: Path) -> None:
+    """The page's block, between what it takes for granted and a use of it."""
+    block = block_with("docs/how-to/metrics.md", "SSHInstruments")
+    path = tmp_path / "metrics.py"
+    path.write_text(f"""
+import anyio, anyssh
+from anyssh.testing import session_pair
+
+async def echo(channel):
+    async for chunk in channel:
+        await channel.send(chunk)
+
+{block}
+async def main():
+    async with session_pair() as (client, server), anyio.create_task_group() as tasks:
+        tasks.start_soon(handle, server)
+        async with await client.open_channel() as channel:
+            await channel.send(b"hello")
+            await channel.receive()
+            provider.force_flush()
+        tasks.cancel_scope.cancel()
+
+anyio.run(main)
+provider.shutdown()
+""")
+    done = subprocess.run(
+        [sys.executable, path], cwd=ROOT, capture_output=True, text=True,
+        env={"PYTHONPATH": str(ROOT)}, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    listed = (ROOT / "docs/how-to/metrics.md").read_text()
+    names = set(re.findall(r'"name": "(anyssh\.[\w.]+)"', done.stdout))
+    assert names >= {"anyssh.session.io", "anyssh.sessions", "anyssh.sessions.connected"}
+    for name in names:
+        assert f"`{name}`" in listed or name.startswith("anyssh.server."), name
+
+
+@executes("docs/how-to/logging.md", "LogTrace")
+async def test_a_trace_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    block = block_with("docs/how-to/logging.md", "LogTrace")
+    names: dict[str, Any] = {}
+    form = re.search(r'basicConfig\((format="[^"]*")\)', block)
+    assert form is not None
+    levels = {name: logging.getLogger(name).level for name in ("", "anyssh.trace")}
+    try:
+        exec(compiled(block.replace("logging.basicConfig", "dict")), names)  # noqa: S102
+        async with serving_hello() as port:
+            connectable = anyio.as_connectable(("127.0.0.1", port))
+            with pytest.raises(anyssh.AuthenticationError):
+                async with names["connect"](connectable, HOST_KEY.fingerprint):
+                    pass
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+    template = logging.Formatter(form[1].split("=", 1)[1].strip('"'))
+    lines = [template.format(each) for each in caplog.records if each.name == "anyssh.trace"]
+    assert "INFO db session_encrypted: encrypted" in lines
+
+
+# The command line
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no sh")
+def test_the_commands_of_the_command_line(tmp_path: Path) -> None:
+    page = (ROOT / "docs/how-to/command-line.md").read_text()
+    _, prepare, use, tunnel = re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)
+    port = free_port()
+    program = tmp_path / "bin" / "anyssh"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m anyssh "$@"\n')
+    program.chmod(0o755)
+    environment = {
+        "HOME": str(tmp_path), "LOGNAME": "alice", "PYTHONPATH": str(ROOT),
+        "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",
+    }  # fmt: skip
+
+    def run(commands: str) -> str:
+        done = subprocess.run(
+            ["sh", "-e", "-c", commands.replace(PORT, port)], cwd=tmp_path, env=environment,
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    *keys, serve = prepare.splitlines()
+    run("\n".join(keys))
+    command = f"exec {serve} --listen 127.0.0.1:{port}"
+    with subprocess.Popen(
+        ["sh", "-c", command], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            assert server.stderr is not None
+            told = [server.stderr.readline() for _ in range(4)]
+            assert "clients may run commands; use the echo; connect to localhost:*" in told[-1]
+            fingerprint = told[1].split()[-1]
+            system, hello, line = run(use).splitlines()
+            assert (system, hello) == (os.uname().sysname, "hello")
+            assert line.split()[1] == fingerprint
+        finally:
+            server.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
+    from anyssh.cli.application import app
+
+    _, *words = shlex.split(tunnel)
+    _, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
+    assert bound.arguments["local"] == ("8080:localhost:80",)

@@ -291,6 +291,15 @@ async def test_failed_logins_shut_a_source_out_for_a_while(autojump_clock: objec
         assert place.statistics.refused_by_penalty == 1
 
 
+async def test_a_thread_without_an_event_loop_may_ask_for_statistics() -> None:
+    async with served() as place:
+        for _ in range(4):
+            await place.fail()
+        numbers = await anyio.to_thread.run_sync(lambda: place.statistics)
+        assert numbers.penalised_sources == 1
+        assert numbers.total_connections == 4
+
+
 async def test_failed_logins_from_loopback_have_no_consequence() -> None:
     async with served() as place:
         for _ in range(6):

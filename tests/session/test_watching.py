@@ -230,6 +230,21 @@ async def test_a_failing_judge_and_a_refused_channel_are_traced() -> None:
     assert "no such weather" in event.message
 
 
+async def test_a_forwarded_connection_that_does_not_come_about_is_traced() -> None:
+    trace = Trace()
+    async with (
+        connected(trace=trace.append) as (client, _),
+        client.forward_to_remote_port("127.0.0.1", 0, "db.internal", 5432) as forward,
+        await anyio.connect_tcp("127.0.0.1", forward.local_port or 0) as stream,
+    ):
+        with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+            await stream.receive()
+    (event,) = trace.of(TraceId.PORT_FORWARD_CHANNEL_OPEN_FAILED)
+    assert event.level is TraceLevel.WARNING
+    assert event.message.startswith("db.internal:5432: channel not opened: ")
+    assert isinstance(event.error, anyssh.ChannelOpenError)
+
+
 async def test_a_lost_connection_is_traced_with_its_error() -> None:
     trace = Trace()
     async with (

@@ -37,8 +37,10 @@ LAYERS = {
     "": 5,  # anyssh/__init__.py: the public names
     "testing": 6,
     "websocket": 6,
+    "integrations": 6,
     "demo": 7,
-    "__main__": 8,
+    "cli": 8,
+    "__main__": 9,
 }
 """Parts of the package and how high they stand; a part may import what stands lower, and itself."""
 
@@ -57,7 +59,6 @@ FEATURES = {"forwarding", "pipes", "streams"}
 ASSEMBLY = {f"anyssh.session.{name}" for name in ("client", "server", "server_session", "session")}
 """Modules that give sessions the methods and parameters of features, and so stand above them."""
 
-PUBLIC_MODULES = {"messages", "testing", "to_thread", "wire"}
 PUBLIC_MODULES = {"messages", "testing", "to_thread", "websocket", "wire"}
 
 LIBRARIES = {
@@ -69,7 +70,12 @@ LIBRARIES = {
 }
 """What a layer may import besides the standard library; higher layers are as the highest here."""
 
-EXTRAS = {"demo": {"rich"}, "websocket": {"wsproto"}}
+EXTRAS = {
+    "cli": {"cyclopts", "rich"},
+    "demo": {"rich"},
+    "integrations": {"httpcore", "httpx", "opentelemetry", "prometheus_client"},
+    "websocket": {"wsproto"},
+}
 """What parts import besides that is only there with an extra; ``import anyssh`` does without."""
 
 IMPURE = {
@@ -372,6 +378,12 @@ def test_all_modules_are_read() -> None:
         ("anyssh.demo", "from anyssh.session import Channel"),
         ("anyssh.testing.pairs", "import rich"),
         ("anyssh.demo", "import wsproto"),
+        ("anyssh.cli.exec", "from anyssh.session import Channel"),
+        ("anyssh.cli.exec", "import httpx"),
+        ("anyssh.integrations.httpx", "import rich"),
+        ("anyssh.integrations.httpx", "from anyssh.forwarding.local import Forward"),
+        ("anyssh.session.link", "from anyssh.integrations.logging import LogTrace"),
+        ("anyssh.testing.pairs", "import cyclopts"),
         ("anyssh", "from .testing import session_pair"),
         ("anyssh", "from . import websocket"),
     ],
@@ -405,6 +417,9 @@ def test_what_is_wrong_is_found(name: str, source: str) -> None:
         ),
         ("anyssh.demo", "import anyssh\nfrom anyssh.testing import session_pair"),
         ("anyssh.__main__", "from anyssh.demo import main"),
+        ("anyssh.__main__", "from .cli import main"),
+        ("anyssh.cli.exec", "import anyssh, cyclopts, rich\nfrom anyssh.demo import main"),
+        ("anyssh.integrations.httpx", "import httpx, httpcore\nfrom anyssh import Session"),
         ("anyssh.websocket", "import wsproto\nfrom anyssh import SSHError"),
     ],
 )

@@ -1,0 +1,113 @@
+"""``authorized_keys`` files: whose keys let somebody in (sshd manual page).
+
+A line is ``[options] key-type base64 [comment]``. Options are restrictions. Those that hold anyway
+are fine; with any other the line counts for nothing, as its key is meant for less than we would
+give.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from anyio import to_thread
+
+import anyssh
+
+from .failures import Failure, reason_of
+
+__all__ = ["AuthorizedKeys", "parse_line"]
+
+logger: Final = logging.getLogger("anyssh.cli")
+
+MAX_FILE_BYTES: Final = 16 * 1024 * 1024
+
+HOLDS_ANYWAY: Final = frozenset(
+    {"no-agent-forwarding", "no-pty", "no-user-rc", "no-x11-forwarding"}
+)
+_OPTION: Final = re.compile(r'([A-Za-z0-9-]+)(?:="(?:[^"\\]|\\.)*")?(,|[ \t]+)')
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizedKeys:
+    """The keys of a file, which is read anew for each question.
+
+    :ivar path: the file
+    """
+
+    path: Path
+
+    async def holds(self, key: anyssh.Key) -> bool:
+        """Tell whether a key lets its holder in. A file that cannot be read holds none."""
+        try:
+            return key in await self.read()
+        except Failure as error:
+            logger.error("%s", error)
+            return False
+
+    async def read(self) -> list[anyssh.Key]:
+        """Return all keys.
+
+        :raises Failure: the file cannot be read, or others than its owner can write it
+        """
+        return await to_thread.run_sync(self._read)
+
+    def _read(self) -> list[anyssh.Key]:
+        try:
+            with self.path.open("rb") as file:
+                mode = os.fstat(file.fileno()).st_mode
+                data = file.read(MAX_FILE_BYTES)
+        except OSError as error:
+            raise Failure(
+                f"cannot read {self.path}: {reason_of(error)}; put the public keys of those who "
+                "may log in there, one in each line, or name another file with --authorized-keys"
+            ) from error
+        if os.name == "posix" and stat.S_IMODE(mode) & 0o022:
+            raise Failure(f"others may write {self.path}; run: chmod go-w {self.path}")
+        found = []
+        for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1):
+            try:
+                key = parse_line(line.strip())
+            except (ValueError, anyssh.SSHError) as error:
+                logger.warning("%s:%d is left out: %s", self.path, number, error)
+                continue
+            if key is not None:
+                found.append(key)
+        return found
+
+
+def parse_line(line: str) -> anyssh.Key | None:
+    """Read one line; return None for an empty one or a comment.
+
+    :raises ValueError: it has an option that is not kept here
+    :raises SSHError: there is no key that we know
+    """
+    if not line or line.startswith("#"):
+        return None
+    try:
+        return anyssh.import_public_key(line)
+    except anyssh.SSHError as error:
+        options, rest = _take_options(line)
+        if not options:
+            raise error from None
+    unkept = [option for option in options if option.lower() not in HOLDS_ANYWAY]
+    key = anyssh.import_public_key(rest)
+    if unkept:
+        raise ValueError(f"the option {unkept[0]!r} is not kept here")
+    return key
+
+
+def _take_options(line: str) -> tuple[list[str], str]:
+    """Return the names of options, and the rest of the line."""
+    options, position = [], 0
+    while found := _OPTION.match(line, position):
+        options.append(found[1])
+        position = found.end()
+        if found[2] != ",":
+            return options, line[position:]
+    return [], line

@@ -1,0 +1,153 @@
+"""``anyssh exec``: a remote command with our standard streams, signals and its exit status."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from typing import Final
+
+import anyio
+from anyio import to_thread
+from anyio.abc import ByteReceiveStream
+
+import anyssh
+from anyssh.messages import ExecRequest, SubsystemRequest
+
+from .failures import FAILED, Failure, say
+from .login import Login
+from .running import SIGPIPE, Signals, status_of_signal
+
+__all__ = ["command_request", "execute", "subsystem_request"]
+
+logger: Final = logging.getLogger("anyssh.cli")
+
+CHUNK_BYTES: Final = 64 * 1024
+STDIN, STDOUT, STDERR = 0, 1, 2
+
+
+async def execute(login: Login, request: anyssh.ChannelRequest, signals: Signals) -> int:
+    """Run a command or a subsystem at a server; return the exit status to end with."""
+    async with login, login.session() as session:
+        try:
+            channel = await session.open_channel("session", request=request)
+        except anyssh.RequestDenied as error:
+            raise Failure(f"the server does not run {_name(request)}") from error
+        async with channel, anyio.create_task_group() as tasks:
+            signals.handle = _SignalPasser(channel).handle
+            tasks.start_soon(_tell_losses, session)
+            tasks.start_soon(_feed, channel)
+            try:
+                await _take_output(channel)
+                closed = await channel.wait_closed()
+            finally:
+                signals.handle = None
+            tasks.cancel_scope.cancel()
+    return _status(closed)
+
+
+def _name(request: anyssh.ChannelRequest) -> str:
+    return "commands" if request.name == ExecRequest.request_type else "this subsystem"
+
+
+def command_request(command: tuple[str, ...]) -> anyssh.ChannelRequest:
+    """Return the request for a command, whose words the remote shell takes apart again."""
+    return anyssh.ChannelRequest("exec", ExecRequest(" ".join(command)).encode())
+
+
+def subsystem_request(name: str) -> anyssh.ChannelRequest:
+    """Return the request for a subsystem."""
+    return anyssh.ChannelRequest("subsystem", SubsystemRequest(name).encode())
+
+
+def _status(closed: anyssh.ChannelClosed) -> int:
+    if closed.exit_status is not None:
+        return closed.exit_status & 0xFF
+    if closed.exit_signal is not None:
+        say(f"the command was ended by SIG{closed.exit_signal} {closed.message or ''}")
+        number = signal.Signals.__members__.get(f"SIG{closed.exit_signal}")
+        return FAILED if number is None else status_of_signal(number)
+    if closed.error is not None:
+        raise closed.error
+    say("the server did not tell how the command ended")
+    return FAILED
+
+
+class _SignalPasser:
+    """Passes signals on to the command; who insists on SIGINT ends us."""
+
+    def __init__(self, channel: anyssh.Channel) -> None:
+        self._channel = channel
+        self._interrupts = 0
+
+    async def handle(self, number: signal.Signals) -> bool:
+        self._interrupts += number == signal.SIGINT
+        if self._interrupts > 1:
+            return False
+        try:
+            await self._channel.send_signal(number.name.removeprefix("SIG"))
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            return False
+        told = "the command was sent %s"
+        if number == signal.SIGINT:
+            told += "; Ctrl-C once more ends anyssh"
+        logger.log(logging.WARNING if sys.stderr.isatty() else logging.DEBUG, told, number.name)
+        return True
+
+
+async def _tell_losses(session: anyssh.ClientSession) -> None:
+    """Tell a person why nothing comes."""
+    async for event in session.events():
+        match event:
+            case anyssh.events.Disconnected(error):
+                say(f"the connection is lost ({error}); trying to get it back")
+            case anyssh.events.Reconnected():
+                say("connected again")
+
+
+# Standard streams
+
+
+async def _feed(channel: anyssh.Channel) -> None:
+    """Send standard input until its end, or until nobody wants it."""
+    try:
+        while chunk := await _read(STDIN):
+            await channel.send(chunk)
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+        return
+    except OSError as error:  # standard input is closed
+        logger.debug("standard input cannot be read: %s", error)
+    await channel.send_eof()
+
+
+async def _read(descriptor: int) -> bytes:
+    if sys.platform == "win32":
+        return await to_thread.run_sync(os.read, descriptor, CHUNK_BYTES, abandon_on_cancel=True)
+    try:
+        await anyio.wait_readable(descriptor)
+    except OSError:  # a file or /dev/null, which is always readable
+        return await to_thread.run_sync(os.read, descriptor, CHUNK_BYTES)
+    return os.read(descriptor, CHUNK_BYTES)
+
+
+async def _take_output(channel: anyssh.Channel) -> None:
+    async with anyio.create_task_group() as outputs:
+        outputs.start_soon(_write_all, channel, STDOUT)
+        outputs.start_soon(_write_all, channel.stderr, STDERR)
+
+
+async def _write_all(source: ByteReceiveStream, descriptor: int) -> None:
+    async for chunk in source:
+        try:
+            # In a thread: who reads our output may take his time.
+            await to_thread.run_sync(_write, descriptor, chunk, abandon_on_cancel=True)
+        except BrokenPipeError as error:
+            # Nobody reads on, as behind "| head": end as programs do whom that kills.
+            raise Failure("", status_of_signal(SIGPIPE)) from error
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

@@ -1,0 +1,148 @@
+"""Where to: destinations such as ``alice@host``, and what ``-L``, ``-R`` and ``-D`` say."""
+
+from __future__ import annotations
+
+import getpass
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from anyssh import Endpoint, TcpEndpoint, UnixEndpoint
+
+from .failures import Failure
+
+__all__ = ["Destination", "address", "expanded", "forward", "listening", "local_user"]
+
+DEFAULT_PORT: Final = 22
+LOOPBACK: Final = "localhost"
+EVERYWHERE: Final = ""
+
+_PART: Final = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A server and who to be there.
+
+    :ivar host: a name or an address, without brackets
+    """
+
+    user: str
+    host: str
+    port: int = DEFAULT_PORT
+
+    @classmethod
+    def parse(cls, text: str, port: int | None = None) -> Destination:
+        """Read ``[user@]host[:port]`` or ``ssh://[user@]host[:port]``.
+
+        :param port: takes precedence
+        :raises Failure: it is neither
+        """
+        user, at, place = text.removeprefix("ssh://").rstrip("/").rpartition("@")
+        parts = split(place)
+        if parts is not None and len(parts) > 2 and "[" not in place:
+            parts = [place]  # an IPv6 address, as ssh takes it
+        if parts is None or not 1 <= len(parts) <= 2 or not parts[0] or (at and not user):
+            raise Failure(f"{text!r} is no destination; expected user@host or user@host:port")
+        if not parts[0].isprintable() or parts[0].startswith("-") or " " in parts[0]:
+            raise Failure(f"{parts[0]!r} is not the name of a host")
+        number = DEFAULT_PORT if len(parts) == 1 else port_number(parts[1], text)
+        number = number if port is None else port_number(str(port), text)
+        if not number:
+            raise Failure(f"{text!r}: no server has port 0")
+        return cls(user or local_user(), parts[0], number)
+
+    def __str__(self) -> str:
+        return f"{self.user}@{TcpEndpoint(self.host, self.port)}"
+
+
+def local_user() -> str:
+    """Return the name of the user who runs this."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        raise Failure("your user has no name here; say user@host") from None
+
+
+def expanded(*parts: str | Path) -> Path:
+    """Return a path in which ``~`` stands for the home folder."""
+    return Path(*parts).expanduser()
+
+
+def split(text: str) -> list[str] | None:
+    """Split at colons outside of brackets, and take brackets off; None if that makes no sense."""
+    parts, position = [], 0
+    while True:
+        found = _PART.match(text, position)
+        if found is None:
+            return None
+        parts.append(found[1].removeprefix("[").removesuffix("]"))
+        position = found.end()
+        if not found[0].endswith(":"):
+            return parts if position == len(text) else None
+
+
+def port_number(text: str, whole: str) -> int:
+    """Read a port."""
+    if not text.isascii() or not text.isdigit() or not 0 <= int(text) <= 65535:
+        raise Failure(f"{whole!r}: {text!r} is not a port; ports are numbers from 0 to 65535")
+    return int(text)
+
+
+def address(text: str, *, default_host: str = "127.0.0.1") -> TcpEndpoint:
+    """Read ``[host:]port``, where ``*`` stands for all interfaces.
+
+    :raises Failure: it is something else
+    """
+    parts = split(text)
+    if parts is None or not 1 <= len(parts) <= 2:
+        raise Failure(f"{text!r} is no address to listen on; expected [host:]port")
+    return _bound([default_host, *parts][-2:], text)
+
+
+def listening(text: str) -> TcpEndpoint:
+    """Read the ``[address:]port`` of ``-D``.
+
+    :raises Failure: it is something else
+    """
+    return address(text, default_host=LOOPBACK)
+
+
+def forward(text: str, option: str) -> tuple[Endpoint, Endpoint]:
+    """Read where ``-L`` or ``-R`` listens, and where its connections go.
+
+    :param option: which of the two, for errors
+    :raises Failure: it does not have one of the forms
+    """
+    parts = split(text)
+    match parts:
+        case [path, *target] if path.startswith("/"):
+            listens: Endpoint = UnixEndpoint(path)
+        case [port, path] if path.startswith("/"):
+            listens, target = _bound([LOOPBACK, port], text), [path]
+        case [host, port, path] if path.startswith("/"):
+            listens, target = _bound([host, port], text), [path]
+        case [port, *target] if len(target) == 2:
+            listens = _bound([LOOPBACK, port], text)
+        case [host, port, *target] if len(target) == 2:
+            listens = _bound([host, port], text)
+        case _:
+            target = []
+            listens = TcpEndpoint(LOOPBACK, 0)
+    match target:
+        case [path] if path.startswith("/"):
+            return listens, UnixEndpoint(path)
+        case [host, port] if host and not host.startswith("/"):
+            number = port_number(port, text)
+            if number:
+                return listens, TcpEndpoint(host, number)
+    raise Failure(
+        f"{option} {text!r}: expected [address:]port:host:port, "
+        "or the path of a socket in place of either pair"
+    )
+
+
+def _bound(parts: list[str], text: str) -> TcpEndpoint:
+    host, port = parts
+    return TcpEndpoint(EVERYWHERE if host == "*" else host, port_number(port, text))

@@ -1,0 +1,101 @@
+"""The metrics of many sessions, added up by what they are labelled with.
+
+A counter must never go back, so what a session has moved stays counted when it has ended. What
+reads the totals may do so from any thread: all it sees are snapshots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Lock
+
+from anyssh import Session, SessionMetrics, SessionState
+
+__all__ = ["Labels", "SessionTotals", "Totals", "labelled"]
+
+Labels = tuple[tuple[str, str], ...]
+
+
+def labelled(labels: Mapping[str, str]) -> Labels:
+    """Return labels in a form that is the same whatever their order."""
+    return tuple(sorted(labels.items()))
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums over sessions with the same labels.
+
+    :ivar sessions: that are watched now
+    :ivar connected: of them, those that have a stream
+    :ivar latencies: the current ones in seconds, of those that measure it
+    """
+
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    messages_sent: int = 0
+    messages_received: int = 0
+    reconnections: int = 0
+    sessions: int = 0
+    connected: int = 0
+    latencies: tuple[float, ...] = ()
+
+    def add(self, metrics: SessionMetrics) -> None:
+        """Add what a session has moved."""
+        self.bytes_sent += metrics.bytes_sent
+        self.bytes_received += metrics.bytes_received
+        self.messages_sent += metrics.messages_sent
+        self.messages_received += metrics.messages_received
+        self.reconnections += metrics.reconnections
+
+    @property
+    def latency(self) -> float | None:
+        """The average of the current latencies in seconds, None if there is none."""
+        return sum(self.latencies) / len(self.latencies) if self.latencies else None
+
+
+class SessionTotals:
+    """Adds up the sessions that are watched, and those that were."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._past: dict[Labels, Totals] = {}
+        self._watched: dict[Session, Labels] = {}
+
+    @contextmanager
+    def watching(self, session: Session, labels: Mapping[str, str]) -> Iterator[None]:
+        """Count a session as one that is there; afterwards, what it has moved stays."""
+        key = labelled(labels)
+        with self._lock:
+            self._past.setdefault(key, Totals())
+            self._watched[session] = key
+        try:
+            yield
+        finally:
+            metrics = session.metrics
+            with self._lock:
+                del self._watched[session]
+                self._past[key].add(metrics)
+
+    def read(self) -> dict[Labels, Totals]:
+        """Return the sums so far."""
+        with self._lock:
+            found = {
+                labels: Totals(
+                    past.bytes_sent,
+                    past.bytes_received,
+                    past.messages_sent,
+                    past.messages_received,
+                    past.reconnections,
+                )
+                for labels, past in self._past.items()
+            }
+            for session, labels in self._watched.items():
+                totals, metrics = found[labels], session.metrics
+                totals.add(metrics)
+                totals.sessions += 1
+                totals.connected += session.state is SessionState.CONNECTED
+                if metrics.latency.current:
+                    totals.latencies += (metrics.latency.current / 1000,)
+            return found

@@ -1,0 +1,52 @@
+"""Trace events of sessions as records of the standard library's ``logging``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+from anyssh import TraceEvent, TraceLevel
+
+__all__ = ["LEVELS", "LogTrace"]
+
+LEVELS: Final[Mapping[TraceLevel, int]] = {
+    TraceLevel.ERROR: logging.ERROR,
+    TraceLevel.WARNING: logging.WARNING,
+    TraceLevel.INFO: logging.INFO,
+    TraceLevel.VERBOSE: logging.DEBUG,
+}
+"""The level of logging for each level of tracing."""
+
+
+class LogTrace:
+    """Writes trace events to a logger. Goes as ``trace`` of a client session or a server.
+
+    Each record has the attributes ``ssh_event``, the event's name such as
+    ``"session_authenticated"``, ``ssh_event_id``, its number in Dev Tunnels SSH, and ``ssh_error``,
+    the exception behind it or None.
+
+    :param logger: a logger or the name of one
+    :param context: more attributes for each record, such as who is at the other end; the names
+        must not be those of a record's own
+    """
+
+    def __init__(
+        self,
+        logger: logging.Logger | str = "anyssh.trace",
+        *,
+        context: Mapping[str, object] | None = None,
+    ) -> None:
+        self._logger = logging.getLogger(logger) if isinstance(logger, str) else logger
+        self._context = dict(context or {})
+
+    def __call__(self, event: TraceEvent) -> None:
+        """Write one event, if the logger cares for its level."""
+        level = LEVELS[event.level]
+        if self._logger.isEnabledFor(level):
+            facts = {
+                "ssh_event": event.id.name.lower(),
+                "ssh_event_id": int(event.id),
+                "ssh_error": event.error,
+            }
+            self._logger.log(level, "%s", event.message, extra=self._context | facts)

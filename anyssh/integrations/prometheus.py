@@ -1,0 +1,140 @@
+"""Metrics of sessions and servers for Prometheus, with the extra ``prometheus``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from anyssh import Server, Session
+
+from ._totals import SessionTotals, Totals
+
+__all__ = ["SSHCollector"]
+
+_SERVER_GAUGES: Final = {
+    "connections": "Connections now; sessions without a stream do not count.",
+    "unauthenticated": "Connections whose clients have not logged in yet.",
+    "without_stream": "Sessions whose clients may come back over another stream.",
+    "penalised_sources": "Sources whose connections are refused now.",
+}
+_SERVER_COUNTERS: Final = {
+    "total_connections": ("accepted_connections", "Connections that were let in."),
+    "total_logins": ("logins", "Clients that have proved who they are."),
+    "refused_by_limit": ("refused_by_limit", "Connections that were one too many."),
+    "refused_by_penalty": ("refused_by_penalty", "Connections from sources that misbehaved."),
+    "handler_failures": ("handler_failures", "Handlers that raised what they should not have."),
+}
+
+
+class SSHCollector(Collector):
+    """Collects the metrics of sessions and servers. Register it with a registry of Prometheus.
+
+    Sessions are added up by their labels. So label them with what there is little of, such as the
+    role or the service, and not with what is different for each session.
+
+    :param labels: the names of the labels that sessions have
+    """
+
+    def __init__(self, labels: Iterable[str] = ()) -> None:
+        self._names = tuple(sorted(labels))
+        self._sessions = SessionTotals()
+        self._servers: dict[str, Server] = {}
+
+    def watching(
+        self, session: Session, labels: Mapping[str, str] | None = None
+    ) -> AbstractContextManager[None]:
+        """Return a context manager inside of which a session is watched.
+
+        Enter it once the session was entered. What the session has moved stays counted.
+
+        :param labels: a value for each of the collector's labels
+        :raises ValueError: these are not the labels that the collector was made with
+        """
+        values = dict(labels or {})
+        if tuple(sorted(values)) != self._names:
+            raise ValueError(f"the labels are {self._names}, not {tuple(sorted(values))}")
+        return self._sessions.watching(session, values)
+
+    def add_server(self, server: Server, name: str = "default") -> None:
+        """Collect the statistics of a server, from within its event loop as well as elsewhere.
+
+        :param name: the value of the label ``server``
+        :raises ValueError: another server has this name
+        """
+        if self._servers.setdefault(name, server) is not server:
+            raise ValueError(f"there is a server with the name {name!r} already")
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing, so that registering it collects nothing."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Give all metrics as they are now."""
+        yield from self._collect_sessions()
+        yield from self._collect_servers()
+
+    def _collect_sessions(self) -> Iterator[Metric]:
+        names = self._names
+        transferred = CounterMetricFamily(
+            "anyssh_session_bytes", "Bytes on streams, with framing and encryption.",
+            labels=[*names, "direction"],
+        )  # fmt: skip
+        messages = CounterMetricFamily(
+            "anyssh_session_messages", "Packets, those of the transport included.",
+            labels=[*names, "direction"],
+        )  # fmt: skip
+        reconnections = CounterMetricFamily(
+            "anyssh_session_reconnections", "How often sessions went on over another stream.",
+            labels=names,
+        )  # fmt: skip
+        sessions = GaugeMetricFamily(
+            "anyssh_sessions", "Sessions that are there now.", labels=names
+        )
+        connected = GaugeMetricFamily(
+            "anyssh_sessions_connected", "Sessions that have a stream now.", labels=names
+        )
+        latency = GaugeMetricFamily(
+            "anyssh_session_latency_seconds",
+            "Time to the peer and back, on average over the sessions that measure it.",
+            labels=names,
+        )
+        for labels, totals in self._sessions.read().items():
+            values = [value for _, value in labels]
+            _add_directions(transferred, messages, values, totals)
+            reconnections.add_metric(values, totals.reconnections)
+            sessions.add_metric(values, totals.sessions)
+            connected.add_metric(values, totals.connected)
+            if totals.latency is not None:
+                latency.add_metric(values, totals.latency)
+        yield from (transferred, messages, reconnections, sessions, connected, latency)
+
+    def _collect_servers(self) -> Iterator[Metric]:
+        statistics = {name: asdict(server.statistics) for name, server in self._servers.items()}
+        for field, text in _SERVER_GAUGES.items():
+            gauge = GaugeMetricFamily(f"anyssh_server_{field}", text, labels=["server"])
+            for name, numbers in statistics.items():
+                gauge.add_metric([name], numbers[field])
+            yield gauge
+        for field, (metric, text) in _SERVER_COUNTERS.items():
+            counter = CounterMetricFamily(f"anyssh_server_{metric}", text, labels=["server"])
+            for name, numbers in statistics.items():
+                counter.add_metric([name], numbers[field])
+            yield counter
+
+
+def _add_directions(
+    transferred: CounterMetricFamily,
+    messages: CounterMetricFamily,
+    values: list[str],
+    totals: Totals,
+) -> None:
+    transferred.add_metric([*values, "sent"], totals.bytes_sent)
+    transferred.add_metric([*values, "received"], totals.bytes_received)
+    messages.add_metric([*values, "sent"], totals.messages_sent)
+    messages.add_metric([*values, "received"], totals.messages_received)

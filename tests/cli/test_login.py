@@ -1,0 +1,105 @@
+"""Identities other than plain key files: agents and certificates."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+from anyio.abc import SocketAttribute
+
+import anyssh
+from tests.authority import certified
+from tests.session.test_agent import OwnAgent
+
+from .conftest import know
+from .program import Anyssh, Result
+
+pytestmark = [
+    pytest.mark.blocking_allowed,  # only the tests themselves block
+    pytest.mark.skipif(sys.platform == "win32", reason="no UNIX sockets"),
+]
+
+Judge = Callable[[anyssh.AuthAttempt], object | None]
+
+
+@asynccontextmanager
+async def greeting(
+    user: Anyssh, judge: Judge, authorities: anyssh.UserAuthorities | None = None
+) -> AsyncIterator[str]:
+    """Run a server that greets whom it lets in; give its place."""
+
+    async def authenticate(attempt: anyssh.AuthAttempt) -> object | None:
+        return judge(attempt)
+
+    async def greet(session: anyssh.ServerSession) -> None:
+        channel = await session.accept_channel()
+        await (await anext(channel.requests())).accept()
+        await channel.send(f"hello {session.principal}\n".encode())
+        await channel.aclose(exit_status=0)
+        await session.wait_closed()
+
+    host_key = anyssh.generate_key("ssh-ed25519")
+    server = anyssh.Server(
+        host_keys=[host_key], authenticate=authenticate, user_authorities=authorities
+    )
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(server.serve, listener, greet)
+        port = listener.extra(SocketAttribute.local_port)
+        await know(user, host_key, port)
+        yield f"127.0.0.1:{port}"
+        tasks.cancel_scope.cancel()
+
+
+async def test_the_keys_of_an_agent(user: Anyssh) -> None:
+    key = anyssh.generate_key("ssh-ed25519")
+    path = user.home / "agent"
+
+    def judge(attempt: anyssh.AuthAttempt) -> object | None:
+        is_ours = isinstance(attempt, anyssh.PublicKeyAttempt) and attempt.public_key == key
+        return "holder" if is_ours else None
+
+    own = OwnAgent(anyssh.generate_key("ssh-ed25519"), key)
+    async with (
+        greeting(user, judge) as place,
+        await anyio.create_unix_listener(path) as listener,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(listener.serve, own.serve)
+        command = ("exec", place, "--", "greet")
+        told = await user.run(*command, environment={"SSH_AUTH_SOCK": str(path)})
+        assert told == Result(0, "hello holder\n", "")
+        told = await user.run(
+            *command[:1], "--no-agent", *command[1:], environment={"SSH_AUTH_SOCK": str(path)}
+        )
+        assert "did not let" in told.complaint
+        told = await user.run(*command, environment={"SSH_AUTH_SOCK": str(user.home / "none")})
+        assert "did not let" in told.complaint
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_certificate_beside_a_key(user: Anyssh) -> None:
+    authority = anyssh.generate_key("ssh-ed25519")
+    path = user.home / ".ssh" / "id_ed25519"
+    certificate = certified(anyssh.import_key_file(path), authority, principals=["alice"])
+
+    def judge(attempt: anyssh.AuthAttempt) -> object | None:
+        return "certified" if isinstance(attempt, anyssh.CertificateAttempt) else None
+
+    async with greeting(user, judge, anyssh.UserAuthorities([authority])) as place:
+        told = await user.run("exec", f"alice@{place}", "--", "greet")
+        assert "did not let" in told.complaint
+        blob = base64.b64encode(certificate.public_blob).decode()
+        (user.home / ".ssh" / "id_ed25519-cert.pub").write_text(f"{certificate.algorithm} {blob}\n")
+        told = await user.run("exec", f"alice@{place}", "--", "greet")
+        assert told == Result(0, "hello certified\n", "")
+        (user.home / ".ssh" / "id_ed25519-cert.pub").write_text("nonsense")
+        told = await user.run("exec", f"alice@{place}", "--", "greet")
+        left_out, _ = told.err.splitlines()
+        assert "id_ed25519-cert.pub is left out: " in left_out
