@@ -53,6 +53,7 @@ class SSHCollector(Collector):
 
         Enter it once the session was entered. What the session has moved stays counted.
 
+        :param session: either end of one
         :param labels: a value for each of the collector's labels
         :raises ValueError: these are not the labels that the collector was made with
         """

@@ -37,6 +37,7 @@ from tests.examples import (
     compiled,
     executes,
     free_port,
+    run_block,
     running,
     running_process,
     until,
@@ -652,7 +653,10 @@ async def test_http_through_a_session(capsys: pytest.CaptureFixture[str]) -> Non
         session_pair(server_forwarding=policy) as (session, _),
         answering(lambda listener: listener.serve(answer_http)) as port,
     ):
-        for text, told in (("SessionTransport", "200 hello\n"), ("SessionBackend", "200 b'hello'\n")):
+        for text, told in (
+            ("SessionTransport", "200 hello\n"),
+            ("SessionBackend", "200 b'hello'\n"),
+        ):
             block = block_with("docs/how-to/http.md", text)
             await run_block(block.replace("8080", port), {"session": session})
             assert capsys.readouterr().out == told
