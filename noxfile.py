@@ -23,7 +23,7 @@ NIGHTLY = {
     "ANYSSH_TINY_MESSAGES": "1000000",
 }
 """How long the tests of reconnecting and of faults go on, where it is not said otherwise."""
-LOWEST = ["anyio==4.10.*", "bcrypt==4.1.*", "cryptography==45.*", "trio==0.31.*", "wsproto==1.2.*"]
+LOWEST = ["anyio==4.16.*", "bcrypt==4.1.*", "cryptography==45.*", "trio==0.31.*", "wsproto==1.2.*"]
 
 nox.needs_version = ">=2026.10.20"
 nox.options.sessions = ["lint", "typing", "docs", "build", "tests"]
