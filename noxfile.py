@@ -25,7 +25,7 @@ NIGHTLY = {
 """How long the tests of reconnecting and of faults go on, where it is not said otherwise."""
 WITHOUT_PEERS = ["--ignore=tests/interop", "-m", "not nightly and not peers"]
 LOWEST = [
-    "anyio==4.10.*",
+    "anyio==4.16.*",
     "bcrypt==4.1.*",
     "cryptography==45.*",
     "cyclopts==5.4.*",

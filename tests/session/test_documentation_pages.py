@@ -431,7 +431,7 @@ async def test_watching(capsys: pytest.CaptureFixture[str]) -> None:
         await run_block(block_with(WATCH, "on_trace"), names)
         told = capsys.readouterr().out
         for words in ("9110 SESSION_ENCRYPTED", "9111 SESSION_AUTHENTICATING as 'alice'",
-                      " StartingKeyExchange\n", "kex=mlkem768"):  # fmt: skip
+                      " StartingKeyExchange\n", "kex="):  # fmt: skip
             assert words in told
         async with anyssh.ClientSession.connect(
             anyio.as_connectable(("127.0.0.1", port)),
