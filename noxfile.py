@@ -6,6 +6,8 @@ With ``nox --no-venv --no-install`` they run in the environment that nox itself 
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 
 import nox
 
@@ -23,7 +25,7 @@ NIGHTLY = {
 """How long the tests of reconnecting and of faults go on, where it is not said otherwise."""
 WITHOUT_PEERS = ["--ignore=tests/interop", "-m", "not nightly and not peers"]
 LOWEST = [
-    "anyio==4.10.*",
+    "anyio==4.16.*",
     "bcrypt==4.1.*",
     "cryptography==45.*",
     "cyclopts==5.4.*",
@@ -37,7 +39,7 @@ LOWEST = [
 ]
 
 nox.needs_version = ">=2026.10.20"
-nox.options.sessions = ["lint", "typing", "docs", "tests"]
+nox.options.sessions = ["lint", "typing", "docs", "build", "tests"]
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_venv = "yes"
 
@@ -58,10 +60,12 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def typing(session: nox.Session) -> None:
-    """Types: strict inside, complete outside."""
+    """Types: strict inside, complete outside, and as applications see them."""
     install(session, "typing")
     session.run("mypy")
     session.run("pyright", "--verifytypes", "anyssh", "--ignoreexternal")
+    session.run("mypy", "tests/typing")
+    session.run("pyright", "tests/typing")
 
 
 @nox.session
@@ -106,6 +110,18 @@ def lowest(session: nox.Session) -> None:
     install(session, "test")
     session.install(*LOWEST, "pytest<9.2")
     session.run("pytest", *WITHOUT_PEERS, *session.posargs)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """The wheel and the source archive: what is in them, and that they work by themselves."""
+    session.install(*nox.project.dependency_groups(PROJECT, "release"))
+    target = Path(session.create_tmp()) / "dist"
+    shutil.rmtree(target, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(target), silent=True)
+    archives = sorted(map(str, target.iterdir()))
+    session.run("twine", "check", "--strict", *archives)
+    session.run("python", "tests/distribution.py", *archives)
 
 
 @nox.session

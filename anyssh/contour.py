@@ -159,19 +159,31 @@ class SessionContour:
     # Recording
 
     def record_sent(self, now: float, size: int) -> None:
-        """Add bytes that were sent at a time; one call may stand for many messages."""
+        """Add bytes that were sent at a time; one call may stand for many messages.
+
+        :param now: monotonic seconds
+        :param size: bytes
+        """
         if not self._current_start <= now < self._current_end:
             self._move_to(now)
         self._current.sent += size
 
     def record_received(self, now: float, size: int) -> None:
-        """Add bytes that were received at a time; one call may stand for many messages."""
+        """Add bytes that were received at a time; one call may stand for many messages.
+
+        :param now: monotonic seconds
+        :param size: bytes
+        """
         if not self._current_start <= now < self._current_end:
             self._move_to(now)
         self._current.received += size
 
     def record_latency(self, now: float, milliseconds: float) -> None:
-        """Add one measurement; what is not positive tells nothing and is left out."""
+        """Add one measurement; what is not positive tells nothing and is left out.
+
+        :param now: monotonic seconds
+        :param milliseconds: to the peer and back
+        """
         if milliseconds > 0:
             if not self._current_start <= now < self._current_end:
                 self._move_to(now)
@@ -226,6 +238,7 @@ class SessionContour:
 
         Columns that we do not know are left out, missing ones are 0.
 
+        :param text: what :meth:`export`, or one of the Dev Tunnels tools, wrote
         :raises ContourFormatError: the text is no contour, an empty one, or beyond all measure
         """
         content = _decoded(text)

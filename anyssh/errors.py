@@ -141,6 +141,7 @@ class Disconnected(SSHError):
 
     :ivar reason: a :class:`~anyssh.DisconnectReason`, or the peer's own number
     :ivar description: the text that came with it
+    :ivar by_peer: whether it was the peer that ended it
     """
 
     def __init__(self, reason: int, description: str, by_peer: bool = True) -> None:

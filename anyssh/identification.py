@@ -50,6 +50,7 @@ class PeerVersion:
     def parse(cls, text: str) -> PeerVersion:
         """Split an identification line.
 
+        :param text: the identification line without its line end
         :raises ValueError: it is not one
         """
         match = _LINE.fullmatch(text)

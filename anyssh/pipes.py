@@ -58,6 +58,8 @@ async def pipe(first: Channel | Session, second: Channel | Session) -> None:
     How it ended, :meth:`Channel.wait_closed` and :meth:`Session.wait_closed` tell. Cancelling
     closes the relayed channels and refuses what waits for an answer; sessions stay open.
 
+    :param first: one channel or session
+    :param second: another of the same kind
     :raises ~anyio.BusyResourceError: somebody receives from one of the channels
     :raises TypeError: the two are not both channels or both sessions
     :raises ValueError: the two are the same

@@ -81,7 +81,12 @@ class MultiChannelStream(AsyncContextManagerMixin):
         config: InsecureSessionConfig | None = None,
         trace: TraceHandler | None = None,
     ) -> Self:
-        """Return the other end, to be entered with ``async with``; see :meth:`connect`."""
+        """Return the other end, to be entered with ``async with``; see :meth:`connect`.
+
+        :param stream: the stream below, owned from now on
+        :param config: as for :meth:`connect`
+        :param trace: called with what happens, for developers
+        """
         config = config if config is not None else InsecureSessionConfig()
         return cls(Server(config=config, trace=trace).accept(stream))
 
@@ -237,6 +242,7 @@ class SecureStream(AsyncContextManagerMixin, ByteStream):  # type: ignore[misc]
     async def send(self, item: bytes) -> None:
         """Send bytes; return when they are accepted under flow control. See :meth:`Channel.send`.
 
+        :param item: the bytes
         :raises ~anyio.ClosedResourceError: this end was closed, or EOF was sent
         :raises ~anyio.BrokenResourceError: the peer has closed its end, or the stream below broke
         :raises ~anyio.BusyResourceError: another task is sending
@@ -263,6 +269,7 @@ class SecureStream(AsyncContextManagerMixin, ByteStream):  # type: ignore[misc]
         Both ends need a configuration of :meth:`SessionConfig.with_reconnect`. At the server's
         end, :meth:`accept` does this for the end that was lost, and raises :exc:`SessionMoved`.
 
+        :param stream: to the same server; owned from now on
         :raises LocalProtocolError: this is the server's end, or has a stream
         :raises SSHError: as there
         """

@@ -268,6 +268,7 @@ class WebSocketStream(ByteStream):
 
         When cancelled while the stream below is not taking bytes, the WebSocket is broken.
 
+        :param item: the bytes
         :raises ~anyio.ClosedResourceError: it was closed here
         :raises ~anyio.BrokenResourceError: the peer has closed it, or it broke; see :meth:`receive`
         :raises ~anyio.BusyResourceError: another task is sending
@@ -533,7 +534,10 @@ class WebSocketListener(Listener[WebSocketStream]):
         handler: Callable[[WebSocketStream], Any],
         task_group: TaskGroup | None = None,
     ) -> None:
-        """Accept connections and run ``handler`` for each in a task of its own, until cancelled."""
+        """Accept connections and run ``handler`` for each in a task of its own, until cancelled.
+
+        :param task_group: where the handlers run; one of its own if None
+        """
 
         async def handle(stream: ByteStream) -> None:
             if self._handshakes >= self._max_handshakes:

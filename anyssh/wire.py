@@ -43,33 +43,51 @@ _UINT64 = struct.Struct(">Q")
 
 
 def byte(value: int) -> bytes:
-    """Encode one byte."""
+    """Encode one byte.
+
+    :param value: 0 to 255
+    """
     return value.to_bytes(1, "big")
 
 
 def boolean(value: bool) -> bytes:
-    """Encode a truth value."""
+    """Encode a truth value.
+
+    :param value: true or false
+    """
     return b"\x01" if value else b"\x00"
 
 
 def uint32(value: int) -> bytes:
-    """Encode an unsigned 32-bit number."""
+    """Encode an unsigned 32-bit number.
+
+    :param value: 0 to 2**32 - 1
+    """
     return _UINT32.pack(value)
 
 
 def uint64(value: int) -> bytes:
-    """Encode an unsigned 64-bit number."""
+    """Encode an unsigned 64-bit number.
+
+    :param value: 0 to 2**64 - 1
+    """
     return _UINT64.pack(value)
 
 
 def string(value: str | Buffer) -> bytes:
-    """Encode a string: its length, then its bytes. Text becomes UTF-8."""
+    """Encode a string: its length, then its bytes. Text becomes UTF-8.
+
+    :param value: text is encoded as UTF-8
+    """
     data = value.encode() if isinstance(value, str) else value
     return _UINT32.pack(len(data)) + data
 
 
 def mpint(value: int) -> bytes:
-    """Encode a signed integer of any size in two's complement with no superfluous bytes."""
+    """Encode a signed integer of any size in two's complement with no superfluous bytes.
+
+    :param value: any integer
+    """
     if value == 0:
         return b"\x00\x00\x00\x00"
     # A negative power of two (-128) fits one bit tighter than its magnitude suggests.
@@ -78,7 +96,10 @@ def mpint(value: int) -> bytes:
 
 
 def name_list(names: Iterable[str]) -> bytes:
-    """Encode names as one comma-separated string; no names are an empty string."""
+    """Encode names as one comma-separated string; no names are an empty string.
+
+    :param names: ASCII, without commas
+    """
     return string(",".join(names).encode("ascii"))
 
 
@@ -87,6 +108,8 @@ def displayable(text: str) -> str:
 
     Characters that could forge a log line or move a terminal's cursor become their escapes;
     anything beyond 256 characters is cut.
+
+    :param text: what came from the peer
     """
     cut = text[:MAX_DISPLAY_CHARACTERS]
     shown = cut if cut.isprintable() else "".join(map(_escaped, cut))
@@ -99,6 +122,8 @@ def displayable_lines(text: str) -> str:
     """Make text of several lines safe to show, each line like :func:`displayable`.
 
     Lines beyond 64 are cut.
+
+    :param text: what came from the peer
     """
     return "\n".join(map(displayable, text.splitlines()[:MAX_DISPLAY_LINES]))
 
@@ -127,7 +152,11 @@ def _parse_names(data: bytes) -> tuple[str, ...]:
 
 
 class Reader:
-    """Parses one buffer from front to back; never reads beyond it, never copies what it skips."""
+    """Parses one buffer from front to back; never reads beyond it, never copies what it skips.
+
+    :param data: the bytes, which are not copied
+    :param offset: where to begin
+    """
 
     __slots__ = ("_data", "_end", "_offset")
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 from anyssh._version import __version__
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 project = "anyssh"
 author = copyright = "anyssh contributors"
 release = version = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "docs._diagrams.extension"]
 exclude_patterns = ["_build", "results"]
 html_theme = "furo"
 html_title = "anyssh"
+html_static_path = ["_static"]
+html_css_files = ["anyssh.css"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
@@ -29,7 +35,7 @@ nitpick_ignore_regex = [
     ("py:class", r"anyssh\.testing\.(conformance\.Trial|faults\.Editor)"),
     ("py:class", r"anyssh\.forwarding\.(methods\.ForwardingMethods|local\.Forward)"),
     ("py:class", r"anyssh\.forwarding\.remote\._AtPeer"),
-    ("py:class", r"anyssh\.session\.(services\.ServiceT|life\.SessionLife)"),
+    ("py:class", r"anyssh\.session\.(services\.ServiceT|life\.SessionLife|channel\.Recipient)"),
 ]
 
 # Made by calls and not by their constructors.
@@ -41,6 +47,7 @@ NOT_CONSTRUCTED = {
     "anyssh.ForwardedConnection",
     "anyssh.ForwardedPort",
     "anyssh.LocalForward",
+    "anyssh.MultiChannelStream",
     "anyssh.PortForwarding",
     "anyssh.RemoteConnectable",
     "anyssh.RemoteForward",
@@ -51,6 +58,7 @@ NOT_CONSTRUCTED = {
     "anyssh.KnownHostVerifier",
     "anyssh.KnownHosts",
     "anyssh.KnownHostsEntry",
+    "anyssh.SecureStream",
     "anyssh.ServerSession",
     "anyssh.Session",
     "anyssh.StderrStream",

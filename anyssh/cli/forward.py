@@ -29,10 +29,10 @@ from .status import Status, StatusDisplay, duration
 __all__ = ["Forward", "keep_forwarding"]
 
 logger: Final = logging.getLogger("anyssh.cli")
-_random: Final = SystemRandom()
 
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 30.0
+_random: Final = SystemRandom()
 FAILURES: Final = (
     anyssh.TraceId.PORT_FORWARD_CHANNEL_OPEN_FAILED,
     anyssh.TraceId.PORT_FORWARD_CONNECTION_FAILED,

@@ -46,10 +46,11 @@ class _Json(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        members |= getattr(record, FIELDS, {})
+        attributes = vars(record)
+        members |= attributes.get(FIELDS, {})
         for name in ("ssh_event", "ssh_event_id"):
-            if hasattr(record, name):
-                members[name] = getattr(record, name)
+            if name in attributes:
+                members[name] = attributes[name]
         if record.exc_info and record.exc_info[1] is not None:
             members["exception"] = "".join(traceback.format_exception(record.exc_info[1]))
         return json.dumps(members, default=str)

@@ -159,17 +159,27 @@ class ForwardingPolicy:
         return cls(connect_to=anywhere, listen_on=("*:0-65535", "/*"))
 
     def may_connect(self, endpoint: Endpoint) -> bool:
-        """Whether the patterns allow a connection, as far as can be told before a lookup."""
+        """Whether the patterns allow a connection, as far as can be told before a lookup.
+
+        :param endpoint: what the peer asks for, before any look-up
+        """
         if self.connect_to is None:
             return self.decide is not None
         return _any_covers(tuple(self.connect_to), endpoint)
 
     def may_use_address(self, asked: TcpEndpoint, address: IPAddress) -> bool:
-        """Whether a connection that is allowed may go to this address of its host."""
+        """Whether a connection that is allowed may go to this address of its host.
+
+        :param asked: what the peer asked for
+        :param address: what its name turned out to be
+        """
         return _may_use(tuple(self.connect_to or ()), asked, address)
 
     def may_listen(self, endpoint: Endpoint) -> bool:
-        """Whether the patterns allow to listen."""
+        """Whether the patterns allow to listen.
+
+        :param endpoint: where the peer asks us to listen
+        """
         if self.listen_on is None:
             return self.decide is not None
         return any(_parsed(text).covers_listener(endpoint) for text in self.listen_on)

@@ -77,21 +77,31 @@ def _short(endpoint: Endpoint | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ForwardedPortAdded(SessionEvent):
-    """A port is forwarded from now on."""
+    """A port is forwarded from now on.
+
+    :ivar port: the new one
+    """
 
     port: ForwardedPort
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardedPortRemoved(SessionEvent):
-    """A port is forwarded no more; its connections may go on."""
+    """A port is forwarded no more; its connections may go on.
+
+    :ivar port: what it was
+    """
 
     port: ForwardedPort
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardedChannelAdded(SessionEvent):
-    """A connection to a forwarded port has come about."""
+    """A connection to a forwarded port has come about.
+
+    :ivar port: where it belongs
+    :ivar channel: what carries its bytes
+    """
 
     port: ForwardedPort
     channel: Channel
@@ -99,7 +109,11 @@ class ForwardedChannelAdded(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class ForwardedChannelRemoved(SessionEvent):
-    """A connection to a forwarded port has ended."""
+    """A connection to a forwarded port has ended.
+
+    :ivar port: where it belonged
+    :ivar channel: what carried its bytes
+    """
 
     port: ForwardedPort
     channel: Channel

@@ -289,6 +289,7 @@ class RemoteListener(_AtPeer, Listener[Channel]):  # type: ignore[misc]
     ) -> None:
         """Run ``handler`` for each connection as a task, until cancelled.
 
+        :param task_group: where the handlers run; one of its own if None
         :raises ~anyio.ClosedResourceError: this was left
         :raises ~anyio.BrokenResourceError: the session has ended
         """

@@ -122,7 +122,7 @@ def _translated() -> Iterator[None]:
         yield
     except Exception as error:
         for kind in type(error).__mro__:
-            same = getattr(httpx, kind.__name__, None)
+            same = vars(httpx).get(kind.__name__)
             if kind.__module__.startswith("httpcore") and isinstance(same, type):
                 raise same(str(error)) from error
         raise

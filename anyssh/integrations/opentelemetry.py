@@ -60,6 +60,7 @@ class SSHInstruments:
 
         Enter it once the session was entered. What the session has moved stays counted.
 
+        :param session: either end of one
         :param attributes: of the observations
         """
         return self._sessions.watching(session, attributes or {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -52,6 +53,7 @@ class SSHCollector(Collector):
 
         Enter it once the session was entered. What the session has moved stays counted.
 
+        :param session: either end of one
         :param labels: a value for each of the collector's labels
         :raises ValueError: these are not the labels that the collector was made with
         """
@@ -114,16 +116,16 @@ class SSHCollector(Collector):
         yield from (transferred, messages, reconnections, sessions, connected, latency)
 
     def _collect_servers(self) -> Iterator[Metric]:
-        statistics = {name: server.statistics for name, server in self._servers.items()}
+        statistics = {name: asdict(server.statistics) for name, server in self._servers.items()}
         for field, text in _SERVER_GAUGES.items():
             gauge = GaugeMetricFamily(f"anyssh_server_{field}", text, labels=["server"])
             for name, numbers in statistics.items():
-                gauge.add_metric([name], getattr(numbers, field))
+                gauge.add_metric([name], numbers[field])
             yield gauge
         for field, (metric, text) in _SERVER_COUNTERS.items():
             counter = CounterMetricFamily(f"anyssh_server_{metric}", text, labels=["server"])
             for name, numbers in statistics.items():
-                counter.add_metric([name], getattr(numbers, field))
+                counter.add_metric([name], numbers[field])
             yield counter
 
 

@@ -123,6 +123,8 @@ class Certificate:
     def verify(self, data: bytes, signature: bytes, algorithm: str) -> bool:
         """Tell whether a signature by the certified key is good. Never raises for a bad one.
 
+        :param data: the bytes that were signed
+        :param signature: in wire form
         :param algorithm: one of :attr:`signature_algorithms`; the signature itself names the
             algorithm of the key
         """
@@ -266,6 +268,7 @@ def import_certificate(text: str | bytes) -> Certificate:
 
     Verifying the signature takes up to a few milliseconds.
 
+    :param text: one line, such as ``ssh-keygen -s`` writes into ``…-cert.pub``
     :raises KeyFormatError: the text is something else, or the signature is not good
     """
     if isinstance(text, bytes):
@@ -284,6 +287,7 @@ def import_certificate(text: str | bytes) -> Certificate:
 def import_certificate_file(path: str | os.PathLike[str]) -> Certificate:
     """Read a certificate from a file, ``id_ed25519-cert.pub`` for one.
 
+    :param path: of the file
     :raises KeyFormatError: as :func:`import_certificate`
     :raises OSError: the file cannot be read
     """
@@ -308,6 +312,7 @@ def check_user_certificate(
 
     That the user holds the key is not checked here: a signature tells that.
 
+    :param certificate: what the client has shown
     :param authorities: the public keys whose word about users is believed
     :param principals: names that the certificate may be made out to; one of them is enough. A
         certificate without any is good for nobody
@@ -344,6 +349,7 @@ def check_host_certificate(
 
     That the host holds the key is not checked here: a signature tells that.
 
+    :param certificate: what the server has shown
     :param authorities: the public keys whose word about this host is believed
     :param host: the name or address that was meant to be reached, without a port; the
         certificate's names may have ``*`` for any characters and ``?`` for any one

@@ -104,6 +104,7 @@ def import_key(
 def import_public_key(text: str | bytes) -> Key:
     """Read the one-line public key of OpenSSH.
 
+    :param text: the key, as text
     :raises KeyFormatError: the text is something else
     """
     return import_key(text, format=KeyFormat.SSH)
@@ -215,6 +216,7 @@ def import_key_file(
 ) -> Key:
     """Read a key from a file of at most 1 MiB.
 
+    :param path: of the file
     :param passphrase: as for :func:`import_key`
     :param format: as for :func:`import_key`
     :raises KeyFormatError: and its kinds, as :func:`import_key`
@@ -233,6 +235,7 @@ def export_public_key(
 ) -> str:
     """Write the public key, also of a key pair, as text with a final line feed.
 
+    :param key: a key or a pair, of which the public half is taken
     :param format: ``"ssh"`` (``"openssh"`` means the same here), ``"ssh2"``, ``"pkcs1"`` for RSA,
         ``"pkcs8"`` or ``"jwk"``
     :param legacy_curve_names: write ``nistp384`` and the like into a JWK in place of ``P-384``, as
@@ -268,6 +271,7 @@ def export_private_key(
 ) -> str:
     """Write a key pair as text with a final line feed.
 
+    :param key: a pair
     :param format: ``"pkcs8"``, ``"openssh"`` or ``"jwk"``; ``"pkcs1"`` and ``"ssh2"`` for RSA;
         ``"sec1"`` for ECDSA
     :param passphrase: encrypt with it: ``pkcs8`` and ``openssh`` only, the others know no
@@ -307,6 +311,7 @@ def export_private_key(
 def export_public_key_bytes(key: Key, format: KeyFormat | str = KeyFormat.SSH) -> bytes:
     """Return the public key, also of a key pair, in the binary form that its text encloses.
 
+    :param key: a key or a pair, of which the public half is taken
     :param format: ``"ssh"``, ``"ssh2"``, which is the same without the text around it, ``"pkcs1"``
         for RSA, or ``"pkcs8"``
     :raises LocalProtocolError: the format does not hold such a key, or has no binary form
@@ -330,6 +335,7 @@ def export_private_key_bytes(
 
     The parameters are those of :func:`export_private_key`. A PKCS#8 key stays one when encrypted.
 
+    :param key: a pair
     :raises LocalProtocolError: as for :func:`export_private_key`, or the format has no binary form
     :raises ValueError: the format is unknown
     """
@@ -384,6 +390,8 @@ def export_private_key_file(
 
     The parameters are those of :func:`export_private_key`.
 
+    :param key: a pair
+    :param path: of a new file
     :raises FileExistsError: the path exists, even as a link
     :raises OSError: the file cannot be written; nothing is left of it
     :raises LocalProtocolError: as for :func:`export_private_key`
@@ -410,6 +418,8 @@ def export_public_key_file(
 
     The parameters are those of :func:`export_public_key`.
 
+    :param key: a key or a pair, of which the public half is taken
+    :param path: of a new file
     :raises FileExistsError: the path exists, even as a link
     :raises OSError: the file cannot be written; nothing is left of it
     :raises LocalProtocolError: as for :func:`export_public_key`

@@ -115,6 +115,7 @@ class Key:
 
         :param key: an RSA, NIST curve or Ed25519 key; its classes may be someone else's, such as
             a hardware module's, as long as they derive from cryptography's
+        :param comment: for people, such as whose key it is
         :raises KeyFormatError: it is of another kind, or RSA outside of 2048 to 16384 bits
         """
         from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -181,12 +182,16 @@ class Key:
         return self._build(self._scheme, self._public, None, self._public_blob, self._comment)
 
     def with_comment(self, comment: str) -> Key:
-        """Return the same key with another comment."""
+        """Return the same key with another comment.
+
+        :param comment: for people, such as whose key it is
+        """
         return self._build(self._scheme, self._public, self._private, self._public_blob, comment)
 
     def sign(self, data: bytes, algorithm: str | None = None) -> bytes:
         """Sign, and return the signature as it travels in SSH: algorithm and signature.
 
+        :param data: the bytes to sign
         :param algorithm: one of :attr:`signature_algorithms`; the first of them if None
         :raises LocalProtocolError: the key has no private part or does not know the algorithm
         :raises SSHError: the signature just made does not verify (RSA); it was discarded
@@ -207,6 +212,8 @@ class Key:
     def verify(self, data: bytes, signature: bytes, algorithm: str) -> bool:
         """Tell whether a signature, as it travels in SSH, is good. Never raises for a bad one.
 
+        :param data: the bytes that were signed
+        :param signature: in wire form (RFC 4253 section 6.6)
         :param algorithm: what was negotiated or requested; the signature has to name the same
         """
         scheme = self._scheme
@@ -272,6 +279,7 @@ def generate_key(algorithm: str, *, bits: int | None = None, comment: str = "") 
         ``"rsa-sha2-256"`` or ``"rsa-sha2-512"``
     :param bits: of the RSA modulus, 2048 to 16384; by default 3072 for ``"ssh-rsa"``, 2048 for
         ``"rsa-sha2-256"``, 4096 for ``"rsa-sha2-512"``
+    :param comment: for people, such as whose key it is
     :raises ValueError: the algorithm is unknown, or has no keys of that size
     """
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa

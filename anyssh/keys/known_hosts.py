@@ -75,7 +75,10 @@ class KnownHostsEntry:
     _hash: tuple[bytes, bytes] | None = field(default=None, repr=False, compare=False)
 
     def matches(self, name: str) -> bool:
-        """Tell whether the line is about a name, as :func:`host_name` makes it."""
+        """Tell whether the line is about a name, as :func:`host_name` makes it.
+
+        :param name: the host, as ``[host]:port`` for other ports than 22
+        """
         if self._hash is not None:
             salt, digest = self._hash
             return hmac.compare_digest(_name_digest(name, salt), digest)

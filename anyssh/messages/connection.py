@@ -149,6 +149,7 @@ class ChannelData(Message):
     def decode(cls, data: wire.Buffer) -> Self:
         """Parse a payload, number byte included; the channel's bytes are copied once.
 
+        :param data: a whole payload, with its number byte
         :raises WireError: another message's number, or not the declared form
         """
         body_size = len(data) - _DATA_HEADER.size
@@ -186,6 +187,7 @@ class ChannelExtendedData(Message):
     def decode(cls, data: wire.Buffer) -> Self:
         """Parse a payload, number byte included; the channel's bytes are copied once.
 
+        :param data: a whole payload, with its number byte
         :raises WireError: another message's number, or not the declared form
         """
         body_size = len(data) - _EXTENDED_DATA_HEADER.size

@@ -228,6 +228,7 @@ class Message(Structure):
     def decode(cls, data: wire.Buffer) -> Self:
         """Parse a payload, number byte included.
 
+        :param data: a whole payload, with its number byte
         :raises WireError: another message's number, or not the declared form
         """
         number = data[0] if data else "nothing"

@@ -166,6 +166,7 @@ class KexInit(Message):
     def decode(cls, data: wire.Buffer) -> Self:
         """Parse a payload, number byte included.
 
+        :param data: a whole payload, with its number byte
         :raises WireError: longer than 16 KiB, another message's number, or not the declared form
         """
         if len(data) > MAX_KEXINIT_BYTES:

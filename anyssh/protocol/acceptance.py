@@ -10,14 +10,25 @@ that decides the ones and does the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
 from ..constants import MessageNumber as N
 
-__all__ = ["PLAIN", "TABLE", "Condition", "Disposition", "Phase", "Role", "Row", "Rule", "compiled"]
+__all__ = [
+    "NEXT_PHASES",
+    "PLAIN",
+    "TABLE",
+    "Condition",
+    "Disposition",
+    "Phase",
+    "Role",
+    "Row",
+    "Rule",
+    "compiled",
+]
 
 
 class Role(Enum):
@@ -43,6 +54,19 @@ class Phase(Enum):
     REKEYING = auto()
     """From the peer's later KEXINIT until its NEWKEYS; ours may be behind or ahead."""
     TERMINATED = auto()
+
+
+NEXT_PHASES: Final[Mapping[Phase, tuple[Phase, ...]]] = {
+    Phase.VERSION: (Phase.KEY_EXCHANGE, Phase.TERMINATED),
+    Phase.KEY_EXCHANGE: (Phase.ENCRYPTED, Phase.RUNNING, Phase.TERMINATED),
+    Phase.ENCRYPTED: (Phase.AUTHENTICATION, Phase.RUNNING, Phase.TERMINATED),
+    Phase.AUTHENTICATION: (Phase.RUNNING, Phase.TERMINATED),
+    Phase.RUNNING: (Phase.REKEYING, Phase.TERMINATED),
+    Phase.REKEYING: (Phase.RUNNING, Phase.TERMINATED),
+    Phase.TERMINATED: (),
+}
+"""Which phases may follow one. A key exchange leads straight to work when the stream needs no
+protection, encryption does when a session goes on over another stream."""
 
 
 class Condition(Enum):

@@ -53,7 +53,10 @@ class NoneAttempt(AuthAttempt):
 
 @dataclass(frozen=True, slots=True)
 class PasswordAttempt(AuthAttempt):
-    """The client sent a password."""
+    """The client sent a password.
+
+    :ivar password: in clear text; never shown by ``repr()``
+    """
 
     method = AuthenticationMethod.PASSWORD
     password: str = field(repr=False)

@@ -7,13 +7,15 @@ This is data with a little arithmetic. What messages do to it is decided in
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any
+from typing import Any, Final
 
 from ..errors import LocalProtocolError, RemoteProtocolError
 
 __all__ = [
+    "NEXT_CHANNEL_PHASES",
     "ChannelPhase",
     "ChannelState",
     "Half",
@@ -42,11 +44,24 @@ class ChannelPhase(Enum):
     CLOSED = auto()
 
 
+NEXT_CHANNEL_PHASES: Final[Mapping[ChannelPhase, tuple[ChannelPhase, ...]]] = {
+    ChannelPhase.OPENING: (ChannelPhase.OPEN, ChannelPhase.ABANDONED, ChannelPhase.CLOSED),
+    ChannelPhase.ABANDONED: (ChannelPhase.OPEN, ChannelPhase.CLOSED),
+    ChannelPhase.OFFERED: (ChannelPhase.OPEN, ChannelPhase.CLOSED),
+    ChannelPhase.OPEN: (ChannelPhase.CLOSING, ChannelPhase.CLOSED),
+    ChannelPhase.CLOSING: (ChannelPhase.CLOSED,),
+    ChannelPhase.CLOSED: (),
+}
+"""Which phases of a channel may follow one. What was abandoned is open for as long as it takes to
+close it."""
+
+
 class Half(Enum):
-    """One direction of a channel."""
+    """One direction of a channel, in the order of its life; the two know nothing of each other."""
 
     OPEN = auto()
     EOF = auto()
+    """No more bytes come this way; those of the other way may."""
 
 
 class SendWait(Enum):
@@ -222,6 +237,15 @@ class ChannelState:
             return False
         self.send_wait = SendWait.NOTHING
         return True
+
+    def move(self, phase: ChannelPhase) -> None:
+        """Come to another phase.
+
+        :raises LocalProtocolError: it cannot follow the present one
+        """
+        if phase not in NEXT_CHANNEL_PHASES[self.phase]:
+            raise LocalProtocolError(f"{phase} cannot follow {self.phase}")
+        self.phase = phase
 
     def require_open(self) -> None:
         """Raise :class:`~anyssh.LocalProtocolError` unless we can send on the channel."""

@@ -298,7 +298,7 @@ class Connection:
     def abandon_open(self, channel: ChannelState) -> None:
         """Forget a channel that is being opened; it is closed should the peer still confirm it."""
         if channel.phase is ChannelPhase.OPENING:
-            channel.phase = ChannelPhase.ABANDONED
+            channel.move(ChannelPhase.ABANDONED)
 
     def accept_channel(
         self, channel: ChannelState, payload: bytes = b"", *, window_size: int | None = None
@@ -312,7 +312,7 @@ class Connection:
         if window_size is not None:
             _check_window(window_size)
             self._resize_window(channel, window_size)
-        channel.phase = ChannelPhase.OPEN
+        channel.move(ChannelPhase.OPEN)
         self._no_longer_offered(channel)
         self._send(
             ChannelOpenConfirmation(
@@ -379,7 +379,7 @@ class Connection:
             if channel.phase is not ChannelPhase.CLOSING:
                 self._granted -= channel.receive_window.limit
             self._remote_ids.discard(channel.remote_id)
-        channel.phase = ChannelPhase.CLOSED
+        channel.move(ChannelPhase.CLOSED)
 
     def _open_count(self) -> int:
         return len(self._channels) - len(self._closing)
@@ -497,7 +497,7 @@ class Connection:
 
         Its window counts no longer: what still comes is dropped.
         """
-        channel.phase = ChannelPhase.CLOSING
+        channel.move(ChannelPhase.CLOSING)
         self._granted -= channel.receive_window.limit
         self._drop_requests(channel)
         self._closing[channel.local_id] = channel
@@ -634,7 +634,7 @@ class Connection:
             message.initial_window_size,
             message.maximum_packet_size,
         )
-        channel.phase = ChannelPhase.OPEN
+        channel.move(ChannelPhase.OPEN)
         if was_abandoned:
             self.close(channel)
         elif message.maximum_packet_size == 0:

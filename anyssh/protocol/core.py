@@ -43,7 +43,16 @@ from ..messages import (
 )
 from ..trace import TraceHandler, TraceId, TraceLevel
 from ..wire import Buffer, displayable
-from .acceptance import PLAIN, Condition, Disposition, Phase, Role, Rule, compiled
+from .acceptance import (
+    NEXT_PHASES,
+    PLAIN,
+    Condition,
+    Disposition,
+    Phase,
+    Role,
+    Rule,
+    compiled,
+)
 from .budget import Budget
 from .client_authentication import ClientAuthentication
 from .connection import Connection
@@ -912,6 +921,8 @@ class Core:
     # Phase and trace
 
     def _set_phase(self, phase: Phase) -> None:
+        if phase not in NEXT_PHASES[self._phase]:
+            raise LocalProtocolError(f"{phase} cannot follow {self._phase}")
         self._phase = phase
         self._rules = _ACCEPTANCE[self.role][phase]
         self.can_send = phase is _RUNNING and not self.exchanger.is_running

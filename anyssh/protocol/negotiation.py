@@ -33,6 +33,14 @@ _MARKERS: Final = frozenset(
 class Algorithms:
     """What a key exchange has agreed on.
 
+    :ivar key_exchange: one of :class:`KeyExchange`
+    :ivar host_key: one of :class:`HostKeyAlgorithm`
+    :ivar encryption_client_to_server: one of :class:`Encryption`
+    :ivar encryption_server_to_client: one of :class:`Encryption`
+    :ivar mac_client_to_server: one of :class:`Mac`, or empty where the cipher authenticates
+    :ivar mac_server_to_client: one of :class:`Mac`, or empty where the cipher authenticates
+    :ivar compression_client_to_server: ``none``
+    :ivar compression_server_to_client: ``none``
     :ivar is_strict: both sides keep strict key exchange
     """
 

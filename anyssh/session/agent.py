@@ -63,7 +63,10 @@ class AgentIdentity:
     agent: Agent
 
     async def sign(self, data: bytes, algorithm: str) -> bytes:
-        """Ask the agent for a signature; see :meth:`Agent.sign`."""
+        """Ask the agent for a signature; see :meth:`Agent.sign`.
+
+        :param data: the bytes to sign
+        """
         return await self.agent.sign(self.key, data, algorithm)
 
 
@@ -147,6 +150,7 @@ class Agent:
         Goes as the ``key_provider`` of :class:`ClientCredentials`: then the agent is asked only
         about keys that the server would accept.
 
+        :param key: the public key, or the certificate, whose private half is looked for
         :raises AgentError: there is no agent any more, or it does not keep its protocol
         :raises LocalProtocolError: the agent is not entered
         """
@@ -160,6 +164,8 @@ class Agent:
 
         Cancelling withdraws the question, if the agent notices; the agent stays usable.
 
+        :param key: the public key, or the certificate, to sign for
+        :param data: the bytes to sign
         :param algorithm: one of the key's ``signature_algorithms``
         :raises SigningRefused: the agent does not sign with this key, or not with this algorithm
         :raises AgentError: there is no agent any more, or it does not keep its protocol

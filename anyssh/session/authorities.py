@@ -54,6 +54,8 @@ class UserAuthorities:
     async def check(self, certificate: Certificate, username: str, address: str | None) -> None:
         """Check that a certificate lets a user in; return only if it does.
 
+        :param certificate: what the client has shown
+        :param username: who the client wants to be
         :param address: where the user comes from; None if unknown
         :raises CertificateError: it does not; the text says why
         """

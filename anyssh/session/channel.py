@@ -230,7 +230,10 @@ class Channel(ByteStream):
         return {**self._session.extra_attributes, **own, **self._attributes}
 
     def add_attributes(self, attributes: Mapping[Any, Callable[[], Any]]) -> None:
-        """Add typed attributes, for example of what is behind the channel."""
+        """Add typed attributes, for example of what is behind the channel.
+
+        :param attributes: a call that gives the value, for each typed attribute
+        """
         self._attributes.update(attributes)
 
     # Bytes
@@ -261,6 +264,7 @@ class Channel(ByteStream):
         When cancelled, bytes that fit the window and one message were sent either whole or not at
         all. Of more, a part may have been sent: :attr:`metrics` tells how much.
 
+        :param item: the bytes
         :raises ~anyio.ClosedResourceError: the channel was closed here, or EOF was sent
         :raises ~anyio.BrokenResourceError: the peer has closed the channel, or the session ended
         :raises ~anyio.BusyResourceError: another task is sending
@@ -269,7 +273,10 @@ class Channel(ByteStream):
         await self._send(item, None)
 
     async def send_stderr(self, item: bytes) -> None:
-        """Send bytes as standard error; see :meth:`send`, which another task may call meanwhile."""
+        """Send bytes as standard error; see :meth:`send`, which another task may call meanwhile.
+
+        :param item: the bytes
+        """
         self._requests.disregard()
         await self._send(item, EXTENDED_DATA_STDERR)
 
@@ -318,6 +325,7 @@ class Channel(ByteStream):
 
         None can while another task is sending.
 
+        :param item: the bytes
         :raises ~anyio.ClosedResourceError: the channel was closed here, or EOF was sent
         :raises ~anyio.BrokenResourceError: the peer has closed the channel, or the session ended
         """
@@ -408,6 +416,8 @@ class Channel(ByteStream):
         For relays: a recipient that passes bytes on at once saves them a turn of the event loop.
         What it does not take, and what comes after that, waits for :meth:`receive`; once all of it
         was received, the recipient is next again. What came before the call is delivered by it.
+
+        :param recipient: takes them, in the order of their coming
         """
         self._requests.disregard()
         self._recipient = recipient
@@ -439,6 +449,7 @@ class Channel(ByteStream):
         A cancelled call does not disturb the replies of others. Without ``want_reply`` the call
         does not wait for it, and the reply is true. A channel that is closed meanwhile answers no.
 
+        :param name: what is asked, for example ``"exec"``
         :param payload: what belongs to the request, in wire form
         :param task_status: told once the request is on its way, behind what was sent before
         :raises ~anyio.ClosedResourceError: the channel was closed here
@@ -493,7 +504,13 @@ class Channel(ByteStream):
         signal: str | None = None,
         message: str = "",
     ) -> None:
-        """Close the channel without a checkpoint; see :meth:`aclose`."""
+        """Close the channel without a checkpoint; see :meth:`aclose`.
+
+        :param exit_status: as there
+        :param signal: as there
+        :param message: as there
+        :raises ValueError: both a status and a signal were given
+        """
         if exit_status is not None and signal is not None:
             raise ValueError("a program ends with a status or by a signal, not both")
         if not self._is_closed_here:
@@ -697,7 +714,11 @@ class ChannelOpening:
         return self.accept_nowait(payload=payload, window_size=window_size)
 
     def accept_nowait(self, *, payload: bytes = b"", window_size: int | None = None) -> Channel:
-        """Open the channel at once; see :meth:`accept`."""
+        """Open the channel at once; see :meth:`accept`.
+
+        :param payload: as for :meth:`accept`
+        :param window_size: as for :meth:`accept`
+        """
         return self._session._accept_opening(self._state, self._payload, payload, window_size)
 
     async def reject(
@@ -708,6 +729,7 @@ class ChannelOpening:
         """Refuse the channel.
 
         :param reason: a :class:`~anyssh.ChannelOpenFailureReason`
+        :param description: for the peer's people and logs
         :raises LocalProtocolError: it was decided before
         """
         await anyio.lowlevel.checkpoint()

@@ -176,6 +176,7 @@ class ClientSession(Session):
     async def authenticate(self, credentials: ClientCredentials) -> None:
         """Prove who we are, with one credential after the other until the server is satisfied.
 
+        :param credentials: who we are, and what proves it
         :raises AuthenticationError: the server took none of them; others may be tried
         :raises ~anyio.BusyResourceError: an authentication is under way
         :raises LocalProtocolError: the session is authenticated already
@@ -201,6 +202,7 @@ class ClientSession(Session):
         closed and the session still waits for another one, unless it has ended. A session that was
         given a connectable does this by itself; this call then saves it the waiting.
 
+        :param stream: to the same server; owned by the session from now on
         :raises ReconnectError: the server does not go on with the session, or is another one; its
             ``reason`` tells whether trying again can help
         :raises ConnectionLost: this stream was lost, too
@@ -225,6 +227,8 @@ class ClientSession(Session):
     async def query_public_key(self, username: str, key: Key) -> bool:
         """Ask whether the server would accept a key, without proving that we hold it.
 
+        :param username: who would log in with it
+        :param key: the key, or the certificate; its private half is not used
         :raises ~anyio.BusyResourceError: an authentication is under way
         :raises SSHError: the session has ended
         """
@@ -240,6 +244,7 @@ class ClientSession(Session):
     async def request_service(self, name: str = Service.CONNECTION) -> None:
         """Ask the server for a service (RFC 4253 section 10).
 
+        :param name: what is asked for (RFC 4253 section 10)
         :raises Disconnected: the server does not have it
         :raises LocalProtocolError: another request is under way
         """

@@ -31,6 +31,7 @@ class Signer(Protocol):
     async def sign(self, data: bytes, algorithm: str) -> bytes:
         """Return the signature of ``data`` in wire form: the algorithm's name, then its bytes.
 
+        :param algorithm: one of the key's ``signature_algorithms``
         :raises SigningRefused: there will be none; a client goes on to what else it has. What
             else a signer raises ends the attempt to authenticate
         """

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Disconnected",
-    "EventQueue",
     "KeepAliveFailed",
     "KeepAliveSucceeded",
     "Reconnected",

@@ -81,6 +81,7 @@ class KnownHosts:
     def parse(cls, text: str, name: str = "known_hosts") -> Self:
         """Read known hosts from text; nothing can be added to them.
 
+        :param text: the lines of a file
         :param name: stands in errors where the file's name would
         """
         entries, problems = read_known_hosts(text, name)
@@ -129,6 +130,7 @@ class KnownHosts:
         """Return the host's keys, revoked ones left out.
 
         :param host: its name or address, without brackets
+        :param port: where the host is reached
         :raises ValueError: there is no such name or port
         """
         return self._find(host, port).good_keys(HostMarker.HOST_KEY)
@@ -137,6 +139,7 @@ class KnownHosts:
         """Return the keys that may sign the host's certificates, revoked ones left out.
 
         :param host: its name or address, without brackets
+        :param port: where the host is reached
         :raises ValueError: there is no such name or port
         """
         return self._find(host, port).good_keys(HostMarker.CERT_AUTHORITY)
@@ -145,6 +148,7 @@ class KnownHosts:
         """Return the keys that must not be accepted for the host, neither its own nor authorities'.
 
         :param host: its name or address, without brackets
+        :param port: where the host is reached
         :raises ValueError: there is no such name or port
         """
         found = self._find(host, port).lines(HostMarker.REVOKED)
@@ -153,7 +157,9 @@ class KnownHosts:
     def status_of(self, key: Key, host: str, port: int = DEFAULT_PORT) -> HostKeyStatus:
         """Tell what is known about a key of a host.
 
+        :param key: what the host has shown
         :param host: its name or address, without brackets
+        :param port: where the host is reached
         :raises ValueError: there is no such name or port
         """
         return self._find(host, port).status_of(key)
@@ -180,7 +186,9 @@ class KnownHosts:
         The line is appended in one write. A new file can be read by its owner only, as can a
         new folder around it; what exists keeps its mode. Once begun, writing is not cancelled.
 
+        :param key: of the host
         :param host: its name or address, without brackets
+        :param port: where the host is reached
         :param hash_name: write a hash in place of the name
         :raises ValueError: there is no such name or port
         :raises OSError: the file cannot be written; the key is not remembered
@@ -216,6 +224,7 @@ class KnownHosts:
 
         :param host: the name or address that the application means to reach, without brackets;
             the name under which ``ssh`` would know the host
+        :param port: where the host is reached
         :param accept_new: :meth:`add` the key of a host of which nothing is known, and accept it:
             always, or if this async callable returns True for it. Another key of a known host, and
             a plain key of one that is known by its certificates, are refused all the same
@@ -364,6 +373,8 @@ class KnownHostVerifier:
         """Order names of host key algorithms: first those of which a key is known.
 
         A server has keys of several types; it shall show the one that can be recognised.
+
+        :param algorithms: that the configuration names, in its order
         """
         known = {key.algorithm for key in self._known_hosts.keys_for(self._host, self._port)}
         return tuple(sorted(algorithms, key=lambda name: _key_type(name) not in known))

@@ -75,7 +75,7 @@ from .credentials import CertifiedKey, KeyPair, Signer
 from .errors import ConnectionLost
 from .events import Disconnected as DisconnectedEvent
 from .events import EventQueue, KeepAliveFailed, KeepAliveSucceeded, Reconnected, SessionEvent
-from .links import Links, SessionState
+from .links import NEXT_STATES, Links, SessionState
 from .metrics import SessionMetrics
 from .signing import identity_of, public_key_of, signed, signer_of
 
@@ -336,7 +336,7 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
             self._connectable,
             lambda task: self._services.start_soon(task),
         )
-        self._state = SessionState.CONNECTING
+        self._move(SessionState.CONNECTING)
         self._trace(TraceId.SESSION_CONNECTING, TraceLevel.INFO, "connecting")
         self._progress(Progress.STARTING_VERSION_EXCHANGE)
 
@@ -365,7 +365,7 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
     def _ready(self) -> None:
         """Note that the session is ready for the body of ``async with``."""
         if self._state is SessionState.CONNECTING:
-            self._state = SessionState.CONNECTED
+            self._move(SessionState.CONNECTED)
 
     @property
     def _takes_certificates(self) -> bool:
@@ -598,6 +598,11 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
         elif self._state is not SessionState.CLOSED:
             self._closed(event)
 
+    def _move(self, state: SessionState) -> None:
+        if state not in NEXT_STATES[self._state]:
+            raise LocalProtocolError(f"{state} cannot follow {self._state}")
+        self._state = state
+
     def _may_outlive_its_stream(self) -> bool:
         """Whether the session waits for another stream when it loses its own."""
         return True
@@ -605,7 +610,7 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
     def _disconnected(self, event: ConnectionTerminated) -> None:
         """Wait for another stream; nobody else needs to know."""
         error = self._told(event)
-        self._state = SessionState.DISCONNECTED
+        self._move(SessionState.DISCONNECTED)
         self._lost = error
         self._latency.disconnected()
         self._links.lost()
@@ -614,7 +619,7 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
         self._changed.notify()
 
     def _resumed(self, event: SessionResumed) -> None:
-        self._state = SessionState.CONNECTED
+        self._move(SessionState.CONNECTED)
         self._lost = None
         self._reconnections += 1
         self._events.put(Reconnected(self._reconnections))
@@ -627,7 +632,7 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
     def _closed(self, event: ConnectionTerminated) -> None:
         """End the session for good; what waits raises a fresh exception."""
         error = self._told(event)
-        self._state = SessionState.CLOSED
+        self._move(SessionState.CLOSED)
         self._lost = None
         self._connection.detach()
         self._latency.disconnected()

@@ -10,7 +10,7 @@ happens on it before that is of no concern to the session; if it fails, the next
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 from secrets import SystemRandom
 from typing import Final
@@ -29,7 +29,7 @@ from ._waiting import Notice
 from .errors import ConnectionLost
 from .link import Link, StartTask
 
-__all__ = ["Attempt", "Links", "SessionState"]
+__all__ = ["NEXT_STATES", "Attempt", "Links", "SessionState"]
 
 FIRST_DELAY: Final = 0.5
 LONGEST_DELAY: Final = 30.0
@@ -60,6 +60,20 @@ class SessionState(Enum):
     DISCONNECTED = auto()
     """It has lost its stream and can go on over another."""
     CLOSED = auto()
+
+
+NEXT_STATES: Final[Mapping[SessionState, tuple[SessionState, ...]]] = {
+    SessionState.NEW: (SessionState.CONNECTING,),
+    SessionState.CONNECTING: (
+        SessionState.CONNECTED,
+        SessionState.DISCONNECTED,
+        SessionState.CLOSED,
+    ),
+    SessionState.CONNECTED: (SessionState.DISCONNECTED, SessionState.CLOSED),
+    SessionState.DISCONNECTED: (SessionState.CONNECTED, SessionState.CLOSED),
+    SessionState.CLOSED: (),
+}
+"""Which states of a session may follow one."""
 
 
 class Attempt:

@@ -200,6 +200,8 @@ class Server:
           does not speak SSH, fails to authenticate, or goes away,
         * :exc:`SessionMoved` when the client went on with a session that had lost its stream, and
           that works over this one now.
+
+        :param stream: a client's, which has not been read from
         """
         return self._session(stream, Visit())
 
@@ -236,6 +238,7 @@ class Server:
         Returns when the last session has ended after :meth:`shutdown`, or after the listener was
         closed. Cancelling it ends all sessions at once. It can run for several listeners.
 
+        :param listener: any of AnyIO's; closed by :meth:`shutdown`
         :param task_status: told when connections are accepted
         """
         guests: dict[_Guest, None] = {}

@@ -94,6 +94,7 @@ class SessionService:
 
         The task is cancelled when the session has ended.
 
+        :param function: an async callable, called with ``arguments``
         :raises SSHError: the session has ended
         """
         self.session._require_alive()
@@ -110,7 +111,10 @@ class SessionService:
             self._tasks.start_soon(self._contain, function, arguments)
 
     def tell(self, event: SessionEvent) -> None:
-        """Tell the application a fact through :meth:`Session.events`."""
+        """Tell the application a fact through :meth:`Session.events`.
+
+        :param event: the fact
+        """
         self.session._events.put(event)
 
     @property
@@ -125,7 +129,13 @@ class SessionService:
         message: str,
         error: BaseException | None = None,
     ) -> None:
-        """Tell developers what happens, through the session's trace."""
+        """Tell developers what happens, through the session's trace.
+
+        :param trace_id: what it is about
+        :param level: how much it matters
+        :param message: one line of text, safe to show
+        :param error: the exception behind it, if there is one
+        """
         self.session._trace(trace_id, level, message, error)
 
     async def on_session_request(self, request: IncomingRequest) -> None:
@@ -133,15 +143,24 @@ class SessionService:
 
         Requests come one after the other, in their order; one whose answer takes long holds up
         those behind it, whose answers could not leave before it anyway.
+
+        :param request: to be accepted or rejected
         """
         await request.reject()
 
     async def on_channel_request(self, channel: Channel, request: IncomingRequest) -> None:
-        """Answer a request on a channel; comes in line with those of the session."""
+        """Answer a request on a channel; comes in line with those of the session.
+
+        :param channel: where the request came
+        :param request: to be accepted or rejected
+        """
         await request.reject()
 
     async def on_channel_opening(self, opening: ChannelOpening) -> None:
-        """Accept or refuse a channel; called in a task of its own."""
+        """Accept or refuse a channel; called in a task of its own.
+
+        :param opening: to be accepted or rejected
+        """
         await opening.reject()
 
     async def aclose(self) -> None:

@@ -265,6 +265,7 @@ class Session(ForwardingMethods, SessionLife):
         A cancelled call does not disturb the replies of others. Without ``want_reply`` the call
         does not wait for it, and the reply is true.
 
+        :param name: what is asked, for example ``"keepalive@openssh.com"``
         :param payload: what belongs to the request, in wire form
         :param task_status: told once the request is on its way, behind what was sent before
         :raises SSHError: the session has ended
@@ -315,6 +316,7 @@ class Session(ForwardingMethods, SessionLife):
     def service(self, kind: type[ServiceT]) -> ServiceT:
         """Return the session's instance of a registered service, made when first needed.
 
+        :param kind: the class that the service was registered as
         :raises LocalProtocolError: it is not registered, or the session has not started
         :raises SSHError: the session has ended
         """

@@ -300,6 +300,8 @@ class FaultStream(ByteStream):
 
         A memory stream learns it at once. Any other inner stream is closed by the call that
         waits, or else by the next one.
+
+        :param end: what the streams then do
         """
         self._end(end)
 

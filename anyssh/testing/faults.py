@@ -75,6 +75,7 @@ def _positive(fault: object, *names: str) -> None:
 class Cut:
     """End the connection, both ways, as soon as ``after`` bytes have passed in one direction.
 
+    :ivar direction: whose bytes are meant
     :ivar after: bytes; 0 ends it with the first call
     :ivar end: how
     :ivar report: what a send tells that goes on beyond the cut; one that ends at it succeeds
@@ -116,6 +117,8 @@ class HalfClose:
 
     The receiver gets :exc:`~anyio.EndOfStream`. Sending, where it is our direction, raises
     :exc:`~anyio.BrokenResourceError` from then on.
+
+    :ivar direction: whose bytes are meant
     """
 
     direction: Direction
@@ -132,6 +135,7 @@ class Stall:
     For a connection that has silently died, stall the *receiving* direction of both ends: sends
     then succeed until the buffers between are full. To stall *sending* makes ``send`` itself wait.
 
+    :ivar direction: whose bytes are meant
     :ivar after: bytes
     :ivar seconds: how long, or None: until :meth:`FaultStream.release`, for ever without it
     """
@@ -150,6 +154,7 @@ class Stall:
 class Delay:
     """Hold each piece, as it is sent or comes in, before it passes; the order stays.
 
+    :ivar direction: whose bytes are meant
     :ivar seconds: for every piece
     :ivar jitter: at most so many seconds more, evenly spread by the seed
     """
@@ -164,7 +169,11 @@ class Delay:
 
 @dataclass(frozen=True, slots=True)
 class Throttle:
-    """Limit the rate: ``n`` bytes are followed by ``n / bytes_per_second`` seconds of silence."""
+    """Limit the rate: ``n`` bytes are followed by ``n / bytes_per_second`` seconds of silence.
+
+    :ivar direction: whose bytes are meant
+    :ivar bytes_per_second: at most
+    """
 
     direction: Direction
     bytes_per_second: float
@@ -177,6 +186,7 @@ class Throttle:
 class Slice:
     """Cut what passes into pieces.
 
+    :ivar direction: whose bytes are meant
     :ivar size: bytes of a piece
     :ivar smallest: if given, sizes between this and ``size`` are drawn by the seed
     """
@@ -212,6 +222,7 @@ class Coalesce:
 class FlipBit:
     """Turn one bit over.
 
+    :ivar direction: whose bytes are meant
     :ivar offset: of the byte
     :ivar bit: 0 for the lowest, 7 for the highest
     """
@@ -232,7 +243,10 @@ class FlipBit:
 
 @dataclass(frozen=True, slots=True)
 class Insert:
-    """Put ``data`` in once ``offset`` bytes have passed."""
+    """Put ``data`` in once ``offset`` bytes have passed.
+
+    :ivar direction: whose bytes are meant
+    """
 
     direction: Direction
     offset: int
@@ -248,7 +262,10 @@ class Insert:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Take ``count`` bytes out from ``offset`` on."""
+    """Take ``count`` bytes out from ``offset`` on.
+
+    :ivar direction: whose bytes are meant
+    """
 
     direction: Direction
     offset: int
@@ -265,7 +282,10 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """Let ``count`` bytes from ``offset`` on pass twice, one copy after the other."""
+    """Let ``count`` bytes from ``offset`` on pass twice, one copy after the other.
+
+    :ivar direction: whose bytes are meant
+    """
 
     direction: Direction
     offset: int
@@ -285,6 +305,8 @@ class Swap:
     """Let two neighbours change places: ``count`` bytes from ``offset`` on, and the next ``count``.
 
     The first are held until the last of the second has come, or the end of the stream.
+
+    :ivar direction: whose bytes are meant
     """
 
     direction: Direction

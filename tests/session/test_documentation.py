@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import errno
 import importlib
 import logging
@@ -15,11 +14,10 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
-from itertools import chain
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from types import CodeType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -29,72 +27,49 @@ from anyio.abc import SocketAttribute
 import anyssh
 from anyssh.testing import memory_stream_pair, session_pair
 from tests.authority import certified, string
+from tests.examples import (
+    PAGES,
+    PORT,
+    ROOT,
+    block_with,
+    blocks,
+    claims,
+    compiled,
+    executes,
+    free_port,
+    run_block,
+    running,
+    running_process,
+    until,
+)
 from tests.session.ends import at_once, host_key, make_server
 from tests.session.test_agent import OwnAgent
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted(chain([ROOT / "README.md"], (ROOT / "docs").glob("*.md"), ROOT.glob("docs/*/*.md")))
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
-PORT = "2222"
-
-
-def blocks(page: Path) -> list[str]:
-    return BLOCK.findall(page.read_text())
-
-
 EXAMPLES = [
-    pytest.param(block, id=f"{page.stem}-{number}")
+    pytest.param(block, id=f"{page.parent.name}-{page.stem}-{number}")
     for page in PAGES
     for number, block in enumerate(blocks(page))
 ]
 
 
-def compiled(block: str) -> CodeType:
-    code: CodeType = compile(block, "example", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    return code
+def test_every_example_is_run_by_a_test() -> None:
+    run = {(str(ROOT / page), block) for page, block in claims()}
+    idle = [
+        f"{page.relative_to(ROOT)}: {block.splitlines()[0]}"
+        for page in PAGES
+        for block in blocks(page)
+        if (str(page), block) not in run
+    ]
+    assert idle == []
 
 
-def block_with(page: str, text: str) -> str:
-    (found,) = [block for block in blocks(ROOT / page) if text in block]
-    return found
+def test_a_test_runs_what_it_says() -> None:
+    @executes("README.md", "create_tcp_listener")
+    def idle() -> None:
+        pass
 
-
-def free_port() -> str:
-    """Return a port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return str(probe.getsockname()[1])
-
-
-@contextmanager
-def running(program: str, folder: Path, *arguments: str) -> Iterator[tuple[str, str]]:
-    """Run a program that serves; give its port and its host key's fingerprint."""
-    with running_process(program, folder, *arguments) as (port, fingerprint, _):
-        yield port, fingerprint
-
-
-@contextmanager
-def running_process(
-    program: str, folder: Path, *arguments: str
-) -> Iterator[tuple[str, str, subprocess.Popen[str]]]:
-    """Do as :func:`running`; give the process too."""
-    port = free_port()
-    assert PORT in program
-    path = folder / "server.py"
-    path.write_text(program.replace(PORT, port))
-    with subprocess.Popen(
-        [sys.executable, "-u", path, *arguments], cwd=folder, stdout=subprocess.PIPE, text=True,
-        env={"PYTHONPATH": str(ROOT)},
-    ) as server:  # fmt: skip
-        try:
-            assert server.stdout is not None
-            fingerprint = server.stdout.readline().split()[-1]
-            while True:  # the key is told just before the port is open
-                with socket.socket() as trial:
-                    if trial.connect_ex(("127.0.0.1", int(port))) == 0:
-                        break
-            yield port, fingerprint, server
-        finally:
-            server.send_signal(signal.SIGKILL)
+    with pytest.raises(AssertionError, match="does not run what it says"):
+        idle()
 
 
 @pytest.mark.parametrize("block", EXAMPLES)
@@ -118,6 +93,7 @@ def resolve_name(dotted: str) -> Any:
     return found
 
 
+@executes("README.md", "create_tcp_listener", "connect_tcp(")
 def test_the_server_and_the_client_of_the_readme(tmp_path: Path) -> None:
     server = block_with("README.md", "create_tcp_listener")
     client = block_with("README.md", "connect_tcp(")
@@ -131,6 +107,7 @@ def test_the_server_and_the_client_of_the_readme(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "b'hello'\n", "")
 
 
+@executes("docs/quickstart.md", "wait_closed", "incoming_channels")
 async def test_commands_of_the_quickstart(capsys: pytest.CaptureFixture[str]) -> None:
     client_side = block_with("docs/quickstart.md", "wait_closed")
     server_side = block_with("docs/quickstart.md", "incoming_channels")
@@ -148,6 +125,7 @@ async def test_commands_of_the_quickstart(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.skipif(
     shutil.which("ssh-keygen") is None and "CI" not in os.environ, reason="no ssh-keygen"
 )
+@executes("docs/how-to/certificates.md", "create_tcp_listener", "ClientSession.connect")
 def test_the_server_and_the_client_with_certificates(tmp_path: Path) -> None:
     page = "docs/how-to/certificates.md"
     (commands,) = re.findall(r"^```sh\n(.*?)^```$", (ROOT / page).read_text(), re.M | re.S)
@@ -163,6 +141,7 @@ def test_the_server_and_the_client_with_certificates(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, told, "")
 
 
+@executes("docs/how-to/certificates.md", "command_to_run", "principals_for")
 async def test_roles_and_restrictions_of_the_how_to() -> None:
     names: dict[str, Any] = {}
     page = "docs/how-to/certificates.md"
@@ -190,6 +169,7 @@ async def test_roles_and_restrictions_of_the_how_to() -> None:
 
 
 @pytest.mark.skipif(shutil.which("sh") is None, reason="no shell")
+@executes("docs/how-to/exec-server.md")
 def test_the_server_that_runs_commands(tmp_path: Path) -> None:
     program = block_with("docs/how-to/exec-server.md", "create_tcp_listener")
     with running(program, tmp_path) as (port, fingerprint):
@@ -230,11 +210,6 @@ def exec_request(command: str) -> anyssh.ChannelRequest:
     return anyssh.ChannelRequest("exec", anyssh.wire.string(command))
 
 
-async def until(condition: Any) -> None:
-    while not condition():  # noqa: ASYNC110
-        await anyio.sleep(0.01)
-
-
 async def outcome(
     session: anyssh.ClientSession, command: str, given: bytes = b""
 ) -> tuple[int | str | None, bytes, bytes]:
@@ -256,10 +231,10 @@ async def outcome(
     return how, output, errors
 
 
+@executes("docs/how-to/reconnect.md", "create_tcp_listener")
 def test_the_session_that_survives(tmp_path: Path) -> None:
     program = block_with("docs/how-to/reconnect.md", "create_tcp_listener")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = str(probe.getsockname()[1])
+    port = free_port()
     path = tmp_path / "survivor.py"
     path.write_text(program.replace(PORT, port))
     done = subprocess.run(
@@ -299,6 +274,7 @@ async def answering(serve: Callable[[Any], Awaitable[object]]) -> AsyncIterator[
         return
 
 
+@executes("docs/how-to/port-forwarding.md")
 def test_forwarding(tmp_path: Path) -> None:
     with running(block_with(FORWARDING, "create_tcp_listener"), tmp_path) as (port, fingerprint):
         anyio.run(forward_ports, int(port), fingerprint)
@@ -365,6 +341,7 @@ async def always(principal: object) -> object:
     return principal
 
 
+@executes("docs/how-to/test-your-code.md")
 async def test_the_tests_of_the_how_to() -> None:
     names: dict[str, Any] = {}
     for block in blocks(ROOT / "docs/how-to/test-your-code.md"):
@@ -412,7 +389,7 @@ async def known_at(port: int, home: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(ROOT), "HOME": str(home)}
 
 
-async def run_program(
+async def run_in(
     program: str, folder: Path, environment: dict[str, str], *arguments: object
 ) -> tuple[int, str, str]:
     path = folder / "program.py"
@@ -423,6 +400,7 @@ async def run_program(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no UNIX sockets")
+@executes("docs/how-to/use-an-agent.md", "KnownHosts.load()")
 async def test_the_client_that_logs_in_with_an_agent(tmp_path: Path) -> None:
     program = block_with("docs/how-to/use-an-agent.md", "KnownHosts.load()")
     own = OwnAgent(anyssh.generate_key("ssh-ed25519"), HATTER)
@@ -435,11 +413,12 @@ async def test_the_client_that_logs_in_with_an_agent(tmp_path: Path) -> None:
         tasks.start_soon(listener.serve, own.serve)
         environment = await known_at(port, tmp_path) | {"SSH_AUTH_SOCK": str(path)}
         arguments = ("127.0.0.1", port, "alice")
-        assert await run_program(program, tmp_path, environment, *arguments) == (0, "hello\n", "")
+        assert await run_in(program, tmp_path, environment, *arguments) == (0, "hello\n", "")
         await until(lambda: own.disconnections == own.connections)
         tasks.cancel_scope.cancel()
 
 
+@executes("docs/how-to/use-an-agent.md", "agent.find")
 async def test_the_credentials_of_one_key_of_the_agents() -> None:
     names: dict[str, Any] = {}
     exec(compiled(block_with("docs/how-to/use-an-agent.md", "agent.find")), names)  # noqa: S102
@@ -450,17 +429,19 @@ async def test_the_credentials_of_one_key_of_the_agents() -> None:
     assert credentials.key_provider == agent.find
 
 
+@executes("docs/how-to/known-hosts.md", "session.host_key.algorithm")
 async def test_the_client_that_knows_its_hosts(tmp_path: Path) -> None:
     program = block_with("docs/how-to/known-hosts.md", "session.host_key.algorithm")
     async with serving_hello() as port:
         environment = await known_at(port, tmp_path)
         told = f"ssh-ed25519 {HOST_KEY.fingerprint}\n"
-        assert await run_program(program, tmp_path, environment, "127.0.0.1", port) == (0, told, "")
-        status, told, errors = await run_program(program, tmp_path, environment, "localhost", port)
+        assert await run_in(program, tmp_path, environment, "127.0.0.1", port) == (0, told, "")
+        status, told, errors = await run_in(program, tmp_path, environment, "localhost", port)
         assert (status, told) == (1, "")
         assert f"the host [localhost]:{port} is not known" in errors
 
 
+@executes("docs/how-to/known-hosts.md", "trust_on_first_use")
 async def test_the_verifier_that_accepts_new_hosts(tmp_path: Path) -> None:
     names: dict[str, Any] = {}
     exec(compiled(block_with("docs/how-to/known-hosts.md", "trust_on_first_use")), names)  # noqa: S102
@@ -474,6 +455,7 @@ async def test_the_verifier_that_accepts_new_hosts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("answer,accepted", [("yes", True), ("no", False)])
+@executes("docs/how-to/known-hosts.md", "async def ask(")
 async def test_the_verifier_that_asks(
     answer: str, accepted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -499,6 +481,7 @@ async def test_the_verifier_that_asks(
     assert HOST_KEY.fingerprint in asked[0]
 
 
+@executes("docs/how-to/verify-host-keys.md", "TrustOnFirstUse")
 async def test_the_verifier_that_trusts_on_first_use(tmp_path: Path) -> None:
     names: dict[str, Any] = {}
     exec(compiled(block_with("docs/how-to/verify-host-keys.md", "TrustOnFirstUse")), names)  # noqa: S102
@@ -525,6 +508,7 @@ def until_refused(port: int) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
 @pytest.mark.parametrize("told", [1, 2])
+@executes("docs/how-to/production.md")
 async def test_the_server_in_production(tmp_path: Path, told: int) -> None:
     """Told once, it lets a session go on; told twice, it ends it."""
     program = block_with("docs/how-to/production.md", "create_tcp_listener")
@@ -552,6 +536,7 @@ async def test_the_server_in_production(tmp_path: Path, told: int) -> None:
             await anyio.to_thread.run_sync(running.__exit__, None, None, None)
 
 
+@executes("docs/how-to/relay.md", "create_tcp_listener")
 async def test_the_gateway(tmp_path: Path) -> None:
     async def authenticate(attempt: anyssh.AuthAttempt) -> object | None:
         match attempt:
@@ -599,6 +584,7 @@ async def talk_to_shouter(port: str, fingerprint: str) -> None:
         assert (await channel.wait_closed()).exit_status == 5
 
 
+@executes("docs/how-to/relay.md", "log_and_relay")
 async def test_the_relay_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {"anyssh": anyssh}
     exec(compiled(block_with("docs/how-to/relay.md", "log_and_relay")), names)  # noqa: S102
@@ -622,10 +608,11 @@ async def test_the_relay_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "request news\n5 bytes\n"
 
 
+@executes("docs/how-to/streams.md", "def write_log", "def ask")
 async def test_streams_over_a_stream(capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {"anyssh": anyssh}
-    for block in blocks(ROOT / "docs/how-to/streams.md"):
-        exec(compiled(block), names)  # noqa: S102
+    for text in ("def write_log", "def ask"):
+        exec(compiled(block_with("docs/how-to/streams.md", text)), names)  # noqa: S102
     near, far = memory_stream_pair()
     await at_once(names["write_log"](near), names["read_log"](far))
     assert capsys.readouterr().out == "b'all is well\\n'\nb'thank you'\n"
@@ -635,11 +622,11 @@ async def test_streams_over_a_stream(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out == "b'END TO END ENCRYPTED'\n"
 
 
+@executes("docs/how-to/websocket.md", "def use")
 def test_the_session_through_a_websocket(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = str(probe.getsockname()[1])
+    port = free_port()
     path = tmp_path / "websocket.py"
-    program = block_with("docs/how-to/websocket.md", "WebSocketListener(")
+    program = block_with("docs/how-to/websocket.md", "def use")
     path.write_text(program.replace(PORT, port))
     done = subprocess.run(
         [sys.executable, path], cwd=ROOT, capture_output=True, text=True,
@@ -659,23 +646,23 @@ async def answer_http(stream: anyio.abc.ByteStream) -> None:
 
 
 @pytest.mark.blocking_allowed
-@pytest.mark.parametrize(
-    "text,told", [("SessionTransport", "200 hello\n"), ("SessionBackend", "200 b'hello'\n")]
-)
-async def test_http_through_a_session(
-    text: str, told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    block = block_with("docs/how-to/http.md", text)
+@executes("docs/how-to/http.md")
+async def test_http_through_a_session(capsys: pytest.CaptureFixture[str]) -> None:
     policy = anyssh.ForwardingPolicy(connect_to=["localhost:*"])
     async with (
         session_pair(server_forwarding=policy) as (session, _),
         answering(lambda listener: listener.serve(answer_http)) as port,
     ):
-        code = compiled(block.replace("8080", port))
-        await eval(code, {"session": session})  # noqa: S307
-    assert capsys.readouterr().out == told
+        for text, told in (
+            ("SessionTransport", "200 hello\n"),
+            ("SessionBackend", "200 b'hello'\n"),
+        ):
+            block = block_with("docs/how-to/http.md", text)
+            await run_block(block.replace("8080", port), {"session": session})
+            assert capsys.readouterr().out == told
 
 
+@executes("docs/how-to/metrics.md", "SSHCollector")
 def test_the_server_with_metrics(tmp_path: Path) -> None:
     page, web = "docs/how-to/metrics.md", free_port()
     program = block_with(page, "SSHCollector").replace("9464", web)
@@ -708,6 +695,7 @@ async def read_metrics(port: int, fingerprint: str, web: int) -> list[str]:
     return lines
 
 
+@executes("docs/how-to/metrics.md", "SSHInstruments")
 def test_metrics_for_opentelemetry(tmp_path: Path) -> None:
     """The page's block, between what it takes for granted and a use of it."""
     block = block_with("docs/how-to/metrics.md", "SSHInstruments")
@@ -745,6 +733,7 @@ provider.shutdown()
         assert f"`{name}`" in listed or name.startswith("anyssh.server."), name
 
 
+@executes("docs/how-to/logging.md", "LogTrace")
 async def test_a_trace_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     block = block_with("docs/how-to/logging.md", "LogTrace")
     names: dict[str, Any] = {}

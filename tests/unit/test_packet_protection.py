@@ -533,7 +533,9 @@ class TestWrongPackets:
         sealer = mode.sealer()
         first, second = sealer.seal(0, bytes(50)), sealer.seal(1, bytes(300))
         for lost in range(1, len(first) - 16):
-            self.assert_fails(mode, first[:-lost] + second)
+            damaged = first[:-lost] + second
+            if not damaged.startswith(first):  # what was lost may be what comes next
+                self.assert_fails(mode, damaged)
 
     @every_mode
     @settings(max_examples=100, deadline=None)

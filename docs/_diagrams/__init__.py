@@ -1,0 +1,1 @@
+"""Pictures of the documentation, drawn from the tables of the code when the pages are built."""
