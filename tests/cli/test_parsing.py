@@ -100,6 +100,7 @@ def test_addresses_to_listen_on() -> None:
 @pytest.mark.parametrize(
     "line",
     [LINE, f"no-pty {LINE}", f"No-PTY,no-X11-forwarding\t{LINE}", f"  {LINE}  ".strip()],
+    ids=["bare", "an option", "two options", "spaces"],
 )
 def test_lines_that_let_somebody_in(line: str) -> None:
     assert parse_line(line) == KEY
@@ -115,7 +116,9 @@ def test_a_restriction_that_is_not_kept_lets_nobody_in(options: str) -> None:
         parse_line(f"{options} {LINE}")
 
 
-@pytest.mark.parametrize("line", ["", "# a comment", f"# {LINE}"])
+@pytest.mark.parametrize(
+    "line", ["", "# a comment", f"# {LINE}"], ids=["empty", "comment", "commented key"]
+)
 def test_lines_that_say_nothing(line: str) -> None:
     assert parse_line(line) is None
 
