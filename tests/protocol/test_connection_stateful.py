@@ -250,6 +250,7 @@ class Machine(RuleBasedStateMachine):
         end.unsent.append((kind, data))
         if is_first:
             self.go_on_sending(end)
+            self.see(role)
 
     def go_on_sending(self, end: End) -> None:
         """Send what an application waits to send, as far as it goes."""
@@ -277,6 +278,7 @@ class Machine(RuleBasedStateMachine):
         if end is not None and end.unsent:
             end.unsent.clear()
             self.go_on_sending(end)
+            self.see(role)
 
     @rule(role=st.sampled_from([CLIENT, SERVER]), pick=st.integers(0, 99))
     def no_more_is_sent(self, role: Role, pick: int) -> None:
@@ -285,6 +287,7 @@ class Machine(RuleBasedStateMachine):
             end.wants_eof = True
             if not end.unsent:
                 self.go_on_sending(end)
+                self.see(role)
 
     @rule(
         role=st.sampled_from([CLIENT, SERVER]), pick=st.integers(0, 99), size=st.integers(1, WINDOW)
@@ -319,7 +322,11 @@ class Machine(RuleBasedStateMachine):
         assert end.state is not None
         status, signal = exit_
         self.pair.connections[end.role].close(end.state, exit_status=status, signal=signal)
-        self.check(end.role, self.pair.handle(end.role, self.pair.cores[end.role].poll_events()))
+        self.see(end.role)
+
+    def see(self, role: Role) -> None:
+        """Take what a call has brought about, at once as sessions do."""
+        self.check(role, self.pair.handle(role, self.pair.cores[role].poll_events()))
 
     # Requests
 
