@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from logging import Logger, getLogger
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import anyio
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from .session import Session
 
 __all__ = ["Channel", "ChannelClosed", "ChannelOpening", "Recipient", "StderrStream"]
+
+logger: Logger = getLogger("anyssh")
 
 DEFAULT_RECEIVE_BYTES = 65536
 
@@ -60,13 +64,19 @@ class Recipient(Protocol):
     """
 
     def deliver(self, data: Buffer) -> int:
-        """Take bytes from the front, as far as that is possible now; return how many it was."""
+        """Take bytes from the front, as far as that is possible now; return how many it was.
+
+        :param data: what has come
+        """
 
     def deliver_eof(self) -> None:
         """Note that the peer sends no more bytes, and that all were delivered."""
 
     def channel_closed(self, by_peer: bool) -> None:
-        """Note that the channel is closed, by its peer, or else here or with its session."""
+        """Note that the channel is closed.
+
+        :param by_peer: whether its peer has closed it, and not we or the end of its session
+        """
 
 
 class _Inbox:
@@ -413,7 +423,8 @@ class Channel(ByteStream):
     def deliver_to(self, recipient: Recipient) -> None:
         """Have bytes delivered as they come, without a task that waits for them.
 
-        For relays: a recipient that passes bytes on at once saves them a turn of the event loop.
+        For relays: a recipient that passes bytes on at once saves them a turn of the event loop. An
+        exception of its closes the channel and is logged.
         What it does not take, and what comes after that, waits for :meth:`receive`; once all of it
         was received, the recipient is next again. What came before the call is delivered by it.
 
@@ -425,13 +436,23 @@ class Channel(ByteStream):
         if queue.size:
             self._deliver(recipient, queue.take(queue.size))
         if self._state.receive_half is Half.EOF and not queue.size:
-            recipient.deliver_eof()
+            self._tell_recipient(recipient.deliver_eof)
         if self._has_ended:
-            recipient.channel_closed(not self._is_closed_here)
+            self._tell_recipient(partial(recipient.channel_closed, not self._is_closed_here))
+
+    def _tell_recipient(self, tell: Callable[[], int | None]) -> int:
+        """Call a recipient, whose mistakes must not harm the reader of the session."""
+        try:
+            return tell() or 0
+        except Exception:
+            logger.exception("the recipient of %r failed", self)
+            self._recipient = None
+            self.close()
+            return 0
 
     def _deliver(self, recipient: Recipient, data: Buffer) -> None:
         """Have bytes taken, and keep the rest; nothing else may wait before them."""
-        taken = recipient.deliver(data)
+        taken = self._tell_recipient(partial(recipient.deliver, data))
         if taken < len(data) and not self._is_closed_here:
             self._inbox.put(data[taken:])
         self._consumed(taken)
@@ -554,7 +575,8 @@ class Channel(ByteStream):
         if self._arrivals is not None:
             self._arrivals.end()
         if self._recipient is not None:
-            self._recipient.channel_closed(not self._is_closed_here)
+            told = partial(self._recipient.channel_closed, not self._is_closed_here)
+            self._tell_recipient(told)
 
     async def wait_closed(self) -> ChannelClosed:
         """Wait until the channel is closed by either side or with its session; tell how.
@@ -597,7 +619,7 @@ class Channel(ByteStream):
             self._arrivals.put_eof()
         self._bytes_ended()
         if self._recipient is not None and not self._inbox.queue.size:
-            self._recipient.deliver_eof()
+            self._tell_recipient(self._recipient.deliver_eof)
 
     def _bytes_ended(self) -> None:
         self._bytes_are_over = True

@@ -1248,7 +1248,7 @@ def time_of_failure(
         client.core.handle_timeout(client.now)
         assert client.say() == []
     client.now = max(client.now, deadline)
-    assert client.core.handle_timeout(client.now) == []
+    assert not client.core.handle_timeout(client.now)
     assert [reply[0] for reply in client.say()] == [FAILURE]
     return client.now - start
 

@@ -53,6 +53,31 @@ def noise(size: int) -> bytes:
 # Delivery
 
 
+@pytest.mark.parametrize("when", ["deliver", "deliver_eof", "channel_closed"])
+async def test_a_recipient_that_fails_costs_its_channel_only(
+    when: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Sink):
+        def fail(self, *what: object) -> int:
+            raise RuntimeError("a mistake")
+
+    broken = Broken()
+    setattr(broken, when, broken.fail)
+    async with session_pair() as (client, server):
+        with anyio.fail_after(LIMIT):
+            near, far = await channel_pair(client, server)
+            far.deliver_to(broken)
+            await near.send(b"bytes")
+            await near.send_eof()
+            if when == "channel_closed":
+                await near.aclose()
+            await far.wait_closed()
+            assert "a mistake" in caplog.text
+            other, theirs = await channel_pair(client, server)
+            await other.send(b"still there")
+            assert await theirs.receive() == b"still there"
+
+
 async def test_bytes_are_delivered_as_they_come() -> None:
     """Far more than a window, so what was taken counts as received."""
     data, sink = noise(5 * MIB), Sink()

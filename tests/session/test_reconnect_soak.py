@@ -45,7 +45,7 @@ async def go_on_over_many_streams(count: int) -> None:
         server = server_with()
         async with house(server=server) as place:
             place.group.start_soon(server.serve, listener, place._handle)
-            client, at_server, _ = await place.connect(stream=connector)
+            client, at_server, _ = await place.connect(stream=await connector.connect())
             ours, theirs = await open_channel_pair(client, at_server)
             seen: list[tuple[int, int, int]] = []
             for number in range(count):
@@ -56,7 +56,7 @@ async def go_on_over_many_streams(count: int) -> None:
                 await client.wait_disconnected()
                 await ours.send(word)
                 await theirs.send(word)
-                # By hand, as a client that looks by itself waits for a while.
+                # By hand, as a client that looks by itself waits for a while, by chance.
                 await client.reconnect(await connector.connect())
                 assert await receive_exactly(theirs, 16) == word * 2
                 assert await receive_exactly(ours, 16) == word * 2

@@ -118,11 +118,8 @@ REACHES_BY_NAME = {"delattr", "getattr", "hasattr", "setattr"}
 COMPUTED_NAMES = {
     "anyssh": "the names that it lists",
     "anyssh.algorithms.derivation": "the hash that one of our own methods names",
-    "anyssh.cli.logs": "the names that it gives to the members of log records",
     "anyssh.config": "the names of its own fields",
     "anyssh.forwarding.policy": "the names of its own fields",
-    "anyssh.integrations.httpx": "the classes of httpcore's errors",
-    "anyssh.integrations.prometheus": "the names that it lists",
     "anyssh.keys.encryption": "one of three names that it lists",
     "anyssh.messages.declaration": "the declared fields of a message",
     "anyssh.messages.transport": "the declared fields of a message",
