@@ -18,6 +18,8 @@ class ProgramConnection:
 
     refusals: tuple[bytes, ...] = ()
     """What the program says when it was not let in."""
+    tries: int = 1
+    """How often it is run if it does not end."""
 
     def __init__(self, home: Path, **environment: str) -> None:
         self.home = home
@@ -49,8 +51,16 @@ class ProgramConnection:
         return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
 
     def run(self, command: str, data: bytes) -> Done:
-        process = self.start(self.to_run(command))
-        output, errors = process.communicate(data, timeout=TIME)
+        for left in reversed(range(self.tries)):
+            process = self.start(self.to_run(command))
+            try:
+                output, errors = process.communicate(data, timeout=TIME / self.tries)
+                break
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+                if not left:
+                    raise
         if any(words in errors for words in self.refusals):
             raise RefusedError(errors.decode(errors="replace"))
         if process.returncode and not output:
