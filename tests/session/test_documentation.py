@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import json
 import logging
 import os
 import re
@@ -42,7 +43,7 @@ from tests.examples import (
     running_process,
     until,
 )
-from tests.session.ends import at_once, host_key, make_server
+from tests.session.ends import at_once, host_key, make_server, receive_exactly
 from tests.session.test_agent import OwnAgent
 
 EXAMPLES = [
@@ -660,6 +661,33 @@ async def test_http_through_a_session(capsys: pytest.CaptureFixture[str]) -> Non
             block = block_with("docs/how-to/http.md", text)
             await run_block(block.replace("8080", port), {"session": session})
             assert capsys.readouterr().out == told
+
+
+@executes("docs/how-to/contour.md")
+async def test_a_contour_for_a_dashboard(capsys: pytest.CaptureFixture[str]) -> None:
+    """The handler of the page serves a session; the series of the page adds up to its bytes."""
+
+    async def echo(channel: anyssh.Channel) -> None:
+        async for chunk in channel:
+            await channel.send(chunk)
+
+    names: dict[str, Any] = {"anyssh": anyssh, "echo": echo}
+    for block in blocks("docs/how-to/contour.md"):
+        await run_block(block, names)
+    async with session_pair() as (client, server), anyio.create_task_group() as tasks:
+        tasks.start_soon(names["handle"], server)
+        async with await client.open_channel() as channel:
+            await channel.send(bytes(50_000))
+            assert await receive_exactly(channel, 50_000) == bytes(50_000)
+        await client.disconnect(anyssh.DisconnectReason.BY_APPLICATION)
+    line = json.loads(capsys.readouterr().out)
+    assert line["user"] == server.username
+    shown = names["series"](line["contour"], 1000.0)
+    seconds = anyssh.SessionContour.import_(line["contour"]).interval
+    assert shown[0]["time"] == 1000.0
+    # A contour keeps bytes in steps of its largest value's 256th part.
+    received = sum(each["received_per_second"] for each in shown) * seconds
+    assert 0.9 < received / server.metrics.bytes_received < 1.1
 
 
 @executes("docs/how-to/metrics.md", "SSHCollector")
