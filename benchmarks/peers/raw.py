@@ -31,6 +31,9 @@ _DATA_HEADER = struct.Struct(">BBII")  # padding length, message number, channel
 _PADDING = bytes(BLOCK_SIZE + 4)
 _KEY = bytes(range(32))
 
+# As anyssh does: the C library then keeps the memory of a transfer and does not fault it in anew.
+bytes(1024 * 1024)
+
 
 class PlainChannel:
     """A TCP connection as it is."""
