@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpcore
+import httpx
 import pytest
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.buffered import BufferedByteReceiveStream
@@ -20,14 +22,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import anyssh
+from anyssh.integrations.httpcore import SessionBackend
+from anyssh.integrations.httpx import SessionTransport
 from anyssh.testing import session_pair
 from tests.session.life_support import wait_for
-
-httpcore = pytest.importorskip("httpcore")
-httpx = pytest.importorskip("httpx")
-
-from anyssh.integrations.httpcore import SessionBackend  # noqa: E402
-from anyssh.integrations.httpx import SessionTransport  # noqa: E402
 
 POLICY = anyssh.ForwardingPolicy(connect_to=["localhost:*", "/*"])
 BODY = bytes(range(256)) * 2000

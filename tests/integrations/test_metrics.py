@@ -8,9 +8,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import prometheus_client
 import pytest
+from opentelemetry.sdk import metrics as sdk
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 import anyssh
+from anyssh.integrations.opentelemetry import SSHInstruments
+from anyssh.integrations.prometheus import SSHCollector
 from anyssh.testing import memory_stream_pair, session_pair
 from tests.session.ends import (
     ALICE,
@@ -19,14 +24,6 @@ from tests.session.ends import (
     make_server,
     receive_exactly,
 )
-
-prometheus_client = pytest.importorskip("prometheus_client")
-sdk = pytest.importorskip("opentelemetry.sdk.metrics")
-
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader  # noqa: E402
-
-from anyssh.integrations.opentelemetry import SSHInstruments  # noqa: E402
-from anyssh.integrations.prometheus import SSHCollector  # noqa: E402
 
 RECONNECT = anyssh.SessionConfig.with_reconnect()
 SENT = {"role": "client", "direction": "sent"}
