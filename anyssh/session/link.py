@@ -272,12 +272,13 @@ class Link:
             self._see_to_output()
         self._check_deadline()
 
-    async def _let_go(self) -> None:
-        """Send what was held, after those who were woken."""
+    async def _let_others_go_on(self) -> None:
+        """Give those who were woken their turn, then send what was held for them."""
         try:
             await anyio.lowlevel.checkpoint()
         finally:
-            self.advance(())
+            if self._is_held:
+                self.advance(())
 
     # Reading
 
@@ -293,8 +294,7 @@ class Link:
             if anyio.current_time() >= self._read_until:
                 return
             self._tell_core(self.core.handle_timeout)
-            if self._is_held:
-                await self._let_go()
+            await self._let_others_go_on()
 
     async def _receive_all(self) -> None:
         core = self.core
@@ -314,8 +314,8 @@ class Link:
                 self._lost(error)
                 return
             self._tell_core(self._take, data)
-            if self._is_held:
-                await self._let_go()
+            # To wait for the stream takes a while to begin; who was woken does not wait for that.
+            await self._let_others_go_on()
 
     def _take(self, data: bytes, now: float) -> Sequence[Event]:
         self._contour.record_received(now, len(data))
@@ -459,8 +459,7 @@ class Link:
                 self._set_alarm()
                 await anyio.sleep_forever()
             self._tell_core(self.core.handle_timeout)
-            if self._is_held:
-                await self._let_go()
+            await self._let_others_go_on()
 
 
 def _without_our_frames(error: Exception) -> Exception:
