@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final, Self
 from .constants import (
     DEFAULT_MAX_PACKET_SIZE,
     DEFAULT_WINDOW_SIZE,
+    LARGE_MAX_PACKET_SIZE,
     AuthenticationMethod,
     Compression,
     Encryption,
@@ -23,6 +24,7 @@ from .constants import (
     KeyExchange,
     Mac,
 )
+from .identification import PeerVersion
 
 __all__ = ["InsecureSessionConfig", "Limits", "ServerLimits", "SessionConfig"]
 
@@ -238,7 +240,8 @@ class SessionConfig:
     :ivar authentication_methods: offered by a server, used by a client
     :ivar extensions: announced to the peer in EXT_INFO
     :ivar window_size: bytes that the peer may send on a channel ahead of the application
-    :ivar max_packet_size: bytes of data in one CHANNEL_DATA message
+    :ivar max_packet_size: bytes of data in one CHANNEL_DATA message; unless it is given, 32 KiB,
+        and 128 KiB if the peer is anyssh, too
     :ivar rekey_bytes: new keys after so many bytes in one direction
     :ivar rekey_packets: new keys after so many packets in one direction
     :ivar rekey_time: new keys after so many seconds
@@ -268,7 +271,7 @@ class SessionConfig:
     authentication_methods: Sequence[str] = _default(AUTHENTICATION_METHODS)
     extensions: Sequence[str] = (Extension.SERVER_SIG_ALGS,)
     window_size: int = DEFAULT_WINDOW_SIZE
-    max_packet_size: int = DEFAULT_MAX_PACKET_SIZE
+    max_packet_size: int | None = None
     rekey_bytes: int = 512 * 1024 * 1024
     rekey_packets: int = 2**28
     rekey_time: float = 3600.0
@@ -296,12 +299,24 @@ class SessionConfig:
             raise ValueError("a session without encryption cannot prove itself when it reconnects")
         self._check_numbers()
 
+    def packet_size_with(self, peer: PeerVersion | None) -> int:
+        """Return how many bytes of data one message may carry.
+
+        :param peer: whom it goes to; None if that is not known
+        """
+        if self.max_packet_size is not None:
+            return self.max_packet_size
+        if peer is None or not peer.is_anyssh:
+            return DEFAULT_MAX_PACKET_SIZE
+        return min(LARGE_MAX_PACKET_SIZE, self.limits.packet_size - 1024, self.window_size)
+
     def _check_numbers(self) -> None:
-        if not 1024 <= self.max_packet_size <= self.limits.packet_size - 1024:
+        packet_size = self.packet_size_with(None)
+        if not 1024 <= packet_size <= self.limits.packet_size - 1024:
             raise ValueError(
                 "max_packet_size must lie between 1 KiB and limits.packet_size - 1 KiB"
             )
-        if not self.max_packet_size <= self.window_size < 2**32:
+        if not packet_size <= self.window_size < 2**32:
             raise ValueError("window_size must lie between max_packet_size and 2**32 - 1")
         # Written so that a number that is none is refused too.
         if not (0 < self.rekey_packets <= 2**31 and self.rekey_bytes > 0 and self.rekey_time > 0):

@@ -31,6 +31,9 @@ __all__ = [
 DEFAULT_MAX_PACKET_SIZE: Final = 32 * 1024
 """Bytes of data that one CHANNEL_DATA message may carry by default."""
 
+LARGE_MAX_PACKET_SIZE: Final = 128 * 1024
+"""The same where both ends are anyssh, and so are known to be quicker with fewer messages."""
+
 DEFAULT_WINDOW_SIZE: Final = 32 * DEFAULT_MAX_PACKET_SIZE
 """Bytes that a peer may send on a channel before we adjust its window."""
 

@@ -24,11 +24,12 @@ _DEV_TUNNELS_NAMES: Final = frozenset(
     }
 )
 _DEV_TUNNELS_GO_NAME: Final = "dev-tunnels-ssh-go"
+_OUR_NAME: Final = "anyssh"
 
 
 def local_identification(version: str) -> str:
     """Return our own line, without its end: ``SSH-2.0-anyssh_<version>``."""
-    return f"SSH-2.0-anyssh_{version}"
+    return f"SSH-2.0-{_OUR_NAME}_{version}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,11 @@ class PeerVersion:
     def is_dev_tunnels_go(self) -> bool:
         """Whether the peer is the Dev Tunnels library for Go, which cannot be asked to rekey."""
         return self.name == _DEV_TUNNELS_GO_NAME
+
+    @property
+    def is_anyssh(self) -> bool:
+        """Whether the peer is of our own kind."""
+        return self.name == _OUR_NAME
 
     def __str__(self) -> str:
         return self.text

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from ..config import SessionConfig
 from ..constants import ChannelOpenFailureReason, Extension, MessageNumber
 from ..errors import LocalProtocolError, RemoteProtocolError, WireError
+from ..identification import PeerVersion
 from ..messages import (
     ChannelClose,
     ChannelEof,
@@ -123,6 +124,7 @@ class Connection:
         self._config = config
         self._service_requests = service_requests
         self._limits = config.limits
+        self._packet_size = config.packet_size_with(None)
         self._attachment = _Attachment.NEVER
         self.continuity: Continuity | None = None
         self.pending_service: str | None = None
@@ -158,6 +160,10 @@ class Connection:
             MessageNumber.CHANNEL_SUCCESS: self._channel_success,
             MessageNumber.CHANNEL_FAILURE: self._channel_failure,
         }
+
+    def learn_peer(self, version: PeerVersion) -> None:
+        """Adapt to whom the session is with."""
+        self._packet_size = self._config.packet_size_with(version)
 
     # The link below
 
@@ -279,7 +285,7 @@ class Connection:
             channel_type,
             ChannelPhase.OPENING,
             self._config.window_size if window_size is None else window_size,
-            self._config.max_packet_size if max_packet_size is None else max_packet_size,
+            self._packet_size if max_packet_size is None else max_packet_size,
         )
         message = ChannelOpen(
             channel_type,
@@ -589,7 +595,7 @@ class Connection:
             message.channel_type,
             ChannelPhase.OFFERED,
             self._config.window_size,
-            self._config.max_packet_size,
+            self._packet_size,
         )
         self._set_peer(channel, remote_id, message.initial_window_size, message.maximum_packet_size)
         self._offered += 1
@@ -619,7 +625,7 @@ class Connection:
     ) -> None:
         channel.remote_id = remote_id
         channel.send_window = window
-        channel.send_packet_size = min(packet_size, self._config.max_packet_size)
+        channel.send_packet_size = min(packet_size, self._packet_size)
         self._remote_ids.add(remote_id)
 
     def _open_confirmation(self, payload: Buffer) -> None:

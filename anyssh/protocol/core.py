@@ -761,6 +761,8 @@ class Core:
                 self.exchanger.session_id, self.exchanger.host_key, algorithms, journal
             )
         self._start_running()
+        if self.transport.peer_version is not None:
+            self._connection.learn_peer(self.transport.peer_version)
         self._connection.attach(self)
 
     def _start_running(self) -> None:

@@ -277,13 +277,26 @@ def test_what_waits_for_the_stream_is_bounded() -> None:
     connection, limit = pair.connections[CLIENT], config.limits.pending_output
     data = memoryview(bytes(8 * MIB))
     taken = connection.send_data(client, data)
-    assert limit <= pair.client.transport.pending <= limit + config.max_packet_size + 64
+    assert limit <= pair.client.transport.pending <= limit + 32 * 1024 + 64
     assert connection.send_data(client, data) == 0
     assert connection.send_extended_data(client, 1, data) == 0
     assert client.send_window == 8 * MIB - taken
     pair.pump()
     assert len(pair.received[SERVER, server.local_id]) == taken
     assert connection.send_data(client, data) > 0
+
+
+@pytest.mark.parametrize("server, size", [("anyssh_1", 128 * 1024), ("other_1", 32 * 1024)])
+def test_messages_among_ourselves_carry_more(server: str, size: int) -> None:
+    """WIN-01: no more than 32 KiB go to anybody else"""
+    pair = running_pair(
+        channels=1,
+        client_identification="SSH-2.0-anyssh_1",
+        server_identification=f"SSH-2.0-{server}",
+    )
+    client, _ = pair.channels[0]
+    pair.send(CLIENT, client, bytes(3 * size + 1))
+    assert data_sizes(pair, CLIENT) == [size] * 3 + [1]
 
 
 def full_output(channels: int) -> CorePair:

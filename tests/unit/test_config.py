@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from anyssh.config import InsecureSessionConfig, Limits, SessionConfig
+from anyssh.identification import PeerVersion
 
 LISTS = {
     "key_exchanges": (
@@ -73,7 +74,20 @@ def test_default_numbers() -> None:
     assert not config.guess_key_exchange
     assert config.keep_alive_interval == 0
     assert config.rekey_bytes == 512 * 1024 * 1024
-    assert (config.window_size, config.max_packet_size) == (1024 * 1024, 32 * 1024)
+    assert config.window_size == 1024 * 1024
+
+
+def test_packets_are_larger_among_ourselves() -> None:
+    """WIN-01: 32 KiB, but for others of our kind"""
+    ours = PeerVersion.parse("SSH-2.0-anyssh_0.1")
+    theirs = PeerVersion.parse("SSH-2.0-anyssh-like_0.1")
+    config = SessionConfig()
+    assert config.packet_size_with(None) == config.packet_size_with(theirs) == 32 * 1024
+    assert config.packet_size_with(ours) == 128 * 1024
+    assert SessionConfig(max_packet_size=2048).packet_size_with(ours) == 2048
+    assert SessionConfig(window_size=64 * 1024).packet_size_with(ours) == 64 * 1024
+    strict = SessionConfig(limits=Limits(packet_size=48 * 1024))
+    assert strict.packet_size_with(ours) == 47 * 1024
 
 
 def test_extensions() -> None:
