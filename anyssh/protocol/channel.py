@@ -74,6 +74,10 @@ class SendWait(Enum):
     """The output must have room, and the channels that waited longer must have had their turn."""
 
 
+# Python 3.11 takes long to look a member of an enumeration up.
+_OPEN: Final = ChannelPhase.OPEN
+
+
 class ReceiveWindow:
     """What the peer may still send, and what we owe it for bytes consumed.
 
@@ -249,5 +253,5 @@ class ChannelState:
 
     def require_open(self) -> None:
         """Raise :class:`~anyssh.LocalProtocolError` unless we can send on the channel."""
-        if self.phase is not ChannelPhase.OPEN:
+        if self.phase is not _OPEN:
             raise LocalProtocolError(f"channel {self.local_id} is {self.phase.name.lower()}")

@@ -78,6 +78,10 @@ PAYLOAD_MARGIN: Final = 1024
 HELD_OVERHEAD: Final = 32
 """What a payload that waits costs besides its bytes."""
 
+# Python 3.11 takes long to look a member of an enumeration up.
+_OPEN: Final = ChannelPhase.OPEN
+_HALF_OPEN: Final = Half.OPEN
+
 
 class Link(Protocol):
     """What a connection needs of the stream that it is attached to."""
@@ -409,7 +413,7 @@ class Connection:
 
     def _send_chunks(self, channel: ChannelState, data: memoryview, data_type: int | None) -> int:
         channel.require_open()
-        if channel.send_half is not Half.OPEN:
+        if channel.send_half is not _HALF_OPEN:
             raise LocalProtocolError(f"EOF was sent on channel {channel.local_id}")
         link = self._link
         if link is None:
@@ -433,7 +437,8 @@ class Connection:
             channel.bytes_sent += sent
         if sent < size:
             self._wait_to_send(channel)
-        self.pass_turn()
+        if self._waiting_for_turn:
+            self.pass_turn()
         return sent
 
     def _wait_to_send(self, channel: ChannelState) -> None:
@@ -679,7 +684,7 @@ class Connection:
         if channel is None:
             self._count_noise(size)
             return None
-        if channel.phase is ChannelPhase.OPEN:
+        if channel.phase is _OPEN:
             return channel
         if channel.phase is not ChannelPhase.CLOSING:
             raise RemoteProtocolError(f"a message on channel {local_id} before it is open")
@@ -703,7 +708,7 @@ class Connection:
                 self._emit(ChannelExtendedDataReceived(channel, message.data_type_code, data))
 
     def _receive(self, channel: ChannelState, size: int) -> None:
-        if channel.receive_half is not Half.OPEN:
+        if channel.receive_half is not _HALF_OPEN:
             raise RemoteProtocolError(f"data on channel {channel.local_id} after EOF")
         if size == 0:
             self._count_noise(0)

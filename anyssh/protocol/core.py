@@ -119,6 +119,8 @@ class Core:
     :param services: what clients may ask for once they are authenticated, besides the connection
     :param clock: tells monotonic seconds whenever it is asked, for measuring latency
     :param trace: told what happens, if given
+    :ivar phase: how far the connection has come
+    :ivar is_running: whether channels and requests are allowed
     :ivar can_send: whether payloads of the connection may leave now
     :ivar has_backlog: whether to call :meth:`receive_data` again, once others had their turn
     """
@@ -148,7 +150,8 @@ class Core:
         self._delay_secret = delay_secret
         self._services = frozenset(services)
         self._events: list[Event] = []
-        self._phase = Phase.VERSION
+        self.phase: Phase = Phase.VERSION
+        self.is_running: bool = False
         self._rules = _ACCEPTANCE[role][Phase.VERSION]
         self.can_send: bool = False
         self.transport: Transport = Transport(
@@ -204,19 +207,9 @@ class Core:
     # What a session asks
 
     @property
-    def phase(self) -> Phase:
-        """How far the connection has come."""
-        return self._phase
-
-    @property
-    def is_running(self) -> bool:
-        """Whether channels and requests are allowed."""
-        return self._phase is _RUNNING or self._phase is Phase.REKEYING
-
-    @property
     def is_paused(self) -> bool:
         """Whether nothing is received until it is known which session goes on here."""
-        return self._is_halted and self._phase is not Phase.TERMINATED
+        return self._is_halted and self.phase is not Phase.TERMINATED
 
     @property
     def is_attached(self) -> bool:
@@ -237,7 +230,7 @@ class Core:
         return self._authentication
 
     def _require_connection(self) -> None:
-        if self._phase is Phase.TERMINATED:
+        if self.phase is Phase.TERMINATED:
             raise LocalProtocolError("the connection has ended")
 
     @property
@@ -287,7 +280,7 @@ class Core:
         """
         self._now = now
         self.has_backlog = False
-        if self._phase is not _TERMINATED:
+        if self.phase is not _TERMINATED:
             self.transport.received_at = self.transport.now = now
             self._keep_alive.received(now)
             self._attempt(self._receive, data)
@@ -296,9 +289,14 @@ class Core:
     def receive_eof(self, now: float) -> Sequence[Event]:
         """Note that the stream has ended; return what that brought about."""
         self._now = now
-        if self._phase is not Phase.TERMINATED:
+        if self.phase is not Phase.TERMINATED:
             self._end(None, is_loss=True)
         return self.poll_events()
+
+    @property
+    def has_events(self) -> bool:
+        """Whether :meth:`poll_events` has something to return."""
+        return bool(self._events)
 
     def poll_events(self) -> Sequence[Event]:
         """Return, and forget, what has come about since the last call."""
@@ -313,7 +311,7 @@ class Core:
         """Return, and forget, the bytes to write to the stream. May bring about events."""
         self._now = now
         self.transport.now = now
-        if self._phase is _RUNNING:
+        if self.phase is _RUNNING:
             if self._rekeying.may_be_due(now):
                 self._attempt(self._start_rekey_if_due)
             if self._reconnector.journal is not None:
@@ -325,10 +323,10 @@ class Core:
 
     def next_deadline(self) -> float | None:
         """Return when :meth:`handle_timeout` has something to do, in monotonic seconds."""
-        if self._phase is Phase.TERMINATED:
+        if self.phase is Phase.TERMINATED:
             return None
         earliest = self._deadline
-        if self._phase is Phase.RUNNING:
+        if self.phase is Phase.RUNNING:
             others = (
                 self._keep_alive.deadline,
                 self._rekey_deadline(),
@@ -351,19 +349,19 @@ class Core:
     def handle_timeout(self, now: float) -> Sequence[Event]:
         """Do what is due; return what that brought about."""
         self._now = self.transport.now = now
-        if self._phase is not Phase.TERMINATED:
+        if self.phase is not Phase.TERMINATED:
             self._attempt(self._time_out)
         return self.poll_events()
 
     def _time_out(self) -> None:
         now = self._now
         if self._deadline is not None and now >= self._deadline:
-            error = RemoteProtocolError(f"the peer took too long for {_WAITED_FOR[self._phase]}")
+            error = RemoteProtocolError(f"the peer took too long for {_WAITED_FOR[self.phase]}")
             if not self._is_survivable:
                 raise error
             # Silence is no fault of the peer: it may not be there any more.
             self._end(error, is_loss=True)
-        elif self._phase is Phase.RUNNING:
+        elif self.phase is Phase.RUNNING:
             self._start_rekey_if_due()
             self._ask_for_sign_of_life()
             self._reconnector.handle_timeout(now)
@@ -374,7 +372,7 @@ class Core:
 
     def disconnect(self, reason: int, description: str) -> None:
         """Say goodbye; nothing is received or sent afterwards."""
-        if self._phase is not Phase.TERMINATED:
+        if self.phase is not Phase.TERMINATED:
             is_loss = reason == DisconnectReason.CONNECTION_LOST
             self._say_goodbye(reason, description)
             self._end(Disconnected(reason, description, by_peer=False), is_loss=is_loss)
@@ -382,7 +380,7 @@ class Core:
     def lose(self, error: SSHError, now: float) -> None:
         """End the connection as if the stream had ended, for a reason that we know of."""
         self._now = now
-        if self._phase is not Phase.TERMINATED:
+        if self.phase is not Phase.TERMINATED:
             self._end(error, is_loss=True)
 
     def terminate(self, error: SSHError) -> None:
@@ -390,7 +388,7 @@ class Core:
 
         A session that can go on over another stream survives a broken packet now and then.
         """
-        if self._phase is Phase.TERMINATED:
+        if self.phase is Phase.TERMINATED:
             return
         self._tell(TraceId.RECEIVE_MESSAGE_FAILED, TraceLevel.ERROR, str(error), error)
         reason = getattr(error, "reason", DisconnectReason.PROTOCOL_ERROR)
@@ -424,9 +422,9 @@ class Core:
         if is_survivable:
             # The peer was told that they have come.
             self._attempt(self._handle_deferred)
-            if self._phase is Phase.TERMINATED:
+            if self.phase is Phase.TERMINATED:
                 return
-        self._events.append(ConnectionTerminated(error, self._phase, is_survivable))
+        self._events.append(ConnectionTerminated(error, self.phase, is_survivable))
         self._set_phase(Phase.TERMINATED)
         self.has_backlog = False
         self._is_halted = True
@@ -450,7 +448,7 @@ class Core:
 
     def _say_goodbye(self, reason: int, description: str) -> None:
         """Send DISCONNECT, unless the peer has not even shown that it speaks SSH."""
-        if self._phase is not Phase.VERSION:
+        if self.phase is not Phase.VERSION:
             self.transport.send(Disconnect(reason, description).encode())
 
     def _attempt(self, action: Callable[..., None], *arguments: Any) -> None:
@@ -465,7 +463,7 @@ class Core:
 
         def guarded(now: float, *arguments: Any) -> None:
             self._now = now
-            if self._phase is not Phase.TERMINATED:
+            if self.phase is not Phase.TERMINATED:
                 self._attempt(answer, *arguments)
 
         return guarded
@@ -475,7 +473,7 @@ class Core:
     def _receive(self, data: Buffer) -> None:
         transport = self.transport
         transport.feed(data)
-        if self._phase is _VERSION and not self._read_greeting():
+        if self.phase is _VERSION and not self._read_greeting():
             return
         if not self.is_running:
             self._budget.check_stranger()
@@ -497,8 +495,9 @@ class Core:
                 return
         else:
             self.has_backlog = True
-        self._budget.check_unread_answers(self._connection)
-        if self._phase is _RUNNING and transport.gives_receipts:
+        if transport.pending or not self.can_send:
+            self._budget.check_unread_answers(self._connection)
+        if self.phase is _RUNNING and transport.gives_receipts:
             self._reconnector.give_receipt_if_due(self._now)
 
     def _receive_by_rule(self, number: int, payload: bytes, rule: Rule | None) -> None:
@@ -532,7 +531,7 @@ class Core:
         return True
 
     def _illegal(self, number: int) -> RemoteProtocolError:
-        phase = self._phase.name.lower().replace("_", " ")
+        phase = self.phase.name.lower().replace("_", " ")
         return RemoteProtocolError(
             f"{message_name(number)} ({number}) is not allowed in the {phase} phase"
         )
@@ -555,7 +554,7 @@ class Core:
     def _may_be_asked_to_reconnect(self) -> bool:
         return (
             self.role is Role.SERVER
-            and self._phase is Phase.ENCRYPTED
+            and self.phase is Phase.ENCRYPTED
             and self._reconnector.may_be_asked
         )
 
@@ -597,7 +596,7 @@ class Core:
     @property
     def _expects_ext_info(self) -> bool:
         """The first message under the first keys; for clients also the last before success."""
-        if self._phase is Phase.ENCRYPTED:
+        if self.phase is Phase.ENCRYPTED:
             return self.transport.messages_received == self._ext_info_message
         return self.role is Role.CLIENT
 
@@ -676,7 +675,7 @@ class Core:
         version = self.transport.peer_version
         if version is None:
             raise LocalProtocolError("no identification yet")
-        if self._phase is Phase.RUNNING:
+        if self.phase is Phase.RUNNING:
             self._set_phase(Phase.REKEYING)
             if self._deadline is None:
                 self._deadline = self._now + self.config.limits.key_exchange_time
@@ -776,7 +775,7 @@ class Core:
     def _ext_info_came(self, payload: bytes) -> None:
         extensions = ExtInfo.decode(payload).extensions
         self._reconnector.learn_extensions(frozenset(extensions))
-        self._success_is_due = self._phase is Phase.AUTHENTICATION
+        self._success_is_due = self.phase is Phase.AUTHENTICATION
         if isinstance(self._authentication, ClientAuthentication):
             self._authentication.learn_extensions(extensions)
         self.emit(ExtensionsReceived(extensions))
@@ -852,7 +851,7 @@ class Core:
 
     def _service_request_came(self, payload: bytes) -> None:
         name = ServiceRequest.decode(payload).service_name
-        if self._phase is Phase.ENCRYPTED and name == Service.USERAUTH:
+        if self.phase is Phase.ENCRYPTED and name == Service.USERAUTH:
             self._set_phase(Phase.AUTHENTICATION)
         elif name in self._services and self.is_running:
             self._events.append(ServiceRequested(name))
@@ -875,7 +874,7 @@ class Core:
                 f"the server granted {displayable(name)!r}; {expected} was asked for"
             )
         self._connection.pending_service = None
-        if self._phase is Phase.ENCRYPTED:
+        if self.phase is Phase.ENCRYPTED:
             self._set_phase(Phase.AUTHENTICATION)
         self._events.append(ServiceAccepted(name))
 
@@ -923,9 +922,10 @@ class Core:
     # Phase and trace
 
     def _set_phase(self, phase: Phase) -> None:
-        if phase not in NEXT_PHASES[self._phase]:
-            raise LocalProtocolError(f"{phase} cannot follow {self._phase}")
-        self._phase = phase
+        if phase not in NEXT_PHASES[self.phase]:
+            raise LocalProtocolError(f"{phase} cannot follow {self.phase}")
+        self.phase = phase
+        self.is_running = phase is _RUNNING or phase is Phase.REKEYING
         self._rules = _ACCEPTANCE[self.role][phase]
         self.can_send = phase is _RUNNING and not self.exchanger.is_running
 

@@ -61,6 +61,7 @@ class Transport:
     :ivar received_at: when something last came, in monotonic seconds
     :ivar now: when something is sent next
     :ivar pending: bytes that wait for the stream
+    :ivar gives_receipts: whether our packets end in a receipt
     """
 
     __slots__ = (
@@ -78,6 +79,7 @@ class Transport:
         "_sealer",
         "bytes_received",
         "bytes_sent",
+        "gives_receipts",
         "last_receipt",
         "messages_received",
         "messages_sent",
@@ -118,6 +120,7 @@ class Transport:
         self.messages_sent: int = 0
         self.messages_received: int = 0
         self._make_receipt: Callable[[], bytes] | None = None
+        self.gives_receipts: bool = False
         self._peer_receipt: struct.Struct | None = None
         self._on_receipt: ReceiptHandler | None = None
         self.last_receipt: int = -1
@@ -244,11 +247,6 @@ class Transport:
     # Receipts
 
     @property
-    def gives_receipts(self) -> bool:
-        """Whether our packets end in a receipt."""
-        return self._make_receipt is not None
-
-    @property
     def gets_receipts(self) -> bool:
         """Whether the peer's packets end in a receipt."""
         return self._peer_receipt is not None
@@ -259,6 +257,7 @@ class Transport:
         :param with_delay: whether it tells the time from :attr:`received_at` to :attr:`now`
         """
         self._make_receipt = self._number_and_delay if with_delay else self._number
+        self.gives_receipts = True
 
     def expect_receipts(self, *, with_delay: bool, on_receipt: ReceiptHandler) -> None:
         """Expect one at the end of each packet from the next one on.

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from logging import Logger, getLogger
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, Self
 
 import anyio
 import anyio.lowlevel
@@ -39,6 +39,10 @@ __all__ = ["Channel", "ChannelClosed", "ChannelOpening", "Recipient", "StderrStr
 logger: Logger = getLogger("anyssh")
 
 DEFAULT_RECEIVE_BYTES = 65536
+
+# Python 3.11 takes long to look a member of an enumeration up.
+_OPEN: Final = ChannelPhase.OPEN
+_HALF_OPEN: Final = Half.OPEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,22 +117,26 @@ class _Inbox:
 
     async def _wait_for_bytes(self) -> None:
         """Pass a checkpoint, then return as soon as there are bytes, or raise if none can come."""
-        if self.queue.size or self._is_finished:
-            await anyio.lowlevel.checkpoint()
-        while True:
-            self._channel._require_not_closed()
-            if self.is_closed:
-                raise anyio.ClosedResourceError
-            if self.queue.size:
-                return
-            if self._channel._bytes_are_over:
-                raise anyio.EndOfStream
-            self._channel._require_session()
+        if self.queue.size or self.is_finished:
+            await self._channel._session._backend.checkpoint()
+        while not self.queue.size:
+            if self.is_finished:
+                self._raise_end()
             await self.notice.wait()
 
     @property
-    def _is_finished(self) -> bool:
-        return self.is_closed or self._channel._bytes_are_over or self._channel._has_ended
+    def is_finished(self) -> bool:
+        """Whether no more bytes come."""
+        channel = self._channel
+        return channel._bytes_are_over or channel._closed is not None or self.is_closed
+
+    def _raise_end(self) -> NoReturn:
+        self._channel._require_not_closed()
+        if self.is_closed:
+            raise anyio.ClosedResourceError
+        if not self._channel._bytes_are_over:
+            self._channel._require_session()
+        raise anyio.EndOfStream
 
 
 class StderrStream(ByteReceiveStream):
@@ -266,7 +274,7 @@ class Channel(ByteStream):
 
         For whoever keeps an idle channel and wants to know whether it is still good.
         """
-        return bool(self._inbox.queue.size) or self._inbox._is_finished
+        return bool(self._inbox.queue.size) or self._inbox.is_finished
 
     async def send(self, item: Buffer) -> None:
         """Send bytes; return when they are accepted under flow control.
@@ -292,15 +300,15 @@ class Channel(ByteStream):
 
     async def _send(self, item: Buffer, data_type: int | None) -> None:
         session, state = self._session, self._state
-        connection = session._connection
+        connection, backend = session._connection, session._backend
         with self._send_guard if data_type is None else self._guard_of_stderr():
-            await anyio.lowlevel.checkpoint_if_cancelled()
+            await backend.checkpoint_if_cancelled()
             if self._is_sending:
                 await self._wait_for_other_sender()
             try:
                 self._require_sendable()
             except BaseException:
-                await anyio.lowlevel.cancel_shielded_checkpoint()
+                await backend.cancel_shielded_checkpoint()
                 raise
             rest = memoryview(item).cast("B")
             self._is_sending = True
@@ -317,7 +325,7 @@ class Channel(ByteStream):
                         await self._wait_writable()
                         self._require_sendable()
                 # Yielding comes last, so that the peer has the bytes meanwhile.
-                await anyio.lowlevel.cancel_shielded_checkpoint()
+                await backend.cancel_shielded_checkpoint()
             finally:
                 self._is_sending = False
                 self._writable.notify()
@@ -692,9 +700,11 @@ class Channel(ByteStream):
             raise anyio.BrokenResourceError("the peer has closed the channel")
 
     def _require_sendable(self) -> None:
+        state = self._state
+        if self._closed is None and state.phase is _OPEN and state.send_half is _HALF_OPEN:
+            return
         self._require_usable()
-        if self._state.send_half is not Half.OPEN:
-            raise anyio.ClosedResourceError("EOF was sent")
+        raise anyio.ClosedResourceError("EOF was sent")
 
     async def __aenter__(self) -> Self:
         return self

@@ -31,6 +31,7 @@ import anyio.lowlevel
 from anyio import AsyncContextManagerMixin, TypedAttributeProvider
 from anyio.abc import (
     AnyByteStream,
+    AsyncBackend,
     AsyncResource,
     ByteStream,
     ByteStreamConnectable,
@@ -69,6 +70,7 @@ from ..protocol.events import (
 from ..protocol.latency import LatencyStatistics
 from ..protocol.negotiation import Algorithms
 from ..trace import Progress, ProgressEvent, TraceEvent, TraceHandler, TraceId, TraceLevel
+from ._backend import running_backend
 from ._waiting import Notice
 from .attributes import SSHAttribute
 from .credentials import CertifiedKey, KeyPair, Signer
@@ -189,6 +191,7 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
         self._number = next(_session_numbers)
         self._state = SessionState.NEW
         self._links: Links
+        self._backend: type[AsyncBackend]
         self._latency = LatencyStatistics()
         self._contour = SessionContour()
         self._reconnections = 0
@@ -326,6 +329,7 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
         return transport
 
     def _prepare(self, stream: AnyByteStream) -> None:
+        self._backend = running_backend()
         self._contour = SessionContour(start=anyio.current_time())
         self._links = Links(
             stream,
@@ -357,7 +361,7 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
             host_keys=self._host_identities,
             takes_certificates=self._takes_certificates,
             delay_secret=_process_secret,
-            clock=anyio.current_time,
+            clock=self._backend.current_time,
             services=self._service_names,
             trace=self._trace_handler,
         )
@@ -498,8 +502,7 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
 
     def _advance(self) -> None:
         """Go on with what a call on the core or the connection has brought about."""
-        link = self._links.current
-        link.advance(link.core.poll_events())
+        self._links.current.advance()
 
     # Asking the application
 

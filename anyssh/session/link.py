@@ -35,6 +35,7 @@ from ..contour import SessionContour
 from ..errors import SSHError
 from ..protocol import Core, Phase
 from ..protocol.events import Event
+from ._backend import running_backend
 from ._direct import DirectWriter
 from ._waiting import Notice
 from .errors import ConnectionLost
@@ -111,6 +112,7 @@ class Link:
             else stream.receive
         )
         self._start_task = start_task
+        self._backend = running_backend()
         self._direct: DirectWriter | None = None
         self._writer = _Writer.NEW
         self._output = Notice()
@@ -201,7 +203,7 @@ class Link:
             if self._direct is None:
                 self._start_task(self._keep_time)
             self._writer = _ABSENT
-            self.advance(())
+            self.advance()
             await self._read()
             if not self._is_released:
                 self._tell_core(self.core.receive_eof)
@@ -233,9 +235,9 @@ class Link:
 
     # What the core brings about
 
-    def advance(self, events: Sequence[Event]) -> None:
-        """Hand events on, then see to output and deadline."""
-        self._hand_on(events)
+    def advance(self) -> None:
+        """Hand on what the core has come to, then see to output and deadline."""
+        self._hand_on(self.core.poll_events())
         self._is_held = False
         self._see_to_output()
         self._check_deadline()
@@ -260,7 +262,7 @@ class Link:
         ends.
         """
         try:
-            events = tell(*what, anyio.current_time())
+            events = tell(*what, self._backend.current_time())
         except Exception as bug:
             logger.exception("a session ends by an internal error")
             error = SSHError("the session ended by an internal error")
@@ -275,10 +277,10 @@ class Link:
     async def _let_others_go_on(self) -> None:
         """Give those who were woken their turn, then send what was held for them."""
         try:
-            await anyio.lowlevel.checkpoint()
+            await self._backend.checkpoint()
         finally:
             if self._is_held:
-                self.advance(())
+                self.advance()
 
     # Reading
 
@@ -342,7 +344,7 @@ class Link:
                 self._write_at_once(direct)
 
     def _write_at_once(self, direct: DirectWriter) -> None:
-        now = anyio.current_time()
+        now = self._backend.current_time()
         data = self.core.data_to_send(now)
         written = self._write_directly(direct, data, now)
         if written < len(data):
@@ -408,13 +410,13 @@ class Link:
             if self._rest:
                 rest, self._rest = self._rest, b""
                 await self._send(rest)
-            now = anyio.current_time()
+            now = self._backend.current_time()
             data = self.core.data_to_send(now)
-            events = self.core.poll_events()
-            if events:
-                self.advance(events)
+            has_news = self.core.has_events
+            if has_news:
+                self.advance()
             if not data:
-                if events:
+                if has_news:
                     continue
                 return
             if self._direct is None or len(data) > DIRECT_BYTES:
@@ -425,7 +427,7 @@ class Link:
     async def _send(self, data: bytes) -> None:
         try:
             await self.stream.send(data)
-            self._contour.record_sent(anyio.current_time(), len(data))
+            self._contour.record_sent(self._backend.current_time(), len(data))
         except Exception as error:  # whatever a stream raises means that it is gone
             self._lost(error)
             raise _StreamFailed from error

@@ -128,7 +128,7 @@ class Attempt:
         """End the try, if it is not over."""
         if not self.is_over.is_set():
             self.link.core.lose(ConnectionLost(reason), anyio.current_time())
-            self.link.advance(self.link.core.poll_events())
+            self.link.advance()
 
 
 class Links:

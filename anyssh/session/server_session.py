@@ -250,7 +250,7 @@ class ServerSession(Session):
             await anyio.aclose_forcefully(stream)
             return
         event.accept(self._connection, anyio.current_time())
-        attempt.link.advance(core.poll_events())
+        attempt.link.advance()
 
     async def _give_up_stream(self) -> None:
         """Lose the stream that we still believe in, and all that comes over it from now on."""

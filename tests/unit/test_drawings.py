@@ -155,7 +155,7 @@ def test_the_core_keeps_its_table(before: Phase, after: Phase) -> None:
         Role.CLIENT, config, now=0.0, random=bytes, identification="SSH-2.0-test",
         connection=Connection(config),
     )  # fmt: skip
-    core._phase = before
+    core.phase = before
     if after in NEXT_PHASES[before]:
         core._set_phase(after)
         assert core.phase is after
