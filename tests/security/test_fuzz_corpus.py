@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -93,3 +95,21 @@ def test_mutations_stay_small_and_depend_on_the_seed_alone() -> None:
         assert len(made[0]) <= 1500
         Script.decode(made[0])
     assert mutate(b"", 100, 1, stock, lambda body, size: body)
+
+
+# The figures
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="runs are measured by the module resource")
+def test_figures_of_several_runs_add_up(tmp_path: Path) -> None:
+    from tests.security.fuzz.__main__ import Result, add, report
+
+    file = tmp_path / "figures.json"
+    assert add(file, {"old": {"socks": Result(60, 1000, 9, 5, 1), "agent": Result(5, 10, 2, 1)}})
+    assert add(file, {"old": {"socks": Result(40, 2000, 8, 7, 0)}})
+    figures = add(file, {"new": {"socks": Result(20, 500, 7, 9, 0)}})
+    assert figures["old"]["socks"] == Result(100, 3000, 9, 7, 1)
+    table = report(figures)
+    assert "| socks | 120 | 3,500 | 7 |" in table, "code is counted as the newest revision has it"
+    assert "| **all** | 125 | 3,510 | | | | 1 |" in table
+    assert table.endswith("| old | 105 | 3,010 | 1 |\n| new | 20 | 500 | 0 |\n")

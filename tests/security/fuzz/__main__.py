@@ -2,8 +2,12 @@
 
 The inputs that reach something new go to ``--folder``, with what libFuzzer said; with ``--keep``
 those of them that the corpus lacks are added to it. What breaks a rule is a *finding*: its input is
-left there, its name begins with ``finding-``, and the exit status is 1. The figures of all runs in
-one folder add up; ``--report`` writes them to a file, as the table that the documentation shows.
+left there, its name begins with ``finding-``, and the exit status is 1.
+
+The figures of all runs in one folder add up, for each revision of the package by itself.
+``--report`` moves them to the file of figures in the repository, next to the table that the
+documentation shows, and writes that table anew; so the runs of many folders and days add up, too.
+Time is processor time, so it does not matter how busy the machine was.
 """
 
 from __future__ import annotations
@@ -12,8 +16,10 @@ import argparse
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -25,7 +31,9 @@ ENGINE: Final = Path(__file__).with_name("engine.py")
 MAX_SIZE: Final = 4096
 MEMORY_MIB: Final = 1024
 GRACE: Final = 120
-"""Seconds that a run may last beyond its time, to load and to finish."""
+"""Seconds of processor time that a run may take beyond its time, to load and to finish."""
+GIT: Final = ("git", "-C", str(ENGINE.parent))
+PACKAGE: Final = ":/anyssh"
 
 
 class Result(NamedTuple):
@@ -48,6 +56,20 @@ class Result(NamedTuple):
         )
 
 
+Figures = dict[str, dict[str, Result]]
+"""By the revision of the package, oldest first, then by target."""
+
+
+def revision() -> str:
+    """Return the commit that changed the package last, with a + if it has changed since."""
+    commit = _output(*GIT, "log", "-1", "--format=%h", "--abbrev=10", "--", PACKAGE)
+    return commit + "+" * bool(_output(*GIT, "status", "--porcelain", "--", PACKAGE))
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def run(target: Target, folder: Path, seconds: int) -> Result:
     """Fuzz a target for some time, starting from its seeds and its corpus."""
     inputs = folder / target.name
@@ -57,23 +79,36 @@ def run(target: Target, folder: Path, seconds: int) -> Result:
     before = len(list(folder.glob(f"finding-{target.name}-*")))
     prefix = f"{folder}/finding-{target.name}-"
     command = [
-        *(sys.executable, str(ENGINE), target.name, str(inputs)),
-        *(f"-max_total_time={seconds}", f"-max_len={MAX_SIZE}", f"-rss_limit_mb={MEMORY_MIB}"),
-        *(f"-artifact_prefix={prefix}", "-timeout=20", "-detect_leaks=0", "-print_final_stats=1"),
+        *(sys.executable, str(ENGINE), target.name, str(seconds), str(inputs)),
+        *(f"-max_len={MAX_SIZE}", f"-rss_limit_mb={MEMORY_MIB}", f"-artifact_prefix={prefix}"),
+        *("-timeout=0", "-detect_leaks=0", "-print_final_stats=1"),
     ]
     log = folder / f"{target.name}.log"
+    spent = _processor_seconds()
     with log.open("wb") as output:
-        subprocess.run(
-            command, stdout=output, stderr=subprocess.STDOUT, timeout=seconds + GRACE, check=False
+        process = subprocess.run(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (seconds + GRACE,) * 2),
         )
     text = log.read_text(errors="replace")
+    findings = len(list(folder.glob(f"finding-{target.name}-*"))) - before
+    if process.returncode and not findings:
+        raise SystemExit(f"{log}: the engine ended with {process.returncode}\n{text[-2000:]}")
     return Result(
-        seconds,
+        min(seconds, int(_processor_seconds() - spent)),
         _last(r"stat::number_of_executed_units:\s*(\d+)", text),
         _last(r"cov: (\d+)", text),
         len(list(inputs.iterdir())),
-        len(list(folder.glob(f"finding-{target.name}-*"))) - before,
+        findings,
     )
+
+
+def _processor_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _last(pattern: str, text: str) -> int:
@@ -89,63 +124,84 @@ def keep(target: Target, folder: Path) -> int:
     return sum(map(len, kept))
 
 
-def load(folder: Path) -> dict[str, Result]:
-    """Return the figures of all runs in a folder."""
-    path = folder / "results.json"
+def load(path: Path) -> Figures:
+    """Return the figures in a file."""
     figures = json.loads(path.read_text()) if path.exists() else {}
-    return {name: Result(*numbers) for name, numbers in figures.items()}
+    return {
+        commit: {name: Result(*numbers) for name, numbers in by_target.items()}
+        for commit, by_target in figures.items()
+    }
 
 
-def record(folder: Path, name: str, result: Result) -> None:
-    """Add the figures of a run."""
-    results = load(folder)
-    results[name] = results.get(name, Result()).plus(result)
-    (folder / "results.json").write_text(json.dumps(results, indent=1))
+def add(path: Path, more: Figures) -> Figures:
+    """Add figures to those in a file; return what is there now."""
+    figures = load(path)
+    for commit, by_target in more.items():
+        mine = figures.setdefault(commit, {})
+        for name, result in by_target.items():
+            mine[name] = mine.get(name, Result()).plus(result)
+    path.write_text(json.dumps(figures, indent=1) + "\n")
+    return figures
 
 
-def report(folder: Path) -> str:
-    """Return the table of all runs in a folder."""
-    results = load(folder)
-    total = Result()
+def report(figures: Figures) -> str:
+    """Return the tables of all runs: by target, and by revision."""
     rows = [
         "| target | seconds | inputs tried | code reached | kept | bytes | findings |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name in (name for name in TARGETS if name in results):
-        result, corpus = results[name], load_corpus(name)
-        total = total.plus(result)
-        kept = f"{len(corpus)} | {sum(map(len, corpus)):,}"
-        figures = f"{result.seconds:,} | {result.executions:,} | {result.coverage:,}"
-        rows.append(f"| {name} | {figures} | {kept} | {result.findings} |")
-    rows.append(f"| **all** | {total.seconds:,} | {total.executions:,} | | | | {total.findings} |")
+    for name in TARGETS:
+        results = [by_target[name] for by_target in figures.values() if name in by_target]
+        if results:
+            total, corpus = _total(results), load_corpus(name)
+            kept = f"{len(corpus)} | {sum(map(len, corpus)):,}"
+            done = f"{total.seconds:,} | {total.executions:,} | {results[-1].coverage:,}"
+            rows.append(f"| {name} | {done} | {kept} | {total.findings} |")
+    everything = _total(each for by_target in figures.values() for each in by_target.values())
+    total = f"{everything.seconds:,} | {everything.executions:,}"
+    rows += [f"| **all** | {total} | | | | {everything.findings} |", ""]
+    rows += ["| revision | seconds | inputs tried | findings |", "|---|---|---|---|"]
+    for commit, by_target in figures.items():
+        done = _total(by_target.values())
+        rows.append(f"| {commit} | {done.seconds:,} | {done.executions:,} | {done.findings} |")
     return "\n".join(rows) + "\n"
+
+
+def _total(results: Iterable[Result]) -> Result:
+    total = Result()
+    for result in results:
+        total = total.plus(result)
+    return total
 
 
 def main() -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m tests.security.fuzz", description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)}")
-    parser.add_argument("--seconds", type=int, default=60, help="for each target")
+    parser.add_argument("--seconds", type=int, default=60, help="for each, of processor time")
     parser.add_argument("--folder", type=Path, default=Path("build/fuzz"))
     parser.add_argument("--keep", action="store_true", help="add to the corpus what is new")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write the table")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="add up, write the tables")
     options = parser.parse_args()
     unknown = set(options.targets) - set(TARGETS)
     if unknown:
         parser.error(f"no such target: {', '.join(sorted(unknown))}")
     os.environ.setdefault("PYTHONHASHSEED", "0")
-    findings = 0
+    findings, commit = 0, revision()
+    here = options.folder / "results.json"
     for name in options.targets or TARGETS:
         if options.seconds:
             result = run(TARGETS[name], options.folder, options.seconds)
-            record(options.folder, name, result)
+            add(here, {commit: {name: result}})
             findings += result.findings
             print(name, result, flush=True)
         if options.keep:
             size = keep(TARGETS[name], options.folder)
             print(f"{name}: {len(load_corpus(name))} inputs, {size:,} bytes", flush=True)
     if options.report:
-        options.report.write_text(report(options.folder))
+        figures = add(options.report.with_suffix(".json"), load(here))
+        here.unlink(missing_ok=True)  # they are there now
+        options.report.write_text(report(figures))
     return 1 if findings else 0
 
 
