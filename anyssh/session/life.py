@@ -79,7 +79,7 @@ from .events import Disconnected as DisconnectedEvent
 from .events import EventQueue, KeepAliveFailed, KeepAliveSucceeded, Reconnected, SessionEvent
 from .links import NEXT_STATES, Links, SessionState
 from .metrics import SessionMetrics
-from .signing import identity_of, public_key_of, signed, signer_of
+from .signing import identity_of, public_key_of, signed, signer_of, signs_quickly
 
 __all__ = ["ProgressHandler", "SessionClosed", "SessionLife", "Transport"]
 
@@ -508,7 +508,7 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
 
     def _signature_requested(self, event: SignatureRequested) -> None:
         key = self._host_keys[event.key]
-        if isinstance(key, Key):
+        if isinstance(key, Key) and signs_quickly(key):
             # Signing here takes less time than a task would.
             try:
                 signature = key.sign(event.data, event.algorithm)
@@ -532,7 +532,7 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
         finally:
             self._callbacks_running -= 1
 
-    async def _sign(self, event: SignatureRequested, signer: Signer) -> None:
+    async def _sign(self, event: SignatureRequested, signer: Key | Signer) -> None:
         try:
             with anyio.fail_after(self._config.limits.handler_time):
                 signature = await signed(signer, event.data, event.algorithm)

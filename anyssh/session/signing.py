@@ -1,12 +1,30 @@
-"""Getting a signature, wherever the private key lives."""
+"""Getting a signature, wherever the private key lives.
+
+RSA takes milliseconds, in which a server that many connect to at once would do nothing for those
+who are in. So its signatures are made in worker threads, which do not keep the interpreter to
+themselves meanwhile; no more than :data:`THREADS` at a time in one event loop, so that some of the
+processor is left. All other keys of ours take less time than the way to a thread and back.
+"""
 
 from __future__ import annotations
 
+from typing import Final
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+from anyio.lowlevel import RunVar
+
+from ..constants import HostKeyAlgorithm
 from ..errors import LocalProtocolError
-from ..keys import Identity, Key
+from ..keys import Identity, Key, key_type_for
 from .credentials import CertifiedKey, KeyPair, Signer, as_signer
 
-__all__ = ["identity_of", "public_key_of", "signed", "signer_of"]
+__all__ = ["identity_of", "public_key_of", "signed", "signer_of", "signs_quickly"]
+
+THREADS: Final = 4
+
+_RSA: Final = key_type_for(HostKeyAlgorithm.RSA_SHA2_256)
+_limiter: Final[RunVar[CapacityLimiter]] = RunVar("anyssh.session.signing")
 
 
 def signer_of(key: KeyPair | CertifiedKey) -> Key | Signer:
@@ -25,6 +43,11 @@ def identity_of(key: KeyPair | CertifiedKey) -> Identity:
     return key.certificate if isinstance(key, CertifiedKey) else public_key_of(key)
 
 
+def signs_quickly(signer: Key | Signer) -> bool:
+    """Tell whether :meth:`Key.sign` is to be called right away, and nothing awaited."""
+    return isinstance(signer, Key) and signer.algorithm != _RSA
+
+
 async def signed(key: KeyPair, data: bytes, algorithm: str) -> bytes:
     """Return the signature of ``data``, checked against the public key.
 
@@ -35,8 +58,19 @@ async def signed(key: KeyPair, data: bytes, algorithm: str) -> bytes:
     """
     signer = as_signer(key)
     if isinstance(signer, Key):
-        return signer.sign(data, algorithm)
+        if signs_quickly(signer):
+            return signer.sign(data, algorithm)
+        return await anyio.to_thread.run_sync(signer.sign, data, algorithm, limiter=_threads())
     signature = await signer.sign(data, algorithm)
     if not signer.key.verify(data, signature, algorithm):
         raise LocalProtocolError(f"the signer of {signer.key.fingerprint} made a wrong signature")
     return signature
+
+
+def _threads() -> CapacityLimiter:
+    """Return what keeps count of the signatures that are being made in this event loop."""
+    limiter = _limiter.get(None)
+    if limiter is None:
+        limiter = CapacityLimiter(THREADS)
+        _limiter.set(limiter)
+    return limiter

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import socket
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -27,6 +28,7 @@ from .life_support import (
     echo,
     echoes,
     fast,
+    host_key,
     nothing_left_behind,
     run_end,
     server_of,
@@ -238,6 +240,63 @@ async def test_an_established_session_echoes_while_one_source_connects_200_times
         told = b"Too many connections from your address that have not logged in\r\n"
         assert set(answers) <= {told, b""} | {a for a in answers if a.startswith(b"SSH-2.0-")}
         group.cancel_scope.cancel()
+
+
+class Signatures:
+    """Those of RSA keys, each held up until it is let go, as if it took that long."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.are_let_go = threading.Event()
+        self.under_way = 0
+        self.most = 0
+        self.threads: set[str] = set()
+        self._sign = anyssh.Key.sign
+        monkeypatch.setattr(anyssh.Key, "sign", lambda key, *what: self._held_up(key, *what))
+
+    def _held_up(self, key: anyssh.Key, *what: Any) -> bytes:
+        if key.algorithm == "ssh-rsa":
+            self.threads.add(threading.current_thread().name)
+            if threading.current_thread() is not threading.main_thread():
+                self.under_way += 1
+                self.most = max(self.most, self.under_way)
+                assert self.are_let_go.wait(LIMIT)
+                self.under_way -= 1
+        return self._sign(key, *what)
+
+
+async def test_an_established_session_goes_on_while_others_wait_for_long_signatures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """HR-83: at most four are made at a time, in threads; whoever is in is served meanwhile."""
+    rsa = anyssh.generate_key("ssh-rsa", bits=2048)
+    options: dict[str, Any] = {
+        "config": fast(host_key_algorithms=["rsa-sha2-512"]),
+        "verify_host": anyssh.pin(rsa.fingerprint),
+    }
+    signatures = Signatures(monkeypatch)
+    crowd: list[Outcome] = []
+    async with (
+        served(host_keys=[host_key(), rsa]) as place,
+        client_of(await place.street.connect()) as client,
+        anyio.create_task_group() as group,
+    ):
+        try:
+            for _ in range(9):
+                stream = await place.street.connect()
+                crowd.append(Outcome())
+                group.start_soon(run_end, client_of(stream, **options), None, crowd[-1])
+            await wait_for(lambda: signatures.under_way == 4)
+            for _ in range(20):
+                await echoes(client)
+            assert place.statistics.unauthenticated == 9
+            assert signatures.under_way == 4
+        finally:
+            signatures.are_let_go.set()
+        for guest in crowd:
+            await guest.entered.wait()
+        group.cancel_scope.cancel()
+    assert signatures.most == 4
+    assert threading.main_thread().name not in signatures.threads
 
 
 async def test_one_more_than_there_is_room_for_is_told_so() -> None:
