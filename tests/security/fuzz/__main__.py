@@ -32,6 +32,8 @@ MAX_SIZE: Final = 4096
 MEMORY_MIB: Final = 1024
 GRACE: Final = 120
 """Seconds of processor time that a run may take beyond its time, to load and to finish."""
+WALL_SECONDS: Final = 24 * 3600
+"""For one input; the engine itself limits its processor time."""
 GIT: Final = ("git", "-C", str(ENGINE.parent))
 PACKAGE: Final = ":/anyssh"
 
@@ -81,7 +83,7 @@ def run(target: Target, folder: Path, seconds: int) -> Result:
     command = [
         *(sys.executable, str(ENGINE), target.name, str(seconds), str(inputs)),
         *(f"-max_len={MAX_SIZE}", f"-rss_limit_mb={MEMORY_MIB}", f"-artifact_prefix={prefix}"),
-        *("-timeout=0", "-detect_leaks=0", "-print_final_stats=1"),
+        *(f"-timeout={WALL_SECONDS}", "-detect_leaks=0", "-print_final_stats=1"),
     ]
     log = folder / f"{target.name}.log"
     spent = _processor_seconds()
