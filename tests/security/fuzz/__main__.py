@@ -35,7 +35,6 @@ GRACE: Final = 120
 WALL_SECONDS: Final = 24 * 3600
 """For one input; the engine itself limits its processor time."""
 GIT: Final = ("git", "-C", str(ENGINE.parent))
-PACKAGE: Final = ":/anyssh"
 
 
 class Result(NamedTuple):
@@ -63,9 +62,9 @@ Figures = dict[str, dict[str, Result]]
 
 
 def revision() -> str:
-    """Return the commit that changed the package last, with a + if it has changed since."""
-    commit = _output(*GIT, "log", "-1", "--format=%h", "--abbrev=10", "--", PACKAGE)
-    return commit + "+" * bool(_output(*GIT, "status", "--porcelain", "--", PACKAGE))
+    """Return Git's name of the package's contents, with a + if they are not committed."""
+    tree = _output(*GIT, "rev-parse", "--short=10", "HEAD:anyssh")
+    return tree + "+" * bool(_output(*GIT, "status", "--porcelain", "--", ":/anyssh"))
 
 
 def _output(*command: str) -> str:
@@ -130,16 +129,16 @@ def load(path: Path) -> Figures:
     """Return the figures in a file."""
     figures = json.loads(path.read_text()) if path.exists() else {}
     return {
-        commit: {name: Result(*numbers) for name, numbers in by_target.items()}
-        for commit, by_target in figures.items()
+        tree: {name: Result(*numbers) for name, numbers in by_target.items()}
+        for tree, by_target in figures.items()
     }
 
 
 def add(path: Path, more: Figures) -> Figures:
     """Add figures to those in a file; return what is there now."""
     figures = load(path)
-    for commit, by_target in more.items():
-        mine = figures.setdefault(commit, {})
+    for tree, by_target in more.items():
+        mine = figures.setdefault(tree, {})
         for name, result in by_target.items():
             mine[name] = mine.get(name, Result()).plus(result)
     path.write_text(json.dumps(figures, indent=1) + "\n")
@@ -163,9 +162,9 @@ def report(figures: Figures) -> str:
     total = f"{everything.seconds:,} | {everything.executions:,}"
     rows += [f"| **all** | {total} | | | | {everything.findings} |", ""]
     rows += ["| revision | seconds | inputs tried | findings |", "|---|---|---|---|"]
-    for commit, by_target in figures.items():
+    for tree, by_target in figures.items():
         done = _total(by_target.values())
-        rows.append(f"| {commit} | {done.seconds:,} | {done.executions:,} | {done.findings} |")
+        rows.append(f"| {tree} | {done.seconds:,} | {done.executions:,} | {done.findings} |")
     return "\n".join(rows) + "\n"
 
 
@@ -189,12 +188,12 @@ def main() -> int:
     if unknown:
         parser.error(f"no such target: {', '.join(sorted(unknown))}")
     os.environ.setdefault("PYTHONHASHSEED", "0")
-    findings, commit = 0, revision()
+    findings, tree = 0, revision()
     here = options.folder / "results.json"
     for name in options.targets or TARGETS:
         if options.seconds:
             result = run(TARGETS[name], options.folder, options.seconds)
-            add(here, {commit: {name: result}})
+            add(here, {tree: {name: result}})
             findings += result.findings
             print(name, result, flush=True)
         if options.keep:
