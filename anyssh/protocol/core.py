@@ -86,6 +86,9 @@ __all__ = ["Core"]
 
 MESSAGES_PER_CALL: Final = 512
 """Messages handled before the caller may do something else, however small they are."""
+LEAST_MESSAGES_PER_CALL: Final = 64
+MESSAGES_PER_CHANNEL: Final = 8
+"""How many messages it is worth to wake a task of the application, as each channel may have one."""
 
 # Python 3.11 takes long to look a member of an enumeration up.
 _VERSION: Final = Phase.VERSION
@@ -200,6 +203,7 @@ class Core:
         self._saw_connection_message = False
         self._deadline: float | None = now + config.limits.version_time
         self.has_backlog: bool = False
+        self._messages_per_call = LEAST_MESSAGES_PER_CALL
         self._is_halted = False
         self._handlers = _Handlers(self)
         self.exchanger.start()
@@ -479,7 +483,7 @@ class Core:
             self._budget.check_stranger()
         if self._is_halted:
             return
-        for _ in range(MESSAGES_PER_CALL):
+        for _ in range(self._messages_per_call):
             payload = transport.next_payload()
             if payload is None:
                 break
@@ -495,10 +499,16 @@ class Core:
                 return
         else:
             self.has_backlog = True
+            self._limit_messages()
         if transport.pending or not self.can_send:
             self._budget.check_unread_answers(self._connection)
         if self.phase is _RUNNING and transport.gives_receipts:
             self._reconnector.give_receipt_if_due(self._now)
+
+    def _limit_messages(self) -> None:
+        """Have a call take about the same time, whatever number of tasks it wakes."""
+        woken = MESSAGES_PER_CHANNEL * self._connection.channel_count
+        self._messages_per_call = max(LEAST_MESSAGES_PER_CALL, MESSAGES_PER_CALL - woken)
 
     def _receive_by_rule(self, number: int, payload: bytes, rule: Rule | None) -> None:
         if not self.is_running:

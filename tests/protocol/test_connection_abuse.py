@@ -675,6 +675,25 @@ def test_a_flood_costs_nothing_or_ends_the_connection(state: str, number: int) -
         assert flood.error.reason == 2
 
 
+@pytest.mark.parametrize("channels, messages", [(1, 504), (30, 272), (200, 64)])
+def test_a_call_handles_fewer_messages_where_each_may_wake_a_task(
+    channels: int, messages: int
+) -> None:
+    """T-33, HR-05: what the reader does before others have their turn takes about as long"""
+    flood = Flood()
+    targets = [flood.open(number) for number in range(channels)]
+    sender = flood.pair.cores[flood.victim.other].transport
+    for number in range(2000):
+        sender.send(ChannelData(targets[number % channels].local_id, b"x").encode())
+    events = list(flood.core.receive_data(sender.take_output(), flood.pair.now))
+    calls = [len(events)]
+    while flood.core.has_backlog:
+        calls.append(len(flood.core.receive_data(b"", flood.pair.now)))
+    assert calls[:2] == [64, messages]
+    assert max(calls) == messages
+    assert sum(calls) == 2000
+
+
 @pytest.mark.parametrize("number", [2, 3, 4, 200])
 def test_noise_is_endured_at_a_moderate_rate(number: int) -> None:
     """HR-29: 1,024 messages at once, then 128 each second; large ones count 4 MiB at once"""

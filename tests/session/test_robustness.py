@@ -93,6 +93,38 @@ async def test_a_peer_that_takes_one_byte_at_a_time_stops_nobody() -> None:
         tasks.cancel_scope.cancel()
 
 
+async def test_a_peer_that_writes_to_many_channels_leaves_others_their_turn() -> None:
+    """HR-05: between two turns of anybody else, few of its channels' tasks have theirs."""
+    woken = received = 0
+    turns: list[int] = []
+
+    async def count() -> None:
+        while True:
+            before = woken
+            await anyio.lowlevel.checkpoint()
+            turns.append(woken - before)
+
+    async def take(channel: anyssh.Channel) -> None:
+        nonlocal woken, received
+        async for chunk in channel:
+            woken += 1
+            received += len(chunk)
+
+    async with session_pair() as (client, server), anyio.create_task_group() as tasks:
+        tasks.start_soon(server.serve, take)
+        channels = [await client.open_channel() for _ in range(300)]
+        tasks.start_soon(count)
+        for _ in range(8):
+            for channel in channels:
+                assert channel.send_nowait(b"x") == 1
+        with anyio.fail_after(10):
+            while received < 8 * len(channels):  # noqa: ASYNC110
+                await anyio.sleep(0.001)
+        tasks.cancel_scope.cancel()
+    # Trio runs the tasks of a turn in any order, so two turns may come together.
+    assert 0 < max(turns) <= 2 * 64
+
+
 async def test_used_up_keys_end_calls_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     async with (
         session_pair() as (client, server),
