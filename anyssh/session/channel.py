@@ -485,13 +485,15 @@ class Channel(ByteStream):
         :raises ~anyio.BrokenResourceError: the peer has closed the channel, or the session ended
         """
         await anyio.lowlevel.checkpoint()
-        await self._session._wait_for_room()
+        session = self._session
+        while self._closed is None and session._connection.wait_for_room():
+            await session._changed.wait()
         self._require_usable()
-        slot = self._session._connection.request_channel(
+        slot = session._connection.request_channel(
             self._state, name, payload, want_reply=want_reply
         )
         try:
-            return await self._session._reply(slot, want_reply, task_status)
+            return await session._reply(slot, want_reply, task_status)
         except SSHError as error:
             raise anyio.BrokenResourceError(str(error)) from error
 
@@ -579,6 +581,7 @@ class Channel(ByteStream):
         self._changed.notify()
         self._writable.notify()
         self._notify_receivers()
+        self._session._changed.notify()  # for requests that wait for room
         self._requests.end()
         if self._arrivals is not None:
             self._arrivals.end()

@@ -836,6 +836,46 @@ async def test_a_flood_of_requests_is_held_up_where_nobody_reads() -> None:
         await running.result()
 
 
+@pytest.mark.parametrize("closer", ["server", "client"])
+async def test_a_channel_closes_although_a_request_of_it_cannot_leave(closer: str) -> None:
+    """What the other side does not read holds up requests, but not what it says itself."""
+    faulty: list[FaultStream] = []
+
+    def wrap(inner: Any) -> FaultStream:
+        faulty.append(FaultStream(inner))
+        return faulty[0]
+
+    config = fast(anyssh.Limits(pending_output=64 * KIB, close_time=0.2))
+    async with (
+        nothing_left_behind(),
+        pair(config, config) as (client, near),
+        pair(config, config, client_stream=wrap) as (far, server),
+        anyio.create_task_group() as group,
+    ):
+        running = Call(group, partial(anyssh.pipe, near, far))
+        asked, accepted = await channel_pair(client, server)
+        other, other_accepted = await channel_pair(client, server)
+        faulty[0].stall(Direction.SEND)
+        while far._core.room > 0:
+            await client.request("news", bytes(4 * KIB), want_reply=False)
+            await settle()
+        question = Call(group, partial(asked.request, "question"))
+        await settle()
+        assert not question.is_done
+        with anyio.fail_after(LIMIT):
+            if closer == "server":
+                await accepted.aclose(exit_status=3)
+                assert (await asked.wait_closed()).exit_status == 3
+            else:
+                await asked.aclose()
+            assert not await question.result()
+            await other_accepted.send(b"goes on")
+            assert await receive_exactly(other, 7) == b"goes on"
+            assert far._core.room <= 0
+            await client.aclose()
+            await running.result()
+
+
 @pytest.mark.parametrize("turns", [*range(12), 20, 40])
 async def test_cancelling_a_pipe_of_sessions_leaves_them_usable(turns: int) -> None:
     """PIP-07, CAN-01."""
