@@ -296,37 +296,51 @@ async def test_a_gibibyte_through_a_forwarded_port(figure: Figure) -> None:
 @pytest.mark.parametrize("means", ["password", "key"])
 async def test_refusals_take_the_same_time_for_everybody(means: str, figure: Figure) -> None:
     """T-28, HR-38: known users and unknown ones, although judging the known takes much longer."""
-    thinking, samples, at_once = 0.02, 400, 8
+    thinking, samples, at_once = 0.02, 400, 4
     wrong_key = anyssh.generate_key("ssh-ed25519")
+    chance = random.Random(28)
+    too_slow: set[str] = set()
 
     async def authenticate(attempt: anyssh.AuthAttempt) -> object | None:
         if attempt.username.startswith("known"):
+            started = time.perf_counter()
             await anyio.sleep(thinking)
+            if time.perf_counter() - started > 2 * thinking:
+                too_slow.add(attempt.username)
         return None
 
     server = server_of(authenticate=authenticate)
     times: dict[str, list[float]] = {"known": [], "unknown": []}
 
+    async def try_once(user: str, port: int) -> float:
+        credentials = (
+            anyssh.ClientCredentials(user, password="wrong")
+            if means == "password"
+            else anyssh.ClientCredentials(user, keys=[wrong_key])
+        )
+        stream = await anyio.connect_tcp("127.0.0.1", port)
+        async with client_of(stream, credentials=None) as client:
+            started = time.perf_counter()
+            with pytest.raises(anyssh.AuthenticationError):
+                await client.authenticate(credentials)
+            return time.perf_counter() - started
+
     async def try_some(numbers: Sequence[int], port: int) -> None:
         for number in numbers:
-            for kind, measured in times.items():
-                user = f"{kind}{number}"
-                credentials = (
-                    anyssh.ClientCredentials(user, password="wrong")
-                    if means == "password"
-                    else anyssh.ClientCredentials(user, keys=[wrong_key])
-                )
-                stream = await anyio.connect_tcp("127.0.0.1", port)
-                async with client_of(stream, credentials=None) as client:
-                    started = time.perf_counter()
-                    with pytest.raises(anyssh.AuthenticationError):
-                        await client.authenticate(credentials)
-                    measured.append(time.perf_counter() - started)
+            kinds = list(times)
+            chance.shuffle(kinds)
+            taken = {kind: await try_once(f"{kind}{number}", port) for kind in kinds}
+            # A verdict that comes after the time of a refusal is not held back any longer. It
+            # does where others keep the machine busy, which is not what is measured here.
+            if f"known{number}" not in too_slow:
+                for kind, measured in times.items():
+                    measured.append(taken[kind])
 
     async def serve(session: anyssh.ServerSession) -> None:
         await session.wait_closed()
 
     async def difference() -> float:
+        too_slow.clear()
         for measured in times.values():
             measured.clear()
         async with (
@@ -339,6 +353,8 @@ async def test_refusals_take_the_same_time_for_everybody(means: str, figure: Fig
                 for first in range(at_once):
                     clients.start_soon(try_some, range(first, samples, at_once), port)
             group.cancel_scope.cancel()
+        counted = len(times["known"])
+        assert counted > samples // 4, f"in {samples - counted} cases the machine was too busy"
         medians = [statistics.median(measured) for measured in times.values()]
         figure(
             "ms between known and unknown, medians", f"{abs(medians[0] - medians[1]) * 1000:.2f}"

@@ -1418,3 +1418,30 @@ def test_other_keys_are_no_keys_of_ours() -> None:
             make(x25519.X25519PrivateKey.generate())
         with pytest.raises(TypeError, match="not str"):
             make("id_ed25519")
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("means", ["password", "key"])
+async def test_a_refusal_takes_as_long_whatever_the_judge_thinks(
+    autojump_clock: object, means: str
+) -> None:
+    """HR-38: by a clock that only waiting moves, so that no other work of the machine counts."""
+    wrong = {"password": "wrong"} if means == "password" else {"keys": [key_of("ssh-ed25519")]}
+
+    async def time_of_refusal(username: str, thinking: float) -> float:
+        async def authenticate(attempt: anyssh.AuthAttempt) -> object | None:
+            await anyio.sleep(thinking)
+            return None
+
+        credentials = ClientCredentials(username, **wrong)  # type: ignore[arg-type]
+        server = make_server(authenticate=authenticate)
+        async with connected(server, credentials=None) as (client, _):
+            started = anyio.current_time()
+            with pytest.raises(anyssh.AuthenticationError):
+                await client.authenticate(credentials)
+            return anyio.current_time() - started
+
+    for username in ("known", "unknown"):
+        times = [await time_of_refusal(username, thinking) for thinking in (0.0, 0.02, 0.049)]
+        assert all(0.05 <= seconds <= 0.06 for seconds in times), times
+        assert max(times) - min(times) < 1e-6, times
