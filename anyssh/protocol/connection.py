@@ -7,7 +7,6 @@ their message through; what they still check is what only the channel table can 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection
 from enum import Enum, auto
 from typing import Final, Protocol
@@ -133,7 +132,7 @@ class Connection:
         self.continuity: Continuity | None = None
         self.pending_service: str | None = None
         self._link: Link | None = None
-        self._held: deque[bytes] = deque()
+        self._held: list[bytes] = []
         self.held_size: int = 0
         self.own_waiting: int = 0
         self._channels: dict[int, ChannelState] = {}
@@ -145,7 +144,7 @@ class Connection:
         self._granted = 0
         self._offered = 0
         self._kept_bytes = 0
-        self._replies: deque[ReplySlot] = deque()
+        self._replies: list[ReplySlot] = []
         self._requests = RequestLine()
         self._answers_waiting = 0
         self.handlers: dict[int, Callable[[Buffer], None]] = {
@@ -191,10 +190,10 @@ class Connection:
         link = self._link
         if link is None:
             return
-        while self._held and link.can_send:
-            payload = self._held.popleft()
-            self.held_size -= len(payload) + HELD_OVERHEAD
-            link.send(payload)
+        if self._held and link.can_send:
+            held, self._held, self.held_size = self._held, [], 0
+            for payload in held:
+                link.send(payload)
         self.pass_turn()
 
     def pass_turn(self) -> None:
@@ -521,7 +520,7 @@ class Connection:
         self._kept_bytes -= channel.requests.size
         self._answers_waiting -= channel.requests.answers_waiting
         channel.requests.clear()
-        replies, channel.replies = channel.replies, deque()
+        replies, channel.replies = channel.replies, []
         for slot in replies:
             self._emit(ReplyReceived(slot, False, b""))
         self.stop_sending(channel)
@@ -843,11 +842,11 @@ class Connection:
         if channel is not None:
             self._replied(channel.replies, False, b"")
 
-    def _replied(self, slots: deque[ReplySlot], is_success: bool, payload: bytes) -> None:
+    def _replied(self, slots: list[ReplySlot], is_success: bool, payload: bytes) -> None:
         if not slots:
             self._count_noise(len(payload))
             return
-        self._emit(ReplyReceived(slots.popleft(), is_success, payload))
+        self._emit(ReplyReceived(slots.pop(0), is_success, payload))
 
 
 def _check_window(size: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from logging import Logger, getLogger
 from typing import Any, Self
@@ -106,7 +105,7 @@ class Session(ForwardingMethods, SessionLife):
             on_progress=on_progress,
         )
         self._channels: dict[Channel, None] = {}
-        self._openings: deque[ChannelOpening] = deque()
+        self._openings: list[ChannelOpening] = []
         self._opening_came = Notice()
         self._pending_replies: set[PendingReply] = set()
         self._granted_service: str | None = None
