@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from enum import Enum, auto
+from types import MethodType
 from typing import Final, Protocol
 
 from ..config import SessionConfig
@@ -121,6 +122,34 @@ class Connection:
     :ivar pending_service: asked for and not granted yet
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_answers_waiting",
+        "_attachment",
+        "_channels",
+        "_closing",
+        "_config",
+        "_granted",
+        "_held",
+        "_kept_bytes",
+        "_limits",
+        "_link",
+        "_next_id",
+        "_offered",
+        "_packet_size",
+        "_remote_ids",
+        "_replies",
+        "_requests",
+        "_room_is_awaited",
+        "_service_requests",
+        "_waiting_for_turn",
+        "continuity",
+        "handlers",
+        "held_size",
+        "own_waiting",
+        "pending_service",
+    )
+
     def __init__(
         self, config: SessionConfig, service_requests: Collection[str] = frozenset()
     ) -> None:
@@ -136,7 +165,7 @@ class Connection:
         self.held_size: int = 0
         self.own_waiting: int = 0
         self._channels: dict[int, ChannelState] = {}
-        self._remote_ids: set[int] = set()
+        self._remote_ids: dict[int, None] = {}
         self._closing: dict[int, ChannelState] = {}
         self._waiting_for_turn: dict[ChannelState, None] = {}
         self._room_is_awaited = False
@@ -147,22 +176,7 @@ class Connection:
         self._replies: list[ReplySlot] = []
         self._requests = RequestLine()
         self._answers_waiting = 0
-        self.handlers: dict[int, Callable[[Buffer], None]] = {
-            MessageNumber.GLOBAL_REQUEST: self._global_request,
-            MessageNumber.REQUEST_SUCCESS: self._request_success,
-            MessageNumber.REQUEST_FAILURE: self._request_failure,
-            MessageNumber.CHANNEL_OPEN: self._channel_open,
-            MessageNumber.CHANNEL_OPEN_CONFIRMATION: self._open_confirmation,
-            MessageNumber.CHANNEL_OPEN_FAILURE: self._open_failure,
-            MessageNumber.CHANNEL_WINDOW_ADJUST: self._window_adjust,
-            MessageNumber.CHANNEL_DATA: self._data,
-            MessageNumber.CHANNEL_EXTENDED_DATA: self._extended_data,
-            MessageNumber.CHANNEL_EOF: self._eof,
-            MessageNumber.CHANNEL_CLOSE: self._close,
-            MessageNumber.CHANNEL_REQUEST: self._channel_request,
-            MessageNumber.CHANNEL_SUCCESS: self._channel_success,
-            MessageNumber.CHANNEL_FAILURE: self._channel_failure,
-        }
+        self.handlers: dict[int, Callable[[Buffer], None]] = _Handlers(self)
 
     def learn_peer(self, version: PeerVersion) -> None:
         """Adapt to whom the session is with."""
@@ -387,7 +401,7 @@ class Connection:
         if self._channels.pop(channel.local_id, None) is not None:
             if channel.phase is not ChannelPhase.CLOSING:
                 self._granted -= channel.receive_window.limit
-            self._remote_ids.discard(channel.remote_id)
+            self._remote_ids.pop(channel.remote_id, None)
         channel.move(ChannelPhase.CLOSED)
 
     def _open_count(self) -> int:
@@ -630,7 +644,7 @@ class Connection:
         channel.remote_id = remote_id
         channel.send_window = window
         channel.send_packet_size = min(packet_size, self._packet_size)
-        self._remote_ids.add(remote_id)
+        self._remote_ids[remote_id] = None
 
     def _open_confirmation(self, payload: Buffer) -> None:
         message = ChannelOpenConfirmation.decode(payload)
@@ -847,6 +861,38 @@ class Connection:
             self._count_noise(len(payload))
             return
         self._emit(ReplyReceived(slots.pop(0), is_success, payload))
+
+
+_HANDLERS: Final[dict[int, Callable[[Connection, Buffer], None]]] = {
+    MessageNumber.GLOBAL_REQUEST: Connection._global_request,
+    MessageNumber.REQUEST_SUCCESS: Connection._request_success,
+    MessageNumber.REQUEST_FAILURE: Connection._request_failure,
+    MessageNumber.CHANNEL_OPEN: Connection._channel_open,
+    MessageNumber.CHANNEL_OPEN_CONFIRMATION: Connection._open_confirmation,
+    MessageNumber.CHANNEL_OPEN_FAILURE: Connection._open_failure,
+    MessageNumber.CHANNEL_WINDOW_ADJUST: Connection._window_adjust,
+    MessageNumber.CHANNEL_DATA: Connection._data,
+    MessageNumber.CHANNEL_EXTENDED_DATA: Connection._extended_data,
+    MessageNumber.CHANNEL_EOF: Connection._eof,
+    MessageNumber.CHANNEL_CLOSE: Connection._close,
+    MessageNumber.CHANNEL_REQUEST: Connection._channel_request,
+    MessageNumber.CHANNEL_SUCCESS: Connection._channel_success,
+    MessageNumber.CHANNEL_FAILURE: Connection._channel_failure,
+}
+
+
+class _Handlers(dict[int, Callable[[Buffer], None]]):
+    """What handles the messages of one connection; bound when a message of its kind first comes."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__()
+        self._connection = connection
+
+    def __missing__(self, number: int) -> Callable[[Buffer], None]:
+        handler = self[number] = MethodType(_HANDLERS[number], self._connection)
+        return handler
 
 
 def _check_window(size: int) -> None:

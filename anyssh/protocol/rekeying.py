@@ -51,6 +51,17 @@ class _Mark:
 class Rekeying:
     """Watches one transport's counters."""
 
+    __slots__ = (
+        "_bucket",
+        "_config",
+        "_habit",
+        "_last",
+        "_last_time",
+        "_overhead",
+        "_quiet_until",
+        "_transport",
+    )
+
     def __init__(self, config: SessionConfig, transport: Transport) -> None:
         limits = config.limits
         self._config = config
