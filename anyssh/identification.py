@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 __all__ = ["PeerVersion", "local_identification"]
@@ -27,6 +28,7 @@ _DEV_TUNNELS_GO_NAME: Final = "dev-tunnels-ssh-go"
 _OUR_NAME: Final = "anyssh"
 
 
+@lru_cache(maxsize=1)
 def local_identification(version: str) -> str:
     """Return our own line, without its end: ``SSH-2.0-anyssh_<version>``."""
     return f"SSH-2.0-{_OUR_NAME}_{version}"
@@ -47,22 +49,14 @@ class PeerVersion:
     name: str
     version: str
 
-    @classmethod
-    def parse(cls, text: str) -> PeerVersion:
+    @staticmethod
+    def parse(text: str) -> PeerVersion:
         """Split an identification line.
 
         :param text: the identification line without its line end
         :raises ValueError: it is not one
         """
-        match = _LINE.fullmatch(text)
-        if match is None:
-            raise ValueError(f"not an SSH identification: {text[:64]!r}")
-        product = match["software"].split(" ", 1)[0]
-        name, underscore, tail = product.rpartition("_")
-        if not underscore:
-            name, tail = product, ""
-        version = _VERSION.match(tail)
-        return cls(text, match["protocol"], name.replace("_", " "), version[0] if version else "")
+        return _parsed(text)
 
     @property
     def is_dev_tunnels(self) -> bool:
@@ -81,3 +75,19 @@ class PeerVersion:
 
     def __str__(self) -> str:
         return self.text
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: str) -> PeerVersion:
+    """Split an identification line; most peers send one of a few."""
+    match = _LINE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"not an SSH identification: {text[:64]!r}")
+    product = match["software"].split(" ", 1)[0]
+    name, underscore, tail = product.rpartition("_")
+    if not underscore:
+        name, tail = product, ""
+    version = _VERSION.match(tail)
+    return PeerVersion(
+        text, match["protocol"], name.replace("_", " "), version[0] if version else ""
+    )

@@ -180,6 +180,27 @@ class Channel(ByteStream):
     ``async with`` closes it.
     """
 
+    __slots__ = (
+        "_arrivals",
+        "_attributes",
+        "_bytes_are_over",
+        "_changed",
+        "_closed",
+        "_inbox",
+        "_is_closed_here",
+        "_is_sending",
+        "_open_payload",
+        "_recipient",
+        "_refusal",
+        "_requests",
+        "_send_guard",
+        "_session",
+        "_state",
+        "_stderr",
+        "_stderr_guard",
+        "_writable",
+    )
+
     def __init__(self, session: Session, state: ChannelState, open_payload: bytes = b"") -> None:
         self._session = session
         self._state = state
@@ -721,6 +742,8 @@ class Channel(ByteStream):
 
 class ChannelOpening:
     """A channel that the peer wants to open and that waits for our decision."""
+
+    __slots__ = ("_payload", "_session", "_state")
 
     def __init__(self, session: Session, state: ChannelState, payload: bytes) -> None:
         self._session = session

@@ -37,7 +37,7 @@ from ..protocol import Core, Phase
 from ..protocol.events import Event
 from ._backend import running_backend
 from ._direct import DirectWriter
-from ._waiting import Notice
+from ._waiting import Latch, Notice
 from .errors import ConnectionLost
 
 __all__ = ["Link", "StartTask"]
@@ -92,6 +92,33 @@ class Link:
     :param start_task: starts a task that ends with the session at the latest
     """
 
+    __slots__ = (
+        "_alarm",
+        "_backend",
+        "_contour",
+        "_direct",
+        "_error",
+        "_finished",
+        "_is_held",
+        "_is_released",
+        "_is_steady",
+        "_limits",
+        "_output",
+        "_read_until",
+        "_reading",
+        "_receive",
+        "_rest",
+        "_start_task",
+        "_unpaused",
+        "_write_until",
+        "_writer",
+        "_writing",
+        "_written",
+        "core",
+        "dispatch",
+        "stream",
+    )
+
     def __init__(
         self,
         stream: AnyByteStream,
@@ -118,16 +145,17 @@ class Link:
         self._output = Notice()
         self._rest = b""
         self._is_held = False
-        self._writing = anyio.CancelScope(shield=True)
+        self._writing: anyio.CancelScope | None = None
+        self._write_until = math.inf
         self._written = Notice()
-        self._reading = anyio.CancelScope()
+        self._reading: anyio.CancelScope | None = None
         self._read_until = math.inf
-        self._alarm = anyio.CancelScope()
+        self._alarm: anyio.CancelScope | None = None
         self._is_steady = False
         self._error: Exception | None = None
         self._is_released = False
         self._unpaused = Notice()
-        self._finished = anyio.Event()
+        self._finished = Latch()
 
     @property
     def error(self) -> Exception | None:
@@ -155,18 +183,25 @@ class Link:
         if self._read_until == math.inf:
             self._limit_writing()
             self._read_until = anyio.current_time() + self._limits.close_time
-            self._reading.deadline = min(self._reading.deadline, self._read_until)
+            if self._reading is not None:
+                self._reading.deadline = min(self._reading.deadline, self._read_until)
 
     def _limit_writing(self) -> None:
         deadline = anyio.current_time() + self._limits.disconnect_time
-        self._writing.deadline = min(self._writing.deadline, deadline)
+        self._write_until = min(self._write_until, deadline)
+        if self._writing is not None:
+            self._writing.deadline = self._write_until
+
+    def _stop_reading(self) -> None:
+        self._read_until = -math.inf
+        if self._reading is not None:
+            self._reading.cancel()
 
     def hurry(self) -> None:
         """Give the goodbye no more than :attr:`Limits.disconnect_time`, and the peer no time."""
         if not self._finished.is_set():
             self._limit_writing()
-            self._read_until = -math.inf
-            self._reading.cancel()
+            self._stop_reading()
 
     def release(self) -> None:
         """End the tasks, but neither the core nor the stream; only while the core is paused.
@@ -182,7 +217,7 @@ class Link:
         """Have every task see that the end has come."""
         self._unpaused.notify()
         self._output.notify()
-        if self._alarm is not self._reading:
+        if self._alarm is not None and self._alarm is not self._reading:
             self._alarm.cancel()
 
     async def wait_finished(self) -> None:
@@ -205,13 +240,22 @@ class Link:
             self._writer = _ABSENT
             self.advance()
             await self._read()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._end()
+
+    async def _end(self) -> None:
+        """Let the last words leave, then close the stream, unless it goes on elsewhere."""
+        try:
             if not self._is_released:
                 self._tell_core(self.core.receive_eof)
             while self._writer is _IDLE or self._writer is _Writer.BUSY:
                 await self._written.wait()
         finally:
             self._writer = _Writer.GONE
-            self._writing.cancel()
+            self._write_until = -math.inf
+            if self._writing is not None:
+                self._writing.cancel()
             if not self._is_released:
                 await self._close_stream()
             direct, self._direct = self._direct, None
@@ -286,8 +330,12 @@ class Link:
 
     async def _read(self) -> None:
         """Receive until the peer has closed its side, or time is up."""
+        is_due = False
         while not self._is_released:
-            with anyio.CancelScope(deadline=self._read_until) as self._reading:
+            with anyio.CancelScope(deadline=self._read_until, shield=True) as self._reading:
+                if is_due:
+                    self._tell_core(self.core.handle_timeout)
+                    await self._let_others_go_on()
                 if self._direct is not None:
                     self._alarm = self._reading
                     self._set_alarm()
@@ -295,8 +343,7 @@ class Link:
                 return
             if anyio.current_time() >= self._read_until:
                 return
-            self._tell_core(self.core.handle_timeout)
-            await self._let_others_go_on()
+            is_due = True
 
     async def _receive_all(self) -> None:
         core = self.core
@@ -316,6 +363,7 @@ class Link:
                 self._lost(error)
                 return
             self._tell_core(self._take, data)
+            del data  # or it would stay until the next
             # To wait for the stream takes a while to begin; who was woken does not wait for that.
             await self._let_others_go_on()
 
@@ -383,8 +431,9 @@ class Link:
             self._wake_writer()
 
     async def _write(self) -> None:
+        writing = self._writing = anyio.CancelScope(deadline=self._write_until, shield=True)
         try:
-            with self._writing:
+            with writing:
                 while True:
                     await self._write_pending()
                     if self.core.phase is _TERMINATED:
@@ -401,7 +450,7 @@ class Link:
         finally:
             self._writer = _Writer.GONE
             self._written.notify()
-        if self._is_released and self._writing.cancelled_caught:
+        if self._is_released and writing.cancelled_caught:
             error = SSHError("the peer reads too slowly to be handed over")
             self.core.lose(error, anyio.current_time())
 
@@ -436,8 +485,7 @@ class Link:
         try:
             await self.stream.send_eof()
         except NotImplementedError:
-            self._read_until = -math.inf
-            self._reading.cancel()
+            self._stop_reading()
         except Exception as error:  # whatever a stream raises means that it is gone
             self._lost(error)
 
@@ -450,9 +498,11 @@ class Link:
 
     def _set_alarm(self) -> None:
         """Let the alarm go off no later than the core needs it; too early does no harm."""
-        deadline = self.core.next_deadline()
-        if deadline is not None and deadline < self._alarm.deadline:
-            self._alarm.deadline = deadline
+        alarm = self._alarm
+        if alarm is not None:
+            deadline = self.core.next_deadline()
+            if deadline is not None and deadline < alarm.deadline:
+                alarm.deadline = deadline
 
     async def _keep_time(self) -> None:
         """Tell the core when it has something to do, on a stream whose reader cannot."""

@@ -25,7 +25,7 @@ from ..errors import HostKeyError, LocalProtocolError, ReconnectError, SSHError
 from ..protocol import Core, Phase
 from ..protocol.events import ConnectionTerminated, Event, SessionResumed
 from ..protocol.transport import Traffic
-from ._waiting import Notice
+from ._waiting import Latch, Notice
 from .errors import ConnectionLost
 from .link import Link, StartTask
 
@@ -79,11 +79,13 @@ NEXT_STATES: Final[Mapping[SessionState, tuple[SessionState, ...]]] = {
 class Attempt:
     """One try to go on over a new stream."""
 
+    __slots__ = ("_links", "error", "is_over", "link")
+
     def __init__(self, links: Links, stream: AnyByteStream, core: Core) -> None:
         self._links = links
         self.link: Link = links.make_link(stream, core, self._dispatch)
         self.error: SSHError | None = None
-        self.is_over: anyio.Event = anyio.Event()
+        self.is_over: Latch = Latch()
 
     def _dispatch(self, events: Sequence[Event]) -> None:
         for index, event in enumerate(events):
@@ -141,6 +143,28 @@ class Links:
     :param start_task: starts a task that ends with the session at the latest
     """
 
+    __slots__ = (
+        "_attempt",
+        "_attempt_came",
+        "_bad_attempts",
+        "_connectable",
+        "_connecting",
+        "_contour",
+        "_delay",
+        "_dispatch",
+        "_expires",
+        "_finished",
+        "_is_over",
+        "_last_error",
+        "_limits",
+        "_link",
+        "_make_core",
+        "_past",
+        "_running",
+        "_search",
+        "_start_task",
+    )
+
     def __init__(
         self,
         stream: AnyByteStream,
@@ -163,13 +187,13 @@ class Links:
         self._running: Attempt | None = None
         self._attempt_came = Notice()
         self._search: anyio.CancelScope | None = None
-        self._connecting = anyio.CancelScope()
+        self._connecting: anyio.CancelScope | None = None
         self._expires = math.inf
         self._delay = FIRST_DELAY
         self._last_error: Exception | None = None
         self._bad_attempts = 0
         self._is_over = False
-        self._finished = anyio.Event()
+        self._finished = Latch()
 
     # The present link
 
@@ -201,15 +225,14 @@ class Links:
     async def run(self) -> None:
         """Run one link after the other until the session is over.
 
-        Shielded: it is the session that ends this, and nothing else closes a stream that comes
-        at the last moment.
+        Each wait is shielded: it is the session that ends this, and nothing else closes a stream
+        that comes at the last moment.
         """
         link: Link | None = self.current
         try:
-            with anyio.CancelScope(shield=True):
-                while link is not None:
-                    await link.run()
-                    link = await self._next()
+            while link is not None:
+                await link.run()
+                link = await self._next()
         finally:
             self._finished.set()
 
@@ -252,7 +275,7 @@ class Links:
     async def _next(self) -> Link | None:
         """Return the next link; None when the session is over."""
         if not self._is_over:
-            with anyio.CancelScope(deadline=self._expires) as self._search:
+            with anyio.CancelScope(deadline=self._expires, shield=True) as self._search:
                 if self._connectable is None:
                     await self._wait_for_attempt()
                 else:
@@ -306,7 +329,8 @@ class Links:
             raise LocalProtocolError("the session is over, or another stream is being tried")
         self._attempt = Attempt(self, stream, core or self._make_core())
         self._attempt_came.notify()
-        self._connecting.cancel()
+        if self._connecting is not None:
+            self._connecting.cancel()
         return self._attempt
 
     def go_on(self, link: Link, events: Sequence[Event]) -> None:

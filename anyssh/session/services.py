@@ -282,6 +282,8 @@ _responsible: Final = lru_cache(maxsize=16)(_Responsible)
 class ServiceHost:
     """Makes the services of one session when they are needed, and ends them with it."""
 
+    __slots__ = ("_active", "_registered", "_responsible", "_session")
+
     def __init__(self, session: Session, registered: Mapping[type[SessionService], Any]) -> None:
         for kind in registered:
             if not issubclass(kind, SessionService):

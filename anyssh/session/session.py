@@ -58,17 +58,16 @@ logger: Logger = getLogger("anyssh")
 class ChannelOpenings:
     """Iterates over the channels that the peer wants to open; ends with the session."""
 
+    __slots__ = "_session"
+
     def __init__(self, session: Session) -> None:
         self._session = session
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> ChannelOpening:
-        opening = await self._session._next_opening(None)
-        if opening is None:
-            raise StopAsyncIteration
-        return opening
+    def __anext__(self) -> Awaitable[ChannelOpening]:
+        return self._session._next_opening(None, StopAsyncIteration)
 
 
 class Session(ForwardingMethods, SessionLife):
@@ -77,6 +76,16 @@ class Session(ForwardingMethods, SessionLife):
     Entered once, with ``async with``, and left in the same task. Leaving says goodbye, closes the
     stream and ends every task of the session.
     """
+
+    __slots__ = (
+        "_channels",
+        "_granted_service",
+        "_opening_came",
+        "_openings",
+        "_pending_replies",
+        "_requests",
+        "_service_host",
+    )
 
     def __init__(
         self,
@@ -107,7 +116,7 @@ class Session(ForwardingMethods, SessionLife):
         self._channels: dict[Channel, None] = {}
         self._openings: list[ChannelOpening] = []
         self._opening_came = Notice()
-        self._pending_replies: set[PendingReply] = set()
+        self._pending_replies: dict[PendingReply, None] = {}
         self._granted_service: str | None = None
         self._requests = RequestQueue(self._refuse_request)
 
@@ -179,9 +188,7 @@ class Session(ForwardingMethods, SessionLife):
         :raises SSHError: the session has ended
         """
         self._requests.disregard()
-        opening = await self._next_opening(channel_type)
-        if opening is None:
-            raise self._failure()
+        opening = await self._next_opening(channel_type, self._failure)
         return opening.accept_nowait()
 
     async def serve(self, handler: Callable[[Channel], Awaitable[object]]) -> None:
@@ -209,7 +216,10 @@ class Session(ForwardingMethods, SessionLife):
             except Exception:
                 logger.exception("the handler of %r failed", channel)
 
-    async def _next_opening(self, channel_type: str | None) -> ChannelOpening | None:
+    async def _next_opening(
+        self, channel_type: str | None, end: Callable[[], Exception]
+    ) -> ChannelOpening:
+        """Return the next channel that the peer wants to open; raise ``end()`` after the last."""
         if self._openings or self._end is not None:
             await anyio.lowlevel.checkpoint()
         while True:
@@ -218,7 +228,7 @@ class Session(ForwardingMethods, SessionLife):
                     self._openings.remove(opening)
                     return opening
             if self._end is not None:
-                return None
+                raise end()
             await self._opening_came.wait()
 
     def _accept_opening(
@@ -289,13 +299,13 @@ class Session(ForwardingMethods, SessionLife):
             task_status.started()
             return Reply(True)
         pending = PendingReply(slot)
-        self._pending_replies.add(pending)
+        self._pending_replies[pending] = None
         self._advance()
         task_status.started()
         try:
             return await pending.wait()
         finally:
-            self._pending_replies.discard(pending)
+            del self._pending_replies[pending]
             pending.abandon()
 
     def _answer_request(self, request: PendingRequest, is_success: bool, payload: bytes) -> None:
