@@ -36,6 +36,11 @@ class ByteQueue:
             chunks.append(data)
         self.size += len(data)
 
+    def put_back(self, data: Buffer) -> None:
+        """Add what was taken last, or the end of it, at the front again."""
+        self._chunks.appendleft(data)
+        self.size += len(data)
+
     def take(self, max_bytes: int) -> bytes:
         """Remove and return up to ``max_bytes`` from the front; there must be some."""
         chunks = self._chunks

@@ -36,9 +36,10 @@ from ..protocol.events import (
 )
 from ..trace import TraceHandler, TraceId, TraceLevel
 from ._waiting import Notice
-from .channel import Channel, ChannelOpening
+from .channel import Attendant, Channel, ChannelOpening
 from .credentials import CertifiedKey, KeyPair
 from .life import LIFE_HANDLERS, ProgressHandler, SessionLife, Transport
+from .link import Together
 from .links import SessionState
 from .requests import (
     ChannelRequest,
@@ -168,10 +169,42 @@ class Session(ForwardingMethods, SessionLife):
                 await channel._first_request(request)
         except BaseException:
             self._channels.pop(channel, None)
-            self._connection.abandon_open(state)
             channel._close_now()
             raise
         return channel
+
+    def open_channel_nowait(
+        self, attendant: Attendant, channel_type: str = "session", *, payload: bytes = b""
+    ) -> Channel:
+        """Ask for a channel, and have its answer and all that follows told to an attendant.
+
+        For relays of many channels, that need no task for each then. The attendant is told that
+        the channel was opened or refused; if the session ends before, that the channel is closed.
+        Until then nothing can be sent. Closing the channel meanwhile forgets it, and it is closed
+        as soon as the peer confirms it.
+
+        :param attendant: is told
+        :param channel_type: what kind of channel it is
+        :param payload: what belongs to the type, in wire form
+        :raises ~anyio.WouldBlock: the peer does not read what was sent before
+        :raises SSHError: the session has ended, or has its limit of channels
+        """
+        self._require_alive()
+        if self._connection.wait_for_room():
+            raise anyio.WouldBlock
+        state = self._connection.open_channel(channel_type, payload)
+        channel = Channel(self, state)
+        self._channels[channel] = None
+        channel.attend(attendant)
+        self._advance()
+        return channel
+
+    def together(self) -> Together:
+        """Have all that is sent inside ``with`` leave in one piece.
+
+        What is sent meanwhile waits, that of other tasks too: nothing may be awaited inside.
+        """
+        return Together(self._links.current)
 
     def incoming_channels(self) -> AsyncIterator[ChannelOpening]:
         """Iterate over the channels that the peer wants to open.
