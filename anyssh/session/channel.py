@@ -502,7 +502,7 @@ class Channel(ByteStream):
             data = queue.take(DELIVERED_BYTES)
             taken = self._tell_recipient(partial(recipient.deliver, data))
             if taken < len(data) and not self._is_closed_here:
-                queue.put_back(data[taken:])
+                queue.put_back(memoryview(data)[taken:])
             self._consumed(taken)
             if taken < len(data):
                 return

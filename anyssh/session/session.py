@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from logging import Logger, getLogger
 from typing import Any, Self
 
@@ -199,7 +200,7 @@ class Session(ForwardingMethods, SessionLife):
         self._advance()
         return channel
 
-    def together(self) -> Together:
+    def together(self) -> AbstractContextManager[None]:
         """Have all that is sent inside ``with`` leave in one piece.
 
         What is sent meanwhile waits, that of other tasks too: nothing may be awaited inside.
