@@ -38,7 +38,7 @@ class ByteQueue:
 
     def put_back(self, data: Buffer) -> None:
         """Add what was taken last, or the end of it, at the front again."""
-        self._chunks.appendleft(data)
+        self._chunks.insert(0, data)
         self.size += len(data)
 
     def take(self, max_bytes: int) -> bytes:
