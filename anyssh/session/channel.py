@@ -430,7 +430,7 @@ class Channel(ByteStream):
         self._require_not_closed()
         if self._state.phase is ChannelPhase.OPEN:
             self._session._connection.send_eof(self._state)
-            self._session._advance()
+            self._session._advance(is_urgent=False)
 
     # Requests
 
@@ -624,7 +624,7 @@ class Channel(ByteStream):
             self._stderr._inbox.queue.clear()
         if self._arrivals is not None:
             self._arrivals.clear()
-        self._session._advance()
+        self._session._advance(is_urgent=False)
 
     def _end(
         self,

@@ -534,9 +534,12 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
                 return
             await self._changed.wait()
 
-    def _advance(self) -> None:
-        """Go on with what a call on the core or the connection has brought about."""
-        self._links.current.advance()
+    def _advance(self, *, is_urgent: bool = True) -> None:
+        """Go on with what a call on the core or the connection has brought about.
+
+        :param is_urgent: whether what is to be sent must not wait for a turn of the event loop
+        """
+        self._links.current.advance(is_urgent=is_urgent)
 
     # Asking the application
 

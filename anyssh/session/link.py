@@ -79,6 +79,8 @@ class _Writer(Enum):
     ABSENT = auto()
     """There was nothing for it to do yet."""
     IDLE = auto()
+    PATIENT = auto()
+    """It was told of something that may wait for what is sent in the next turn."""
     BUSY = auto()
     """It has something to send, or was told so."""
     GONE = auto()
@@ -87,6 +89,10 @@ class _Writer(Enum):
 
 _ABSENT: Final = _Writer.ABSENT
 _IDLE: Final = _Writer.IDLE
+_PATIENT: Final = _Writer.PATIENT
+
+
+_AT_WORK: Final = (_IDLE, _PATIENT, _Writer.BUSY)
 
 
 class Link:
@@ -258,7 +264,7 @@ class Link:
         try:
             if not self._is_released:
                 self._tell_core(self.core.receive_eof)
-            while self._writer is _IDLE or self._writer is _Writer.BUSY:
+            while self._writer in _AT_WORK:
                 await self._written.wait()
         finally:
             self._writer = _Writer.GONE
@@ -288,14 +294,28 @@ class Link:
 
     # What the core brings about
 
-    def advance(self) -> None:
-        """Hand on what the core has come to, then see to output and deadline."""
+    def advance(self, *, is_urgent: bool = True) -> None:
+        """Hand on what the core has come to, then see to output and deadline.
+
+        :param is_urgent: whether the output must not wait for what is sent in the next turn of
+            the event loop
+        """
         self._hand_on(self.core.poll_events())
         if self._is_together and self.core.transport.pending < TOGETHER_BYTES:
             return  # whoever has begun it does the rest
+        if not is_urgent and self._may_wait():
+            self._check_deadline()
+            return
         self._is_held = False
         self._see_to_output()
         self._check_deadline()
+
+    def _may_wait(self) -> bool:
+        """Leave what waits to the writer, if that comes to no harm; return whether it was done."""
+        if self._writer is _IDLE or self._writer is _ABSENT:
+            self._wake_writer()
+            self._writer = _PATIENT
+        return self._writer is _PATIENT and self.core.phase is not _TERMINATED
 
     def begin_together(self) -> bool:
         """Have all that is sent from now on leave together; return whether it is not so already.
@@ -428,7 +448,7 @@ class Link:
 
     def _write_soon(self) -> None:
         writer = self._writer
-        if writer is _ABSENT or writer is _IDLE:
+        if writer is _ABSENT or writer is _IDLE or writer is _PATIENT:
             direct = self._direct
             if direct is None or self.core.transport.pending > DIRECT_BYTES:
                 self._wake_writer()
@@ -461,7 +481,7 @@ class Link:
             self._start_task(self._write)
         elif self._writer is _IDLE:
             self._output.notify()
-        else:
+        elif self._writer is not _PATIENT:
             return
         self._writer = _Writer.BUSY
 
@@ -479,7 +499,11 @@ class Link:
         try:
             with writing:
                 while True:
-                    await self._write_pending()
+                    if self._writer is _PATIENT:
+                        await self._backend.checkpoint()
+                    self._writer = _Writer.BUSY
+                    if self.core.transport.pending or self._rest:
+                        await self._write_pending()
                     if self.core.phase is _TERMINATED:
                         await self._send_eof()
                         break
@@ -487,7 +511,6 @@ class Link:
                         break
                     self._writer = _IDLE
                     await self._output.wait()
-                    self._writer = _Writer.BUSY
         except _StreamFailed:
             # The peer's last words may still be on their way to the reader.
             self._give_last_time()

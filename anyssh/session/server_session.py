@@ -197,8 +197,8 @@ class ServerSession(Session):
         self._loss_number = next(_loss_numbers)
         self._reconnectable._check_bytes()
 
-    def _advance(self) -> None:
-        super()._advance()
+    def _advance(self, *, is_urgent: bool = True) -> None:
+        super()._advance(is_urgent=is_urgent)
         if self._state is SessionState.DISCONNECTED:
             self._reconnectable._check_bytes()
 

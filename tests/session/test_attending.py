@@ -264,6 +264,15 @@ async def test_what_many_tasks_answer_leaves_together(writes: list[int]) -> None
         assert len(writes) < 1000
 
 
+async def test_a_close_leaves_with_what_is_sent_next(writes: list[int]) -> None:
+    async with over_tcp(services={Doors: None}) as client:
+        del writes[:]
+        for _ in range(40):
+            await (await client.open_channel("open")).aclose()
+        # Of 160 messages, two at a time.
+        assert len(writes) < 100
+
+
 # Without epoll
 
 
