@@ -3,8 +3,9 @@
 A gateway between a client and a server holds a session with each, and :func:`pipe` joins the two.
 Each direction of each channel is one task that takes what came, in its order, and hands it on under
 the flow control of the other side; its source gets credit as it takes, so a side that does not
-read holds up its own channel and nothing else. Replies and answers to opens are awaited in tasks
-of their own, which start in order.
+read holds up its own channel and nothing else. Bytes that come while that task has nothing to do,
+and that the other side takes at once, are sent on without it, by the session's reader. Replies and
+answers to opens are awaited in tasks of their own, which start in order.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from .session.channel import Channel, ChannelOpening
 from .session.life import SessionClosed
 from .session.requests import IncomingRequest, Reply
 from .session.session import Session
+from .wire import Buffer
 
 __all__ = ["pipe"]
 
@@ -112,13 +114,21 @@ class _End:
     asking: _Asking
 
     @classmethod
-    def of(cls, channel: Channel) -> Self:
-        return cls(channel, channel.arrivals(), _Asking())
+    def of(cls, channel: Channel, target: Channel) -> Self:
+        return cls(channel, channel.arrivals(partial(_pass_on, target)), _Asking())
+
+
+def _pass_on(target: Channel, data: Buffer) -> int:
+    """Send what a channel takes at once; what comes for one that has gone is dropped."""
+    try:
+        return target.send_nowait(data)
+    except _GONE:
+        return len(data)
 
 
 async def _pipe_channels(first: Channel, second: Channel) -> None:
     async with first, second:
-        one, other = _End.of(first), _End.of(second)
+        one, other = _End.of(first, second), _End.of(second, first)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_carry, other, one, tasks)
             await _carry(one, other, tasks)

@@ -7,7 +7,9 @@ the order between them as well: a request to run a program comes before the prog
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
 import anyio.lowlevel
@@ -59,12 +61,25 @@ class _Run:
 
 
 class Arrivals:
-    """Iterates over what comes on a channel; ends with the channel."""
+    """Iterates over what comes on a channel; ends with the channel.
 
-    __slots__ = ("_channel", "_ended", "_last_runs", "_notice", "_waiting")
+    :param take: is offered bytes that come while the iteration waits for something to come
+    """
 
-    def __init__(self, channel: Channel) -> None:
+    __slots__ = (
+        "_channel",
+        "_ended",
+        "_is_awaited",
+        "_last_runs",
+        "_notice",
+        "_take",
+        "_waiting",
+    )
+
+    def __init__(self, channel: Channel, take: Callable[[Buffer], int] | None = None) -> None:
         self._channel = channel
+        self._take = take
+        self._is_awaited = False
         self._waiting: deque[_Run | ReceivedEof | PendingRequest] = deque()
         self._last_runs: dict[bool, _Run] = {}
         self._notice = Notice()
@@ -77,7 +92,14 @@ class Arrivals:
             self._put(run)
 
     def put_data(self, data: Buffer, is_stderr: bool) -> None:
-        """Add bytes."""
+        """Add bytes, or those that were not taken at once."""
+        if self._is_awaited and not self._waiting and not is_stderr and self._take is not None:
+            channel = self._channel
+            taken = channel._tell_recipient(partial(self._take, data))
+            channel._consumed(taken)
+            if taken == len(data) or channel._is_closed_here:
+                return
+            data = data[taken:]
         waiting, run = self._waiting, self._last_runs.get(is_stderr)
         if run is not None and (run is waiting[-1] or len(waiting) >= MAX_WAITING):
             run.bytes.append(data)
@@ -119,7 +141,11 @@ class Arrivals:
         while not self._waiting:
             if self._ended:
                 raise StopAsyncIteration
-            await self._notice.wait()
+            self._is_awaited = True
+            try:
+                await self._notice.wait()
+            finally:
+                self._is_awaited = False
         first = self._waiting[0]
         if isinstance(first, _Run):
             return self._take_bytes(first)

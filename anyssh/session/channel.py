@@ -443,20 +443,23 @@ class Channel(ByteStream):
         self._requests.handle()
         return RequestIterator(self._session, self._requests)
 
-    def arrivals(self) -> AsyncIterator[Arrival]:
+    def arrivals(self, take: Callable[[Buffer], int] | None = None) -> AsyncIterator[Arrival]:
         """Take the channel over and iterate over all that comes, in the order of its coming.
 
         For relays: bytes, standard error, EOF and requests are one sequence; :meth:`receive` and
         the like then find the channel busy. What came before the call is given first: requests,
         bytes, standard error, EOF. The iteration ends with the channel, once all was given.
 
+        :param take: is offered bytes first that come while the iteration has nothing to give;
+            called by the session's reader, it returns how many it has taken from the front, as
+            :meth:`Recipient.deliver` does
         :raises ~anyio.BusyResourceError: a task is receiving, or this was called before
         """
         with ExitStack() as readers:
             for inbox in (self._inbox, self.stderr._inbox):
                 readers.enter_context(inbox.guard)
             readers.pop_all()  # for good
-        arrivals = self._arrivals = Arrivals(self)
+        arrivals = self._arrivals = Arrivals(self, take)
         for request in self._requests.hand_over():
             arrivals.put_request(request)
         arrivals.put_run(self._inbox.queue, is_stderr=False)
