@@ -99,7 +99,8 @@ class CarriedRelay(SocketRelay):
 
     def channel_refused(self, error: ChannelOpenError) -> None:
         """Break off, which is all that whoever has connected will see."""
-        self._trace(TraceId.PORT_FORWARD_CHANNEL_OPEN_FAILED, TraceLevel.WARNING, f": {error}")
+        what = TraceId.PORT_FORWARD_CHANNEL_OPEN_FAILED
+        self._trace(what, TraceLevel.WARNING, f": {error}", error)
         super().channel_refused(error)
 
     def ended(self) -> None:
@@ -114,8 +115,10 @@ class CarriedRelay(SocketRelay):
                 self._owner.relay_opened(self)
             self._owner.relay_ended(self)
 
-    def _trace(self, trace_id: TraceId, level: TraceLevel, what: str) -> None:
-        self._service.trace(trace_id, level, displayable(f"{self._endpoint}{what}"))
+    def _trace(
+        self, trace_id: TraceId, level: TraceLevel, what: str, error: Exception | None = None
+    ) -> None:
+        self._service.trace(trace_id, level, displayable(f"{self._endpoint}{what}"), error)
 
 
 def describe(channel: Channel, *, local: Endpoint | None, remote: Endpoint | None) -> None:
