@@ -39,6 +39,7 @@ from ._backend import running_backend
 from ._direct import DirectWriter
 from ._waiting import Latch, Notice
 from .errors import ConnectionLost
+from .handshakes import Handshakes
 
 __all__ = ["Link", "StartTask", "Together"]
 
@@ -110,6 +111,7 @@ class Link:
         "_direct",
         "_error",
         "_finished",
+        "_handshakes",
         "_has_crowd",
         "_is_held",
         "_is_released",
@@ -169,6 +171,7 @@ class Link:
         self._is_steady = False
         self._error: Exception | None = None
         self._is_released = False
+        self._handshakes: Handshakes | None = None
         self._unpaused = Notice()
         self._finished = Latch()
 
@@ -248,6 +251,8 @@ class Link:
         leave time for its goodbye. It is the session that ends its link, and each step of the end
         has its deadline.
         """
+        self._handshakes = Handshakes.here()
+        self._handshakes.begin()
         try:
             self._direct = DirectWriter.open(self.stream)
             if self._direct is None:
@@ -268,6 +273,7 @@ class Link:
                 await self._written.wait()
         finally:
             self._writer = _Writer.GONE
+            self._end_handshake()
             self._write_until = -math.inf
             if self._writing is not None:
                 self._writing.cancel()
@@ -423,10 +429,24 @@ class Link:
             except Exception as error:  # whatever a stream raises means that it is gone
                 self._lost(error)
                 return
+            if self._handshakes is not None:
+                await self._take_turn(self._handshakes)
             self._tell_core(self._take, data)
             del data  # or it would stay until the next
             # To wait for the stream takes a while to begin; who was woken does not wait for that.
             await self._let_others_go_on()
+
+    async def _take_turn(self, handshakes: Handshakes) -> None:
+        """Leave established sessions their share while others are being set up."""
+        if self.core.is_running:
+            self._end_handshake()
+        else:
+            await handshakes.take_turn(self.core.config.key_exchanges)
+
+    def _end_handshake(self) -> None:
+        if self._handshakes is not None:
+            self._handshakes.end()
+            self._handshakes = None
 
     def _take(self, data: bytes, now: float) -> Sequence[Event]:
         self._contour.record_received(now, len(data))

@@ -17,7 +17,7 @@ from anyio.abc import ByteStream, Listener, SocketAttribute, TaskGroup
 from anyio.streams.stapled import MultiListener
 
 import anyssh
-from anyssh import DisconnectReason
+from anyssh import DisconnectReason, KeyExchange
 from anyssh.testing import memory_stream_pair
 
 from .life_support import (
@@ -32,6 +32,7 @@ from .life_support import (
     nothing_left_behind,
     run_end,
     server_of,
+    settle,
     wait_for,
 )
 
@@ -297,6 +298,44 @@ async def test_an_established_session_goes_on_while_others_wait_for_long_signatu
         group.cancel_scope.cancel()
     assert signatures.most == 4
     assert threading.main_thread().name not in signatures.threads
+
+
+@pytest.mark.parametrize(
+    "methods, most",
+    [([KeyExchange.CURVE25519_SHA256], 4), ([KeyExchange.DH_GROUP14_SHA256], 1)],
+)
+async def test_few_handshakes_go_on_in_one_turn_of_the_event_loop(
+    methods: list[str], most: int
+) -> None:
+    """HR-83: although all clients speak at once, whoever is in has a turn after each few."""
+    begun = 0
+    turns: list[int] = []
+
+    def count_begun(event: anyssh.TraceEvent) -> None:
+        nonlocal begun
+        begun += event.id is anyssh.TraceId.PROTOCOL_VERSION
+
+    async def count_turns() -> None:
+        while True:
+            before = begun
+            await anyio.lowlevel.checkpoint()
+            turns.append(begun - before)
+
+    config = fast(key_exchanges=methods)
+    limits = anyssh.ServerLimits(unauthenticated_per_source=100, early_drop_from=100)
+    async with served(config=config, limits=limits, trace=count_begun) as place:
+        strangers = [await place.street.connect() for _ in range(40)]
+        await settle()  # all of them wait for the first word
+        place.group.start_soon(count_turns)
+        async with anyio.create_task_group() as group:
+            for stranger in strangers:
+                group.start_soon(stranger.send, b"SSH-2.0-stranger\r\n")
+        await wait_for(lambda: begun == len(strangers))
+        for stranger in strangers:
+            await stranger.aclose()
+        await place.quiet()
+    # Trio runs the tasks of a turn in any order, so two turns may come together.
+    assert 0 < max(turns) <= 2 * most
 
 
 async def test_one_more_than_there_is_room_for_is_told_so() -> None:
