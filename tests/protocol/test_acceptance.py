@@ -14,16 +14,16 @@ from dataclasses import dataclass, field
 import pytest
 
 from anyssh.config import RECONNECT_EXTENSIONS, Limits
-from anyssh.constants import DisconnectReason, MessageNumber
-from anyssh.messages import Disconnect
+from anyssh.constants import DisconnectReason, MessageNumber, Service
+from anyssh.messages import Disconnect, ServiceAccept
 from anyssh.protocol import Phase, Role
 from anyssh.protocol.authentication import Challenge, KeyboardInteractiveAttempt, Prompt
 from anyssh.protocol.client_authentication import ClientAuthentication
-from anyssh.protocol.events import AttemptMade, ConnectionTerminated, Event
+from anyssh.protocol.events import AttemptMade, ConnectionTerminated, Event, ServiceAccepted
 from anyssh.protocol.journal import Continuity, Journal
 
 from .acceptance_model import ASSIGNED, Model, Verdict
-from .core_pair import CLIENT, SERVER, Answers, host_key
+from .core_pair import CLIENT, SERVER, Answers, assert_terminated, host_key, running_pair
 from .scripted_peer import ScriptedPeer
 
 NOBODY = Answers(
@@ -518,3 +518,17 @@ def test_random_orders() -> None:
 def test_many_random_orders() -> None:
     """T-02, 50,000 of them."""
     check_random_orders(50_000, seed=2)
+
+
+def test_a_service_is_granted_whenever_it_was_asked_for_and_only_then() -> None:
+    """T-01: by a server, also in a session that runs."""
+    grant = ServiceAccept(Service.CONNECTION).encode()
+    pair = running_pair()
+    pair.client.request_service(Service.CONNECTION)
+    pair.pump()
+    assert pair.of_type(CLIENT, ServiceAccepted)[-1].name == Service.CONNECTION
+    pair.inject(SERVER, grant)
+    assert_terminated(pair, CLIENT, DisconnectReason.PROTOCOL_ERROR)
+    pair = running_pair()
+    pair.inject(CLIENT, grant)
+    assert_terminated(pair, SERVER, DisconnectReason.PROTOCOL_ERROR)

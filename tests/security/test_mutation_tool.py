@@ -14,7 +14,14 @@ import pytest
 from tests.security.mutation.equivalent import EQUIVALENT
 from tests.security.mutation.mutants import Mutant, mutants_of, mutated
 from tests.security.mutation.patching import Unpatchable, patch_module
-from tests.security.mutation.runner import GROUPS, MODULES, all_mutants, path_of, source_of
+from tests.security.mutation.runner import (
+    GROUPS,
+    MODULES,
+    _users,
+    all_mutants,
+    path_of,
+    source_of,
+)
 
 SOURCE = '''
 """A sample."""
@@ -188,3 +195,17 @@ def test_every_module_that_counts_has_changes() -> None:
     for group in GROUPS:
         names = [mutant.name for mutant in all_mutants([group])]
         assert len(names) == len(set(names)) > 100, group
+
+
+def test_tests_of_what_uses_a_constant_or_a_field_come_first() -> None:
+    module = "anyssh.protocol.server_authentication"
+    lines = source_of(module).splitlines()
+
+    def users(start: str) -> frozenset[str]:
+        (number,) = [n for n, line in enumerate(lines, 1) if line.strip().startswith(start)]
+        return _users(module, number)
+
+    assert users("MAX_ROUNDS: Final") == {"ServerAuthentication._ask"}
+    rounds = {number for number, line in enumerate(lines, 1) if line.strip() == "self._rounds = 0"}
+    assert any("ServerAuthentication._ask" in _users(module, number) for number in rounds)
+    assert users("from .authentication import") == frozenset()

@@ -614,6 +614,7 @@ class TestCbcTellsNothing:
         assert len(outcomes) == 1
         [(consumed, text, reason)] = outcomes
         assert (consumed, reason) == (DISCARD_SIZE, DisconnectReason.MAC_ERROR)
+        assert consumed == 262_144
         assert text == str(wrong_tag_error())
 
     @pytest.mark.parametrize("mode", CBC_MODES, ids=str)

@@ -17,8 +17,16 @@ UNTIL_USED: Final = "it is set before it is used"
 SPEED: Final = "it decides how much is done at once, not what comes of it"
 GATE: Final = "the table of legal messages has seen to it before"
 
+NEVER_A_SERVER: Final = "the condition never holds for a server"
+A_NAME: Final = "both sides are ours, and say the same"
+
 EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
     "anyssh.algorithms.packets": {
+        ("self._offset = 0", "0 -> 1"): "a byte of the first randomness is left out",
+        (
+            "least = [-size % block_size for size in range(block_size)]",
+            "-size % block_size -> -size + block_size",
+        ): "less than the least is raised by one block anyway",
         ("_FIRST_POOL_SIZE: Final = 256", "256 -> 257"): SPEED,
         ("_POOL_SIZE: Final = 1024", "1024 -> 1025"): SPEED,
         ("VIEW_FROM: Final = 8192", "8192 -> 8193"): SPEED,
@@ -26,10 +34,23 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
     "anyssh.algorithms.aes_gcm": {
         (
             "buffer[start:end] if packet_length < VIEW_FROM else memoryview(buffer)[start:end],",
+            "packet_length < VIEW_FROM -> not packet_length < VIEW_FROM",
+        ): SPEED,
+        (
+            "buffer[start:end] if packet_length < VIEW_FROM else memoryview(buffer)[start:end],",
+            "packet_length < VIEW_FROM -> packet_length > VIEW_FROM",
+        ): SPEED,
+        (
+            "buffer[start:end] if packet_length < VIEW_FROM else memoryview(buffer)[start:end],",
             "packet_length < VIEW_FROM -> packet_length <= VIEW_FROM",
         ): SPEED,
     },
     "anyssh.algorithms.encrypt_and_mac": {
+        ("_DISCARD_STEP: Final = 32 * 1024", "32 * 1024 -> 32 + 1024"): SPEED,
+        (
+            'self._authenticator.code(b"", buffer[offset : offset + size])',
+            "b'' -> b'X'",
+        ): "what comes of it is not looked at; it shall only take its time",
         ("_DISCARD_STEP: Final = 32 * 1024", "1024 -> 1025"): SPEED,
         ("_DISCARD_STEP: Final = 32 * 1024", "32 -> 33"): SPEED,
         (
@@ -38,6 +59,11 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
         ): "what comes of it is not looked at; it shall only take its time",
     },
     "anyssh.protocol.transport": {
+        (
+            "if not self.last_receipt < number < self.messages_sent:",
+            "self.last_receipt < number < self.messages_sent -> "
+            "self.last_receipt <= number < self.messages_sent",
+        ): "whoever repeats a receipt is let go on before",
         (
             "if not MIN_PACKET_LENGTH <= length <= self._max_packet_length:",
             "MIN_PACKET_LENGTH <= length <= self._max_packet_length -> "
@@ -84,6 +110,14 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
     "anyssh.protocol.acceptance": {
         (
             "Row((N.SERVICE_ACCEPT,), _CLIENT, (Phase.ENCRYPTED,), Condition.SERVICE_PENDING),",
+            "_CLIENT -> _BOTH",
+        ): NEVER_A_SERVER,
+        (
+            "result: dict[Phase, list[Rule | None]] = {phase: [None] * 256 for phase in Phase}",
+            "256 -> 257",
+        ): "no message has that number",
+        (
+            "Row((N.SERVICE_ACCEPT,), _CLIENT, (Phase.ENCRYPTED,), Condition.SERVICE_PENDING),",
             "Condition.SERVICE_PENDING -> Condition.ALWAYS",
         ): "its handler ends the connection too, as no name is that of no service",
         (
@@ -103,6 +137,36 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
     },
     "anyssh.protocol.reconnect": {
         (
+            "return self.deadline is not None or not self._transport.gives_receipts",
+            "return self.deadline is not None or not self._transport.gives_receipts -> return None",
+        ): SPEED,
+        (
+            "return self.deadline is not None or not self._transport.gives_receipts",
+            "self.deadline is not None or not self._transport.gives_receipts -> "
+            "self.deadline is not None and (not self._transport.gives_receipts)",
+        ): SPEED,
+        (
+            'digest = hashlib.sha256(b"anyssh-link" + self._exchanger.session_id).digest()',
+            "b'anyssh-link' -> b'anyssh-linkX'",
+        ): A_NAME,
+        (
+            "if self._connection is None or not self._has_asked:",
+            "self._connection is None or not self._has_asked -> "
+            "self._connection is None and (not self._has_asked)",
+        ): GATE,
+        (
+            'raise LocalProtocolError("no session was asked for")',
+            "without raise LocalProtocolError('no session was asked for')",
+        ): GATE,
+        (
+            'raise LocalProtocolError("this session cannot go on over another stream")',
+            "without raise LocalProtocolError('this session cannot go on over another stream')",
+        ): "only sessions that can are asked",
+        (
+            "self._has_asked = False",
+            "False -> True",
+        ): "the reply ends the phase in which it is looked at",
+        (
             "if waiting <= 0 or not transport.gives_receipts:",
             "waiting <= 0 -> waiting < 0",
         ): "a deadline is set at which nothing is due",
@@ -115,6 +179,33 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
             "self._has_asked = False",
             "without self._has_asked = False",
         ): "the reply ends the phase in which it is looked at",
+    },
+    "anyssh.algorithms.clear": {
+        (
+            "return bytes(payload) if packet_length < VIEW_FROM else memoryview(payload)",
+            "packet_length < VIEW_FROM -> packet_length <= VIEW_FROM",
+        ): SPEED,
+        (
+            "return bytes(payload) if packet_length < VIEW_FROM else memoryview(payload)",
+            "packet_length < VIEW_FROM -> packet_length > VIEW_FROM",
+        ): SPEED,
+        (
+            "return bytes(payload) if packet_length < VIEW_FROM else memoryview(payload)",
+            "packet_length < VIEW_FROM -> not packet_length < VIEW_FROM",
+        ): SPEED,
+    },
+    "anyssh.algorithms.chacha20_poly1305": {
+        ("self._last_sequence = -1", "1 -> 2"): "every sequence number is larger than either",
+    },
+    "anyssh.algorithms.protection": {
+        (
+            '_check_size("initial vector", encryption, iv, parameters.iv_size)',
+            "'initial vector' -> 'initial vectorX'",
+        ): "it is a word of an error",
+        (
+            '_check_size("key", encryption, key, parameters.key_size)',
+            "'key' -> 'keyX'",
+        ): "it is a word of an error",
     },
 }
 """By module, then by line and change: the reason."""

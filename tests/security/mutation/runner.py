@@ -2,12 +2,15 @@
 
 First all tests run once, unchanged, in a process of their own that notes which functions of the
 package each of them calls, and how long it takes. For a change it then takes the tests that call
-the changed function, first one of each kind, the quickest first. A process is forked for each
-change; it ends with the first test that fails, with the last one, or after a time.
+the changed function, first one of each kind, the quickest first. What is changed may only be set
+there, such as a constant; tests that call functions in which it is used come before others. A
+process is forked for each change; it ends with the first test that fails, with the last one, or
+after a time.
 """
 
 from __future__ import annotations
 
+import ast
 import cProfile
 import json
 import os
@@ -18,6 +21,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -235,8 +239,15 @@ class Plugin:
             found = sorted(
                 {t for key, names in profile.tests.items() if key.startswith(prefix) for t in names}
             )
+        users = {
+            test
+            for function in _users(mutant.module, mutant.line)
+            for test in profile.tests.get(prefix + function, ())
+        }
         known = [test for test in found if test in self.items]
-        return _interleaved(known, profile, mutant.number)
+        first = _interleaved([test for test in known if test in users], profile, mutant.number)
+        others = [test for test in known if test not in users]
+        return first + _interleaved(others, profile, mutant.number)
 
     def _affordable(self, tests: Iterable[str], profile: Profile) -> Iterator[str]:
         spent = 0.0
@@ -308,6 +319,42 @@ def all_mutants(groups: Iterable[str]) -> list[Mutant]:
                 if reason_for(mutant, source_of) is None:
                     found.setdefault(mutant.name, mutant)
     return list(found.values())
+
+
+@cache
+def _users(module: str, line: int) -> frozenset[str]:
+    """Return the functions of a module that use what one line of it sets."""
+    tree = ast.parse(source_of(module))
+    names = {
+        target.attr if isinstance(target, ast.Attribute) else target.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.lineno <= line
+        if node.end_lineno is not None and line <= node.end_lineno
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Name | ast.Attribute)
+    }
+    return frozenset(
+        name
+        for name, function in _functions(tree, "")
+        if not function.lineno <= line <= (function.end_lineno or 0)
+        and names & {_named(node) for node in ast.walk(function)}
+    )
+
+
+def _functions(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Yield the outermost functions, with the names that profiles know them by."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ClassDef):
+            yield from _functions(child, f"{prefix}{child.name}.")
+        elif isinstance(child, ast.FunctionDef):
+            yield prefix + child.name, child
+
+
+def _named(node: ast.AST) -> str | None:
+    match node:
+        case ast.Name(id=name, ctx=ast.Load()) | ast.Attribute(attr=name, ctx=ast.Load()):
+            return name
+    return None
 
 
 def _interleaved(tests: list[str], profile: Profile, seed: int) -> list[str]:
