@@ -11,14 +11,18 @@ from types import ModuleType
 
 import pytest
 
+from tests.security.mutation import runner
 from tests.security.mutation.equivalent import EQUIVALENT
 from tests.security.mutation.mutants import Mutant, mutants_of, mutated
 from tests.security.mutation.patching import Unpatchable, patch_module
 from tests.security.mutation.runner import (
     GROUPS,
     MODULES,
+    Options,
+    Plugin,
     _users,
     all_mutants,
+    load_results,
     path_of,
     source_of,
 )
@@ -209,3 +213,18 @@ def test_tests_of_what_uses_a_constant_or_a_field_come_first() -> None:
     rounds = {number for number, line in enumerate(lines, 1) if line.strip() == "self._rounds = 0"}
     assert any("ServerAuthentication._ask" in _users(module, number) for number in rounds)
     assert users("from .authentication import") == frozenset()
+
+
+def test_results_of_a_module_that_has_changed_are_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Options(tmp_path, list(GROUPS), budget=0, effort=0, sample=0, seed=1)
+    outcomes = {"anyssh.protocol.offline:1: x": "killed", "anyssh.protocol.journal:2: y": "killed"}
+    Plugin(options)._save(outcomes)
+    assert load_results(tmp_path) == outcomes
+    monkeypatch.setattr(
+        runner,
+        "source_of",
+        lambda module: source_of(module) + "#" * module.endswith("journal"),
+    )
+    assert load_results(tmp_path) == {"anyssh.protocol.offline:1: x": "killed"}

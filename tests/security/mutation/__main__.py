@@ -1,14 +1,14 @@
 """``python -m tests.security.mutation``: runs what is left to run, and says what survived.
 
-Results are kept in ``--folder``, so it may be stopped, and goes on where it was. ``--again`` tries
-only the survivors once more, with more effort if told so. ``--report`` writes the table that the
-documentation shows. The exit status is 1 if fewer than 90 % of the changes of a group are noticed.
+Results are kept in ``--folder``, so it may be stopped, and goes on where it was; those of a module
+are forgotten when its source changes. ``--again`` tries only the survivors once more, with more
+effort if told so. ``--report`` writes the table that the documentation shows. The exit status is 1
+if fewer than 90 % of the changes of a group are noticed.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Final
 
 import pytest
 
-from .runner import GROUPS, Options, Plugin, all_mutants
+from .runner import GROUPS, Options, Plugin, all_mutants, load_results
 
 WANTED: Final = 0.9
 TESTS: Final = (
@@ -38,8 +38,7 @@ ARGUMENTS: Final = (
 
 def report(options: Options) -> tuple[str, bool]:
     """Return the table of what was noticed, and whether it is enough."""
-    path = options.folder / "results.json"
-    results = json.loads(path.read_text()) if path.exists() else {}
+    results = load_results(options.folder)
     rows = [
         "| modules | changes | tried | noticed | survived | share |",
         "|---|---|---|---|---|---|",

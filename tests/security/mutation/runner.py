@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import cProfile
+import hashlib
 import json
 import os
 import random
@@ -34,7 +35,7 @@ from .equivalent import reason_for
 from .mutants import Mutant, mutants_of, mutated
 from .patching import Unpatchable, patch_module
 
-__all__ = ["MODULES", "Options", "Plugin"]
+__all__ = ["MODULES", "Options", "Plugin", "load_results"]
 
 PACKAGE: Final = Path(anyssh.__file__).parent
 GROUPS: Final = {
@@ -155,15 +156,13 @@ class Plugin:
         return self.options.folder / "results.json"
 
     def _load(self) -> dict[str, str]:
-        if not self._results.exists():
-            return {}
-        results: dict[str, str] = json.loads(self._results.read_text())
-        return results
+        return load_results(self.options.folder)
 
     def _save(self, results: dict[str, str]) -> None:
         temporary = self._results.with_suffix(f".{os.getpid()}")
         merged = self._load() | results if len(self.options.groups) < len(GROUPS) else results
-        temporary.write_text(json.dumps(merged, indent=1, sort_keys=True))
+        kept = {"sources": _digests(), "outcomes": merged}
+        temporary.write_text(json.dumps(kept, indent=1, sort_keys=True))
         temporary.replace(self._results)
 
     # Which changes
@@ -295,6 +294,25 @@ class Plugin:
                 profile.save(path)
         profile.save(path)
         return 0
+
+
+def load_results(folder: Path) -> dict[str, str]:
+    """Return what came of which change, but for modules whose source has changed since."""
+    path = folder / "results.json"
+    if not path.exists():
+        return {}
+    kept, now = json.loads(path.read_text()), _digests()
+    return {
+        name: outcome
+        for name, outcome in kept["outcomes"].items()
+        if kept["sources"].get(module := name.partition(":")[0]) == now.get(module)
+    }
+
+
+def _digests() -> dict[str, str]:
+    return {
+        module: hashlib.sha256(source_of(module).encode()).hexdigest()[:16] for module in MODULES
+    }
 
 
 def path_of(module: str) -> Path:
