@@ -87,6 +87,14 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
         ("self._prompt_count = 0", "without self._prompt_count = 0"): UNTIL_USED,
     },
     "anyssh.protocol.server_authentication": {
+        (
+            "except (KeyFormatError, WireError):",
+            "without WireError in a tuple",
+        ): "what is no key raises the other one",
+        (
+            "self._is_authenticated = True",
+            "True -> False",
+        ): "once somebody is authenticated, nothing more is in the queue",
         ("self._judged_since = 0.0", "0.0 -> 1.0"): UNTIL_USED,
         ("self._judged_since = 0.0", "without self._judged_since = 0.0"): UNTIL_USED,
         (
