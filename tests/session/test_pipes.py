@@ -838,7 +838,7 @@ async def test_a_flood_of_requests_is_held_up_where_nobody_reads() -> None:
 
 @pytest.mark.parametrize("closer", ["server", "client"])
 async def test_a_channel_closes_although_a_request_of_it_cannot_leave(closer: str) -> None:
-    """What the other side does not read holds up requests, but not what it says itself."""
+    """T-44: what the other side does not read holds up requests, but not what it says itself."""
     faulty: list[FaultStream] = []
 
     def wrap(inner: Any) -> FaultStream:

@@ -145,6 +145,10 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
     },
     "anyssh.protocol.reconnect": {
         (
+            "self._unanswered = -1",
+            "-1 -> 1",
+        ): "no stream is so short that the number of its last packet is 1",
+        (
             "return self.deadline is not None or not self._transport.gives_receipts",
             "return self.deadline is not None or not self._transport.gives_receipts -> return None",
         ): SPEED,
