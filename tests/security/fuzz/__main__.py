@@ -83,6 +83,7 @@ def run(target: Target, folder: Path, seconds: int) -> Result:
         *(sys.executable, str(ENGINE), target.name, str(seconds), str(inputs)),
         *(f"-max_len={MAX_SIZE}", f"-rss_limit_mb={MEMORY_MIB}", f"-artifact_prefix={prefix}"),
         *(f"-timeout={WALL_SECONDS}", "-detect_leaks=0", "-print_final_stats=1"),
+        f"-report_slow_units={WALL_SECONDS}",
     ]
     log = folder / f"{target.name}.log"
     spent = _processor_seconds()
