@@ -174,11 +174,12 @@ async def test_everything_sent_before_leaving_arrives() -> None:
             await _feed(digest.update, channel)
         digests.append(digest.digest())
 
+    patient = anyssh.Limits(disconnect_time=LIMIT, close_time=LIMIT)  # on a busy machine, too
     for capacity in (1024, 65536):
         near, far = streams(capacity=capacity)
         with anyio.fail_after(LIMIT):
             async with anyio.create_task_group() as group:
-                config = anyssh.SessionConfig()
+                config = anyssh.SessionConfig(limits=patient)
                 group.start_soon(run_end, server_of(config=config).accept(far), body)
                 async with client_of(near, config=config) as client:
                     channel = await client.open_channel()
