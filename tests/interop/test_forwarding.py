@@ -24,6 +24,7 @@ from anyssh import ForwardingPolicy, UnixEndpoint
 from .conftest import Keys, Sites
 from .ours import Gate, OurServer, exchange, our_client, our_key, our_server
 from .peers import USER, find_program, require_peer
+from .scripts.accounts import free_port
 from .scripts.peer_common import GREETING
 
 LOOPBACK = "127.0.0.1"
@@ -88,11 +89,6 @@ async def connect_soon(port: int) -> ByteStream:
                 return await anyio.connect_tcp(LOOPBACK, port)
             except OSError:
                 await anyio.sleep(0.05)
-
-
-async def free_port() -> int:
-    async with await anyio.create_tcp_listener(local_host=LOOPBACK, local_port=0) as listener:
-        return int(listener.extra(SocketAttribute.local_port))
 
 
 async def curl(*arguments: str) -> bytes:
@@ -175,7 +171,7 @@ async def test_option_l(keys: Keys, tmp_path: Path) -> None:
         web_server(tmp_path) as web,
         openssh_client(keys, tmp_path, ALL) as (_, ssh),
     ):
-        port = await free_port()
+        port = free_port()
         async with ssh.running("-N", "-L", f"{port}:localhost:{web}", "ours"):
             assert await get(await connect_soon(port)) == CONTENT
             async with anyio.create_task_group() as tasks:
@@ -189,7 +185,7 @@ async def fetch_through(port: int) -> None:
 
 async def test_option_l_is_refused_by_default(keys: Keys, tmp_path: Path) -> None:
     async with web_server(tmp_path) as web, openssh_client(keys, tmp_path, None) as (_, ssh):
-        port = await free_port()
+        port = free_port()
         async with ssh.running("-N", "-L", f"{port}:localhost:{web}", "ours") as process:
             # On Trio, ending a direction of what was reset is an error of the system.
             with suppress(anyio.BrokenResourceError, OSError):
@@ -200,7 +196,7 @@ async def test_option_l_is_refused_by_default(keys: Keys, tmp_path: Path) -> Non
 @pytest.mark.parametrize("bind", ["", "localhost:", "127.0.0.1:", "0.0.0.0:", "*:", "[::1]:"])
 async def test_option_r(keys: Keys, tmp_path: Path, bind: str) -> None:
     async with web_server(tmp_path) as web, openssh_client(keys, tmp_path, ALL) as (server, ssh):
-        port = await free_port()
+        port = free_port()
         async with ssh.running("-N", "-R", f"{bind}{port}:localhost:{web}", "ours"):
             host = "::1" if "::" in bind else LOOPBACK
             with anyio.fail_after(DEADLINE):
@@ -233,7 +229,7 @@ async def test_option_r_is_refused(keys: Keys, tmp_path: Path) -> None:
 
 async def test_option_d(keys: Keys, tmp_path: Path) -> None:
     async with web_server(tmp_path) as web, openssh_client(keys, tmp_path, ALL) as (_, ssh):
-        port = await free_port()
+        port = free_port()
         async with ssh.running("-N", "-D", str(port), "ours"):
             await (await connect_soon(port)).aclose()
             url = f"http://localhost:{web}/file"
@@ -309,7 +305,7 @@ async def test_to_a_port_through_sshd(keys: Keys, sites: Sites, tmp_path: Path) 
         assert await get(await anyio.connect_tcp(LOOPBACK, forward.local_port)) == CONTENT
         assert await get(await session.stream_to_remote_port("localhost", web)) == CONTENT
         with pytest.raises(anyssh.ChannelOpenError) as failure:
-            await session.stream_to_remote_port("localhost", await free_port())
+            await session.stream_to_remote_port("localhost", free_port())
         assert failure.value.reason == anyssh.ChannelOpenFailureReason.CONNECT_FAILED
 
 
@@ -318,7 +314,7 @@ async def test_to_a_port_through_sshd(keys: Keys, sites: Sites, tmp_path: Path) 
 async def test_from_a_port_through_sshd(
     keys: Keys, sites: Sites, tmp_path: Path, bind: str, chosen: bool
 ) -> None:
-    asked = 0 if chosen else await free_port()
+    asked = 0 if chosen else free_port()
     async with (
         web_server(tmp_path) as web,
         through_sshd(keys, sites) as session,
@@ -443,7 +439,7 @@ async def test_dev_tunnels_client_forwards_through_our_server(keys: Keys) -> Non
     ):
         report = await npm.play(
             server.port, "forward", host_public_key=hosts, key=[key],
-            target=target, closed=await free_port(),
+            target=target, closed=free_port(),
         )  # fmt: skip
     result = report.one("result")
     heard = ["STREAM TO", "FORWARD TO", "FORWARD FROM", "STREAM FROM", "AGAIN"]
@@ -466,7 +462,7 @@ async def test_our_client_forwards_through_a_dev_tunnels_server(keys: Keys, bind
             assert there.local_port
             near = await anyio.connect_tcp(LOOPBACK, there.local_port)
             assert await say(near, b"forward to") == b"FORWARD TO"
-        for port in (0, await free_port()):
+        for port in (0, free_port()):
             async with session.forward_from_remote_port(bind, port, LOOPBACK, target) as back:
                 assert back.remote_port
                 # The other side connects at once, without a socket.
@@ -484,7 +480,7 @@ async def test_our_client_forwards_through_a_dev_tunnels_server(keys: Keys, bind
             assert await say(far, b"stream from") == b"STREAM FROM"
             tasks.cancel_scope.cancel()
         with pytest.raises(anyssh.ChannelOpenError) as failure:
-            await session.stream_to_remote_port(LOOPBACK, await free_port())
+            await session.stream_to_remote_port(LOOPBACK, free_port())
         assert failure.value.reason == anyssh.ChannelOpenFailureReason.CONNECT_FAILED
 
 

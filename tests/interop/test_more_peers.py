@@ -30,8 +30,9 @@ from .peers import (
     require_peer,
     token,
 )
+from .scripts.accounts import free_port
 from .scripts.peer_common import GREETING
-from .test_forwarding import capitals, free_port, say
+from .test_forwarding import capitals, say
 
 CLIENTS = ["dropbear", "putty", "libssh", "libssh2", "twisted", "ssh2"]
 SERVERS = ["dropbear", "libssh", "twisted", "ssh2"]
@@ -123,7 +124,7 @@ async def test_a_client_has_us_listen(keys: Keys, name: str) -> None:
         our_server(Gate(USER, authorized=[key]), hosts, forwarding=policy) as server,
         client.client(
             server.port, "back", host_public_key=hosts, key=[key],
-            target=target, listen=(port := await free_port()),
+            target=target, listen=(port := free_port()),
         ) as running,
     ):  # fmt: skip
         await in_thread(partial(running.wait_for, "waiting"))
@@ -136,7 +137,7 @@ async def test_a_client_has_us_listen(keys: Keys, name: str) -> None:
 async def test_a_server_listens_for_us(keys: Keys, name: str) -> None:
     peer, hosts = require_peer(name), [keys.host["ed25519"]]
     mine = anyssh.ClientCredentials(USER, keys=[our_key(keys.user["ed25519"])])
-    port = await free_port()
+    port = free_port()
     async with (
         capitals() as target,
         serving(keys, peer, password=token(), everything=True) as server,

@@ -9,7 +9,6 @@ without logging in.
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -21,6 +20,7 @@ import anyssh
 
 from .explained import EXPLAINED
 from .scanning import require_program, scanned
+from .scripts.accounts import free_port
 
 POLICIES = Path(__file__).parent / "policies"
 DEADLINE = 60.0
@@ -117,11 +117,6 @@ async def test_client(ssh_audit: str, policy: str | None) -> None:
         assert report["passed"], report["errors"]
     else:
         check_faults(report)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 async def connect_once(port: int) -> None:

@@ -7,10 +7,15 @@ As root, the account exists only in a mount namespace of the server, over copies
 from __future__ import annotations
 
 import os
+import secrets
 import shlex
 import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
+
+_PORTS = range(20_000, 30_000)
+"""Below those that systems give to whoever asks for any."""
 
 PAM = """\
 auth required pam_unix.so
@@ -43,6 +48,9 @@ def in_namespace(home: Path, command: list[str]) -> list[str]:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nobody uses, and that nobody gets who asks for any."""
+    while True:
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
