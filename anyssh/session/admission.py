@@ -26,6 +26,8 @@ IPV6_SOURCE_BYTES: Final = 8
 class Refusal(Enum):
     """Why a connection is not let in, in words for the client."""
 
+    __hash__ = object.__hash__  # that of Enum is written in Python
+
     FULL = "Too many connections"
     FULL_OF_STRANGERS = "Too many connections that have not logged in"
     SOURCE_FULL = "Too many connections from your address"
@@ -44,6 +46,8 @@ class Offence(Enum):
 
 class Stage(Enum):
     """How far a visit has come."""
+
+    __hash__ = object.__hash__  # that of Enum is written in Python
 
     STRANGER = auto()
     """It is not authenticated yet."""
