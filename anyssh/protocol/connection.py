@@ -148,22 +148,29 @@ class Connection:
         self._replies: deque[ReplySlot] = deque()
         self._requests = RequestLine()
         self._answers_waiting = 0
-        self.handlers: dict[int, Callable[[Buffer], None]] = {
-            MessageNumber.GLOBAL_REQUEST: self._global_request,
-            MessageNumber.REQUEST_SUCCESS: self._request_success,
-            MessageNumber.REQUEST_FAILURE: self._request_failure,
-            MessageNumber.CHANNEL_OPEN: self._channel_open,
-            MessageNumber.CHANNEL_OPEN_CONFIRMATION: self._open_confirmation,
-            MessageNumber.CHANNEL_OPEN_FAILURE: self._open_failure,
-            MessageNumber.CHANNEL_WINDOW_ADJUST: self._window_adjust,
-            MessageNumber.CHANNEL_DATA: self._data,
-            MessageNumber.CHANNEL_EXTENDED_DATA: self._extended_data,
-            MessageNumber.CHANNEL_EOF: self._eof,
-            MessageNumber.CHANNEL_CLOSE: self._close,
-            MessageNumber.CHANNEL_REQUEST: self._channel_request,
-            MessageNumber.CHANNEL_SUCCESS: self._channel_success,
-            MessageNumber.CHANNEL_FAILURE: self._channel_failure,
-        }
+        self._handlers: dict[int, Callable[[Buffer], None]] | None = None
+
+    @property
+    def handlers(self) -> dict[int, Callable[[Buffer], None]]:
+        """What handles the messages of the connection; made when the first of them comes."""
+        if self._handlers is None:
+            self._handlers = {
+                MessageNumber.GLOBAL_REQUEST: self._global_request,
+                MessageNumber.REQUEST_SUCCESS: self._request_success,
+                MessageNumber.REQUEST_FAILURE: self._request_failure,
+                MessageNumber.CHANNEL_OPEN: self._channel_open,
+                MessageNumber.CHANNEL_OPEN_CONFIRMATION: self._open_confirmation,
+                MessageNumber.CHANNEL_OPEN_FAILURE: self._open_failure,
+                MessageNumber.CHANNEL_WINDOW_ADJUST: self._window_adjust,
+                MessageNumber.CHANNEL_DATA: self._data,
+                MessageNumber.CHANNEL_EXTENDED_DATA: self._extended_data,
+                MessageNumber.CHANNEL_EOF: self._eof,
+                MessageNumber.CHANNEL_CLOSE: self._close,
+                MessageNumber.CHANNEL_REQUEST: self._channel_request,
+                MessageNumber.CHANNEL_SUCCESS: self._channel_success,
+                MessageNumber.CHANNEL_FAILURE: self._channel_failure,
+            }
+        return self._handlers
 
     def learn_peer(self, version: PeerVersion) -> None:
         """Adapt to whom the session is with."""
@@ -181,7 +188,7 @@ class Connection:
         """Stop for good: what is sent from now on goes nowhere, and nothing is kept of it."""
         if self._attachment is _Attachment.ATTACHED:
             self._attachment = _Attachment.ENDED
-        self._link = None
+        self._link = self._handlers = None
         self.continuity = None
         self._held.clear()
         self.held_size = 0
@@ -259,6 +266,11 @@ class Connection:
     def send_service_message(self, payload: bytes) -> None:
         """Send a service request or its grant, which wait for a key exchange as all else does."""
         self._send(payload)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether neither side waits for anything, and the session cannot outlive its stream."""
+        return not (self._channels or self._replies or self.held_size or self.continuity)
 
     @property
     def channel_count(self) -> int:

@@ -118,6 +118,7 @@ class Core:
     :param host_keys: a server's host keys and certificates, in order of preference; their private
         halves may live elsewhere
     :param takes_certificates: whether the peer may prove itself with a certificate
+    :param guesses_key_exchange: whether a client's first key exchange message leaves at once
     :param delay_secret: makes the times of failed authentications unpredictable
     :param services: what clients may ask for once they are authenticated, besides the connection
     :param clock: tells monotonic seconds whenever it is asked, for measuring latency
@@ -139,6 +140,7 @@ class Core:
         connection: Connection,
         host_keys: Sequence[Identity] = (),
         takes_certificates: bool = False,
+        guesses_key_exchange: bool = False,
         delay_secret: bytes = b"",
         services: Collection[str] = (),
         clock: Callable[[], float] | None = None,
@@ -177,6 +179,7 @@ class Core:
             self._guard,
             self._exchange_completed,
             takes_certificates=takes_certificates,
+            guesses=guesses_key_exchange or config.guess_key_exchange is True,
         )
         self._clock = clock if clock is not None else lambda: self._now
         self._reconnector = Reconnector(
@@ -205,7 +208,7 @@ class Core:
         self.has_backlog: bool = False
         self._messages_per_call = LEAST_MESSAGES_PER_CALL
         self._is_halted = False
-        self._handlers = _Handlers(self)
+        self._handlers: dict[int, Callable[..., None]] = _Handlers(self)
         self.exchanger.start()
 
     # What a session asks
@@ -436,6 +439,16 @@ class Core:
             self._go_offline()
         elif self._is_attached:
             self._connection.detach()
+
+    def release(self) -> None:
+        """Let go of all that leads back here, once the stream is closed and nothing more comes.
+
+        Otherwise only the garbage collector could free this core. What it knows stays.
+        """
+        self._handlers = {}
+        self._authentication = None
+        self.exchanger.release()
+        self._reconnector.release()
 
     def _go_offline(self) -> None:
         """Leave the connection with nothing but the journal."""

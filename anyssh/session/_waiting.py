@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import anyio
 
-__all__ = ["Notice"]
+__all__ = ["Latch", "Notice"]
 
 
 class Notice:
@@ -27,3 +27,27 @@ class Notice:
         if event is not None:
             self._event = None
             event.set()
+
+
+class Latch:
+    """Wakes every task that waits, and keeps none waiting from then on."""
+
+    __slots__ = ("_is_set", "_notice")
+
+    def __init__(self) -> None:
+        self._notice = Notice()
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        """Whether it was set."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Wake all that wait, and will wait."""
+        self._is_set = True
+        self._notice.notify()
+
+    async def wait(self) -> None:
+        """Wait for :meth:`set`; does not yield if it has been called."""
+        while not self._is_set:
+            await self._notice.wait()

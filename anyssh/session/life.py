@@ -24,7 +24,7 @@ from collections.abc import (
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from logging import Logger, getLogger
-from typing import Any, ClassVar, Final, Self, TypeVar
+from typing import Any, ClassVar, Final, NamedTuple, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -81,7 +81,15 @@ from .links import NEXT_STATES, Links, SessionState
 from .metrics import SessionMetrics
 from .signing import identity_of, public_key_of, signed, signer_of, signs_quickly
 
-__all__ = ["ProgressHandler", "SessionClosed", "SessionLife", "Transport"]
+__all__ = [
+    "NO_HOST_KEYS",
+    "HostKeys",
+    "ProgressHandler",
+    "SessionClosed",
+    "SessionLife",
+    "Transport",
+    "remote_address",
+]
 
 logger: Logger = getLogger("anyssh")
 
@@ -140,17 +148,38 @@ def _contained(callback: Callable[[E], None] | None) -> Callable[[E], None] | No
     return call
 
 
-def _split(
-    keys: Iterable[KeyPair | CertifiedKey],
-) -> tuple[tuple[Identity, ...], dict[Key, Key | Signer]]:
-    """Return what host keys show, certificates and plain keys, and who signs for each key."""
-    shown: dict[Identity, None] = {}
-    signers: dict[Key, Key | Signer] = {}
-    for key in keys:
-        shown[identity_of(key)] = None
-        shown[public_key_of(key)] = None
-        signers.setdefault(public_key_of(key), signer_of(key))
-    return tuple(shown), signers
+class HostKeys(NamedTuple):
+    """What all sessions of one server prove themselves with.
+
+    :ivar shown: certificates and plain keys
+    :ivar signers: who signs for each key
+    """
+
+    shown: tuple[Identity, ...]
+    signers: Mapping[Key, Key | Signer]
+
+    @classmethod
+    def of(cls, keys: Iterable[KeyPair | CertifiedKey]) -> Self:
+        """Take host keys apart."""
+        shown: dict[Identity, None] = {}
+        signers: dict[Key, Key | Signer] = {}
+        for key in keys:
+            shown[identity_of(key)] = None
+            shown[public_key_of(key)] = None
+            signers.setdefault(public_key_of(key), signer_of(key))
+        return cls(tuple(shown), signers)
+
+
+NO_HOST_KEYS: Final = HostKeys((), {})
+
+
+def remote_address(stream: AnyByteStream) -> tuple[str, int] | None:
+    """Return the host and port at the other end of a stream, where it has them."""
+    try:
+        address = stream.extra(SocketAttribute.remote_address, None)
+    except (OSError, AttributeError):  # what sockets raise that are closed already
+        return None
+    return (address[0], address[1]) if isinstance(address, tuple) else None
 
 
 class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
@@ -172,7 +201,7 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
         connection: Connection,
         *,
         service_names: Collection[str],
-        host_keys: Iterable[KeyPair | CertifiedKey] = (),
+        host_keys: HostKeys = NO_HOST_KEYS,
         trace: TraceHandler | None = None,
         on_progress: ProgressHandler | None = None,
     ) -> None:
@@ -185,7 +214,7 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
         self._config = config
         self._connection = connection
         self._service_names = service_names
-        self._host_identities, self._host_keys = _split(host_keys)
+        self._host_keys = host_keys
         self._trace_handler = _contained(trace)
         self._on_progress = _contained(on_progress)
         self._number = next(_session_numbers)
@@ -349,7 +378,7 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
         transport = self._transport
         return transport if isinstance(transport, ByteStreamConnectable) else None
 
-    def _make_core(self) -> Core:
+    def _make_core(self, stream: AnyByteStream) -> Core:
         """Make the core of a stream, the first or a later one."""
         return Core(
             self._role,
@@ -358,8 +387,9 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
             random=os.urandom,
             identification=local_identification(__version__),
             connection=self._connection,
-            host_keys=self._host_identities,
+            host_keys=self._host_keys.shown,
             takes_certificates=self._takes_certificates,
+            guesses_key_exchange=self._guesses_key_exchange(stream),
             delay_secret=_process_secret,
             clock=self._backend.current_time,
             services=self._service_names,
@@ -376,6 +406,10 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
         """Whether the peer may prove itself with a certificate."""
         raise NotImplementedError
 
+    def _guesses_key_exchange(self, stream: AnyByteStream) -> bool:
+        """Whether the first message of the key exchange is to leave at once."""
+        return False
+
     async def _set_up(self) -> None:
         """Wait until the session is ready for the body of ``async with``."""
         raise NotImplementedError
@@ -384,12 +418,15 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
 
     async def _leave(self) -> None:
         try:
-            await self.aclose()
+            if not self._links.is_finished:
+                await self.aclose()
         finally:
             await self._leave_at_once()
 
     async def _leave_at_once(self) -> None:
         """Say goodbye as far as the stream takes it at once, and wait for the link to end."""
+        if self._links.is_finished:
+            return
         self._say_goodbye(DisconnectReason.BY_APPLICATION, "the session was left")
         self._links.hurry()
         with anyio.CancelScope(shield=True):
@@ -427,9 +464,21 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
         """
         self._trace(TraceId.SESSION_CLOSING, TraceLevel.INFO, f"closing: {reason} {description}")
         await self._send_what_waits()
+        waits = self._waits_for_peer_to_close()
         self._say_goodbye(reason, description)
         if self._state is SessionState.CLOSED:
+            if self._links.is_finished:
+                await anyio.lowlevel.checkpoint()
+            elif not waits:
+                self._links.hurry()
             await self._links.wait_finished()
+
+    def _waits_for_peer_to_close(self) -> bool:
+        """Whether the stream stays open, after our goodbye, until the peer has closed its side.
+
+        A system may drop what we have said when it gets something for a socket that is closed.
+        """
+        return True
 
     async def _send_what_waits(self) -> None:
         """Let what waits for new keys, such as the end of a channel, leave before the goodbye."""
@@ -507,7 +556,7 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
     # Asking the application
 
     def _signature_requested(self, event: SignatureRequested) -> None:
-        key = self._host_keys[event.key]
+        key = self._host_keys.signers[event.key]
         if isinstance(key, Key) and signs_quickly(key):
             # Signing here takes less time than a task would.
             try:
@@ -688,13 +737,7 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
 
     def _remote_address(self) -> tuple[str, int] | None:
         stream = self._stream
-        if stream is None:
-            return None
-        try:
-            address = stream.extra(SocketAttribute.remote_address, None)
-        except (OSError, AttributeError):  # what sockets raise that are closed already
-            return None
-        return (address[0], address[1]) if isinstance(address, tuple) else None
+        return None if stream is None else remote_address(stream)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._number} {self._state.name.lower()}>"

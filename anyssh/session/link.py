@@ -34,10 +34,10 @@ from ..config import Limits
 from ..contour import SessionContour
 from ..errors import SSHError
 from ..protocol import Core, Phase
-from ..protocol.events import Event
+from ..protocol.events import Event, nobody
 from ._backend import running_backend
 from ._direct import DirectWriter
-from ._waiting import Notice
+from ._waiting import Latch, Notice
 from .errors import ConnectionLost
 
 __all__ = ["Link", "StartTask"]
@@ -118,16 +118,17 @@ class Link:
         self._output = Notice()
         self._rest = b""
         self._is_held = False
-        self._writing = anyio.CancelScope(shield=True)
+        self._writing: anyio.CancelScope | None = None
+        self._write_until = math.inf
         self._written = Notice()
-        self._reading = anyio.CancelScope()
+        self._reading: anyio.CancelScope | None = None
         self._read_until = math.inf
-        self._alarm = anyio.CancelScope()
+        self._alarm: anyio.CancelScope | None = None
         self._is_steady = False
         self._error: Exception | None = None
         self._is_released = False
         self._unpaused = Notice()
-        self._finished = anyio.Event()
+        self._finished = Latch()
 
     @property
     def error(self) -> Exception | None:
@@ -155,18 +156,25 @@ class Link:
         if self._read_until == math.inf:
             self._limit_writing()
             self._read_until = anyio.current_time() + self._limits.close_time
-            self._reading.deadline = min(self._reading.deadline, self._read_until)
+            if self._reading is not None:
+                self._reading.deadline = min(self._reading.deadline, self._read_until)
 
     def _limit_writing(self) -> None:
         deadline = anyio.current_time() + self._limits.disconnect_time
-        self._writing.deadline = min(self._writing.deadline, deadline)
+        self._write_until = min(self._write_until, deadline)
+        if self._writing is not None:
+            self._writing.deadline = self._write_until
+
+    def _stop_reading(self) -> None:
+        self._read_until = -math.inf
+        if self._reading is not None:
+            self._reading.cancel()
 
     def hurry(self) -> None:
         """Give the goodbye no more than :attr:`Limits.disconnect_time`, and the peer no time."""
         if not self._finished.is_set():
             self._limit_writing()
-            self._read_until = -math.inf
-            self._reading.cancel()
+            self._stop_reading()
 
     def release(self) -> None:
         """End the tasks, but neither the core nor the stream; only while the core is paused.
@@ -178,11 +186,16 @@ class Link:
         self._limit_writing()
         self._wake_all()
 
+    def let_go(self) -> None:
+        """Let go of all that leads back here or to the session, which is over."""
+        self.dispatch = self._start_task = nobody
+        self.core.release()
+
     def _wake_all(self) -> None:
         """Have every task see that the end has come."""
         self._unpaused.notify()
         self._output.notify()
-        if self._alarm is not self._reading:
+        if self._alarm is not None and self._alarm is not self._reading:
             self._alarm.cancel()
 
     async def wait_finished(self) -> None:
@@ -211,7 +224,9 @@ class Link:
                 await self._written.wait()
         finally:
             self._writer = _Writer.GONE
-            self._writing.cancel()
+            self._write_until = -math.inf
+            if self._writing is not None:
+                self._writing.cancel()
             if not self._is_released:
                 await self._close_stream()
             direct, self._direct = self._direct, None
@@ -383,8 +398,9 @@ class Link:
             self._wake_writer()
 
     async def _write(self) -> None:
+        writing = self._writing = anyio.CancelScope(deadline=self._write_until, shield=True)
         try:
-            with self._writing:
+            with writing:
                 while True:
                     await self._write_pending()
                     if self.core.phase is _TERMINATED:
@@ -401,7 +417,7 @@ class Link:
         finally:
             self._writer = _Writer.GONE
             self._written.notify()
-        if self._is_released and self._writing.cancelled_caught:
+        if self._is_released and writing.cancelled_caught:
             error = SSHError("the peer reads too slowly to be handed over")
             self.core.lose(error, anyio.current_time())
 
@@ -436,8 +452,7 @@ class Link:
         try:
             await self.stream.send_eof()
         except NotImplementedError:
-            self._read_until = -math.inf
-            self._reading.cancel()
+            self._stop_reading()
         except Exception as error:  # whatever a stream raises means that it is gone
             self._lost(error)
 
@@ -450,9 +465,11 @@ class Link:
 
     def _set_alarm(self) -> None:
         """Let the alarm go off no later than the core needs it; too early does no harm."""
-        deadline = self.core.next_deadline()
-        if deadline is not None and deadline < self._alarm.deadline:
-            self._alarm.deadline = deadline
+        alarm = self._alarm
+        if alarm is not None:
+            deadline = self.core.next_deadline()
+            if deadline is not None and deadline < alarm.deadline:
+                alarm.deadline = deadline
 
     async def _keep_time(self) -> None:
         """Tell the core when it has something to do, on a stream whose reader cannot."""
