@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 __all__ = ["PeerVersion", "local_identification"]
@@ -54,15 +55,7 @@ class PeerVersion:
         :param text: the identification line without its line end
         :raises ValueError: it is not one
         """
-        match = _LINE.fullmatch(text)
-        if match is None:
-            raise ValueError(f"not an SSH identification: {text[:64]!r}")
-        product = match["software"].split(" ", 1)[0]
-        name, underscore, tail = product.rpartition("_")
-        if not underscore:
-            name, tail = product, ""
-        version = _VERSION.match(tail)
-        return cls(text, match["protocol"], name.replace("_", " "), version[0] if version else "")
+        return _parse(text)
 
     @property
     def is_dev_tunnels(self) -> bool:
@@ -81,3 +74,19 @@ class PeerVersion:
 
     def __str__(self) -> str:
         return self.text
+
+
+# Peers of one kind all say the same.
+@lru_cache(maxsize=64)
+def _parse(text: str) -> PeerVersion:
+    match = _LINE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"not an SSH identification: {text[:64]!r}")
+    product = match["software"].split(" ", 1)[0]
+    name, underscore, tail = product.rpartition("_")
+    if not underscore:
+        name, tail = product, ""
+    version = _VERSION.match(tail)
+    return PeerVersion(
+        text, match["protocol"], name.replace("_", " "), version[0] if version else ""
+    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection
 from enum import Enum, auto
+from functools import cached_property
 from typing import Final, Protocol
 
 from ..config import SessionConfig
@@ -148,29 +149,26 @@ class Connection:
         self._replies: deque[ReplySlot] = deque()
         self._requests = RequestLine()
         self._answers_waiting = 0
-        self._handlers: dict[int, Callable[[Buffer], None]] | None = None
 
-    @property
+    @cached_property
     def handlers(self) -> dict[int, Callable[[Buffer], None]]:
         """What handles the messages of the connection; made when the first of them comes."""
-        if self._handlers is None:
-            self._handlers = {
-                MessageNumber.GLOBAL_REQUEST: self._global_request,
-                MessageNumber.REQUEST_SUCCESS: self._request_success,
-                MessageNumber.REQUEST_FAILURE: self._request_failure,
-                MessageNumber.CHANNEL_OPEN: self._channel_open,
-                MessageNumber.CHANNEL_OPEN_CONFIRMATION: self._open_confirmation,
-                MessageNumber.CHANNEL_OPEN_FAILURE: self._open_failure,
-                MessageNumber.CHANNEL_WINDOW_ADJUST: self._window_adjust,
-                MessageNumber.CHANNEL_DATA: self._data,
-                MessageNumber.CHANNEL_EXTENDED_DATA: self._extended_data,
-                MessageNumber.CHANNEL_EOF: self._eof,
-                MessageNumber.CHANNEL_CLOSE: self._close,
-                MessageNumber.CHANNEL_REQUEST: self._channel_request,
-                MessageNumber.CHANNEL_SUCCESS: self._channel_success,
-                MessageNumber.CHANNEL_FAILURE: self._channel_failure,
-            }
-        return self._handlers
+        return {
+            MessageNumber.GLOBAL_REQUEST: self._global_request,
+            MessageNumber.REQUEST_SUCCESS: self._request_success,
+            MessageNumber.REQUEST_FAILURE: self._request_failure,
+            MessageNumber.CHANNEL_OPEN: self._channel_open,
+            MessageNumber.CHANNEL_OPEN_CONFIRMATION: self._open_confirmation,
+            MessageNumber.CHANNEL_OPEN_FAILURE: self._open_failure,
+            MessageNumber.CHANNEL_WINDOW_ADJUST: self._window_adjust,
+            MessageNumber.CHANNEL_DATA: self._data,
+            MessageNumber.CHANNEL_EXTENDED_DATA: self._extended_data,
+            MessageNumber.CHANNEL_EOF: self._eof,
+            MessageNumber.CHANNEL_CLOSE: self._close,
+            MessageNumber.CHANNEL_REQUEST: self._channel_request,
+            MessageNumber.CHANNEL_SUCCESS: self._channel_success,
+            MessageNumber.CHANNEL_FAILURE: self._channel_failure,
+        }
 
     def learn_peer(self, version: PeerVersion) -> None:
         """Adapt to whom the session is with."""
@@ -188,7 +186,7 @@ class Connection:
         """Stop for good: what is sent from now on goes nowhere, and nothing is kept of it."""
         if self._attachment is _Attachment.ATTACHED:
             self._attachment = _Attachment.ENDED
-        self._link = self._handlers = None
+        self._link = None
         self.continuity = None
         self._held.clear()
         self.held_size = 0

@@ -12,6 +12,8 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import lru_cache
+from typing import Final
 
 from .. import wire
 from ..algorithms import (
@@ -53,6 +55,15 @@ from .negotiation import Algorithms, guess_is_right, is_strict, negotiate, wants
 from .transport import Transport
 
 __all__ = ["ExchangeKeys", "KeyExchanger"]
+
+
+_NEW_KEYS: Final = NewKeys().encode()
+
+
+@lru_cache(maxsize=16)
+def _ext_info(extensions: tuple[str, ...], algorithms: tuple[str, ...]) -> bytes:
+    values = {Extension.SERVER_SIG_ALGS: ",".join(algorithms).encode()}
+    return ExtInfo({name: values.get(name, b"") for name in extensions}).encode()
 
 
 class _Step(Enum):
@@ -415,7 +426,7 @@ class KeyExchanger:
         return ExchangeKeys(method.hash_name, secret, digest, self.session_id)
 
     def _send_newkeys(self, exchange: _Exchange) -> None:
-        self._transport.send(NewKeys().encode())
+        self._transport.send(_NEW_KEYS)
         sends_to_server = self._role is Role.CLIENT
         encryption, mac, iv, key, mac_key = self._direction(exchange, to_server=sends_to_server)
         sealer = packet_sealer(
@@ -424,7 +435,7 @@ class KeyExchanger:
         self._transport.install_sealer(sealer, reset_sequence=self.is_strict)
         exchange.step = _Step.NEWKEYS
         if exchange.is_initial and self.peer_wants_ext_info:
-            self._transport.send(ExtInfo(self._extensions()).encode())
+            self._send_extensions()
 
     def mac_key(self, *, to_server: bool) -> tuple[str, bytes]:
         """Return the hash and the key of one direction's MAC, from the first exchange.
@@ -478,9 +489,12 @@ class KeyExchanger:
             keys.derive(letters[2], mac_key_size(mac)) if takes_mac else b"",
         )
 
-    def _extensions(self) -> dict[str, bytes]:
-        values = {Extension.SERVER_SIG_ALGS: ",".join(self._config.host_key_algorithms).encode()}
-        return {name: values.get(name, b"") for name in self._config.extensions}
+    def _send_extensions(self) -> None:
+        config = self._config
+        extensions, algorithms = tuple(config.extensions), tuple(config.host_key_algorithms)
+        # How signatures are verified is for servers to tell (RFC 8308 section 3.1).
+        if self._role is Role.SERVER or extensions != (Extension.SERVER_SIG_ALGS,):
+            self._transport.send(_ext_info(extensions, algorithms))
 
     def release(self) -> None:
         """Let go of who is told; nothing more comes."""
