@@ -13,7 +13,6 @@ import itertools
 import math
 import os
 from collections.abc import (
-    AsyncGenerator,
     AsyncIterator,
     Awaitable,
     Callable,
@@ -21,14 +20,14 @@ from collections.abc import (
     Iterable,
     Mapping,
 )
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from logging import Logger, getLogger
+from types import TracebackType
 from typing import Any, ClassVar, Final, NamedTuple, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
-from anyio import AsyncContextManagerMixin, TypedAttributeProvider
+from anyio import TypedAttributeProvider
 from anyio.abc import (
     AnyByteStream,
     AsyncBackend,
@@ -182,7 +181,7 @@ def remote_address(stream: AnyByteStream) -> tuple[str, int] | None:
     return (address[0], address[1]) if isinstance(address, tuple) else None
 
 
-class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
+class SessionLife(TypedAttributeProvider):
     """One end of a session, as far as it does not matter what the session is for.
 
     Entered once, with ``async with``, and left in the same task.
@@ -222,7 +221,7 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
         self._links: Links
         self._backend: type[AsyncBackend]
         self._latency = LatencyStatistics()
-        self._contour = SessionContour()
+        self._contour: SessionContour
         self._reconnections = 0
         self._lost: SSHError | None = None
         self._services: TaskGroup
@@ -300,7 +299,7 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
     @property
     def contour(self) -> SessionContour:
         """How much the session has moved, and how fast, over its whole life."""
-        return self._contour
+        return SessionContour() if self._state is SessionState.NEW else self._contour
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
@@ -315,11 +314,9 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
 
     # Beginning
 
-    @asynccontextmanager
-    async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
+    async def __aenter__(self) -> Self:
         if self._state is not SessionState.NEW:
             raise RuntimeError("a session is entered once")
-        body_error: BaseException | None = None
         self._progress(Progress.OPENING_SESSION_CONNECTION)
         stream = await self._open_stream()
         try:
@@ -327,29 +324,48 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
         except BaseException:
             await anyio.aclose_forcefully(stream)
             raise
-        async with anyio.create_task_group() as services:
-            self._services = services
-            services.start_soon(self._links.run)
-            try:
-                await self._set_up()
-                self._ready()
-                yield self
-                await self._leave()
-            except anyio.get_cancelled_exc_class():
-                await self._leave_at_once()
-                raise
-            except BaseException as error:
-                body_error = error
-                await self._leave_at_once()
-            finally:
-                if self._callbacks_running:
-                    services.cancel_scope.cancel()
-        if body_error is not None:
-            # Outside the group, which would have wrapped it.
-            try:
-                raise body_error
-            finally:
-                del body_error
+        self._services = anyio.create_task_group()
+        await self._services.__aenter__()
+        self._services.start_soon(self._links.run)
+        try:
+            await self._set_up()
+            self._ready()
+        except BaseException as error:
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        failure: BaseException | None = None
+        try:
+            await (self._leave() if exc_value is None else self._leave_at_once())
+        except BaseException as error:
+            failure = error
+        try:
+            return await self._end_services(failure or exc_value, is_ours=failure is not None)
+        finally:
+            del failure
+
+    async def _end_services(self, error: BaseException | None, *, is_ours: bool) -> bool | None:
+        """Wait for all that still runs; then raise ``error``, if that is for us to do."""
+        services = self._services
+        if self._callbacks_running:
+            services.cancel_scope.cancel()
+        try:
+            if isinstance(error, anyio.get_cancelled_exc_class()):
+                return await services.__aexit__(type(error), error, error.__traceback__)
+            # The group would wrap any other.
+            await services.__aexit__(None, None, None)
+            if error is not None and is_ours:
+                raise error
+            return None
+        finally:
+            del error
 
     async def _open_stream(self) -> AnyByteStream:
         transport = self._transport
