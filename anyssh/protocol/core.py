@@ -94,6 +94,7 @@ MESSAGES_PER_CHANNEL: Final = 8
 _VERSION: Final = Phase.VERSION
 _RUNNING: Final = Phase.RUNNING
 _TERMINATED: Final = Phase.TERMINATED
+_HANDLE: Final = Disposition.HANDLE
 _ACCEPTANCE: Final = {role: compiled(role) for role in Role}
 _WAITED_FOR: Final = {
     Phase.VERSION: "the identification line",
@@ -530,9 +531,10 @@ class Core:
             raise RemoteProtocolError("EXT_INFO during authentication must precede success")
         if rule is None or not _CONDITIONS[rule.condition](self, payload):
             raise self._illegal(number)
+        if rule.disposition is _HANDLE:
+            self._handlers[number](payload)
+            return
         match rule.disposition:
-            case Disposition.HANDLE:
-                self._handlers[number](payload)
             case Disposition.REFUSE:
                 self._refuse(number, payload)
             case Disposition.DEFER:

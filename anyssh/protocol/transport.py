@@ -26,7 +26,7 @@ from ..wire import Buffer, displayable
 from .acceptance import Role
 from .greeting import Greeting
 
-__all__ = ["Traffic", "Transport"]
+__all__ = ["NO_TRAFFIC", "Traffic", "Transport"]
 
 ReceiptHandler = Callable[[int, float | None], None]
 
@@ -53,6 +53,9 @@ class Traffic:
             self.messages_sent + other.messages_sent,
             self.messages_received + other.messages_received,
         )
+
+
+NO_TRAFFIC: Final = Traffic(0, 0, 0, 0)
 
 
 class Transport:

@@ -478,7 +478,9 @@ class SessionLife(TypedAttributeProvider):
         :param reason: a :class:`~anyssh.DisconnectReason`, or any number below 2**32
         :param description: a text for the peer
         """
-        self._trace(TraceId.SESSION_CLOSING, TraceLevel.INFO, f"closing: {reason} {description}")
+        if self._trace_handler is not None:
+            text = f"closing: {reason} {description}"
+            self._trace(TraceId.SESSION_CLOSING, TraceLevel.INFO, text)
         await self._send_what_waits()
         waits = self._waits_for_peer_to_close()
         self._say_goodbye(reason, description)
@@ -628,7 +630,8 @@ class SessionLife(TypedAttributeProvider):
         logger.debug("nobody handles %r", event)
 
     def _version_received(self, event: VersionReceived) -> None:
-        self._trace(TraceId.PROTOCOL_VERSION, TraceLevel.INFO, f"peer is {event.version}")
+        if self._trace_handler is not None:
+            self._trace(TraceId.PROTOCOL_VERSION, TraceLevel.INFO, f"peer is {event.version}")
         self._progress(Progress.COMPLETED_VERSION_EXCHANGE)
         self._progress(Progress.STARTING_KEY_EXCHANGE)
 
@@ -707,7 +710,8 @@ class SessionLife(TypedAttributeProvider):
         self._links.end()
         description = getattr(error, "description", str(error))
         self._end = SessionClosed(_disconnect_reason(error), description, error)
-        self._trace(TraceId.SESSION_CLOSING, TraceLevel.INFO, f"closed: {error}", error)
+        if self._trace_handler is not None:
+            self._trace(TraceId.SESSION_CLOSING, TraceLevel.INFO, f"closed: {error}", error)
         for scope in self._waiting_scopes:
             scope.cancel()
         self._end_work(error)

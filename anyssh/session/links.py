@@ -24,7 +24,7 @@ from ..contour import SessionContour
 from ..errors import HostKeyError, LocalProtocolError, ReconnectError, SSHError
 from ..protocol import Core, Phase
 from ..protocol.events import ConnectionTerminated, Event, SessionResumed, nobody
-from ..protocol.transport import Traffic
+from ..protocol.transport import NO_TRAFFIC, Traffic
 from ._waiting import Latch, Notice
 from .errors import ConnectionLost
 from .link import Link, StartTask
@@ -160,7 +160,7 @@ class Links:
         self._dispatch = dispatch
         self._connectable = connectable
         self._link: Link | None = self.make_link(stream, make_core(stream), dispatch)
-        self._past = Traffic(0, 0, 0, 0)
+        self._past = NO_TRAFFIC
         self._attempt: Attempt | None = None
         self._running: Attempt | None = None
         self._attempt_came = Notice()
