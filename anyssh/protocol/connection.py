@@ -147,6 +147,7 @@ class Connection:
         self._offered = 0
         self._kept_bytes = 0
         self._replies: deque[ReplySlot] = deque()
+        self._asked_without_reply = False
         self._requests = RequestLine()
         self._answers_waiting = 0
 
@@ -267,8 +268,15 @@ class Connection:
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether neither side waits for anything, and the session cannot outlive its stream."""
-        return not (self._channels or self._replies or self.held_size or self.continuity)
+        """Whether all that was asked was answered, and the session cannot outlive its stream."""
+        return not (
+            self._channels
+            or self._replies
+            or self._asked_without_reply
+            or self.pending_service
+            or self.held_size
+            or self.continuity
+        )
 
     @property
     def channel_count(self) -> int:
@@ -560,6 +568,8 @@ class Connection:
         self._ask(GlobalRequest(name, want_reply, payload).encode())
         if want_reply:
             self._replies.append(slot)
+        else:
+            self._asked_without_reply = True
         return slot
 
     # Answers of ours

@@ -178,9 +178,10 @@ class ClientSession(Session):
         return self._guess in _guesses
 
     def _learn_guess(self) -> None:
-        """Note whether the guess was right, or would have been."""
+        """Note whether the guess was right, or would have been; a server may not cope with one."""
         if self._guess is not None:
-            _guesses.learn(self._guess, is_right=self._core.exchanger.guess_is_right)
+            is_right = self._presented is not None and self._core.exchanger.guess_is_right
+            _guesses.learn(self._guess, is_right=is_right)
 
     async def _set_up(self) -> None:
         exchanger = self._core.exchanger

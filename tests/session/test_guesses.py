@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
+import anyio.abc
+import pytest
 from anyio.abc import SocketAttribute
 
 import anyssh
@@ -79,6 +81,42 @@ async def test_a_server_that_has_changed_its_mind_costs_one_message() -> None:
             assert seen.was_guessed
             assert seen.messages.count("Sending KEX_INIT") == 2
             assert not (await flights(port, config)).was_guessed
+
+
+async def test_a_server_that_does_not_cope_with_guesses_is_left_alone() -> None:
+    config = fast(key_exchanges=[CURVE25519, NISTP256])
+
+    async def close_if_guessed(near: anyio.abc.ByteStream) -> None:
+        async with near, await anyio.connect_tcp("127.0.0.1", real_port) as far:
+            flight = await near.receive()
+            kexinit = flight.index(b"\n") + 1
+            end = kexinit + 4 + int.from_bytes(flight[kexinit : kexinit + 4])
+            await far.send(flight[:end])
+            if len(flight) > end:
+                await near.send(await far.receive())
+            else:
+                async with anyio.create_task_group() as ways:
+                    ways.start_soon(pass_on, near, far)
+                    await pass_on(far, near)
+
+    async def pass_on(source: anyio.abc.ByteStream, target: anyio.abc.ByteStream) -> None:
+        async for data in source:
+            await target.send(data)
+        await target.send_eof()
+
+    with anyio.fail_after(LIMIT):
+        async with (
+            serving(config) as real_port,
+            await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+            anyio.create_task_group() as group,
+        ):
+            group.start_soon(listener.serve, close_if_guessed)
+            port = listener.extra(SocketAttribute.local_port)
+            assert not (await flights(port, config)).was_guessed
+            with pytest.raises(anyssh.ConnectionLost):
+                await flights(port, config)
+            assert not (await flights(port, config)).was_guessed
+            group.cancel_scope.cancel()
 
 
 def test_the_guess_that_was_made_longest_ago_is_forgotten() -> None:

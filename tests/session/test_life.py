@@ -230,9 +230,9 @@ class _Deaf(ByteStream):
         await self._inner.aclose()
 
 
-@pytest.mark.parametrize("has_channel", [False, True])
+@pytest.mark.parametrize("opened", ["", "channel", "request"])
 async def test_a_client_waits_for_the_server_to_close_only_with_something_open(
-    has_channel: bool,
+    opened: str,
 ) -> None:
     near, far = streams()
     server_end = Outcome()
@@ -245,12 +245,14 @@ async def test_a_client_waits_for_the_server_to_close_only_with_something_open(
         async with anyio.create_task_group() as group:
             group.start_soon(run_end, server_of().accept(far), body, server_end)
             async with client_of(_Deaf(near), config=config) as client:
-                if has_channel:
+                if opened == "channel":
                     await client.open_channel()
+                elif opened == "request":
+                    await client.request("nobody-answers@example.com", want_reply=False)
                 begin = anyio.current_time()
     took = anyio.current_time() - begin
     assert server_end.error is None
-    assert (took > 0.2) is has_channel
+    assert (took > 0.2) is bool(opened)
 
 
 async def test_a_session_that_is_over_needs_no_garbage_collector() -> None:
