@@ -127,6 +127,7 @@ class Core:
     :ivar phase: how far the connection has come
     :ivar is_running: whether channels and requests are allowed
     :ivar can_send: whether payloads of the connection may leave now
+    :ivar peer_has_left: whether the peer has said goodbye, so that nothing more comes
     :ivar has_backlog: whether to call :meth:`receive_data` again, once others had their turn
     """
 
@@ -207,6 +208,7 @@ class Core:
         self._saw_connection_message = False
         self._deadline: float | None = now + config.limits.version_time
         self.has_backlog: bool = False
+        self.peer_has_left: bool = False
         self._messages_per_call = LEAST_MESSAGES_PER_CALL
         self._is_halted = False
         self._handlers: dict[int, Callable[..., None]] = _Handlers(self)
@@ -686,6 +688,7 @@ class Core:
 
     def _disconnect_came(self, payload: bytes) -> None:
         message = Disconnect.decode(payload)
+        self.peer_has_left = True
         error = Disconnected(message.reason, displayable(message.description))
         self._end(error, is_loss=message.reason == DisconnectReason.CONNECTION_LOST)
 

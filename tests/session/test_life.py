@@ -255,6 +255,22 @@ async def test_a_client_waits_for_the_server_to_close_only_with_something_open(
     assert (took > 0.2) is bool(opened)
 
 
+async def test_a_peer_that_has_said_goodbye_is_not_waited_for() -> None:
+    near, far = streams()
+    server = server_of(config=fast(limits=anyssh.Limits(close_time=LIMIT * 10)))
+
+    async def body(session: anyssh.ServerSession) -> None:
+        closed = await session.wait_closed()
+        assert isinstance(closed.error, anyssh.Disconnected)
+
+    with anyio.fail_after(LIMIT):
+        async with anyio.create_task_group() as group:
+            group.start_soon(run_end, server.accept(_Deaf(far)), body, Outcome())
+            async with client_of(near):
+                pass
+    assert far.closes == 1
+
+
 async def test_a_session_that_is_over_needs_no_garbage_collector() -> None:
     async def live() -> list[weakref.ref[object]]:
         near, far = streams()
