@@ -137,10 +137,10 @@ class ServerSession(Session):
         return self._user_authorities is not None
 
     async def _set_up(self) -> None:
-        while not self._core.is_running:
-            self._require_alive()
-            await self._let_in.wait()
         self._require_alive()
+        while not self._core.is_running:
+            await self._let_in.wait()
+            self._require_alive()
         if self._visit.stage is Stage.STRANGER:  # nobody authenticates without keys
             self._visit.move(Stage.AUTHENTICATED)
 
