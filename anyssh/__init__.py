@@ -115,7 +115,14 @@ if TYPE_CHECKING:
     from .session.arrivals import ReceivedData, ReceivedEof
     from .session.attributes import SSHAttribute
     from .session.authorities import HostAuthorities, HostCertificateVerifier, UserAuthorities
-    from .session.channel import Channel, ChannelClosed, ChannelOpening, Recipient, StderrStream
+    from .session.channel import (
+        Attendant,
+        Channel,
+        ChannelClosed,
+        ChannelOpening,
+        Recipient,
+        StderrStream,
+    )
     from .session.client import ClientSession
     from .session.credentials import CertifiedKey, ClientCredentials, HostBasedCredentials, Signer
     from .session.errors import ConnectionLost
@@ -141,6 +148,7 @@ if TYPE_CHECKING:
     from .trace import Progress, ProgressEvent, TraceEvent, TraceId, TraceLevel
 
 __all__ = [
+    "Attendant",
     "Agent",
     "AgentError",
     "AgentIdentity",
@@ -343,7 +351,7 @@ _NAMES = {
     ".session.arrivals": "ReceivedData ReceivedEof",
     ".session.attributes": "SSHAttribute",
     ".session.authorities": "HostAuthorities HostCertificateVerifier UserAuthorities",
-    ".session.channel": "Channel ChannelClosed ChannelOpening Recipient StderrStream",
+    ".session.channel": "Attendant Channel ChannelClosed ChannelOpening Recipient StderrStream",
     ".session.client": "ClientSession",
     ".session.credentials": "CertifiedKey ClientCredentials HostBasedCredentials Signer",
     ".session.errors": "ConnectionLost",

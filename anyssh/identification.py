@@ -28,6 +28,7 @@ _DEV_TUNNELS_GO_NAME: Final = "dev-tunnels-ssh-go"
 _OUR_NAME: Final = "anyssh"
 
 
+@lru_cache(maxsize=1)
 def local_identification(version: str) -> str:
     """Return our own line, without its end: ``SSH-2.0-anyssh_<version>``."""
     return f"SSH-2.0-{_OUR_NAME}_{version}"
@@ -48,14 +49,14 @@ class PeerVersion:
     name: str
     version: str
 
-    @classmethod
-    def parse(cls, text: str) -> PeerVersion:
+    @staticmethod
+    def parse(text: str) -> PeerVersion:
         """Split an identification line.
 
         :param text: the identification line without its line end
         :raises ValueError: it is not one
         """
-        return _parse(text)
+        return _parsed(text)
 
     @property
     def is_dev_tunnels(self) -> bool:
@@ -76,9 +77,9 @@ class PeerVersion:
         return self.text
 
 
-# Peers of one kind all say the same.
 @lru_cache(maxsize=64)
-def _parse(text: str) -> PeerVersion:
+def _parsed(text: str) -> PeerVersion:
+    """Split an identification line; most peers send one of a few."""
     match = _LINE.fullmatch(text)
     if match is None:
         raise ValueError(f"not an SSH identification: {text[:64]!r}")

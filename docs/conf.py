@@ -35,7 +35,10 @@ nitpick_ignore_regex = [
     ("py:class", r"anyssh\.testing\.(conformance\.Trial|faults\.Editor)"),
     ("py:class", r"anyssh\.forwarding\.(methods\.ForwardingMethods|local\.Forward)"),
     ("py:class", r"anyssh\.forwarding\.remote\._AtPeer"),
-    ("py:class", r"anyssh\.session\.(services\.ServiceT|life\.SessionLife|channel\.Recipient)"),
+    (
+        "py:class",
+        r"anyssh\.session\.(services\.ServiceT|life\.SessionLife|channel\.(Recipient|Attendant))",
+    ),
 ]
 
 # Made by calls and not by their constructors.

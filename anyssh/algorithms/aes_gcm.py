@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
-from itertools import chain, repeat
+from itertools import chain, count, repeat
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -36,6 +36,8 @@ _TAG_SIZE: Final = 16
 _FIXED_SIZE: Final = 4
 _NONCE: Final = struct.Struct(f">{_FIXED_SIZE}sQ")
 _COUNTERS: Final = 2**64
+_PACKETS: Final = 2**32
+"""More than one key is ever used for."""
 
 
 class GcmSealer:
@@ -101,4 +103,7 @@ class GcmOpener:
 def _nonces(iv: bytes) -> Iterator[bytes]:
     """Yield each nonce that belongs to ``iv`` once, so that none can be used twice."""
     fixed, first = _NONCE.unpack_from(iv)
-    return map(_NONCE.pack, repeat(fixed), chain(range(first, _COUNTERS), range(first)))
+    counters: Iterator[int] = count(first)
+    if first > _COUNTERS - _PACKETS:  # it will wrap; otherwise the plain counter weighs less
+        counters = chain(range(first, _COUNTERS), range(first))
+    return map(_NONCE.pack, repeat(fixed), counters)

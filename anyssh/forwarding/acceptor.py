@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from logging import Logger, getLogger
 from typing import Final
 
@@ -12,8 +12,9 @@ from anyio.abc import ByteStream, Listener, SocketAttribute, TaskGroup
 from ..errors import SSHError
 from .endpoints import TcpEndpoint
 from .listening import close_listener, loses_nothing, serve_connections
-from .relay import reset
+from .relay import SocketRelay, reset
 from .sockets import ConnectedSocket
+from .watching import Together
 
 __all__ = ["Acceptor", "contained", "originator_of"]
 
@@ -23,6 +24,10 @@ CLOSE_TIME: Final = 0.5
 """For a listener that was closed to stop accepting."""
 
 Carry = Callable[[ByteStream], Awaitable[None]]
+
+
+CarryNowait = Callable[[ConnectedSocket], bool]
+"""Takes over a connection without a task; returns whether that is possible."""
 
 
 def originator_of(stream: ByteStream) -> TcpEndpoint | None:
@@ -50,19 +55,32 @@ async def contained(carry: Awaitable[None]) -> None:
 
 
 class Acceptor:
-    """Accepts connections and carries each in a task of its own.
+    """Accepts connections and has them carried, each without a task or in one of its own.
 
     A failure of one of them is logged and leaves the others and the listener alone.
 
     :param carry: takes over a connection and closes it
     :param limit: connections that may be waiting for the other side; more are reset
+    :param carry_nowait: is asked before to do so without a task
+    :param together: has what is sent inside leave in one piece
     :ivar waiting: how many do, counted by those who carry them
     """
 
-    def __init__(self, listener: Listener[ByteStream], carry: Carry, limit: int) -> None:
+    def __init__(
+        self,
+        listener: Listener[ByteStream],
+        carry: Carry,
+        limit: int,
+        carry_nowait: CarryNowait,
+        together: Together,
+    ) -> None:
         self._listener = listener
         self._carry = carry
         self._limit = limit
+        self._carry_nowait = carry_nowait
+        self._together = together
+        self._relays: dict[SocketRelay, None] = {}
+        self._relays_changed = anyio.Event()
         self.waiting: int = 0
         self._scope = anyio.CancelScope()
         self._accepting = anyio.CancelScope(shield=True)
@@ -81,14 +99,18 @@ class Acceptor:
                         await self._stopping.wait()
                     finally:
                         await self._close_listener()
+                    while self._relays:
+                        await self._relays_changed.wait()
         finally:
             await self._close_listener()
+            for relay in tuple(self._relays):
+                relay.abort()
             self._finished.set()
 
     async def _accept(self, connections: TaskGroup) -> None:
         """Accept until told to stop; shielded, as that depends on the listener."""
         with self._accepting:
-            await serve_connections(self._listener, self._handle, connections)
+            await serve_connections(self._listener, self._handle, connections, self._take)
         self._accepted.set()
 
     async def stop_listening(self) -> None:
@@ -101,6 +123,31 @@ class Acceptor:
         self._scope.cancel()
         with anyio.CancelScope(shield=True):
             await self._finished.wait()
+
+    def _take(self, streams: Sequence[ConnectedSocket]) -> Sequence[ConnectedSocket]:
+        """Carry what takes no task; return what is left."""
+        with self._together():
+            return [
+                stream
+                for stream in streams
+                if self.waiting >= self._limit or not self._carry_nowait(stream)
+            ]
+
+    def relay_began(self, relay: SocketRelay) -> None:
+        """Own a relay, which waits for its channel."""
+        self._relays[relay] = None
+        self.waiting += 1
+
+    def relay_opened(self, relay: SocketRelay) -> None:
+        """Note that a relay waits no longer."""
+        self.waiting -= 1
+
+    def relay_ended(self, relay: SocketRelay) -> None:
+        """Own a relay no longer."""
+        del self._relays[relay]
+        if not self._relays:
+            self._relays_changed.set()
+            self._relays_changed = anyio.Event()
 
     async def _handle(self, stream: ByteStream) -> None:
         if self.waiting >= self._limit:

@@ -17,9 +17,9 @@ import anyio
 from anyio.abc import ByteStream
 
 from .endpoints import IPAddress, TcpEndpoint, UnixEndpoint, address_of, is_loopback
-from .sockets import connect_to
+from .sockets import ConnectedSocket, connect_nowait, connect_to
 
-__all__ = ["AddressRefused", "connect_tcp", "connect_unix"]
+__all__ = ["AddressRefused", "connect_tcp", "connect_tcp_nowait", "connect_unix"]
 
 NEXT_ADDRESS: Final = 0.25
 NEXT_LOCAL_ADDRESS: Final = 0.01
@@ -68,6 +68,22 @@ async def connect_tcp(
             return await connect_to(allowed[0], endpoint.port)
         pause = NEXT_LOCAL_ADDRESS if is_loopback(endpoint.host) else NEXT_ADDRESS
         return await _first_to_answer(_alternating(allowed), endpoint.port, pause)
+
+
+def connect_tcp_nowait(
+    endpoint: TcpEndpoint, may_use: Callable[[IPAddress], bool]
+) -> ConnectedSocket | None:
+    """Connect to an address of this machine, if that needs no waiting.
+
+    :param may_use: whether an address is allowed
+    :raises AddressRefused: it is not
+    :raises OSError: it does not answer
+    """
+    address = address_of(endpoint.host)
+    if address is None or not address.is_loopback or "%" in endpoint.host:
+        return None
+    _require_any([endpoint.host], may_use)
+    return connect_nowait(endpoint.host, endpoint.port)
 
 
 def _require_any(hosts: Sequence[str], may_use: Callable[[IPAddress], bool]) -> list[str]:

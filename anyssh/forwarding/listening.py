@@ -19,7 +19,7 @@ from anyio.abc import ByteStream, Listener, SocketAttribute, SocketListener, Tas
 from anyio.streams.stapled import MultiListener
 
 from .endpoints import Endpoint, UnixEndpoint, is_all_interfaces
-from .sockets import accept_from, listening_socket
+from .sockets import Take, accept_from, listening_socket
 
 __all__ = ["bound_port", "close_listener", "listen", "loses_nothing", "serve_connections"]
 
@@ -163,17 +163,23 @@ async def serve_connections(
     listener: Listener[ByteStream],
     handler: Callable[[ByteStream], Coroutine[Any, Any, None]],
     tasks: TaskGroup,
+    take: Take,
 ) -> None:
-    """Run ``handler`` for each connection as one of ``tasks``, until the listener is closed."""
+    """Have each connection taken or handled, until the listener is closed.
+
+    :param handler: runs as one of ``tasks``, for each connection that is not taken
+    :param take: is given sockets that were accepted; returns those that it does not take
+    """
     async with anyio.create_task_group() as loops:
         for each in _parts(listener):
-            loops.start_soon(_serve_one, each, handler, tasks)
+            loops.start_soon(_serve_one, each, handler, tasks, take)
 
 
 async def _serve_one(
     listener: Listener[ByteStream],
     handler: Callable[[ByteStream], Coroutine[Any, Any, None]],
     tasks: TaskGroup,
+    take: Take,
 ) -> None:
     """Survive what a listener raises: the system may be out of descriptors for a while."""
     pause = FIRST_PAUSE
@@ -181,7 +187,7 @@ async def _serve_one(
         try:
             raw = listening_socket(listener)
             if raw is not None:
-                await accept_from(raw, handler, tasks)
+                await accept_from(raw, handler, tasks, take)
             else:
                 await listener.serve(handler, tasks)
         except anyio.ClosedResourceError:

@@ -22,6 +22,7 @@ from .policy import Connecting, ListenerFactory
 from .ports import ForwardedConnection
 from .relay import reset
 from .service import PortForwarding
+from .sockets import ConnectedSocket
 from .socks import SocksReply, SocksServer
 
 __all__ = ["Forward", "LocalForward", "RemoteConnectable", "SocksForward"]
@@ -64,7 +65,8 @@ class Forward(AsyncContextManagerMixin):
         if isinstance(self.local, TcpEndpoint):
             self.local = TcpEndpoint(self.local.host, bound_port(bound) or self.local.port)
         limit = self._service.policy.pending_connections
-        self._acceptor = Acceptor(bound, self._carry, limit)
+        together = self._service.session.together
+        self._acceptor = Acceptor(bound, self._carry, limit, self._carry_nowait, together)
         try:
             self._service.start_soon(self._acceptor.run)
         except SSHError:
@@ -83,6 +85,10 @@ class Forward(AsyncContextManagerMixin):
     async def _carry(self, stream: ByteStream) -> None:
         """Take over a connection."""
         raise NotImplementedError
+
+    def _carry_nowait(self, stream: ConnectedSocket) -> bool:
+        """Take over a connection without a task; return whether that is possible."""
+        return False
 
     async def _open(self, remote: Endpoint, origin: TcpEndpoint | None) -> Channel:
         if self._acceptor is None:
@@ -129,6 +135,11 @@ class LocalForward(Forward):
     ) -> None:
         super().__init__(service, local, connecting, listener)
         self.remote = remote
+
+    def _carry_nowait(self, stream: ConnectedSocket) -> bool:
+        return self._acceptor is not None and self._service.carry_nowait(
+            self._acceptor, stream, Way.DIRECT, self.remote, connecting=self._connecting
+        )
 
     async def _carry(self, stream: ByteStream) -> None:
         origin = originator_of(stream)

@@ -158,6 +158,16 @@ class ForwardingPolicy:
         anywhere = ("*:*", "0.0.0.0/0:*", "[::/0]:*", "localhost:*", "/*")
         return cls(connect_to=anywhere, listen_on=("*:0-65535", "/*"))
 
+    @property
+    def decides_at_once(self) -> bool:
+        """Whether connections are made by us, and nobody is asked about them."""
+        return (
+            self.decide is None
+            and self.connecting is None
+            and self.connector is None
+            and self.idle_time == math.inf
+        )
+
     def may_connect(self, endpoint: Endpoint) -> bool:
         """Whether the patterns allow a connection, as far as can be told before a lookup.
 

@@ -1,7 +1,7 @@
 """Joining a channel and a stream: bytes both ways, with what belongs to them.
 
-Of any stream, each direction is a task. Of a plain socket, only the direction to the channel is:
-what comes on the channel is written to the socket at once, by the session's reader.
+Of any stream, each direction is a task. Of a plain socket, neither is: what comes on the channel
+is written to the socket at once, by the session's reader, and one task watches all such sockets.
 
 The end of one direction is passed on and leaves the other open. A reset on one side becomes a reset
 on the other: of a channel, that is its closing with a signal. Each direction holds one chunk, so
@@ -14,16 +14,19 @@ import math
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 from logging import Logger, getLogger
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
-import anyio.lowlevel
 from anyio.abc import ByteStream, SocketAttribute, SocketStream, TaskGroup
 
-from ..errors import SSHError
+from ..errors import ChannelOpenError, SSHError
 from ..session.channel import Channel
 from ..wire import Buffer
 from .sockets import ConnectedSocket, resets_when_closed
+from .watching import NOTHING, READING, WRITING, Watcher
+
+if TYPE_CHECKING:
+    from ..session.session import Session
 
 __all__ = ["Relay", "SocketRelay", "reset"]
 
@@ -229,167 +232,251 @@ class _ChannelClosed(Exception):
     """The peer closed the channel while we were sending."""
 
 
-class _Pump(Enum):
-    """The task that waits for a socket which takes no more."""
+class _Way(Enum):
+    """One direction of a relay between a socket and a channel."""
 
-    NONE = auto()
-    """The socket has taken everything so far."""
-    IDLE = auto()
-    """It waits for bytes that the socket does not take at once."""
-    WRITING = auto()
+    FLOWING = auto()
+    BLOCKED = auto()
+    """Where it leads to takes no more for now."""
+    ENDED = auto()
+
+
+_FLOWING: Final = _Way.FLOWING
+_BLOCKED: Final = _Way.BLOCKED
+_ENDED: Final = _Way.ENDED
 
 
 class SocketRelay:
-    """Moves bytes between a plain socket and a channel in the task of its caller.
+    """Moves bytes between a plain socket and a channel, without a task of its own.
 
-    That task reads the socket. It owns both ends and closes both on every path. What comes on the
-    channel is taken by the socket, or kept by the channel until the *pump*, a task that most relays
-    never need, has waited for the socket.
+    The session's reader tells it what comes on the channel, a watcher what the socket is ready
+    for; it moves what can be moved at once. What the socket does not take stays in the channel,
+    whose window closes; while the channel takes no more, the socket is not read.
 
-    :param start_soon: starts a task of the session
+    It owns both ends and closes both on every path.
+
+    :param watcher: watches the socket
     """
 
-    def __init__(
-        self,
-        stream: ConnectedSocket,
-        channel: Channel,
-        start_soon: Callable[[Callable[[anyio.Event], Awaitable[None]], anyio.Event], None],
-    ) -> None:
-        self._stream = stream
-        self._channel = channel
-        self._start_soon = start_soon
-        self._directions_left = 2
-        self._had_waited = True
-        self._pump = _Pump.NONE
-        self._outcome = _Outcome.NONE
-        self._ended: anyio.Event | None = None
-        self._pump_ended: anyio.Event | None = None
+    __slots__ = (
+        "_channel",
+        "_finished",
+        "_outcome",
+        "_rest",
+        "_stream",
+        "_to_channel",
+        "_to_socket",
+        "_watched_for",
+        "_watcher",
+    )
 
-    async def run(self, early: bytes = b"") -> None:
-        """Relay until both directions have ended, close both ends.
+    def __init__(self, stream: ConnectedSocket, watcher: Watcher) -> None:
+        self._stream = stream
+        self._watcher = watcher
+        self._channel: Channel | None = None
+        self._rest: Buffer = b""
+        self._watched_for = NOTHING
+        self._to_channel = _FLOWING
+        self._to_socket = _FLOWING
+        self._outcome = _Outcome.NONE
+        self._finished: anyio.Event | None = None
+
+    # Its life
+
+    def open(self, session: Session, channel_type: str, payload: bytes) -> None:
+        """Ask for a channel; begin when the peer has confirmed it.
+
+        :raises ~anyio.WouldBlock: the peer does not read; the socket was left alone
+        :raises SSHError: the session has ended, or has its limit of channels; the same
+        """
+        self._channel = session.open_channel_nowait(self, channel_type, payload=payload)
+
+    def begin(self, channel: Channel, early: bytes = b"") -> None:
+        """Begin with a channel that is open.
 
         :param early: bytes that were taken from the socket before
         """
+        self._channel = channel
+        channel.attend(self)
+        if early and self._outcome is _Outcome.NONE:
+            self._to_channel, self._rest = _BLOCKED, early
+            self.channel_writable()
+        self._watch_or_break()
+
+    async def run(self, channel: Channel, early: bytes = b"") -> None:
+        """Begin, and return when both directions have ended; if cancelled, break off.
+
+        :param early: bytes that were taken from the socket before
+        """
+        self._finished = anyio.Event()
         try:
-            self._channel.deliver_to(self)
-            await self._copy_to_channel(early)
-            if self._outcome is _Outcome.NONE:
-                self._ended = anyio.Event()
-                await self._ended.wait()
+            self.begin(channel, early)
+            await self._finished.wait()
         finally:
-            self._end(_Outcome.BROKEN)
-            if self._pump_ended is not None:
-                with anyio.CancelScope(shield=True):
-                    await self._pump_ended.wait()
+            self.abort()
+
+    def opened(self, channel: Channel) -> None:
+        """Do what is to be done once the channel is open; for subclasses."""
+
+    def ended(self) -> None:
+        """Do what is to be done at the end; for subclasses."""
+
+    def leave(self) -> None:
+        """Leave the socket to somebody else, before anything has begun."""
+        self._outcome = _Outcome.BROKEN
+        self.ended()
+
+    def abort(self) -> None:
+        """Reset both ends, unless both were closed before."""
+        self._end(_Outcome.BROKEN)
 
     def _end(self, outcome: _Outcome, error: Exception | None = None) -> None:
-        """Close both ends, which wakes whoever waits for them."""
         if self._outcome is not _Outcome.NONE:
             return
         self._outcome = outcome
         is_broken = outcome is _Outcome.BROKEN
+        self._to_channel = self._to_socket = _ENDED
+        self._watch()
         self._stream.close(resets=is_broken)
-        self._channel.close(signal=RESET_SIGNAL if is_broken else None)
-        if self._ended is not None:
-            self._ended.set()
+        if self._channel is not None:
+            self._channel.close(signal=RESET_SIGNAL if is_broken else None)
         if error is not None:
             logger.debug("a forwarded connection broke: %r", error)
+        if self._finished is not None:
+            self._finished.set()
+        self.ended()
 
-    def _direction_ended(self) -> bool:
-        """Note that one direction has ended; return whether the other goes on."""
-        self._directions_left -= 1
-        if self._directions_left == 0:
-            self._end(_Outcome.COMPLETE)
-        return self._directions_left > 0
+    def _watch(self) -> None:
+        """Have the socket watched for what can be done with it."""
+        wanted = READING if self._to_channel is _FLOWING else NOTHING
+        if self._to_socket is _BLOCKED:
+            wanted |= WRITING
+        before = self._watched_for
+        if wanted != before:
+            self._watched_for = wanted
+            self._watcher.watch(self._stream, self, before, wanted)
+
+    def _watch_or_break(self) -> None:
+        """Have the socket watched, unless the session has ended, which breaks the connection."""
+        try:
+            self._watch()
+        except SSHError as error:
+            self._end(_Outcome.BROKEN, error)
+
+    # What the watcher tells
+
+    def socket_ready(self, ready: int) -> None:
+        """Move what can be moved now."""
+        if ready & WRITING and self._to_socket is _BLOCKED:
+            self._write()
+        if ready & READING and self._to_channel is _FLOWING:
+            self._read()
 
     # To the channel
 
-    async def _copy_to_channel(self, chunk: bytes) -> None:
+    def _read(self) -> None:
+        """Pass on what has come on the socket; watch it if there is nothing."""
         try:
-            chunk = chunk or await self._receive()
-            while chunk:
-                await self._send(chunk)
-                chunk = await self._receive()
-            if self._direction_ended():
-                self._channel.send_eof_nowait()
-        except Exception as error:
-            # Of a channel that is closed, all that came has yet to be delivered.
-            if self._channel.closed is None:
-                self._end(_Outcome.BROKEN, error)
-
-    async def _receive(self) -> bytes:
-        """Return the next chunk, nothing at the end."""
-        chunk = self._stream.receive_nowait(RECEIVE_BYTES)
-        if chunk is not None:
-            # Of a socket that always has something, others must have their turn.
-            if self._had_waited:
-                self._had_waited = False
-            else:
-                await anyio.lowlevel.checkpoint()
-            return chunk
-        while chunk is None:
-            await self._stream.wait_readable()
             chunk = self._stream.receive_nowait(RECEIVE_BYTES)
-        self._had_waited = True
-        return chunk
+            if chunk:
+                self._send(chunk)
+            elif chunk is not None:
+                self._end_to_channel()
+            self._watch()
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError, SSHError) as error:
+            self._to_channel_broke(error)
 
-    async def _send(self, chunk: bytes) -> None:
-        sent = self._channel.send_nowait(chunk)
-        if sent < len(chunk):
-            await self._channel.send(memoryview(chunk)[sent:])
+    def _send(self, chunk: Buffer) -> None:
+        """Send what the channel takes, and keep the rest until it takes more."""
+        if self._channel is not None:
+            sent = self._channel.send_nowait(chunk)
+            self._rest = b"" if sent == len(chunk) else memoryview(chunk)[sent:]
+            self._to_channel = _BLOCKED if self._rest else _FLOWING
+
+    def _end_to_channel(self) -> None:
+        self._to_channel = _ENDED
+        if self._to_socket is _ENDED:
+            self._end(_Outcome.COMPLETE)
+        elif self._channel is not None:
+            self._channel.send_eof_nowait()
+
+    def _to_channel_broke(self, error: Exception) -> None:
+        channel = self._channel
+        if channel is None or channel.closed is None:
+            self._end(_Outcome.BROKEN, error)
+        elif self._outcome is _Outcome.NONE:
+            # Of a channel that is closed, all that came has yet to be delivered.
+            self._to_channel = _ENDED
+            self._watch()
+
+    def channel_opened(self) -> None:
+        """Begin with the channel that was asked for."""
+        if self._channel is not None and self._outcome is _Outcome.NONE:
+            self.opened(self._channel)
+            self._read()
+
+    def channel_refused(self, error: ChannelOpenError) -> None:
+        """Break off: there is no way to the channel."""
+        self._end(_Outcome.BROKEN, error)
+
+    def channel_writable(self) -> None:
+        """Send on."""
+        if self._to_channel is _BLOCKED:
+            try:
+                self._send(self._rest)
+                self._watch()
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError, SSHError) as error:
+                self._to_channel_broke(error)
 
     # To the socket
 
     def deliver(self, data: Buffer) -> int:
-        """Write what the socket takes at once; have the pump see to the rest."""
-        if self._pump is _Pump.WRITING:
+        """Write what the socket takes at once; have it watched if that is not all."""
+        if self._to_socket is not _FLOWING:
             return 0
         try:
             sent = self._stream.send_nowait(data)
-            if sent < len(data) and self._pump is _Pump.NONE:
-                pump_ended = anyio.Event()
-                self._start_soon(self._run_pump, pump_ended)
-                self._pump, self._pump_ended = _Pump.WRITING, pump_ended
+            if sent < len(data):
+                self._to_socket = _BLOCKED
+                self._watch()
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, SSHError) as error:
             self._end(_Outcome.BROKEN, error)
             return 0
         return sent
 
+    def _write(self) -> None:
+        """Write what the channel has kept."""
+        channel = self._channel
+        if channel is None:
+            return
+        self._to_socket = _FLOWING
+        channel.deliver_rest()
+        if self._to_socket is not _BLOCKED and self._outcome is _Outcome.NONE:
+            if channel.closed is not None:
+                self._end(_Outcome.COMPLETE)
+            else:
+                self._watch()
+
     def deliver_eof(self) -> None:
-        """Pass the end on, if the pump does not."""
-        if self._pump is _Pump.NONE:
-            self._end_to_socket()
+        """Pass the end on."""
+        if self._to_socket is _ENDED:
+            return
+        self._to_socket = _ENDED
+        if self._to_channel is _ENDED:
+            self._end(_Outcome.COMPLETE)
+            return
+        try:
+            self._stream.send_eof_nowait()
+            self._watch()
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError, SSHError) as error:
+            self._end(_Outcome.BROKEN, error)
 
     def channel_closed(self, by_peer: bool) -> None:
         """End with the channel, once all that came has been delivered."""
-        closed = self._channel.closed
+        closed = self._channel.closed if self._channel is not None else None
         error = closed.error if closed is not None else None
         was_reset = closed is not None and closed.exit_signal is not None
         if was_reset or error is not None or not by_peer:
             self._end(_Outcome.BROKEN, error)
-        elif self._pump is _Pump.NONE:
+        elif self._to_socket is not _BLOCKED:
             self._end(_Outcome.COMPLETE)
-
-    def _end_to_socket(self) -> None:
-        if self._direction_ended():
-            try:
-                self._stream.send_eof_nowait()
-            except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-                self._end(_Outcome.BROKEN, error)
-
-    async def _run_pump(self, ended: anyio.Event) -> None:
-        try:
-            while True:
-                self._pump = _Pump.IDLE
-                chunk = await self._channel.receive(RECEIVE_BYTES)
-                self._pump = _Pump.WRITING
-                await self._stream.send(chunk)
-        except anyio.EndOfStream:
-            if self._channel.closed is not None:
-                self._end(_Outcome.COMPLETE)
-            else:
-                self._end_to_socket()
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-            self._end(_Outcome.BROKEN, error)
-        finally:
-            ended.set()

@@ -23,11 +23,12 @@ from ..messages import TcpipForwardSuccess
 from ..session.channel import Channel, ChannelOpening
 from . import payloads
 from .acceptor import contained
+from .carried import describe
 from .endpoints import Endpoint, TcpEndpoint, address_to_bind
 from .payloads import Opening
 from .policy import Connecting
 from .ports import ForwardedPort
-from .service import PortForwarding, connect_for_us, describe
+from .service import PortForwarding, connect_for_us
 
 __all__ = ["RemoteForward", "RemoteListener"]
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from logging import Logger, getLogger
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import ByteStream, Listener, SocketAttribute
+from anyio.abc import ByteStream, Listener
 
 from ..constants import ChannelOpenFailureReason
 from ..errors import ChannelOpenError, LocalProtocolError, SSHError, WireError
-from ..messages import TcpipForwardSuccess
+from ..messages import DirectTcpip, TcpipForwardSuccess
 from ..session.channel import Channel, ChannelOpening
 from ..session.requests import IncomingRequest
 from ..session.services import ServiceActivation, SessionService
@@ -26,7 +27,8 @@ from ..trace import TraceId, TraceLevel
 from ..wire import displayable
 from . import payloads
 from .acceptor import Acceptor, originator_of
-from .connecting import AddressRefused, connect_tcp, connect_unix
+from .carried import CarriedRelay, describe
+from .connecting import AddressRefused, connect_tcp, connect_tcp_nowait, connect_unix
 from .endpoints import Endpoint, TcpEndpoint
 from .listening import bound_port, close_listener, listen
 from .payloads import Opening, Way
@@ -34,11 +36,14 @@ from .policy import Connecting, ForwardingAction, ForwardingPolicy, ForwardingRe
 from .ports import ForwardedConnection, ForwardedPort, Ports
 from .relay import Relay, SocketRelay, reset
 from .sockets import ConnectedSocket
+from .watching import make_watcher
 
 if TYPE_CHECKING:
     from ..session.session import Session
 
 __all__ = ["PortForwarding", "PeerListener"]
+
+logger: Logger = getLogger("anyssh")
 
 NOT_ALLOWED: Final = ChannelOpenFailureReason.ADMINISTRATIVELY_PROHIBITED
 FAILED: Final = ChannelOpenFailureReason.CONNECT_FAILED
@@ -88,6 +93,7 @@ class PortForwarding(SessionService):
         self._granted: dict[Endpoint, _Granted] = {}
         self._asked: dict[PeerListener, None] = {}
         self._asked_changed = anyio.Event()
+        self._watcher = make_watcher(self.start_soon, session.together)
 
     @property
     def policy(self) -> ForwardingPolicy:
@@ -180,7 +186,42 @@ class PortForwarding(SessionService):
             for listener in self._asked
         )
 
+    def ports_of(self, port: ForwardedPort) -> Ports:
+        """Return the ports that one belongs to."""
+        return self._remote if port.is_remote else self._local
+
     # Channels of the peer
+
+    def on_channel_opening_nowait(self, opening: ChannelOpening) -> bool:
+        """Connect to this machine at once, if nobody need be asked and nothing be waited for."""
+        if opening.channel_type != DirectTcpip.channel_type or not self._policy.decides_at_once:
+            return False
+        try:
+            arrival = payloads.read_opening(opening.channel_type, opening.payload)
+        except WireError:
+            return False
+        endpoint = arrival.endpoint
+        if not (isinstance(endpoint, TcpEndpoint) and self._policy.may_connect(endpoint)):
+            return False
+        may_use = self._policy.may_use_address
+        try:
+            stream = connect_tcp_nowait(endpoint, lambda address: may_use(endpoint, address))
+        except OSError as error:
+            self._not_connected(opening, arrival, error)
+            return True
+        if stream is None:
+            return False
+        relay = CarriedRelay(
+            self, self._watcher, stream, endpoint, arrival.originator, is_incoming=True
+        )
+        try:
+            channel = opening.accept_nowait()
+            relay.opened(channel)
+            relay.begin(channel)
+        except BaseException:
+            relay.abort()
+            raise
+        return True
 
     async def on_channel_opening(self, opening: ChannelOpening) -> None:
         """Connect to where a channel is to go, if the policy allows it or we have asked for it."""
@@ -275,11 +316,7 @@ class PortForwarding(SessionService):
         try:
             stream = await connect(self._policy.connect_time)
         except (OSError, ValueError, anyio.BrokenResourceError, SSHError) as error:
-            self._trace_failure(
-                TraceId.PORT_FORWARD_CONNECTION_FAILED, f"{arrival.endpoint}: {error}", error
-            )
-            reason = NOT_ALLOWED if isinstance(error, AddressRefused) else FAILED
-            await opening.reject(reason, _told(error))
+            self._not_connected(opening, arrival, error)
             return
         except BaseException:
             await _refuse(opening)
@@ -302,6 +339,46 @@ class PortForwarding(SessionService):
             await _refuse(opening)
             raise
 
+    def _not_connected(self, opening: ChannelOpening, arrival: Opening, error: Exception) -> None:
+        """Refuse a channel whose connection did not come about."""
+        self._trace_failure(
+            TraceId.PORT_FORWARD_CONNECTION_FAILED, f"{arrival.endpoint}: {error}", error
+        )
+        reason = NOT_ALLOWED if isinstance(error, AddressRefused) else FAILED
+        opening.reject_nowait(reason, _told(error))
+
+    def carry_nowait(
+        self,
+        acceptor: Acceptor,
+        stream: ConnectedSocket,
+        way: Way,
+        endpoint: Endpoint,
+        *,
+        connecting: Connecting | None = None,
+        port: ForwardedPort | None = None,
+    ) -> bool:
+        """Begin to relay an accepted connection without a task; return whether that is possible.
+
+        :param way: of the channel to be opened
+        :param endpoint: what the channel is opened for
+        """
+        if connecting is not None or self._policy.idle_time != inf:
+            return False
+        origin = originator_of(stream)
+        relay = CarriedRelay(
+            self, self._watcher, stream, endpoint, origin, port=port, owner=acceptor
+        )
+        channel_type, payload = payloads.channel_opening(way, endpoint, origin)
+        try:
+            relay.open(self.session, channel_type, payload)
+        except anyio.WouldBlock:
+            relay.leave()
+            return False
+        except SSHError as error:
+            logger.debug("a forwarded connection failed: %r", error)
+            relay.abort()
+        return True
+
     async def carry(
         self,
         stream: ByteStream,
@@ -317,7 +394,6 @@ class PortForwarding(SessionService):
         :param about: what the connection is; its stream is replaced
         :raises SSHError: the channel did not come about; the stream was reset
         """
-        ports = self._remote if port is not None and port.is_remote else self._local
         opened: list[Channel] = []
 
         async def establish() -> tuple[Channel, ByteStream]:
@@ -328,7 +404,7 @@ class PortForwarding(SessionService):
             else:
                 describe(channel, local=None, remote=about.endpoint)
             if port is not None:
-                ports.add_channel(port, channel)
+                self.ports_of(port).add_channel(port, channel)
             if self.is_traced:
                 self._trace_opened(channel, about)
             return channel, await self._prepared(channel, about, connecting)
@@ -342,7 +418,7 @@ class PortForwarding(SessionService):
         finally:
             for channel in opened:
                 if port is not None:
-                    ports.remove_channel(port, channel)
+                    self.ports_of(port).remove_channel(port, channel)
                 if self.is_traced:
                     self.trace(
                         TraceId.PORT_FORWARD_CHANNEL_CLOSED,
@@ -361,7 +437,7 @@ class PortForwarding(SessionService):
         except BaseException:
             stream.close(resets=True)
             raise
-        await SocketRelay(stream, channel, self.start_soon).run(early)
+        await SocketRelay(stream, self._watcher).run(channel, early)
 
     async def _prepared(
         self, channel: Channel, about: ForwardedConnection, connecting: Connecting | None
@@ -504,6 +580,15 @@ class PortForwarding(SessionService):
                     listener,
                     lambda stream: self._carry_granted(granted, acceptor, stream),
                     self._policy.pending_connections,
+                    lambda stream: self.carry_nowait(
+                        acceptor,
+                        stream,
+                        Way.FORWARDED,
+                        key,
+                        connecting=self._policy.connecting,
+                        port=granted.port,
+                    ),
+                    self.session.together,
                 )
                 self.start_soon(acceptor.run)
         except BaseException:
@@ -610,26 +695,6 @@ def _narrowed(asked: Endpoint) -> Endpoint:
     if isinstance(asked, TcpEndpoint) and asked.host == "":
         return TcpEndpoint("localhost", asked.port)
     return asked
-
-
-def describe(channel: Channel, *, local: Endpoint | None, remote: Endpoint | None) -> None:
-    """Have a channel tell its addresses as a socket would."""
-    if isinstance(local, TcpEndpoint):
-        near = (local.host, local.port)
-        channel.add_attributes(
-            {
-                SocketAttribute.local_address: lambda: near,
-                SocketAttribute.local_port: lambda: near[1],
-            }
-        )
-    if isinstance(remote, TcpEndpoint):
-        far = (remote.host, remote.port)
-        channel.add_attributes(
-            {
-                SocketAttribute.remote_address: lambda: far,
-                SocketAttribute.remote_port: lambda: far[1],
-            }
-        )
 
 
 def connect_for_us(endpoint: Endpoint, seconds: float) -> Awaitable[ByteStream]:

@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import anyio
@@ -25,7 +25,9 @@ from ..wire import Buffer
 
 __all__ = [
     "ConnectedSocket",
+    "Take",
     "accept_from",
+    "connect_nowait",
     "connect_to",
     "listening_socket",
     "resets_when_closed",
@@ -35,6 +37,7 @@ RECEIVE_BYTES: Final = 65536
 ACCEPTED_AT_ONCE: Final = 8
 """Connections that may be accepted before others have their turn."""
 LINGER_NOT: Final = struct.pack("ii", 1, 0)
+UNDER_WAY: Final = (errno.EINPROGRESS, errno.EALREADY, errno.EWOULDBLOCK)
 _IP: Final = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -45,7 +48,8 @@ class ConnectedSocket(SocketStream):
     """
 
     def __init__(self, raw: socket.socket, accepted_from: Any = None) -> None:
-        raw.setblocking(False)
+        if raw.gettimeout() != 0.0:
+            raw.setblocking(False)
         if raw.family in _IP:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.accepted_from = accepted_from
@@ -59,6 +63,10 @@ class ConnectedSocket(SocketStream):
     @property
     def _raw_socket(self) -> socket.socket:
         return self._socket
+
+    def fileno(self) -> int:
+        """Return the number that the system knows the socket by, -1 if it was given back."""
+        return self._socket.fileno()
 
     async def receive(self, max_bytes: int = RECEIVE_BYTES) -> bytes:
         """Receive at least one and at most ``max_bytes`` bytes. Cancelling loses none.
@@ -98,6 +106,13 @@ class ConnectedSocket(SocketStream):
         """
         await self._wait(anyio.wait_readable)
 
+    async def wait_writable(self) -> None:
+        """Wait until something can be sent.
+
+        :raises ~anyio.ClosedResourceError: it was closed here
+        """
+        await self._wait(anyio.wait_writable)
+
     async def send(self, item: bytes) -> None:
         """Send bytes; return when the system has taken them.
 
@@ -108,7 +123,7 @@ class ConnectedSocket(SocketStream):
             await anyio.lowlevel.checkpoint()
             rest = memoryview(item).cast("B")
             while rest := rest[self.send_nowait(rest) :]:
-                await self._wait(anyio.wait_writable)
+                await self.wait_writable()
 
     def send_nowait(self, item: Buffer) -> int:
         """Send what the system takes at once; return how many bytes it was.
@@ -203,9 +218,8 @@ async def connect_to(host: str, port: int, seconds: float = math.inf) -> Connect
     :raises OSError: it does not answer
     :raises TimeoutError: the time is over
     """
-    raw = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    raw = _new_socket(host)
     try:
-        raw.setblocking(False)
         if not _connect_at_once(raw, (host, port)):
             with anyio.fail_after(seconds):
                 await anyio.wait_writable(raw)
@@ -217,19 +231,37 @@ async def connect_to(host: str, port: int, seconds: float = math.inf) -> Connect
         raise
 
 
+def connect_nowait(host: str, port: int) -> ConnectedSocket | None:
+    """Connect to a port of an address of this machine, if that needs no waiting.
+
+    :raises OSError: it does not answer
+    """
+    raw = _new_socket(host)
+    try:
+        if _connect_at_once(raw, (host, port)):
+            return ConnectedSocket(raw)
+    except BaseException:
+        raw.close()
+        raise
+    raw.close()
+    return None
+
+
+def _new_socket(host: str) -> socket.socket:
+    raw = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    raw.setblocking(False)
+    return raw
+
+
 def _connect_at_once(raw: socket.socket, address: tuple[str, int]) -> bool:
     """Begin to connect; return whether it is done."""
-    try:
-        raw.connect(address)
-    except BlockingIOError:
-        if sys.platform != "linux":
-            return False
+    error = raw.connect_ex(address)
+    if error in UNDER_WAY and sys.platform == "linux":
         # Loopback has answered by now, which a second call tells.
         error = raw.connect_ex(address)
-        if error not in (0, errno.EALREADY):
-            raise OSError(error, os.strerror(error)) from None
-        return error == 0
-    return True
+    if error not in (0, *UNDER_WAY):
+        raise OSError(error, os.strerror(error))
+    return error == 0
 
 
 def listening_socket(listener: Listener[ByteStream]) -> socket.socket | None:
@@ -242,24 +274,33 @@ def listening_socket(listener: Listener[ByteStream]) -> socket.socket | None:
     return raw
 
 
-async def accept_from(
-    raw: socket.socket, handler: Callable[[ByteStream], Coroutine[Any, Any, None]], tasks: TaskGroup
-) -> None:
-    """Run ``handler`` for each connection, as one of ``tasks``.
+Take = Callable[[Sequence[ConnectedSocket]], Sequence[ConnectedSocket]]
+"""Takes connections; returns those that it does not take."""
 
+
+async def accept_from(
+    raw: socket.socket,
+    handler: Callable[[ByteStream], Coroutine[Any, Any, None]],
+    tasks: TaskGroup,
+    take: Take,
+) -> None:
+    """Take connections, or run ``handler`` for each as one of ``tasks``.
+
+    :param take: is given what was accepted at once; returns what is left for ``handler``
     :raises OSError: the system cannot accept connections now
     :raises ~anyio.ClosedResourceError: the socket is being closed
     """
     while True:
-        for _ in range(ACCEPTED_AT_ONCE):
-            if raw.fileno() < 0:
-                raise anyio.ClosedResourceError
-            try:
+        if raw.fileno() < 0:
+            raise anyio.ClosedResourceError
+        await anyio.wait_readable(raw)
+        accepted: list[ConnectedSocket] = []
+        try:
+            while len(accepted) < ACCEPTED_AT_ONCE:
                 connection, address = raw.accept()
-            except BlockingIOError:
-                await anyio.wait_readable(raw)
-            except ConnectionAbortedError:
-                continue  # it has gone already
-            else:
-                tasks.start_soon(handler, ConnectedSocket(connection, address))
-        await anyio.lowlevel.checkpoint()
+                accepted.append(ConnectedSocket(connection, address))
+        except (BlockingIOError, ConnectionAbortedError):
+            pass  # there are no more, or it has gone already
+        finally:
+            for stream in take(accepted) if accepted else ():
+                tasks.start_soon(handler, stream)

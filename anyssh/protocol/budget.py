@@ -26,18 +26,24 @@ BYTES_PER_NOISE: Final = 4096
 class Budget:
     """Keeps the accounts of one stream's peer."""
 
-    __slots__ = ("_early_noise", "_limits", "_noise", "_noise_bytes", "_transport")
+    __slots__ = ("_early_noise", "_limits", "_noise", "_transport")
 
     def __init__(self, limits: Limits, transport: Transport) -> None:
         self._limits = limits
         self._transport = transport
-        self._noise = Bucket(limits.noise_messages, limits.noise_rate)
-        self._noise_bytes = Bucket(limits.noise_bytes, limits.noise_rate * BYTES_PER_NOISE)
+        self._noise: tuple[Bucket, Bucket] | None = None  # most peers make none
         self._early_noise = 0
 
     def takes_noise(self, size: int, now: float) -> bool:
         """Note a message without effect, of so many bytes; return whether it is bearable."""
-        return self._noise.take(1, now) and self._noise_bytes.take(size, now)
+        if self._noise is None:
+            limits = self._limits
+            self._noise = (
+                Bucket(limits.noise_messages, limits.noise_rate),
+                Bucket(limits.noise_bytes, limits.noise_rate * BYTES_PER_NOISE),
+            )
+        messages, sizes = self._noise
+        return messages.take(1, now) and sizes.take(size, now)
 
     def takes_early_noise(self) -> bool:
         """Note such a message during the first key exchange; return whether it is bearable."""

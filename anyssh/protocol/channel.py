@@ -6,7 +6,6 @@ This is data with a little arithmetic. What messages do to it is decided in
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -148,7 +147,7 @@ class RequestLine:
     __slots__ = ("_requests", "size", "undecided")
 
     def __init__(self) -> None:
-        self._requests: deque[PendingRequest] = deque()
+        self._requests: list[PendingRequest] = []
         self.undecided: int = 0
         self.size: int = 0
 
@@ -180,7 +179,7 @@ class RequestLine:
         self.undecided -= 1
         ready = []
         while self._requests and self._requests[0].answer is not None:
-            first = self._requests.popleft()
+            first = self._requests.pop(0)
             self.size -= len(first.payload)
             ready.append(first)
         return ready
@@ -224,7 +223,7 @@ class ChannelState:
     bytes_received: int = 0
     open_size: int = 0
     owner: Any = field(default=None, repr=False)
-    replies: deque[ReplySlot] = field(default_factory=deque, repr=False)
+    replies: list[ReplySlot] = field(default_factory=list, repr=False)
     requests: RequestLine = field(default_factory=RequestLine, repr=False)
 
     def open_window(self, size: int) -> bool:

@@ -7,10 +7,9 @@ their message through; what they still check is what only the channel table can 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection
 from enum import Enum, auto
-from functools import cached_property
+from types import MethodType
 from typing import Final, Protocol
 
 from ..config import SessionConfig
@@ -123,6 +122,35 @@ class Connection:
     :ivar pending_service: asked for and not granted yet
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_answers_waiting",
+        "_asked_without_reply",
+        "_attachment",
+        "_channels",
+        "_closing",
+        "_config",
+        "_granted",
+        "_held",
+        "_kept_bytes",
+        "_limits",
+        "_link",
+        "_next_id",
+        "_offered",
+        "_packet_size",
+        "_remote_ids",
+        "_replies",
+        "_requests",
+        "_room_is_awaited",
+        "_service_requests",
+        "_waiting_for_turn",
+        "continuity",
+        "handlers",
+        "held_size",
+        "own_waiting",
+        "pending_service",
+    )
+
     def __init__(
         self, config: SessionConfig, service_requests: Collection[str] = frozenset()
     ) -> None:
@@ -134,11 +162,11 @@ class Connection:
         self.continuity: Continuity | None = None
         self.pending_service: str | None = None
         self._link: Link | None = None
-        self._held: deque[bytes] = deque()
+        self._held: list[bytes] = []
         self.held_size: int = 0
         self.own_waiting: int = 0
         self._channels: dict[int, ChannelState] = {}
-        self._remote_ids: set[int] = set()
+        self._remote_ids: dict[int, None] = {}
         self._closing: dict[int, ChannelState] = {}
         self._waiting_for_turn: dict[ChannelState, None] = {}
         self._room_is_awaited = False
@@ -146,30 +174,11 @@ class Connection:
         self._granted = 0
         self._offered = 0
         self._kept_bytes = 0
-        self._replies: deque[ReplySlot] = deque()
+        self._replies: list[ReplySlot] = []
         self._asked_without_reply = False
         self._requests = RequestLine()
         self._answers_waiting = 0
-
-    @cached_property
-    def handlers(self) -> dict[int, Callable[[Buffer], None]]:
-        """What handles the messages of the connection; made when the first of them comes."""
-        return {
-            MessageNumber.GLOBAL_REQUEST: self._global_request,
-            MessageNumber.REQUEST_SUCCESS: self._request_success,
-            MessageNumber.REQUEST_FAILURE: self._request_failure,
-            MessageNumber.CHANNEL_OPEN: self._channel_open,
-            MessageNumber.CHANNEL_OPEN_CONFIRMATION: self._open_confirmation,
-            MessageNumber.CHANNEL_OPEN_FAILURE: self._open_failure,
-            MessageNumber.CHANNEL_WINDOW_ADJUST: self._window_adjust,
-            MessageNumber.CHANNEL_DATA: self._data,
-            MessageNumber.CHANNEL_EXTENDED_DATA: self._extended_data,
-            MessageNumber.CHANNEL_EOF: self._eof,
-            MessageNumber.CHANNEL_CLOSE: self._close,
-            MessageNumber.CHANNEL_REQUEST: self._channel_request,
-            MessageNumber.CHANNEL_SUCCESS: self._channel_success,
-            MessageNumber.CHANNEL_FAILURE: self._channel_failure,
-        }
+        self.handlers: dict[int, Callable[[Buffer], None]] = _Handlers(self)
 
     def learn_peer(self, version: PeerVersion) -> None:
         """Adapt to whom the session is with."""
@@ -188,6 +197,7 @@ class Connection:
         if self._attachment is _Attachment.ATTACHED:
             self._attachment = _Attachment.ENDED
         self._link = None
+        self.handlers = {}  # they lead back here
         self.continuity = None
         self._held.clear()
         self.held_size = 0
@@ -197,10 +207,10 @@ class Connection:
         link = self._link
         if link is None:
             return
-        while self._held and link.can_send:
-            payload = self._held.popleft()
-            self.held_size -= len(payload) + HELD_OVERHEAD
-            link.send(payload)
+        if self._held and link.can_send:
+            held, self._held, self.held_size = self._held, [], 0
+            for payload in held:
+                link.send(payload)
         self.pass_turn()
 
     def pass_turn(self) -> None:
@@ -406,7 +416,7 @@ class Connection:
         if self._channels.pop(channel.local_id, None) is not None:
             if channel.phase is not ChannelPhase.CLOSING:
                 self._granted -= channel.receive_window.limit
-            self._remote_ids.discard(channel.remote_id)
+            self._remote_ids.pop(channel.remote_id, None)
         channel.move(ChannelPhase.CLOSED)
 
     def _open_count(self) -> int:
@@ -539,7 +549,7 @@ class Connection:
         self._kept_bytes -= channel.requests.size
         self._answers_waiting -= channel.requests.answers_waiting
         channel.requests.clear()
-        replies, channel.replies = channel.replies, deque()
+        replies, channel.replies = channel.replies, []
         for slot in replies:
             self._emit(ReplyReceived(slot, False, b""))
         self.stop_sending(channel)
@@ -651,7 +661,7 @@ class Connection:
         channel.remote_id = remote_id
         channel.send_window = window
         channel.send_packet_size = min(packet_size, self._packet_size)
-        self._remote_ids.add(remote_id)
+        self._remote_ids[remote_id] = None
 
     def _open_confirmation(self, payload: Buffer) -> None:
         message = ChannelOpenConfirmation.decode(payload)
@@ -863,11 +873,43 @@ class Connection:
         if channel is not None:
             self._replied(channel.replies, False, b"")
 
-    def _replied(self, slots: deque[ReplySlot], is_success: bool, payload: bytes) -> None:
+    def _replied(self, slots: list[ReplySlot], is_success: bool, payload: bytes) -> None:
         if not slots:
             self._count_noise(len(payload))
             return
-        self._emit(ReplyReceived(slots.popleft(), is_success, payload))
+        self._emit(ReplyReceived(slots.pop(0), is_success, payload))
+
+
+_HANDLERS: Final[dict[int, Callable[[Connection, Buffer], None]]] = {
+    MessageNumber.GLOBAL_REQUEST: Connection._global_request,
+    MessageNumber.REQUEST_SUCCESS: Connection._request_success,
+    MessageNumber.REQUEST_FAILURE: Connection._request_failure,
+    MessageNumber.CHANNEL_OPEN: Connection._channel_open,
+    MessageNumber.CHANNEL_OPEN_CONFIRMATION: Connection._open_confirmation,
+    MessageNumber.CHANNEL_OPEN_FAILURE: Connection._open_failure,
+    MessageNumber.CHANNEL_WINDOW_ADJUST: Connection._window_adjust,
+    MessageNumber.CHANNEL_DATA: Connection._data,
+    MessageNumber.CHANNEL_EXTENDED_DATA: Connection._extended_data,
+    MessageNumber.CHANNEL_EOF: Connection._eof,
+    MessageNumber.CHANNEL_CLOSE: Connection._close,
+    MessageNumber.CHANNEL_REQUEST: Connection._channel_request,
+    MessageNumber.CHANNEL_SUCCESS: Connection._channel_success,
+    MessageNumber.CHANNEL_FAILURE: Connection._channel_failure,
+}
+
+
+class _Handlers(dict[int, Callable[[Buffer], None]]):
+    """What handles the messages of one connection; bound when a message of its kind first comes."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__()
+        self._connection = connection
+
+    def __missing__(self, number: int) -> Callable[[Buffer], None]:
+        handler = self[number] = MethodType(_HANDLERS[number], self._connection)
+        return handler
 
 
 def _check_window(size: int) -> None:

@@ -131,6 +131,44 @@ class Core:
     :ivar has_backlog: whether to call :meth:`receive_data` again, once others had their turn
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_authentication",
+        "_budget",
+        "_clock",
+        "_connection",
+        "_data_tracer",
+        "_deadline",
+        "_deferred",
+        "_delay_secret",
+        "_events",
+        "_ext_info_message",
+        "_handlers",
+        "_is_attached",
+        "_is_halted",
+        "_keep_alive",
+        "_messages_per_call",
+        "_now",
+        "_reconnector",
+        "_rekeying",
+        "_rules",
+        "_saw_connection_message",
+        "_services",
+        "_success_is_due",
+        "_takes_certificates",
+        "_tracer",
+        "_wants_receipt",
+        "can_send",
+        "config",
+        "exchanger",
+        "has_backlog",
+        "is_running",
+        "peer_has_left",
+        "phase",
+        "role",
+        "transport",
+    )
+
     def __init__(
         self,
         role: Role,
@@ -155,7 +193,7 @@ class Core:
         self._data_tracer = self._tracer if config.trace_channel_data else None
         self._takes_certificates = takes_certificates
         self._delay_secret = delay_secret
-        self._services = frozenset(services)
+        self._services = services
         self._events: list[Event] = []
         self.phase: Phase = Phase.VERSION
         self.is_running: bool = False
@@ -170,6 +208,7 @@ class Core:
         )
         if self._tracer is not None:
             self._tracer.transport = self.transport
+        emit, guard = self.emit, self._guard
         self.exchanger: KeyExchanger = KeyExchanger(
             role,
             config,
@@ -177,8 +216,8 @@ class Core:
             random,
             host_keys,
             identification,
-            self.emit,
-            self._guard,
+            emit,
+            guard,
             self._exchange_completed,
             takes_certificates=takes_certificates,
             guesses=guesses_key_exchange or config.guess_key_exchange is True,
@@ -188,8 +227,8 @@ class Core:
             config,
             self.transport,
             self.exchanger,
-            self.emit,
-            self._guard,
+            emit,
+            guard,
             self._acknowledged,
             self._resume,
         )
@@ -653,8 +692,6 @@ class Core:
     def _first_connection_message(self, payload: Buffer) -> None:
         """Note that the connection is in use; later messages go straight to it."""
         self._saw_connection_message = True
-        self._handlers |= self._connection.handlers
-        self._handlers[MessageNumber.GLOBAL_REQUEST] = self._global_request_came
         self._connection.handlers[payload[0]](payload)
 
     def _global_request_came(self, payload: Buffer) -> None:
@@ -777,6 +814,7 @@ class Core:
         self._authenticated()
 
     def _server_authenticated(self, principal: object) -> None:
+        self._authentication = None
         self.emit(Authenticated(principal))
         self._authenticated()
 
@@ -793,6 +831,7 @@ class Core:
         self._connection.attach(self)
 
     def _start_running(self) -> None:
+        self._handlers.clear()  # those of authentication, or of going on
         self.exchanger.forget_first_exchange()
         self.transport.allow_large_packets()
         self._set_phase(Phase.RUNNING)
@@ -828,8 +867,6 @@ class Core:
         self.exchanger.session_id = continuity.session_id
         continuity.journal, continuity.algorithms = journal, algorithms
         self._connection = connection
-        self._handlers |= dict.fromkeys(connection.handlers, self._first_connection_message)
-        self._handlers[MessageNumber.GLOBAL_REQUEST] = self._global_request_came
         self._start_running()
         self._is_halted = False
         self.has_backlog = True
@@ -1009,15 +1046,24 @@ class _Handlers(dict[int, Callable[..., None]]):
     """What handles the messages of one core; made when a message first comes.
 
     Most sessions see a few kinds, and to bind a method for each kind takes longer than they do.
+    Those of the connection come often, and are kept.
     """
+
+    __slots__ = ("_core",)
 
     def __init__(self, core: Core) -> None:
         super().__init__()
         self._core = core
 
     def __missing__(self, number: int) -> Callable[..., None]:
-        handler = _HANDLERS.get(number, Core._first_connection_message)
-        return partial(handler, self._core)
+        core = self._core
+        handler = _HANDLERS.get(number)
+        if handler is not None:
+            return partial(handler, core)
+        if not core._saw_connection_message:
+            return core._first_connection_message
+        found = self[number] = core._connection.handlers[number]
+        return found
 
 
 def _public_words(error: SSHError) -> str:

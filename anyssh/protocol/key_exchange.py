@@ -133,6 +133,30 @@ class KeyExchanger:
         exchange
     """
 
+    __slots__ = (
+        "_config",
+        "_emit",
+        "_exchange",
+        "_first",
+        "_guard",
+        "_guesses",
+        "_host_keys",
+        "_identification",
+        "_on_complete",
+        "_random",
+        "_role",
+        "_takes_certificates",
+        "_transport",
+        "algorithms",
+        "completed_count",
+        "guess_is_right",
+        "host_key",
+        "host_key_is_accepted",
+        "is_strict",
+        "peer_wants_ext_info",
+        "session_id",
+    )
+
     def __init__(
         self,
         role: Role,

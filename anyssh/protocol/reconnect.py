@@ -56,6 +56,24 @@ class Reconnector:
     :ivar deadline: when a receipt is due by time, in monotonic seconds
     """
 
+    __slots__ = (
+        "_config",
+        "_connection",
+        "_emit",
+        "_exchanger",
+        "_extensions",
+        "_goes_on",
+        "_guard",
+        "_has_asked",
+        "_on_receipt",
+        "_on_resume",
+        "_transport",
+        "_unanswered",
+        "_watched",
+        "deadline",
+        "journal",
+    )
+
     def __init__(
         self,
         config: SessionConfig,
@@ -73,7 +91,7 @@ class Reconnector:
         self._guard = guard
         self._on_receipt = on_receipt
         self._on_resume = on_resume
-        self._extensions: frozenset[str] = frozenset()
+        self._extensions: tuple[str, ...] = ()
         self._connection: Connection | None = None
         self._has_asked = False
         self._goes_on = False
@@ -92,7 +110,7 @@ class Reconnector:
         """Announce receipts, if the peer knows them; a client with a lost session asks for it."""
         if self._extensions:
             return
-        self._extensions = names & frozenset(self._config.extensions)
+        self._extensions = tuple(name for name in self._config.extensions if name in names)
         if Extension.SESSION_RECONNECT in self._extensions and self._has_token_keys():
             digest = hashlib.sha256(b"anyssh-link" + self._exchanger.session_id).digest()
             self.journal = Journal(digest)

@@ -51,13 +51,23 @@ class _Mark:
 class Rekeying:
     """Watches one transport's counters."""
 
+    __slots__ = (
+        "_bucket",
+        "_config",
+        "_habit",
+        "_last",
+        "_last_time",
+        "_overhead",
+        "_quiet_until",
+        "_transport",
+    )
+
     def __init__(self, config: SessionConfig, transport: Transport) -> None:
-        limits = config.limits
         self._config = config
         self._transport = transport
         self._habit = _Habit.STANDARD
         self._overhead = 0
-        self._bucket = Bucket(limits.rekey_burst, 1 / limits.rekey_interval)
+        self._bucket: Bucket | None = None  # most peers never need it
         self._last = NO_TRAFFIC
         self._last_time = 0.0
         self._quiet_until = _Mark(0, 0, 0, 0, 0.0)
@@ -144,4 +154,9 @@ class Rekeying:
         traffic = transport.bytes_sent + transport.bytes_received
         traffic -= last.bytes_sent + last.bytes_received
         enough = min(LITTLE_TRAFFIC, self._config.rekey_bytes)
-        return traffic >= enough or self._bucket.take(1, now)
+        if traffic >= enough:
+            return True
+        if self._bucket is None:
+            limits = self._config.limits
+            self._bucket = Bucket(limits.rekey_burst, 1 / limits.rekey_interval)
+        return self._bucket.take(1, now)

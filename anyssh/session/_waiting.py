@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 import anyio
 
 __all__ = ["Latch", "Notice"]
@@ -15,11 +17,12 @@ class Notice:
     def __init__(self) -> None:
         self._event: anyio.Event | None = None
 
-    async def wait(self) -> None:
+    def wait(self) -> Awaitable[None]:
         """Wait for the next :meth:`notify`."""
-        if self._event is None:
-            self._event = anyio.Event()
-        await self._event.wait()
+        event = self._event
+        if event is None:
+            event = self._event = anyio.Event()
+        return event.wait()
 
     def notify(self) -> None:
         """Wake all that wait now."""

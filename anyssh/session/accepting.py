@@ -65,6 +65,6 @@ class _Accepting:
             await anyio.sleep(self._pause)
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
-    async def _handle(self, stream: AnyByteStream) -> None:
+    def _handle(self, stream: AnyByteStream) -> Awaitable[None]:
         self._pause = FIRST_PAUSE
-        await self._handler(stream)
+        return self._handler(stream)

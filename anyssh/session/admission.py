@@ -149,6 +149,8 @@ class Visit:
     :ivar stage: how far it has come
     """
 
+    __slots__ = ("_admission", "_source", "stage")
+
     def __init__(self, admission: Admission | None = None, source: bytes | None = None) -> None:
         self._admission = admission
         self._source = source

@@ -34,11 +34,12 @@ from .requests import ChannelRequest, IncomingRequest, Reply, RequestIterator, R
 if TYPE_CHECKING:
     from .session import Session
 
-__all__ = ["Channel", "ChannelClosed", "ChannelOpening", "Recipient", "StderrStream"]
+__all__ = ["Attendant", "Channel", "ChannelClosed", "ChannelOpening", "Recipient", "StderrStream"]
 
 logger: Logger = getLogger("anyssh")
 
 DEFAULT_RECEIVE_BYTES = 65536
+DELIVERED_BYTES = 256 * 1024
 
 # Python 3.11 takes long to look a member of an enumeration up.
 _OPEN: Final = ChannelPhase.OPEN
@@ -81,6 +82,22 @@ class Recipient(Protocol):
 
         :param by_peer: whether its peer has closed it, and not we or the end of its session
         """
+
+
+class Attendant(Recipient, Protocol):
+    """Attends to a channel without any task; see :meth:`Session.open_channel_nowait`."""
+
+    def channel_opened(self) -> None:
+        """Note that the peer has confirmed the channel, if we had asked for it."""
+
+    def channel_refused(self, error: ChannelOpenError) -> None:
+        """Note that the peer has refused the channel, which is of no use any more.
+
+        :param error: why
+        """
+
+    def channel_writable(self) -> None:
+        """Send on: :meth:`Channel.send_nowait` had not taken everything, and takes more now."""
 
 
 class _Inbox:
@@ -180,6 +197,27 @@ class Channel(ByteStream):
     ``async with`` closes it.
     """
 
+    __slots__ = (
+        "_arrivals",
+        "_attributes",
+        "_bytes_are_over",
+        "_changed",
+        "_closed",
+        "_inbox",
+        "_is_closed_here",
+        "_is_sending",
+        "_open_payload",
+        "_recipient",
+        "_refusal",
+        "_requests",
+        "_send_guard",
+        "_session",
+        "_state",
+        "_stderr",
+        "_stderr_guard",
+        "_writable",
+    )
+
     def __init__(self, session: Session, state: ChannelState, open_payload: bytes = b"") -> None:
         self._session = session
         self._state = state
@@ -200,6 +238,7 @@ class Channel(ByteStream):
         self._attributes: dict[Any, Callable[[], Any]] = {}
         self._arrivals: Arrivals | None = None
         self._recipient: Recipient | None = None
+        self._attendant: Attendant | None = None
 
     # What it is
 
@@ -341,7 +380,7 @@ class Channel(ByteStream):
     def send_nowait(self, item: Buffer) -> int:
         """Send what can leave without waiting; return how many bytes it was.
 
-        None can while another task is sending.
+        None can while another task is sending. An attendant of the channel is told when more can.
 
         :param item: the bytes
         :raises ~anyio.ClosedResourceError: the channel was closed here, or EOF was sent
@@ -354,7 +393,7 @@ class Channel(ByteStream):
         data = memoryview(item).cast("B")
         connection = self._session._connection
         sent = connection.send_data(self._state, data)
-        if sent < len(data):
+        if sent < len(data) and self._attendant is None:
             connection.stop_sending(self._state)
         self._session._advance()
         return sent
@@ -440,13 +479,35 @@ class Channel(ByteStream):
         """
         self._requests.disregard()
         self._recipient = recipient
-        queue = self._inbox.queue
-        if queue.size:
-            self._deliver(recipient, queue.take(queue.size))
-        if self._state.receive_half is Half.EOF and not queue.size:
-            self._tell_recipient(recipient.deliver_eof)
+        self.deliver_rest()
         if self._has_ended:
             self._tell_recipient(partial(recipient.channel_closed, not self._is_closed_here))
+
+    def attend(self, attendant: Attendant) -> None:
+        """Have bytes delivered as by :meth:`deliver_to`, and sending told as well.
+
+        For relays that have no task for each channel.
+
+        :param attendant: takes bytes, and is told when more can be sent
+        """
+        self._attendant = attendant
+        self.deliver_to(attendant)
+
+    def deliver_rest(self) -> None:
+        """Deliver what the recipient has not taken before, as far as it takes it now."""
+        recipient, queue = self._recipient, self._inbox.queue
+        if recipient is None:
+            return
+        while queue.size:
+            data = queue.take(DELIVERED_BYTES)
+            taken = self._tell_recipient(partial(recipient.deliver, data))
+            if taken < len(data) and not self._is_closed_here:
+                queue.put_back(memoryview(data)[taken:])
+            self._consumed(taken)
+            if taken < len(data):
+                return
+        if self._state.receive_half is Half.EOF:
+            self._tell_recipient(recipient.deliver_eof)
 
     def _tell_recipient(self, tell: Callable[[], int | None]) -> int:
         """Call a recipient, whose mistakes must not harm the reader of the session."""
@@ -454,7 +515,7 @@ class Channel(ByteStream):
             return tell() or 0
         except Exception:
             logger.exception("the recipient of %r failed", self)
-            self._recipient = None
+            self._recipient = self._attendant = None
             self.close()
             return 0
 
@@ -550,6 +611,7 @@ class Channel(ByteStream):
     def _close_now(
         self, exit_status: int | None = None, signal: str | None = None, message: str = ""
     ) -> None:
+        self._session._connection.abandon_open(self._state)
         self._session._connection.close(
             self._state, exit_status=exit_status, signal=signal, message=message
         )
@@ -638,6 +700,8 @@ class Channel(ByteStream):
 
     def _became_writable(self) -> None:
         self._writable.notify()
+        if self._attendant is not None:
+            self._tell_recipient(self._attendant.channel_writable)
 
     def _peer_closed(self) -> None:
         self._bytes_ended()
@@ -655,10 +719,15 @@ class Channel(ByteStream):
     def _confirmed(self, payload: bytes) -> None:
         self._open_payload = payload
         self._changed.notify()
+        if self._attendant is not None:
+            self._tell_recipient(self._attendant.channel_opened)
 
     def _refused(self, reason: int, description: str) -> None:
         self._refusal = (reason, description)
         self._changed.notify()
+        if self._attendant is not None:
+            error = ChannelOpenError(reason, description)
+            self._tell_recipient(partial(self._attendant.channel_refused, error))
 
     async def _wait_opened(self) -> None:
         while self._state.phase is ChannelPhase.OPENING and self._refusal is None:
@@ -722,6 +791,8 @@ class Channel(ByteStream):
 class ChannelOpening:
     """A channel that the peer wants to open and that waits for our decision."""
 
+    __slots__ = ("_payload", "_session", "_state")
+
     def __init__(self, session: Session, state: ChannelState, payload: bytes) -> None:
         self._session = session
         self._state = state
@@ -768,6 +839,18 @@ class ChannelOpening:
         :raises LocalProtocolError: it was decided before
         """
         await anyio.lowlevel.checkpoint()
+        self.reject_nowait(reason, description)
+
+    def reject_nowait(
+        self,
+        reason: int = ChannelOpenFailureReason.ADMINISTRATIVELY_PROHIBITED,
+        description: str = "",
+    ) -> None:
+        """Refuse the channel at once; see :meth:`reject`.
+
+        :param reason: as for :meth:`reject`
+        :param description: as for :meth:`reject`
+        """
         self._session._reject_opening(self._state, reason, description)
 
     def __repr__(self) -> str:

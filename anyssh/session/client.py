@@ -45,6 +45,16 @@ _guesses: Final = Guesses()
 class ClientSession(Session):
     """The client's end of a session; made by :meth:`connect`."""
 
+    __slots__ = (
+        "_authenticating",
+        "_authenticator",
+        "_banner",
+        "_credentials",
+        "_is_authenticated",
+        "_presented",
+        "_verify_host",
+    )
+
     _role = Role.CLIENT
 
     def __init__(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -83,14 +82,19 @@ class ServiceActivated(SessionEvent):
 class EventQueue:
     """Iterates over facts; keeps the latest up to a bound; ends with the session."""
 
+    __slots__ = ("_ended", "_events", "_notice", "_size")
+
     def __init__(self, size: int) -> None:
-        self._events: deque[SessionEvent] = deque(maxlen=size)
+        self._size = size
+        self._events: list[SessionEvent] = []
         self._notice = Notice()
         self._ended = False
 
     def put(self, event: SessionEvent) -> None:
         """Keep a fact; forget the oldest when there are too many."""
         self._events.append(event)
+        if len(self._events) > self._size:
+            del self._events[0]
         self._notice.notify()
 
     def end(self) -> None:
@@ -107,4 +111,4 @@ class EventQueue:
             if self._ended:
                 raise StopAsyncIteration
             await self._notice.wait()
-        return self._events.popleft()
+        return self._events.pop(0)

@@ -17,6 +17,7 @@ from collections.abc import (
     Awaitable,
     Callable,
     Collection,
+    Coroutine,
     Iterable,
     Mapping,
 )
@@ -190,6 +191,32 @@ class SessionLife(TypedAttributeProvider):
     :param service_names: what clients may ask for once they are authenticated
     """
 
+    __slots__ = (
+        "_backend",
+        "_callbacks_running",
+        "_changed",
+        "_config",
+        "_connection",
+        "_contour",
+        "_end",
+        "_ended",
+        "_events",
+        "_host_identities",
+        "_host_keys",
+        "_latency",
+        "_links",
+        "_lost",
+        "_number",
+        "_on_progress",
+        "_reconnections",
+        "_service_names",
+        "_services",
+        "_state",
+        "_trace_handler",
+        "_transport",
+        "_waiting_scopes",
+    )
+
     _role: Role
     _handlers: ClassVar[Mapping[type[Event], Callable[[Any, Any], None]]]
 
@@ -229,7 +256,7 @@ class SessionLife(TypedAttributeProvider):
         self._changed = Notice()
         self._ended = Notice()
         self._callbacks_running = 0
-        self._waiting_scopes: set[anyio.CancelScope] = set()
+        self._waiting_scopes: dict[anyio.CancelScope, None] = {}
         self._events = EventQueue(config.limits.events)
 
     @property
@@ -383,11 +410,14 @@ class SessionLife(TypedAttributeProvider):
             self._make_core,
             self._dispatch,
             self._connectable,
-            lambda task: self._services.start_soon(task),
+            self._start_task,
         )
         self._move(SessionState.CONNECTING)
         self._trace(TraceId.SESSION_CONNECTING, TraceLevel.INFO, "connecting")
         self._progress(Progress.STARTING_VERSION_EXCHANGE)
+
+    def _start_task(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._services.start_soon(task)
 
     @property
     def _connectable(self) -> ByteStreamConnectable | None:
@@ -447,6 +477,10 @@ class SessionLife(TypedAttributeProvider):
         self._links.hurry()
         with anyio.CancelScope(shield=True):
             await self._links.wait_finished()
+
+    def _cancel(self) -> None:
+        """Cancel what runs in the session, the body of ``async with`` included."""
+        self._services.cancel_scope.cancel()
 
     def _say_goodbye(self, reason: int, description: str) -> None:
         if self._state is SessionState.DISCONNECTED:
@@ -552,11 +586,11 @@ class SessionLife(TypedAttributeProvider):
         self._require_alive()
         deadline = anyio.current_time() + seconds
         with anyio.CancelScope(deadline=deadline) as scope:
-            self._waiting_scopes.add(scope)
+            self._waiting_scopes[scope] = None
             try:
                 return await wait(*arguments)
             finally:
-                self._waiting_scopes.discard(scope)
+                del self._waiting_scopes[scope]
         self._require_alive()
         raise TimeoutError
 

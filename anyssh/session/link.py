@@ -40,7 +40,7 @@ from ._direct import DirectWriter
 from ._waiting import Latch, Notice
 from .errors import ConnectionLost
 
-__all__ = ["Link", "StartTask"]
+__all__ = ["Link", "StartTask", "Together"]
 
 RECEIVE_BYTES: Final = 256 * 1024
 LARGEST_BLOCK: Final = 1024 * 1024
@@ -48,6 +48,11 @@ DIRECT_BYTES: Final = 64 * 1024
 """More than this would hardly fit the kernel's buffer, and gains nothing by being early."""
 CLOSING_TIME: Final = 1.0
 """Seconds for a stream to close."""
+TOGETHER_BYTES: Final = 16 * 1024
+"""More than this does not wait for what else is sent."""
+CROWD: Final = 4
+"""Messages of one chunk from which on the answers to them leave together."""
+SMALL_MESSAGE: Final = 1024
 
 # The GNU C library gives memory that is freed back to the system at once, down to twice the largest
 # block that it has seen come and go (mallopt(3)), and each piece of a bulk transfer is then faulted
@@ -92,6 +97,35 @@ class Link:
     :param start_task: starts a task that ends with the session at the latest
     """
 
+    __slots__ = (
+        "_alarm",
+        "_backend",
+        "_contour",
+        "_direct",
+        "_error",
+        "_finished",
+        "_has_crowd",
+        "_is_held",
+        "_is_released",
+        "_is_steady",
+        "_is_together",
+        "_limits",
+        "_output",
+        "_read_until",
+        "_reading",
+        "_receive",
+        "_rest",
+        "_start_task",
+        "_unpaused",
+        "_write_until",
+        "_writer",
+        "_writing",
+        "_written",
+        "core",
+        "dispatch",
+        "stream",
+    )
+
     def __init__(
         self,
         stream: AnyByteStream,
@@ -118,6 +152,8 @@ class Link:
         self._output = Notice()
         self._rest = b""
         self._is_held = False
+        self._is_together = False
+        self._has_crowd = False
         self._writing: anyio.CancelScope | None = None
         self._write_until = math.inf
         self._written = Notice()
@@ -218,6 +254,13 @@ class Link:
             self._writer = _ABSENT
             self.advance()
             await self._read()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._end()
+
+    async def _end(self) -> None:
+        """Let the last words leave, then close the stream, unless it goes on elsewhere."""
+        try:
             if not self._is_released:
                 self._tell_core(self.core.receive_eof)
             while self._writer is _IDLE or self._writer is _Writer.BUSY:
@@ -253,7 +296,28 @@ class Link:
     def advance(self) -> None:
         """Hand on what the core has come to, then see to output and deadline."""
         self._hand_on(self.core.poll_events())
+        if self._is_together and self.core.transport.pending < TOGETHER_BYTES:
+            return  # whoever has begun it does the rest
         self._is_held = False
+        self._see_to_output()
+        self._check_deadline()
+
+    def begin_together(self) -> bool:
+        """Have all that is sent from now on leave together; return whether it is not so already.
+
+        Whoever was told so calls :meth:`end_together`, without awaiting anything before.
+        """
+        if self._is_together:
+            return False
+        self._is_together = True
+        return True
+
+    def end_together(self) -> None:
+        """Let what was sent since :meth:`begin_together` leave."""
+        try:
+            self._hand_on(self.core.poll_events())
+        finally:
+            self._is_together = False
         self._see_to_output()
         self._check_deadline()
 
@@ -284,25 +348,40 @@ class Link:
             error.__cause__ = bug
             self.core.terminate(error)
             events = self.core.poll_events()
-        self._hand_on(events)
+        self._is_together = True
+        try:
+            self._hand_on(events)
+        finally:
+            self._is_together = False
         if not self._is_held:
             self._see_to_output()
         self._check_deadline()
 
     async def _let_others_go_on(self) -> None:
         """Give those who were woken their turn, then send what was held for them."""
+        has_begun = self._has_crowd and self.begin_together()
         try:
             await self._backend.checkpoint()
+            if has_begun:
+                # Who has answered yields, and often has more to say then.
+                await self._backend.checkpoint()
         finally:
-            if self._is_held:
+            if has_begun:
+                self._is_held = False
+                self.end_together()
+            elif self._is_held:
                 self.advance()
 
     # Reading
 
     async def _read(self) -> None:
         """Receive until the peer has closed its side, or time is up."""
+        is_due = False
         while not self._is_released:
-            with anyio.CancelScope(deadline=self._read_until) as self._reading:
+            with anyio.CancelScope(deadline=self._read_until, shield=True) as self._reading:
+                if is_due:
+                    self._tell_core(self.core.handle_timeout)
+                    await self._let_others_go_on()
                 if self._direct is not None:
                     self._alarm = self._reading
                     self._set_alarm()
@@ -310,8 +389,7 @@ class Link:
                 return
             if anyio.current_time() >= self._read_until:
                 return
-            self._tell_core(self.core.handle_timeout)
-            await self._let_others_go_on()
+            is_due = True
 
     async def _receive_all(self) -> None:
         core = self.core
@@ -333,12 +411,16 @@ class Link:
                 self._lost(error)
                 return
             self._tell_core(self._take, data)
+            del data  # or it would stay until the next
             # To wait for the stream takes a while to begin; who was woken does not wait for that.
             await self._let_others_go_on()
 
     def _take(self, data: bytes, now: float) -> Sequence[Event]:
         self._contour.record_received(now, len(data))
-        return self.core.receive_data(data, now)
+        events = self.core.receive_data(data, now)
+        count = len(events)
+        self._has_crowd = count >= CROWD and len(data) < count * SMALL_MESSAGE
+        return events
 
     # Writing
 
@@ -485,6 +567,23 @@ class Link:
                 await anyio.sleep_forever()
             self._tell_core(self.core.handle_timeout)
             await self._let_others_go_on()
+
+
+class Together:
+    """Has all that is sent inside ``with`` leave together; nothing may be awaited inside."""
+
+    __slots__ = ("_has_begun", "_link")
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._has_begun = False
+
+    def __enter__(self) -> None:
+        self._has_begun = self._link.begin_together()
+
+    def __exit__(self, *error: object) -> None:
+        if self._has_begun:
+            self._link.end_together()
 
 
 def _without_our_frames(error: Exception) -> Exception:

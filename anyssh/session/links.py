@@ -81,11 +81,13 @@ NEXT_STATES: Final[Mapping[SessionState, tuple[SessionState, ...]]] = {
 class Attempt:
     """One try to go on over a new stream."""
 
+    __slots__ = ("_links", "error", "is_over", "link")
+
     def __init__(self, links: Links, stream: AnyByteStream, core: Core) -> None:
         self._links = links
         self.link: Link = links.make_link(stream, core, self._dispatch)
         self.error: SSHError | None = None
-        self.is_over: anyio.Event = anyio.Event()
+        self.is_over: Latch = Latch()
 
     def _dispatch(self, events: Sequence[Event]) -> None:
         for index, event in enumerate(events):
@@ -142,6 +144,28 @@ class Links:
     :param connectable: makes further streams, if the session is to look for them itself
     :param start_task: starts a task that ends with the session at the latest
     """
+
+    __slots__ = (
+        "_attempt",
+        "_attempt_came",
+        "_bad_attempts",
+        "_connectable",
+        "_connecting",
+        "_contour",
+        "_delay",
+        "_dispatch",
+        "_expires",
+        "_finished",
+        "_is_over",
+        "_last_error",
+        "_limits",
+        "_link",
+        "_make_core",
+        "_past",
+        "_running",
+        "_search",
+        "_start_task",
+    )
 
     def __init__(
         self,
@@ -203,15 +227,14 @@ class Links:
     async def run(self) -> None:
         """Run one link after the other until the session is over.
 
-        Shielded: it is the session that ends this, and nothing else closes a stream that comes
-        at the last moment.
+        Each wait is shielded: it is the session that ends this, and nothing else closes a stream
+        that comes at the last moment.
         """
         link: Link | None = self.current
         try:
-            with anyio.CancelScope(shield=True):
-                while link is not None:
-                    await link.run()
-                    link = await self._next()
+            while link is not None:
+                await link.run()
+                link = await self._next()
         finally:
             self._finished.set()
             self._let_go()
@@ -269,7 +292,7 @@ class Links:
     async def _next(self) -> Link | None:
         """Return the next link; None when the session is over."""
         if not self._is_over:
-            with anyio.CancelScope(deadline=self._expires) as self._search:
+            with anyio.CancelScope(deadline=self._expires, shield=True) as self._search:
                 if self._connectable is None:
                     await self._wait_for_attempt()
                 else:

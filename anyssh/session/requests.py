@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -113,7 +112,7 @@ class RequestQueue:
     def __init__(self, refuse: Callable[[PendingRequest], None]) -> None:
         self._refuse = refuse
         self._interest = _Interest.UNDECIDED
-        self._waiting: deque[PendingRequest] = deque()
+        self._waiting: list[PendingRequest] = []
         self._notice = Notice()
         self._ended = False
 
@@ -130,7 +129,7 @@ class RequestQueue:
         if self._interest is _Interest.UNDECIDED:
             self._interest = _Interest.NONE
             while self._waiting:
-                self._refuse(self._waiting.popleft())
+                self._refuse(self._waiting.pop(0))
 
     def handle(self) -> None:
         """Keep requests for the application from now on."""
@@ -139,8 +138,7 @@ class RequestQueue:
     def hand_over(self) -> list[PendingRequest]:
         """Return, and forget, what waits: somebody else takes it, and what comes, from now on."""
         self.handle()
-        waiting = list(self._waiting)
-        self._waiting.clear()
+        waiting, self._waiting = self._waiting, []
         return waiting
 
     def end(self) -> None:
@@ -161,7 +159,7 @@ class RequestQueue:
                 await anyio.lowlevel.checkpoint()
                 raise StopAsyncIteration
             await self._notice.wait()
-        return self._waiting.popleft()
+        return self._waiting.pop(0)
 
 
 class RequestIterator:

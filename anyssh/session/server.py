@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from logging import Logger, getLogger
 from secrets import SystemRandom
 from typing import Any, Final, TypeVar
@@ -58,10 +59,11 @@ class _Guest:
     :ivar is_leaving: whether it is being ended by the server
     """
 
+    __slots__ = ("is_gone", "is_leaving", "session", "visit")
+
     def __init__(self, session: ServerSession, visit: Visit) -> None:
         self.session = session
         self.visit = visit
-        self.scope = anyio.CancelScope()
         self.is_leaving = False
         self.is_gone = Latch()
 
@@ -72,7 +74,7 @@ class _Guest:
         )
         with anyio.move_on_after(LAST_TIME):
             await self.is_gone.wait()
-        self.scope.cancel()
+        self.session._cancel()
 
 
 class Server:
@@ -244,9 +246,7 @@ class Server:
         """
         guests: dict[_Guest, None] = {}
         self._clock_lead = anyio.current_time() - time.monotonic()
-
-        async def handle(stream: StreamT) -> None:
-            await self._serve_one(stream, handler, guests)
+        handle = partial(self._serve_one, handler, guests)
 
         async with anyio.create_task_group() as connections:
             task_status.started()
@@ -315,7 +315,7 @@ class Server:
                 await self._changed.wait()
 
     async def _serve_one(
-        self, stream: AnyByteStream, handler: SessionHandler, guests: dict[_Guest, None]
+        self, handler: SessionHandler, guests: dict[_Guest, None], stream: AnyByteStream
     ) -> None:
         if self._stop_time is not None:
             await _close(stream)
@@ -329,8 +329,16 @@ class Server:
         guest = _Guest(self._session(stream, admitted), admitted)
         self._guests[guest] = guests[guest] = None
         try:
-            with guest.scope:
-                await self._run(guest.session, handler)
+            async with guest.session as session:
+                await handler(session)
+        except SessionMoved as error:
+            logger.debug("%s", error)
+        except SSHError as error:
+            logger.info("%s: the connection ended: %s", guest.session._peer_name(), error)
+        except Exception:
+            self._handler_failures += 1
+            name = guest.session._peer_name()
+            logger.exception("%s: the handler of the connection failed", name)
         finally:
             del self._guests[guest], guests[guest]
             guest.is_gone.set()
@@ -349,18 +357,6 @@ class Server:
         finally:
             self._refusing -= 1
             await _close(stream)
-
-    async def _run(self, session: ServerSession, handler: SessionHandler) -> None:
-        try:
-            async with session:
-                await handler(session)
-        except SessionMoved as error:
-            logger.debug("%s", error)
-        except SSHError as error:
-            logger.info("%s: the connection ended: %s", session._peer_name(), error)
-        except Exception:
-            self._handler_failures += 1
-            logger.exception("%s: the handler of the connection failed", session._peer_name())
 
 
 def _remote_host(stream: AnyByteStream) -> str | None:

@@ -75,6 +75,20 @@ MayUseKey = Callable[[str, Key], Awaitable[bool]]
 class ServerSession(Session):
     """The server's end of a session; made by :meth:`Server.accept`."""
 
+    __slots__ = (
+        "_authenticate",
+        "_authorize_reconnect",
+        "_is_claimed",
+        "_is_excused",
+        "_loss_number",
+        "_may_use_key",
+        "_principal",
+        "_reconnectable",
+        "_user_authorities",
+        "_username",
+        "_visit",
+    )
+
     _role = Role.SERVER
 
     def __init__(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from logging import Logger, getLogger
@@ -156,8 +157,18 @@ class SessionService:
         """
         await request.reject()
 
+    def on_channel_opening_nowait(self, opening: ChannelOpening) -> bool:
+        """Accept or refuse a channel at once; return whether that was done.
+
+        Called before :meth:`on_channel_opening`, and instead of it if the answer is true. The
+        session waits for it, so it does what takes no time, or nothing.
+
+        :param opening: to be accepted or rejected, or left alone
+        """
+        return False
+
     async def on_channel_opening(self, opening: ChannelOpening) -> None:
-        """Accept or refuse a channel; called in a task of its own.
+        """Accept or refuse a channel that was not decided at once; called in a task of its own.
 
         :param opening: to be accepted or rejected
         """
@@ -214,6 +225,15 @@ class SessionService:
 
         self._requests.append(answer)
         self._request_came.notify()
+
+    def _receive_opening(self, opening: ChannelOpening) -> None:
+        try:
+            if not self.on_channel_opening_nowait(opening):
+                self._start_task(self._take_opening, opening)
+        except Exception as error:
+            self._hook_failed(repr(opening), error)
+            with suppress(SSHError):  # it was answered before, or the session has ended
+                opening.reject_nowait(ChannelOpenFailureReason.CONNECT_FAILED, "internal error")
 
     async def _take_opening(self, opening: ChannelOpening) -> None:
         try:
@@ -282,6 +302,8 @@ _responsible: Final = lru_cache(maxsize=16)(_Responsible)
 class ServiceHost:
     """Makes the services of one session when they are needed, and ends them with it."""
 
+    __slots__ = ("_active", "_registered", "_responsible")
+
     def __init__(self, registered: Mapping[type[SessionService], Any]) -> None:
         for kind in registered:
             if not issubclass(kind, SessionService):
@@ -317,7 +339,7 @@ class ServiceHost:
         kinds = self._responsible.for_channel_types.get(opening.channel_type, ())
         service = self._first(kinds, session)
         if service is not None:
-            service._start_task(service._take_opening, opening)
+            service._receive_opening(opening)
         return service is not None
 
     def take_session_request(self, pending: PendingRequest, session: Session) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from logging import Logger, getLogger
 from typing import Any, Final, Self
 
@@ -37,8 +37,9 @@ from ..protocol.events import (
 )
 from ..trace import TraceHandler, TraceId, TraceLevel
 from ._waiting import Notice
-from .channel import Channel, ChannelOpening
+from .channel import Attendant, Channel, ChannelOpening
 from .life import LIFE_HANDLERS, NO_HOST_KEYS, HostKeys, ProgressHandler, SessionLife, Transport
+from .link import Together
 from .links import SessionState
 from .requests import (
     ChannelRequest,
@@ -60,17 +61,16 @@ _NO_FORWARDING: Final = ForwardingPolicy()
 class ChannelOpenings:
     """Iterates over the channels that the peer wants to open; ends with the session."""
 
+    __slots__ = "_session"
+
     def __init__(self, session: Session) -> None:
         self._session = session
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> ChannelOpening:
-        opening = await self._session._next_opening(None)
-        if opening is None:
-            raise StopAsyncIteration
-        return opening
+    def __anext__(self) -> Awaitable[ChannelOpening]:
+        return self._session._next_opening(None, StopAsyncIteration)
 
 
 class Session(ForwardingMethods, SessionLife):
@@ -79,6 +79,16 @@ class Session(ForwardingMethods, SessionLife):
     Entered once, with ``async with``, and left in the same task. Leaving says goodbye, closes the
     stream and ends every task of the session.
     """
+
+    __slots__ = (
+        "_channels",
+        "_granted_service",
+        "_opening_came",
+        "_openings",
+        "_pending_replies",
+        "_requests",
+        "_service_host",
+    )
 
     def __init__(
         self,
@@ -107,9 +117,9 @@ class Session(ForwardingMethods, SessionLife):
             on_progress=on_progress,
         )
         self._channels: dict[Channel, None] = {}
-        self._openings: deque[ChannelOpening] = deque()
+        self._openings: list[ChannelOpening] = []
         self._opening_came = Notice()
-        self._pending_replies: set[PendingReply] = set()
+        self._pending_replies: dict[PendingReply, None] = {}
         self._granted_service: str | None = None
         self._requests = RequestQueue(self._refuse_request)
 
@@ -161,10 +171,42 @@ class Session(ForwardingMethods, SessionLife):
                 await channel._first_request(request)
         except BaseException:
             self._channels.pop(channel, None)
-            self._connection.abandon_open(state)
             channel._close_now()
             raise
         return channel
+
+    def open_channel_nowait(
+        self, attendant: Attendant, channel_type: str = "session", *, payload: bytes = b""
+    ) -> Channel:
+        """Ask for a channel, and have its answer and all that follows told to an attendant.
+
+        For relays of many channels, that need no task for each then. The attendant is told that
+        the channel was opened or refused; if the session ends before, that the channel is closed.
+        Until then nothing can be sent. Closing the channel meanwhile forgets it, and it is closed
+        as soon as the peer confirms it.
+
+        :param attendant: is told
+        :param channel_type: what kind of channel it is
+        :param payload: what belongs to the type, in wire form
+        :raises ~anyio.WouldBlock: the peer does not read what was sent before
+        :raises SSHError: the session has ended, or has its limit of channels
+        """
+        self._require_alive()
+        if self._connection.wait_for_room():
+            raise anyio.WouldBlock
+        state = self._connection.open_channel(channel_type, payload)
+        channel = Channel(self, state)
+        self._channels[channel] = None
+        channel.attend(attendant)
+        self._advance()
+        return channel
+
+    def together(self) -> AbstractContextManager[None]:
+        """Have all that is sent inside ``with`` leave in one piece.
+
+        What is sent meanwhile waits, that of other tasks too: nothing may be awaited inside.
+        """
+        return Together(self._links.current)
 
     def incoming_channels(self) -> AsyncIterator[ChannelOpening]:
         """Iterate over the channels that the peer wants to open.
@@ -181,9 +223,7 @@ class Session(ForwardingMethods, SessionLife):
         :raises SSHError: the session has ended
         """
         self._requests.disregard()
-        opening = await self._next_opening(channel_type)
-        if opening is None:
-            raise self._failure()
+        opening = await self._next_opening(channel_type, self._failure)
         return opening.accept_nowait()
 
     async def serve(self, handler: Callable[[Channel], Awaitable[object]]) -> None:
@@ -211,7 +251,10 @@ class Session(ForwardingMethods, SessionLife):
             except Exception:
                 logger.exception("the handler of %r failed", channel)
 
-    async def _next_opening(self, channel_type: str | None) -> ChannelOpening | None:
+    async def _next_opening(
+        self, channel_type: str | None, end: Callable[[], Exception]
+    ) -> ChannelOpening:
+        """Return the next channel that the peer wants to open; raise ``end()`` after the last."""
         if self._openings or self._end is not None:
             await anyio.lowlevel.checkpoint()
         while True:
@@ -220,7 +263,7 @@ class Session(ForwardingMethods, SessionLife):
                     self._openings.remove(opening)
                     return opening
             if self._end is not None:
-                return None
+                raise end()
             await self._opening_came.wait()
 
     def _accept_opening(
@@ -291,13 +334,13 @@ class Session(ForwardingMethods, SessionLife):
             task_status.started()
             return Reply(True)
         pending = PendingReply(slot)
-        self._pending_replies.add(pending)
+        self._pending_replies[pending] = None
         self._advance()
         task_status.started()
         try:
             return await pending.wait()
         finally:
-            self._pending_replies.discard(pending)
+            del self._pending_replies[pending]
             pending.abandon()
 
     def _answer_request(self, request: PendingRequest, is_success: bool, payload: bytes) -> None:

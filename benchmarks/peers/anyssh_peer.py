@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 from anyio.abc import SocketAttribute
@@ -70,12 +70,20 @@ async def _answer(channel: anyssh.Channel) -> None:
             return
 
 
+class _Idle(anyssh.SessionService):
+    """Accepts channels on which nothing happens."""
+
+    activations: ClassVar = (anyssh.ServiceActivation(channel_type=_IDLE),)
+
+    def on_channel_opening_nowait(self, opening: anyssh.ChannelOpening) -> bool:
+        opening.accept_nowait()
+        return True
+
+
 async def _handle(session: anyssh.ServerSession) -> None:
     async with anyio.create_task_group() as answers:
         async for opening in session.incoming_channels():
-            channel = opening.accept_nowait()
-            if channel.channel_type != _IDLE:
-                answers.start_soon(_answer, channel)
+            answers.start_soon(_answer, opening.accept_nowait())
 
 
 @cache
@@ -97,6 +105,7 @@ def _server(task: Task) -> anyssh.Server:
         authenticate=authenticate,
         config=_CONFIG,
         forwarding=anyssh.ForwardingPolicy(connect_to=["localhost:*"]),
+        services={_Idle: None},
     )
 
 

@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 from anyssh.config import SessionConfig
+from anyssh.constants import MessageNumber
 from anyssh.errors import ReconnectError, SSHError
 from anyssh.protocol import Core, Phase, Role
 from anyssh.protocol.connection import Connection, Link
@@ -82,7 +83,9 @@ class WatchedConnection(Connection):
         self.said: list[bytes] = []
         self.handled: list[bytes] = []
         self.handlers = {
-            number: partial(self._note, handler) for number, handler in self.handlers.items()
+            number: partial(self._note, self.handlers[number])
+            for number in MessageNumber
+            if number >= MessageNumber.GLOBAL_REQUEST
         }
 
     def _note(self, handler: Callable[[Buffer], None], payload: Buffer) -> None:

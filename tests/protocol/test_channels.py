@@ -20,6 +20,7 @@ from anyssh.messages import (
 )
 from anyssh.protocol import Phase, Role
 from anyssh.protocol.channel import ChannelPhase, ChannelState, Half
+from anyssh.protocol.connection import Connection
 from anyssh.protocol.events import (
     ChannelClosed,
     ChannelDataReceived,
@@ -512,9 +513,11 @@ def test_ten_thousand_channels_one_after_another() -> None:
 
 def table_sizes(pair: CorePair, role: Role) -> dict[str, int]:
     """Return how much is in each of a connection's tables, and the memory it has granted."""
-    state = vars(pair.connections[role])
-    sizes = {name: len(value) for name, value in state.items() if hasattr(value, "__len__")}
-    return sizes | {"granted": state["_granted"], "offered": state["_offered"]}
+    connection = pair.connections[role]
+    names = set(Connection.__slots__) - {"handlers", "__weakref__"}
+    tables = {name: getattr(connection, name) for name in names}
+    sizes = {name: len(value) for name, value in tables.items() if hasattr(value, "__len__")}
+    return sizes | {"granted": connection._granted, "offered": connection._offered}
 
 
 def test_sixty_four_channels_wait_for_the_application() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tracemalloc
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
@@ -271,6 +273,32 @@ async def test_tiny_messages_that_nobody_reads_take_little_memory() -> None:
         await wait_for(lambda: held[0].metrics.bytes_received == 20_000)
         assert len(held[0]._inbox.queue._chunks) <= 2
         group.cancel_scope.cancel()
+
+
+async def test_what_is_idle_takes_little_memory() -> None:
+    """Both ends together, with their tasks; `docs/performance.md` tells where it is."""
+    channels: list[anyssh.Channel] = []
+
+    async def open_channels(client: anyssh.ClientSession) -> None:
+        channels.extend([await client.open_channel() for _ in range(100)])
+
+    async with AsyncExitStack() as stack:
+        ends = [await stack.enter_async_context(pair()) for _ in range(2)]
+        tracemalloc.start()
+        try:
+            ends += [await stack.enter_async_context(pair()) for _ in range(10)]
+            gc.collect()
+            of_sessions, _ = tracemalloc.get_traced_memory()
+            client, server = ends[0]
+            async with anyio.create_task_group() as group:
+                group.start_soon(open_channels, client)
+                channels.extend([await server.accept_channel() for _ in range(100)])
+            gc.collect()
+            both, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert of_sessions < 10 * 80 * KIB
+    assert both - of_sessions < 100 * 4 * KIB
 
 
 async def test_a_peer_that_reads_none_of_the_answers_it_asks_for() -> None:

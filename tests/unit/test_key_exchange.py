@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 import sys
 import warnings
 from collections.abc import Callable
+from importlib.resources import files
+from types import ModuleType
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -14,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyssh.algorithms import is_available, key_exchange, key_exchanges
+from anyssh.algorithms import finite_field, is_available, key_exchange, key_exchanges
 from anyssh.algorithms.agreement import EllipticCurvePair, X25519Pair
 from anyssh.algorithms.finite_field import GROUP14, GROUP16, DiffieHellmanPair, Group
 from anyssh.constants import DisconnectReason, KeyExchange
@@ -301,6 +304,32 @@ class TestDiffieHellman:
         # No honest exponent does this; one that is a multiple of the group's order does.
         pair = DiffieHellmanPair(group, group.prime - 1)
         assert "degenerate" in assert_refused(pair.agree, contents(3))
+
+    @pytest.mark.parametrize("name", GROUPS)
+    def test_the_library_and_python_agree(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The library takes its Diffie-Hellman away one day; nothing else must change then."""
+        group = GROUPS[name]
+        exponents = [2, 3, *(secrets.randbits(group.exponent_bits) | 1 << 200 for _ in range(4))]
+        pairs = [DiffieHellmanPair(group, exponent) for exponent in exponents]
+        agreed = [pair.agree(pairs[-1].public) for pair in pairs]
+        is_there = (files("cryptography.hazmat.primitives.asymmetric") / "dh.py").is_file()
+        assert (finite_field._library() is not None) == is_there
+        with monkeypatch.context() as patch:
+            patch.setattr(finite_field, "_library", lambda: None)
+            assert [DiffieHellmanPair(group, exponent).public for exponent in exponents] == [
+                pair.public for pair in pairs
+            ]
+            assert [pair.agree(pairs[-1].public) for pair in pairs] == agreed
+            assert "degenerate" in assert_refused(
+                DiffieHellmanPair(group, group.prime - 1).agree, contents(3)
+            )
+
+    def test_a_library_without_diffie_hellman(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        emptied = ModuleType("dh")
+        package = "cryptography.hazmat.primitives.asymmetric"
+        monkeypatch.setattr(f"{package}.dh", emptied, raising=False)
+        monkeypatch.setitem(sys.modules, f"{package}.dh", emptied)
+        assert finite_field._library.__wrapped__() is None
 
     def test_exponents_have_their_full_size(self) -> None:
         # A small group shows the exponent by trial.

@@ -1,0 +1,164 @@
+"""Watching many sockets with one task, which tells each connection what its socket is ready for.
+
+A task for each connection, and a wait for each of its steps, would cost more than the bytes of a
+short connection do. So the sockets of a session are watched together, by an epoll object of their
+own: that has a descriptor itself, which a task waits for as for any socket. Where there is no
+epoll, each direction of each socket that is watched has a task.
+
+Whoever is told never waits: it reads or writes what is possible now, and returns.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from logging import Logger, getLogger
+from typing import Final, Protocol
+
+import anyio
+
+from .sockets import ConnectedSocket
+
+__all__ = ["NOTHING", "READING", "WRITING", "Watched", "Watcher", "make_watcher"]
+
+logger: Logger = getLogger("anyssh")
+
+NOTHING: Final = 0
+READING: Final = 1
+WRITING: Final = 4
+"""What a socket is watched for, in the numbers of epoll."""
+ALL: Final = READING | WRITING
+
+StartSoon = Callable[..., None]
+Together = Callable[[], AbstractContextManager[None]]
+
+
+class Watched(Protocol):
+    """A connection whose socket is watched."""
+
+    def socket_ready(self, ready: int) -> None:
+        """Read and write what is possible now.
+
+        :param ready: what the socket is ready for; a broken one is ready for everything
+        """
+
+    def abort(self) -> None:
+        """Break off, as nobody watches any more."""
+
+
+class Watcher(Protocol):
+    """Watches sockets for connections."""
+
+    def watch(self, stream: ConnectedSocket, watched: Watched, before: int, wanted: int) -> None:
+        """Watch a socket for other things than before.
+
+        :param before: what it was watched for
+        :param wanted: what it is to be watched for from now on
+        """
+
+
+def make_watcher(start_soon: StartSoon, together: Together) -> Watcher:
+    """Return what watches the sockets of a session.
+
+    :param start_soon: starts a task that ends with the session
+    :param together: has what is sent inside leave in one piece
+    """
+    if hasattr(select, "epoll"):
+        return _EpollWatcher(start_soon, together)
+    return _TaskWatcher(start_soon)
+
+
+class _EpollWatcher:
+    """Watches all sockets with one task, from the first socket to the end of the session."""
+
+    def __init__(self, start_soon: StartSoon, together: Together) -> None:
+        self._start_soon = start_soon
+        self._together = together
+        self._watched: dict[int, Watched] = {}
+        self._epoll: select.epoll | None = None
+
+    def watch(self, stream: ConnectedSocket, watched: Watched, before: int, wanted: int) -> None:
+        epoll = self._epoll
+        if epoll is None:
+            epoll = self._begin()
+        number = stream.fileno()
+        if before == NOTHING:
+            epoll.register(number, wanted)
+            self._watched[number] = watched
+        elif wanted == NOTHING:
+            # Of a socket that is only left alone, epoll would tell again and again that it broke.
+            epoll.unregister(number)
+            del self._watched[number]
+        else:
+            epoll.modify(number, wanted)
+
+    def _begin(self) -> select.epoll:
+        epoll = select.epoll()
+        try:
+            self._start_soon(self._run, epoll)
+        except BaseException:
+            epoll.close()
+            raise
+        self._epoll = epoll
+        return epoll
+
+    async def _run(self, epoll: select.epoll) -> None:
+        watched = self._watched
+        try:
+            while True:
+                await anyio.wait_readable(epoll)
+                ready = epoll.poll(0)
+                with self._together():
+                    for number, events in ready:
+                        who = watched.get(number)
+                        if who is not None:
+                            _tell(who, events if not events & ~ALL else ALL)
+        finally:
+            for who in tuple(watched.values()):
+                who.abort()
+            self._epoll = None
+            epoll.close()
+
+
+class _TaskWatcher:
+    """Watches each direction of each socket with a task of its own."""
+
+    def __init__(self, start_soon: StartSoon) -> None:
+        self._start_soon = start_soon
+        self._wanted: dict[Watched, int] = {}
+        self._running: set[tuple[Watched, int]] = set()
+
+    def watch(self, stream: ConnectedSocket, watched: Watched, before: int, wanted: int) -> None:
+        if wanted == NOTHING:
+            self._wanted.pop(watched, None)
+        else:
+            self._wanted[watched] = wanted
+        for what in (READING, WRITING):
+            if wanted & what and (watched, what) not in self._running:
+                self._start_soon(self._run, stream, watched, what)
+                self._running.add((watched, what))
+
+    async def _run(self, stream: ConnectedSocket, watched: Watched, what: int) -> None:
+        wait = stream.wait_readable if what == READING else stream.wait_writable
+        try:
+            while self._wanted.get(watched, NOTHING) & what:
+                await wait()
+                if self._wanted.get(watched, NOTHING) & what:
+                    _tell(watched, what)
+        except anyio.ClosedResourceError:
+            return
+        except BaseException:
+            watched.abort()
+            raise
+        finally:
+            self._running.discard((watched, what))
+
+
+def _tell(watched: Watched, ready: int) -> None:
+    """Tell a connection, whose mistakes must not harm others."""
+    try:
+        watched.socket_ready(ready)
+    except Exception:
+        logger.exception("a forwarded connection failed")
+        watched.abort()

@@ -1,0 +1,294 @@
+"""Channels without a task: those that are attended to, and what is decided or sent together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar
+
+import anyio
+import pytest
+from anyio.abc import SocketAttribute
+
+import anyssh
+from anyssh.forwarding import service as forwarding_service
+from anyssh.forwarding.watching import _TaskWatcher
+from anyssh.session._direct import DirectWriter
+from anyssh.testing import session_pair
+from tests.session import test_forwarding as forwarding
+from tests.session.ends import ALICE, channel_pair, make_server, pinned, receive_all, settle
+from tests.session.test_delivery import Sink, noise
+
+MIB = 1024 * 1024
+LIMIT = 20.0
+
+
+class Attendant(Sink):
+    """Notes what it is told, and sends what it is given as far as the channel takes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channel: anyssh.Channel | None = None
+        self.rest = b""
+        self.opened = anyio.Event()
+
+    def channel_opened(self) -> None:
+        self.told.append("opened")
+        self.opened.set()
+
+    def channel_refused(self, error: anyssh.ChannelOpenError) -> None:
+        self.told.append(f"refused: {error.description}")
+
+    def channel_writable(self) -> None:
+        self.told.append("writable")
+        self.send_rest()
+
+    def send_rest(self) -> None:
+        assert self.channel is not None
+        self.rest = self.rest[self.channel.send_nowait(self.rest) :]
+
+
+@asynccontextmanager
+async def sessions() -> AsyncIterator[tuple[anyssh.ClientSession, anyssh.ServerSession]]:
+    async with session_pair() as pair:
+        with anyio.fail_after(LIMIT):
+            yield pair
+
+
+# One channel
+
+
+async def test_an_attendant_is_told_all_of_its_channel() -> None:
+    async with sessions() as (client, server):
+        attendant = Attendant()
+        channel = client.open_channel_nowait(attendant, "lamp", payload=b"on")
+        with pytest.raises(anyio.BrokenResourceError):
+            channel.send_nowait(b"too early")
+        far = await server.accept_channel("lamp")
+        assert far.open_payload == b"on"
+        await far.send(b"light")
+        await far.send_eof()
+        await settle()
+        assert channel.send_nowait(b"dark") == 4
+        channel.close()
+        assert attendant.told == ["opened", "eof", "closed here"]
+        assert attendant.data == b"light"
+        assert await receive_all(far) == b"dark"
+
+
+async def test_an_attendant_is_told_of_a_refusal() -> None:
+    async with sessions() as (client, server):
+        attendant = Attendant()
+        client.open_channel_nowait(attendant)
+        async for opening in server.incoming_channels():
+            opening.reject_nowait(description="no lamps here")
+            break
+        await settle()
+        assert attendant.told == ["refused: no lamps here"]
+
+
+async def test_an_attendant_is_told_that_the_session_ends_first() -> None:
+    attendant = Attendant()
+    async with sessions() as (client, _):
+        client.open_channel_nowait(attendant)
+        await settle()
+        assert attendant.told == []
+    assert attendant.told == ["closed by the peer"]
+    with pytest.raises(anyssh.SSHError):
+        client.open_channel_nowait(attendant)
+
+
+async def test_a_channel_that_is_closed_early_is_closed_when_it_comes() -> None:
+    async with sessions() as (client, server):
+        attendant = Attendant()
+        channel = client.open_channel_nowait(attendant)
+        channel.close()
+        far = await server.accept_channel()
+        await far.wait_closed()
+        await settle()
+        assert attendant.told == ["closed here"]
+        assert client.channels == ()
+
+
+async def test_an_attendant_sends_on_when_more_is_taken() -> None:
+    data = noise(5 * MIB)
+    async with sessions() as (client, server):
+        attendant = Attendant()
+        attendant.channel = client.open_channel_nowait(attendant)
+        far = await server.accept_channel()
+        await settle()
+        attendant.rest = data
+        attendant.send_rest()
+        assert attendant.rest
+        received = b""
+        while len(received) < len(data):
+            received += await far.receive(MIB)
+        assert received == data
+        assert attendant.told.count("writable") > 1
+
+
+async def test_what_was_not_taken_is_delivered_before_what_comes_later() -> None:
+    async with sessions() as (client, server):
+        near, far = await channel_pair(client, server)
+        sink = Sink(lambda size: size // 2)
+        far.deliver_to(sink)
+        await near.send(b"12345678")
+        await near.send(b"90")
+        await near.send_eof()
+        await settle()
+        assert (sink.data, sink.told) == (b"1234", [])
+        sink.takes = lambda size: 1
+        far.deliver_rest()
+        assert (sink.data, sink.told) == (b"12345", [])
+        sink.takes = lambda size: size
+        far.deliver_rest()
+        assert (sink.data, sink.told) == (b"1234567890", ["eof"])
+
+
+async def test_much_that_was_not_taken_is_delivered_in_order() -> None:
+    data = noise(MIB - 1)
+    async with sessions() as (client, server):
+        near, far = await channel_pair(client, server)
+        sink = Sink(lambda size: 0)
+        far.deliver_to(sink)
+        await near.send(data)
+        await settle()
+        sink.takes = lambda size: size - 1
+        far.deliver_rest()
+        sink.takes = lambda size: size
+        far.deliver_rest()
+        assert sink.data == data
+
+
+# Opens that are decided at once
+
+
+class Doors(anyssh.SessionService):
+    """Opens, refuses or breaks at once, or leaves a channel to a task."""
+
+    activations: ClassVar = tuple(
+        anyssh.ServiceActivation(channel_type=name) for name in ("open", "shut", "broken", "slow")
+    )
+
+    def on_channel_opening_nowait(self, opening: anyssh.ChannelOpening) -> bool:
+        match opening.channel_type:
+            case "open":
+                opening.accept_nowait()
+            case "shut":
+                opening.reject_nowait(description="shut")
+            case "broken":
+                raise RuntimeError("off its hinges")
+            case _:
+                return False
+        return True
+
+    async def on_channel_opening(self, opening: anyssh.ChannelOpening) -> None:
+        await opening.reject(description="by a task")
+
+
+async def test_a_service_may_decide_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    async with session_pair(server_services={Doors: None}) as (client, _):
+        with anyio.fail_after(LIMIT):
+            async with await client.open_channel("open"):
+                pass
+            for name, why in (("shut", "shut"), ("broken", "internal error"), ("slow", "a task")):
+                with pytest.raises(anyssh.ChannelOpenError, match=why):
+                    await client.open_channel(name)
+    assert "off its hinges" in caplog.text
+
+
+# What leaves together
+
+
+@pytest.fixture
+def writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of all direct writes to sockets, of both ends."""
+    sizes: list[int] = []
+    write = DirectWriter.write
+
+    def noted(self: DirectWriter, data: bytes) -> int:
+        sizes.append(len(data))
+        return write(self, data)
+
+    monkeypatch.setattr(DirectWriter, "write", noted)
+    return sizes
+
+
+@asynccontextmanager
+async def over_tcp(**options: Any) -> AsyncIterator[anyssh.ClientSession]:
+    async def handle(session: anyssh.ServerSession) -> None:
+        await session.wait_closed()
+
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(make_server(**options).serve, listener, handle)
+        port = listener.extra(SocketAttribute.local_port)
+        with anyio.fail_after(LIMIT):
+            async with anyssh.ClientSession.connect(
+                await anyio.connect_tcp("127.0.0.1", port), credentials=ALICE, verify_host=pinned()
+            ) as client:
+                yield client
+        tasks.cancel_scope.cancel()
+
+
+async def test_what_is_sent_together_is_one_write_and_so_are_its_answers(
+    writes: list[int],
+) -> None:
+    attendants = [Attendant() for _ in range(50)]
+    async with over_tcp(services={Doors: None}) as client:
+        del writes[:]
+        with client.together():
+            for attendant in attendants:
+                client.open_channel_nowait(attendant, "open")
+            assert writes == []
+        assert len(writes) == 1
+        for attendant in attendants:
+            await attendant.opened.wait()
+        assert len(writes) < len(attendants) / 5
+
+
+async def test_what_many_tasks_answer_leaves_together(writes: list[int]) -> None:
+    async with over_tcp(services={Doors: None}) as client:
+
+        async def open_and_close() -> None:
+            for _ in range(20):
+                await (await client.open_channel("open")).aclose()
+
+        del writes[:]
+        async with anyio.create_task_group() as tasks:
+            for _ in range(50):
+                tasks.start_soon(open_and_close)
+        # Of 4,000 messages.
+        assert len(writes) < 1000
+
+
+# Without epoll
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        forwarding.test_half_close_goes_through_in_both_directions,
+        forwarding.test_a_lot_of_bytes_both_ways,
+        forwarding.test_who_does_not_read_stops_who_sends,
+        *(
+            lambda direction=direction, check=check: check(direction)
+            for direction in ("to", "from")
+            for check in (
+                forwarding.test_a_reset_goes_through_from_the_far_side,
+                forwarding.test_a_reset_goes_through_from_the_near_side,
+                forwarding.test_many_connections_at_once,
+            )
+        ),
+    ],
+)
+async def test_sockets_are_watched_without_epoll_too(
+    check: Callable[[], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_task_each(start_soon: Any, together: Any) -> _TaskWatcher:
+        return _TaskWatcher(start_soon)
+
+    monkeypatch.setattr(forwarding_service, "make_watcher", one_task_each)
+    await check()
