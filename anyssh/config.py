@@ -245,8 +245,9 @@ class SessionConfig:
     :ivar rekey_bytes: new keys after so many bytes in one direction
     :ivar rekey_packets: new keys after so many packets in one direction
     :ivar rekey_time: new keys after so many seconds
-    :ivar guess_key_exchange: a client sends its first key exchange message before it knows
-        whether the server agrees (RFC 4253 section 7)
+    :ivar guess_key_exchange: whether a client sends its first key exchange message before it
+        knows whether the server agrees (RFC 4253 section 7); None: where it did so before, at the
+        same address
     :ivar keep_alive_interval: seconds of silence before the peer is asked for a sign of life;
         0 turns this off
     :ivar keep_alive_count: unanswered questions after which the connection counts as lost
@@ -275,7 +276,7 @@ class SessionConfig:
     rekey_bytes: int = 512 * 1024 * 1024
     rekey_packets: int = 2**28
     rekey_time: float = 3600.0
-    guess_key_exchange: bool = False
+    guess_key_exchange: bool | None = None
     keep_alive_interval: float = 0.0
     keep_alive_count: int = 3
     trace_channel_data: bool = False

@@ -7,7 +7,7 @@ layers that know no AnyIO never raise it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Final, Self
 
 from .constants import ChannelOpenFailureReason, DisconnectReason
 
@@ -223,7 +223,9 @@ def _listed(names: Sequence[str]) -> str:
 
 def reason_name(reason: int) -> str:
     """Return the words for a disconnect reason, ``"reason N"`` for an unassigned one."""
-    try:
-        return DisconnectReason(reason).name.lower().replace("_", " ")
-    except ValueError:
-        return f"reason {reason}"
+    return _REASON_NAMES.get(reason) or f"reason {reason}"
+
+
+_REASON_NAMES: Final = {
+    int(reason): reason.name.lower().replace("_", " ") for reason in DisconnectReason
+}

@@ -28,6 +28,7 @@ __all__ = [
 
 X25519_SIZE: Final = 32
 _UNCOMPRESSED: Final = 0x04
+_ECDH: Final = ec.ECDH()
 
 
 class KeyPair(Protocol):
@@ -107,7 +108,7 @@ class EllipticCurvePair:
             )
         try:
             point = ec.EllipticCurvePublicKey.from_encoded_point(curve, bytes(peer_public))
-            return self._private.exchange(ec.ECDH(), point)
+            return self._private.exchange(_ECDH, point)
         except ValueError:
             raise peer_value_error(f"a point is not on {curve.name}") from None
 

@@ -28,10 +28,11 @@ def derive_key(
     :param session_id: H of the connection's first key exchange
     :param size: bytes wanted; 0 gives ``b""``
     """
-    common = getattr(hashlib, hash_name)(encoded_secret + exchange_hash)
-    blocks = b""
+    if not size:
+        return b""
+    hashed = getattr(hashlib, hash_name)
+    common = encoded_secret + exchange_hash
+    blocks: bytes = hashed(common + letter + session_id).digest()
     while len(blocks) < size:
-        block = common.copy()
-        block.update(blocks or letter + session_id)
-        blocks += block.digest()
+        blocks += hashed(common + blocks).digest()
     return blocks[:size]

@@ -162,8 +162,7 @@ class Key:
     @property
     def fingerprint(self) -> str:
         """``SHA256:`` and the digest of the public blob in base64 without padding."""
-        digest = hashlib.sha256(self._public_blob).digest()
-        return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+        return _fingerprint(self._public_blob)
 
     @property
     def bits(self) -> int:
@@ -253,6 +252,12 @@ class Key:
 
 
 # The same few keys come again and again: those of the hosts and users of one network.
+@lru_cache(maxsize=128)
+def _fingerprint(blob: bytes) -> str:
+    digest = hashlib.sha256(blob).digest()
+    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+
+
 @lru_cache(maxsize=128)
 def _read_public_blob(blob: bytes) -> tuple[Scheme, Any, bytes]:
     """Return the scheme of a blob, its public key, and the blob with the type's proper name."""

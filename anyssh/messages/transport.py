@@ -1,13 +1,14 @@
 """Messages of the transport layer (RFC 4253, RFC 8308): numbers 1 to 7, 20, 21, 30 and 31.
 
 One program's KEXINITs differ in nothing but their cookies, so what stands behind the cookie is
-parsed once and remembered.
+parsed, and encoded, once and remembered.
 """
 
 from __future__ import annotations
 
 from dataclasses import fields
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, ClassVar, Final, Self, cast
 
 from .. import wire
@@ -46,7 +47,8 @@ MAX_EXTENSIONS: Final = 64
 MAX_EXTENSION_BYTES: Final = 16 * 1024
 MAX_KEXINIT_BYTES: Final = 16 * 1024
 MAX_REMEMBERED_BYTES: Final = 4 * 1024
-_LISTS_OFFSET: Final = 17
+_COOKIE_SIZE: Final = 16
+_LISTS_OFFSET: Final = 1 + _COOKIE_SIZE
 """Where the fields behind the cookie of a KEXINIT begin."""
 
 
@@ -148,7 +150,7 @@ class KexInit(Message):
 
     number: ClassVar[int] = MessageNumber.KEXINIT
 
-    cookie: bytes = fixed_bytes(16)
+    cookie: bytes = fixed_bytes(_COOKIE_SIZE)
     kex_algorithms: tuple[str, ...] = name_list()
     server_host_key_algorithms: tuple[str, ...] = name_list()
     encryption_algorithms_client_to_server: tuple[str, ...] = name_list()
@@ -161,6 +163,15 @@ class KexInit(Message):
     languages_server_to_client: tuple[str, ...] = name_list(default=())
     first_kex_packet_follows: bool = boolean(default=False)
     reserved: int = uint32(default=0)
+
+    def encode(self) -> bytes:
+        """Return the wire form.
+
+        :raises LocalProtocolError: a value does not fit its field
+        """
+        if len(self.cookie) != _COOKIE_SIZE:
+            return self.encode_as_declared()
+        return self._start + self.cookie + _bytes_behind_cookie(_LISTS(self))
 
     @classmethod
     def decode(cls, data: wire.Buffer) -> Self:
@@ -177,6 +188,15 @@ class KexInit(Message):
             return cls.decode_as_declared(data)
         cookie = bytes(data[1:_LISTS_OFFSET])
         return cls(cookie, *_fields_behind_cookie(bytes(data[_LISTS_OFFSET:])))
+
+
+_LISTS: Final = attrgetter(*(field.name for field in fields(cast(Any, KexInit))[1:]))
+
+
+# A program has one list for each role and configuration.
+@lru_cache(maxsize=32)
+def _bytes_behind_cookie(values: tuple[Any, ...]) -> bytes:
+    return KexInit(bytes(_COOKIE_SIZE), *values).encode_as_declared()[_LISTS_OFFSET:]
 
 
 @lru_cache(maxsize=32)

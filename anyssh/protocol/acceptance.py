@@ -34,6 +34,8 @@ __all__ = [
 class Role(Enum):
     """Which end of the session we are; named after the receiver in the table."""
 
+    __hash__ = object.__hash__  # that of Enum is written in Python
+
     CLIENT = auto()
     SERVER = auto()
 
@@ -45,6 +47,8 @@ class Role(Enum):
 
 class Phase(Enum):
     """How far one connection has come."""
+
+    __hash__ = object.__hash__  # that of Enum is written in Python
 
     VERSION = auto()
     KEY_EXCHANGE = auto()
@@ -71,6 +75,8 @@ protection, encryption does when a session goes on over another stream."""
 
 class Condition(Enum):
     """What has to hold besides role and phase."""
+
+    __hash__ = object.__hash__  # that of Enum is written in Python
 
     ALWAYS = auto()
     FEW_AND_NOT_STRICT = auto()

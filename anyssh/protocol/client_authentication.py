@@ -43,6 +43,7 @@ from .events import (
 __all__ = ["ClientAuthentication"]
 
 MAX_BANNERS: Final = 16
+_SERVICE_REQUEST: Final = ServiceRequest(Service.USERAUTH).encode()
 
 
 class _Waiting(Enum):
@@ -190,7 +191,7 @@ class ClientAuthentication:
         # Encoding may raise, and then nothing must have changed or left.
         request = UserauthRequest(username, Service.CONNECTION, method, fields).encode()
         if not self._service_requested:
-            self._send(ServiceRequest(Service.USERAUTH).encode())
+            self._send(_SERVICE_REQUEST)
             self._service_requested = True
         self._send(request)
         self._waiting = waiting

@@ -125,6 +125,7 @@ class Connection:
     __slots__ = (
         "__weakref__",
         "_answers_waiting",
+        "_asked_without_reply",
         "_attachment",
         "_channels",
         "_closing",
@@ -174,6 +175,7 @@ class Connection:
         self._offered = 0
         self._kept_bytes = 0
         self._replies: list[ReplySlot] = []
+        self._asked_without_reply = False
         self._requests = RequestLine()
         self._answers_waiting = 0
         self.handlers: dict[int, Callable[[Buffer], None]] = _Handlers(self)
@@ -195,6 +197,7 @@ class Connection:
         if self._attachment is _Attachment.ATTACHED:
             self._attachment = _Attachment.ENDED
         self._link = None
+        self.handlers = {}  # they lead back here
         self.continuity = None
         self._held.clear()
         self.held_size = 0
@@ -272,6 +275,18 @@ class Connection:
     def send_service_message(self, payload: bytes) -> None:
         """Send a service request or its grant, which wait for a key exchange as all else does."""
         self._send(payload)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether all that was asked was answered, and the session cannot outlive its stream."""
+        return not (
+            self._channels
+            or self._replies
+            or self._asked_without_reply
+            or self.pending_service
+            or self.held_size
+            or self.continuity
+        )
 
     @property
     def channel_count(self) -> int:
@@ -563,6 +578,8 @@ class Connection:
         self._ask(GlobalRequest(name, want_reply, payload).encode())
         if want_reply:
             self._replies.append(slot)
+        else:
+            self._asked_without_reply = True
         return slot
 
     # Answers of ours

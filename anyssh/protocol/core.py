@@ -94,6 +94,7 @@ MESSAGES_PER_CHANNEL: Final = 8
 _VERSION: Final = Phase.VERSION
 _RUNNING: Final = Phase.RUNNING
 _TERMINATED: Final = Phase.TERMINATED
+_HANDLE: Final = Disposition.HANDLE
 _ACCEPTANCE: Final = {role: compiled(role) for role in Role}
 _WAITED_FOR: Final = {
     Phase.VERSION: "the identification line",
@@ -118,6 +119,7 @@ class Core:
     :param host_keys: a server's host keys and certificates, in order of preference; their private
         halves may live elsewhere
     :param takes_certificates: whether the peer may prove itself with a certificate
+    :param guesses_key_exchange: whether a client's first key exchange message leaves at once
     :param delay_secret: makes the times of failed authentications unpredictable
     :param services: what clients may ask for once they are authenticated, besides the connection
     :param clock: tells monotonic seconds whenever it is asked, for measuring latency
@@ -125,6 +127,7 @@ class Core:
     :ivar phase: how far the connection has come
     :ivar is_running: whether channels and requests are allowed
     :ivar can_send: whether payloads of the connection may leave now
+    :ivar peer_has_left: whether the peer has said goodbye, so that nothing more comes
     :ivar has_backlog: whether to call :meth:`receive_data` again, once others had their turn
     """
 
@@ -160,6 +163,7 @@ class Core:
         "exchanger",
         "has_backlog",
         "is_running",
+        "peer_has_left",
         "phase",
         "role",
         "transport",
@@ -176,6 +180,7 @@ class Core:
         connection: Connection,
         host_keys: Sequence[Identity] = (),
         takes_certificates: bool = False,
+        guesses_key_exchange: bool = False,
         delay_secret: bytes = b"",
         services: Collection[str] = (),
         clock: Callable[[], float] | None = None,
@@ -215,6 +220,7 @@ class Core:
             guard,
             self._exchange_completed,
             takes_certificates=takes_certificates,
+            guesses=guesses_key_exchange or config.guess_key_exchange is True,
         )
         self._clock = clock if clock is not None else lambda: self._now
         self._reconnector = Reconnector(
@@ -241,9 +247,10 @@ class Core:
         self._saw_connection_message = False
         self._deadline: float | None = now + config.limits.version_time
         self.has_backlog: bool = False
+        self.peer_has_left: bool = False
         self._messages_per_call = LEAST_MESSAGES_PER_CALL
         self._is_halted = False
-        self._handlers = _Handlers(self)
+        self._handlers: dict[int, Callable[..., None]] = _Handlers(self)
         self.exchanger.start()
 
     # What a session asks
@@ -475,6 +482,16 @@ class Core:
         elif self._is_attached:
             self._connection.detach()
 
+    def release(self) -> None:
+        """Let go of all that leads back here, once the stream is closed and nothing more comes.
+
+        Otherwise only the garbage collector could free this core. What it knows stays.
+        """
+        self._handlers = {}
+        self._authentication = None
+        self.exchanger.release()
+        self._reconnector.release()
+
     def _go_offline(self) -> None:
         """Leave the connection with nothing but the journal."""
         transport, continuity = self.transport, self._connection.continuity
@@ -555,9 +572,10 @@ class Core:
             raise RemoteProtocolError("EXT_INFO during authentication must precede success")
         if rule is None or not _CONDITIONS[rule.condition](self, payload):
             raise self._illegal(number)
+        if rule.disposition is _HANDLE:
+            self._handlers[number](payload)
+            return
         match rule.disposition:
-            case Disposition.HANDLE:
-                self._handlers[number](payload)
             case Disposition.REFUSE:
                 self._refuse(number, payload)
             case Disposition.DEFER:
@@ -707,6 +725,7 @@ class Core:
 
     def _disconnect_came(self, payload: bytes) -> None:
         message = Disconnect.decode(payload)
+        self.peer_has_left = True
         error = Disconnected(message.reason, displayable(message.description))
         self._end(error, is_loss=message.reason == DisconnectReason.CONNECTION_LOST)
 

@@ -61,6 +61,7 @@ __all__ = [
     "SignatureRequested",
     "Verdict",
     "VersionReceived",
+    "nobody",
 ]
 
 
@@ -91,6 +92,10 @@ Answer = Callable[..., None]
 
 Guard = Callable[[Callable[..., None]], Answer]
 """Makes an :data:`Answer` out of a function of the answer alone, and handles what it raises."""
+
+
+def nobody(*told: Any) -> Any:
+    """Take the place of who was told, once there is nothing more to tell."""
 
 
 # The connection

@@ -12,6 +12,8 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import lru_cache
+from typing import Final
 
 from .. import wire
 from ..algorithms import (
@@ -47,11 +49,21 @@ from .events import (
     HostKeyPresented,
     KeyExchangeStarted,
     SignatureRequested,
+    nobody,
 )
 from .negotiation import Algorithms, guess_is_right, is_strict, negotiate, wants_ext_info
 from .transport import Transport
 
 __all__ = ["ExchangeKeys", "KeyExchanger"]
+
+
+_NEW_KEYS: Final = NewKeys().encode()
+
+
+@lru_cache(maxsize=16)
+def _ext_info(extensions: tuple[str, ...], algorithms: tuple[str, ...]) -> bytes:
+    values = {Extension.SERVER_SIG_ALGS: ",".join(algorithms).encode()}
+    return ExtInfo({name: values.get(name, b"") for name in extensions}).encode()
 
 
 class _Step(Enum):
@@ -86,6 +98,13 @@ class _Exchange:
             raise LocalProtocolError("the algorithms are not negotiated yet")
         return self.algorithms
 
+    @property
+    def derived(self) -> ExchangeKeys:
+        """What keys are derived from; only asked for once there is a secret."""
+        if self.keys is None:
+            raise LocalProtocolError("the key exchange has no secret yet")
+        return self.keys
+
 
 class ExchangeKeys:
     """What one exchange yields: a secret to derive keys from."""
@@ -108,7 +127,11 @@ class ExchangeKeys:
 
 
 class KeyExchanger:
-    """Exchanges keys over one transport, as often as needed."""
+    """Exchanges keys over one transport, as often as needed.
+
+    :ivar guess_is_right: whether a guess of the client was, or would have been, right in the first
+        exchange
+    """
 
     __slots__ = (
         "_config",
@@ -116,6 +139,7 @@ class KeyExchanger:
         "_exchange",
         "_first",
         "_guard",
+        "_guesses",
         "_host_keys",
         "_identification",
         "_on_complete",
@@ -125,6 +149,7 @@ class KeyExchanger:
         "_transport",
         "algorithms",
         "completed_count",
+        "guess_is_right",
         "host_key",
         "host_key_is_accepted",
         "is_strict",
@@ -145,6 +170,7 @@ class KeyExchanger:
         on_complete: Callable[[Algorithms, bool], None],
         *,
         takes_certificates: bool,
+        guesses: bool = False,
     ) -> None:
         self._role = role
         self._config = config
@@ -156,6 +182,7 @@ class KeyExchanger:
         self._guard = guard
         self._on_complete = on_complete
         self._takes_certificates = takes_certificates
+        self._guesses = role is Role.CLIENT and guesses and config.is_secure
         self._exchange: _Exchange | None = None
         self._first: _Exchange | None = None
         self.session_id: bytes = b""
@@ -163,6 +190,7 @@ class KeyExchanger:
         self.host_key: Key | None = None
         self.host_key_is_accepted: bool = False
         self.is_strict: bool = False
+        self.guess_is_right: bool = False
         self.peer_wants_ext_info: bool = False
         self.completed_count: int = 0
 
@@ -218,7 +246,6 @@ class KeyExchanger:
         methods = [
             name for name in config.key_exchanges if is_available(name) or not config.is_secure
         ]
-        guess = is_initial and self._role is Role.CLIENT and config.guess_key_exchange
         if is_initial and config.is_secure:
             methods += (
                 (Marker.EXT_INFO_CLIENT, Marker.STRICT_CLIENT)
@@ -235,7 +262,7 @@ class KeyExchanger:
             mac_algorithms_server_to_client=tuple(config.macs),
             compression_algorithms_client_to_server=tuple(config.compressions),
             compression_algorithms_server_to_client=tuple(config.compressions),
-            first_kex_packet_follows=guess and config.is_secure,
+            first_kex_packet_follows=is_initial and self._guesses,
         )
 
     def _host_key_algorithms(self) -> tuple[str, ...]:
@@ -272,15 +299,17 @@ class KeyExchanger:
         if algorithms.key_exchange == KeyExchange.NONE:
             self._complete(exchange)
             return
-        right_guess = guess_is_right(
+        is_right = guess_is_right(
             client,
             server,
             by_method_only=version.is_dev_tunnels,
             method=algorithms.key_exchange,
         )
+        if exchange.is_initial:
+            self.guess_is_right = is_right
         if self._role is Role.CLIENT:
-            self._send_init(exchange, right_guess)
-        elif kexinit.first_kex_packet_follows and not right_guess:
+            self._send_init(exchange, is_right)
+        elif kexinit.first_kex_packet_follows and not is_right:
             exchange.step = _Step.WRONG_GUESS
         else:
             exchange.step = _Step.KEX_INIT
@@ -421,7 +450,7 @@ class KeyExchanger:
         return ExchangeKeys(method.hash_name, secret, digest, self.session_id)
 
     def _send_newkeys(self, exchange: _Exchange) -> None:
-        self._transport.send(NewKeys().encode())
+        self._transport.send(_NEW_KEYS)
         sends_to_server = self._role is Role.CLIENT
         encryption, mac, iv, key, mac_key = self._direction(exchange, to_server=sends_to_server)
         sealer = packet_sealer(
@@ -430,7 +459,7 @@ class KeyExchanger:
         self._transport.install_sealer(sealer, reset_sequence=self.is_strict)
         exchange.step = _Step.NEWKEYS
         if exchange.is_initial and self.peer_wants_ext_info:
-            self._transport.send(ExtInfo(self._extensions()).encode())
+            self._send_extensions()
 
     def mac_key(self, *, to_server: bool) -> tuple[str, bytes]:
         """Return the hash and the key of one direction's MAC, from the first exchange.
@@ -439,7 +468,9 @@ class KeyExchanger:
         """
         if self._first is None:
             raise LocalProtocolError("the first key exchange is not complete")
-        _, mac, _, _, key = self._direction(self._first, to_server=to_server)
+        algorithms, keys = self._first.negotiated, self._first.derived
+        mac = algorithms.mac_client_to_server if to_server else algorithms.mac_server_to_client
+        key = keys.derive(b"E" if to_server else b"F", mac_key_size(mac)) if mac else b""
         return mac_digest(mac), key
 
     def forget_first_exchange(self) -> None:
@@ -459,9 +490,7 @@ class KeyExchanger:
     def _direction(
         self, exchange: _Exchange, *, to_server: bool
     ) -> tuple[str, str, bytes, bytes, bytes]:
-        algorithms, keys = exchange.negotiated, exchange.keys
-        if keys is None:
-            raise LocalProtocolError("the key exchange has no secret yet")
+        algorithms, keys = exchange.negotiated, exchange.derived
         if to_server:
             encryption, mac = (
                 algorithms.encryption_client_to_server,
@@ -475,17 +504,25 @@ class KeyExchanger:
             )
             letters = (b"B", b"D", b"F")
         sizes = encryption_parameters(encryption)
+        takes_mac = mac and not sizes.is_aead
         return (
             encryption,
             mac,
             keys.derive(letters[0], sizes.iv_size),
             keys.derive(letters[1], sizes.key_size),
-            keys.derive(letters[2], mac_key_size(mac)) if mac else b"",
+            keys.derive(letters[2], mac_key_size(mac)) if takes_mac else b"",
         )
 
-    def _extensions(self) -> dict[str, bytes]:
-        values = {Extension.SERVER_SIG_ALGS: ",".join(self._config.host_key_algorithms).encode()}
-        return {name: values.get(name, b"") for name in self._config.extensions}
+    def _send_extensions(self) -> None:
+        config = self._config
+        extensions, algorithms = tuple(config.extensions), tuple(config.host_key_algorithms)
+        # How signatures are verified is for servers to tell (RFC 8308 section 3.1).
+        if self._role is Role.SERVER or extensions != (Extension.SERVER_SIG_ALGS,):
+            self._transport.send(_ext_info(extensions, algorithms))
+
+    def release(self) -> None:
+        """Let go of who is told; nothing more comes."""
+        self._emit = self._guard = self._on_complete = nobody
 
     # The end of an exchange
 

@@ -6,9 +6,10 @@ result does not depend on who computes it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from ..algorithms import encryption_parameters, needs_strict_key_exchange
@@ -71,49 +72,56 @@ def negotiate(role: Role, client: KexInit, server: KexInit, *, strict: bool) -> 
     :raises NegotiationError: for some kind the lists have nothing in common, or what they have
         in common needs strict key exchange and the peer does not keep it
     """
-    return _negotiate(role, _Offer.of(client), _Offer.of(server), strict)
+    return _negotiate(role, _LISTS(client), _LISTS(server), strict)
+
+
+_Names = tuple[str, ...]
+_LISTS: Final[Callable[[KexInit], tuple[_Names, ...]]] = attrgetter(
+    "kex_algorithms",
+    "server_host_key_algorithms",
+    "encryption_algorithms_client_to_server",
+    "encryption_algorithms_server_to_client",
+    "mac_algorithms_client_to_server",
+    "mac_algorithms_server_to_client",
+    "compression_algorithms_client_to_server",
+    "compression_algorithms_server_to_client",
+)
 
 
 class _Direction(NamedTuple):
     """What protects one direction: the names on offer of each kind."""
 
     name: str
-    encryptions: tuple[str, ...]
-    macs: tuple[str, ...]
-    compressions: tuple[str, ...]
+    encryptions: _Names
+    macs: _Names
+    compressions: _Names
 
 
 class _Offer(NamedTuple):
     """What a KEXINIT says, but for its cookie and guess."""
 
-    methods: tuple[str, ...]
-    host_keys: tuple[str, ...]
+    methods: _Names
+    host_keys: _Names
     to_server: _Direction
     to_client: _Direction
 
     @classmethod
-    def of(cls, kexinit: KexInit) -> _Offer:
+    def of(cls, lists: tuple[_Names, ...]) -> _Offer:
+        methods, host_keys, *protection = lists
         return cls(
-            kexinit.kex_algorithms,
-            kexinit.server_host_key_algorithms,
-            _Direction(
-                "client to server",
-                kexinit.encryption_algorithms_client_to_server,
-                kexinit.mac_algorithms_client_to_server,
-                kexinit.compression_algorithms_client_to_server,
-            ),
-            _Direction(
-                "server to client",
-                kexinit.encryption_algorithms_server_to_client,
-                kexinit.mac_algorithms_server_to_client,
-                kexinit.compression_algorithms_server_to_client,
-            ),
+            methods,
+            host_keys,
+            _Direction("client to server", *protection[0::2]),
+            _Direction("server to client", *protection[1::2]),
         )
 
 
 # Peers of one kind all make the same offer.
 @lru_cache(maxsize=64)
-def _negotiate(role: Role, client: _Offer, server: _Offer, strict: bool) -> Algorithms:
+def _negotiate(
+    role: Role, client_lists: tuple[_Names, ...], server_lists: tuple[_Names, ...], strict: bool
+) -> Algorithms:
+    client, server = _Offer.of(client_lists), _Offer.of(server_lists)
     choose = _Chooser(role)
     key_exchange = choose("key exchange method", _methods(client.methods), _methods(server.methods))
     host_key = choose("host key algorithm", client.host_keys, server.host_keys)

@@ -32,7 +32,7 @@ from ..messages import (
 )
 from ..wire import Buffer, displayable
 from .connection import Connection
-from .events import Event, Guard, ReconnectRequested
+from .events import Event, Guard, ReconnectRequested, nobody
 from .journal import Continuity, Entry, Journal
 from .key_exchange import KeyExchanger
 from .negotiation import Algorithms
@@ -99,6 +99,10 @@ class Reconnector:
         self._watched = 0
         self.deadline: float | None = None
         self.journal: Journal | None = None
+
+    def release(self) -> None:
+        """Let go of who is told; nothing more comes."""
+        self._emit = self._guard = self._on_receipt = self._on_resume = nobody
 
     # Turning it on
 

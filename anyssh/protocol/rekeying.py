@@ -16,7 +16,7 @@ from ..config import SessionConfig
 from ..errors import RemoteProtocolError
 from ..identification import PeerVersion
 from .rate import Bucket
-from .transport import Transport
+from .transport import NO_TRAFFIC, Transport
 
 __all__ = ["Rekeying"]
 
@@ -68,7 +68,7 @@ class Rekeying:
         self._habit = _Habit.STANDARD
         self._overhead = 0
         self._bucket: Bucket | None = None  # most peers never need it
-        self._last = transport.traffic
+        self._last = NO_TRAFFIC
         self._last_time = 0.0
         self._quiet_until = _Mark(0, 0, 0, 0, 0.0)
 

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import lru_cache
 from typing import Final
 
 from ..config import ServerLimits
@@ -21,10 +22,14 @@ from .metrics import ServerStatistics
 __all__ = ["Admission", "Offence", "Penalties", "Refusal", "Sources", "Stage", "Visit"]
 
 IPV6_SOURCE_BYTES: Final = 8
+MOST_REMEMBERED: Final = 1024
+"""Addresses of which it is remembered where they belong: most come again."""
 
 
 class Refusal(Enum):
     """Why a connection is not let in, in words for the client."""
+
+    __hash__ = object.__hash__  # that of Enum is written in Python
 
     FULL = "Too many connections"
     FULL_OF_STRANGERS = "Too many connections that have not logged in"
@@ -45,6 +50,8 @@ class Offence(Enum):
 class Stage(Enum):
     """How far a visit has come."""
 
+    __hash__ = object.__hash__  # that of Enum is written in Python
+
     STRANGER = auto()
     """It is not authenticated yet."""
     AUTHENTICATED = auto()
@@ -61,9 +68,10 @@ class Sources:
 
     def __init__(self, exempt: tuple[str, ...]) -> None:
         self._exempt = tuple(ipaddress.ip_network(network) for network in exempt)
+        self.source: Callable[[str | None], bytes | None] = lru_cache(MOST_REMEMBERED)(self._source)
+        """Returns the source of an address, None if it is exempt or no IP address."""
 
-    def source(self, host: str | None) -> bytes | None:
-        """Return the source of an address, None if it is exempt or no IP address."""
+    def _source(self, host: str | None) -> bytes | None:
         try:
             address = ipaddress.ip_address(host or "")
         except ValueError:

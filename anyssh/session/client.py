@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import anyio
 import anyio.lowlevel
@@ -29,14 +29,17 @@ from ..trace import Progress, TraceHandler, TraceId, TraceLevel
 from .attributes import SSHAttribute
 from .client_authentication import Authenticator
 from .credentials import ClientCredentials
+from .guesses import Guess, Guesses
 from .host_keys import HostKeyVerifier, PresentedHostKey
 from .known_hosts import KnownHostVerifier
-from .life import ProgressHandler, Transport
+from .life import ProgressHandler, Transport, remote_address
 from .links import SessionState
 from .services import SessionService
 from .session import Session
 
 __all__ = ["ClientSession"]
+
+_guesses: Final = Guesses()
 
 
 class ClientSession(Session):
@@ -88,6 +91,8 @@ class ClientSession(Session):
         self._authenticator: Authenticator | None = None
         self._is_authenticated = not config.is_secure
         self._presented: HostKeyPresented | None = None
+        self._address: tuple[str, int] | None = None
+        self._guess: Guess | None = None
         self._authenticating = ResourceGuard("authenticating with")
         self._banner = ""
 
@@ -172,12 +177,31 @@ class ClientSession(Session):
         # A HostCertificateVerifier; asking for the whole protocol takes much longer.
         return getattr(self._verify_host, "takes_certificates", False) is True
 
+    def _guesses_key_exchange(self, stream: AnyByteStream) -> bool:
+        config = self._config
+        if self._state is not SessionState.NEW:
+            return False  # of a server that we come back to we do not know enough
+        self._address = remote_address(stream)
+        if self._address is None or not config.is_secure or config.guess_key_exchange is False:
+            return False
+        self._guess = Guess(self._address, config.key_exchanges[0], config.host_key_algorithms[0])
+        return self._guess in _guesses
+
+    def _learn_guess(self) -> None:
+        """Note whether the guess was right, or would have been; a server may not cope with one."""
+        if self._guess is not None:
+            is_right = self._presented is not None and self._core.exchanger.guess_is_right
+            _guesses.learn(self._guess, is_right=is_right)
+
     async def _set_up(self) -> None:
         exchanger = self._core.exchanger
         if not self._config.is_secure:
             await self._wait_until(lambda: exchanger.completed_count > 0)
             return
-        await self._wait_until(lambda: self._presented is not None)
+        try:
+            await self._wait_until(lambda: self._presented is not None)
+        finally:
+            self._learn_guess()
         await self._judge_host_key()
         await self._wait_until(lambda: exchanger.completed_count > 0)
         if self._credentials is not None:
@@ -246,6 +270,10 @@ class ClientSession(Session):
         with self._authenticating:
             return await self._until_end(self._begin_authenticating().query, username, key)
 
+    def _waits_for_peer_to_close(self) -> bool:
+        # With nothing open, nothing that we have said but the goodbye can be lost.
+        return not self._connection.is_at_rest
+
     def _begin_authenticating(self) -> Authenticator:
         if self._authenticator is None:
             self._authenticator = Authenticator(self._core, self._config, self._advance)
@@ -288,9 +316,7 @@ class ClientSession(Session):
         event = self._presented
         if event is None:
             return
-        presented = PresentedHostKey(
-            event.key, self.peer_version, self._remote_address(), event.certificate
-        )
+        presented = PresentedHostKey(event.key, self.peer_version, self._address, event.certificate)
         try:
             seconds = self._config.limits.handler_time
             verdict = await self._until_end(self._ask_verifier, presented, seconds=seconds)

@@ -47,7 +47,7 @@ def as_signer(key: KeyPair) -> Key | Signer:
     :raises TypeError: it is nothing that signs
     :raises KeyFormatError: it is a key of the cryptography package that is not for SSH
     """
-    if isinstance(key, Key | Signer):
+    if isinstance(key, Key) or isinstance(key, Signer):  # noqa: SIM101
         return key
     if not hasattr(key, "public_key"):
         raise TypeError(f"keys must be keys, private keys or signers, not {type(key).__name__}")

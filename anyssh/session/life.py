@@ -13,7 +13,6 @@ import itertools
 import math
 import os
 from collections.abc import (
-    AsyncGenerator,
     AsyncIterator,
     Awaitable,
     Callable,
@@ -22,14 +21,14 @@ from collections.abc import (
     Iterable,
     Mapping,
 )
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from logging import Logger, getLogger
-from typing import Any, ClassVar, Final, Self, TypeVar
+from types import TracebackType
+from typing import Any, ClassVar, Final, NamedTuple, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
-from anyio import AsyncContextManagerMixin, TypedAttributeProvider
+from anyio import TypedAttributeProvider
 from anyio.abc import (
     AnyByteStream,
     AsyncBackend,
@@ -82,7 +81,15 @@ from .links import NEXT_STATES, Links, SessionState
 from .metrics import SessionMetrics
 from .signing import identity_of, public_key_of, signed, signer_of, signs_quickly
 
-__all__ = ["ProgressHandler", "SessionClosed", "SessionLife", "Transport"]
+__all__ = [
+    "NO_HOST_KEYS",
+    "HostKeys",
+    "ProgressHandler",
+    "SessionClosed",
+    "SessionLife",
+    "Transport",
+    "remote_address",
+]
 
 logger: Logger = getLogger("anyssh")
 
@@ -141,20 +148,41 @@ def _contained(callback: Callable[[E], None] | None) -> Callable[[E], None] | No
     return call
 
 
-def _split(
-    keys: Iterable[KeyPair | CertifiedKey],
-) -> tuple[tuple[Identity, ...], dict[Key, Key | Signer]]:
-    """Return what host keys show, certificates and plain keys, and who signs for each key."""
-    shown: dict[Identity, None] = {}
-    signers: dict[Key, Key | Signer] = {}
-    for key in keys:
-        shown[identity_of(key)] = None
-        shown[public_key_of(key)] = None
-        signers.setdefault(public_key_of(key), signer_of(key))
-    return tuple(shown), signers
+class HostKeys(NamedTuple):
+    """What all sessions of one server prove themselves with.
+
+    :ivar shown: certificates and plain keys
+    :ivar signers: who signs for each key
+    """
+
+    shown: tuple[Identity, ...]
+    signers: Mapping[Key, Key | Signer]
+
+    @classmethod
+    def of(cls, keys: Iterable[KeyPair | CertifiedKey]) -> Self:
+        """Take host keys apart."""
+        shown: dict[Identity, None] = {}
+        signers: dict[Key, Key | Signer] = {}
+        for key in keys:
+            shown[identity_of(key)] = None
+            shown[public_key_of(key)] = None
+            signers.setdefault(public_key_of(key), signer_of(key))
+        return cls(tuple(shown), signers)
 
 
-class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
+NO_HOST_KEYS: Final = HostKeys((), {})
+
+
+def remote_address(stream: AnyByteStream) -> tuple[str, int] | None:
+    """Return the host and port at the other end of a stream, where it has them."""
+    try:
+        address = stream.extra(SocketAttribute.remote_address, None)
+    except (OSError, AttributeError):  # what sockets raise that are closed already
+        return None
+    return (address[0], address[1]) if isinstance(address, tuple) else None
+
+
+class SessionLife(TypedAttributeProvider):
     """One end of a session, as far as it does not matter what the session is for.
 
     Entered once, with ``async with``, and left in the same task.
@@ -199,7 +227,7 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
         connection: Connection,
         *,
         service_names: Collection[str],
-        host_keys: Iterable[KeyPair | CertifiedKey] = (),
+        host_keys: HostKeys = NO_HOST_KEYS,
         trace: TraceHandler | None = None,
         on_progress: ProgressHandler | None = None,
     ) -> None:
@@ -212,7 +240,7 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
         self._config = config
         self._connection = connection
         self._service_names = service_names
-        self._host_identities, self._host_keys = _split(host_keys)
+        self._host_keys = host_keys
         self._trace_handler = _contained(trace)
         self._on_progress = _contained(on_progress)
         self._number = next(_session_numbers)
@@ -220,7 +248,7 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
         self._links: Links
         self._backend: type[AsyncBackend]
         self._latency = LatencyStatistics()
-        self._contour = SessionContour()
+        self._contour: SessionContour
         self._reconnections = 0
         self._lost: SSHError | None = None
         self._services: TaskGroup
@@ -298,7 +326,7 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
     @property
     def contour(self) -> SessionContour:
         """How much the session has moved, and how fast, over its whole life."""
-        return self._contour
+        return SessionContour() if self._state is SessionState.NEW else self._contour
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
@@ -313,11 +341,9 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
 
     # Beginning
 
-    @asynccontextmanager
-    async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
+    async def __aenter__(self) -> Self:
         if self._state is not SessionState.NEW:
             raise RuntimeError("a session is entered once")
-        body_error: BaseException | None = None
         self._progress(Progress.OPENING_SESSION_CONNECTION)
         stream = await self._open_stream()
         try:
@@ -325,29 +351,48 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
         except BaseException:
             await anyio.aclose_forcefully(stream)
             raise
-        async with anyio.create_task_group() as services:
-            self._services = services
-            services.start_soon(self._links.run)
-            try:
-                await self._set_up()
-                self._ready()
-                yield self
-                await self._leave()
-            except anyio.get_cancelled_exc_class():
-                await self._leave_at_once()
-                raise
-            except BaseException as error:
-                body_error = error
-                await self._leave_at_once()
-            finally:
-                if self._callbacks_running:
-                    services.cancel_scope.cancel()
-        if body_error is not None:
-            # Outside the group, which would have wrapped it.
-            try:
-                raise body_error
-            finally:
-                del body_error
+        self._services = anyio.create_task_group()
+        await self._services.__aenter__()
+        self._services.start_soon(self._links.run)
+        try:
+            await self._set_up()
+            self._ready()
+        except BaseException as error:
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        failure: BaseException | None = None
+        try:
+            await (self._leave() if exc_value is None else self._leave_at_once())
+        except BaseException as error:
+            failure = error
+        try:
+            return await self._end_services(failure or exc_value, is_ours=failure is not None)
+        finally:
+            del failure
+
+    async def _end_services(self, error: BaseException | None, *, is_ours: bool) -> bool | None:
+        """Wait for all that still runs; then raise ``error``, if that is for us to do."""
+        services = self._services
+        if self._callbacks_running:
+            services.cancel_scope.cancel()
+        try:
+            if isinstance(error, anyio.get_cancelled_exc_class()):
+                return await services.__aexit__(type(error), error, error.__traceback__)
+            # The group would wrap any other.
+            await services.__aexit__(None, None, None)
+            if error is not None and is_ours:
+                raise error
+            return None
+        finally:
+            del error
 
     async def _open_stream(self) -> AnyByteStream:
         transport = self._transport
@@ -379,7 +424,7 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
         transport = self._transport
         return transport if isinstance(transport, ByteStreamConnectable) else None
 
-    def _make_core(self) -> Core:
+    def _make_core(self, stream: AnyByteStream) -> Core:
         """Make the core of a stream, the first or a later one."""
         return Core(
             self._role,
@@ -388,8 +433,9 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
             random=os.urandom,
             identification=local_identification(__version__),
             connection=self._connection,
-            host_keys=self._host_identities,
+            host_keys=self._host_keys.shown,
             takes_certificates=self._takes_certificates,
+            guesses_key_exchange=self._guesses_key_exchange(stream),
             delay_secret=_process_secret,
             clock=self._backend.current_time,
             services=self._service_names,
@@ -406,6 +452,10 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
         """Whether the peer may prove itself with a certificate."""
         raise NotImplementedError
 
+    def _guesses_key_exchange(self, stream: AnyByteStream) -> bool:
+        """Whether the first message of the key exchange is to leave at once."""
+        return False
+
     async def _set_up(self) -> None:
         """Wait until the session is ready for the body of ``async with``."""
         raise NotImplementedError
@@ -414,12 +464,15 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
 
     async def _leave(self) -> None:
         try:
-            await self.aclose()
+            if not self._links.is_finished:
+                await self.aclose()
         finally:
             await self._leave_at_once()
 
     async def _leave_at_once(self) -> None:
         """Say goodbye as far as the stream takes it at once, and wait for the link to end."""
+        if self._links.is_finished:
+            return
         self._say_goodbye(DisconnectReason.BY_APPLICATION, "the session was left")
         self._links.hurry()
         with anyio.CancelScope(shield=True):
@@ -459,11 +512,25 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
         :param reason: a :class:`~anyssh.DisconnectReason`, or any number below 2**32
         :param description: a text for the peer
         """
-        self._trace(TraceId.SESSION_CLOSING, TraceLevel.INFO, f"closing: {reason} {description}")
+        if self._trace_handler is not None:
+            text = f"closing: {reason} {description}"
+            self._trace(TraceId.SESSION_CLOSING, TraceLevel.INFO, text)
         await self._send_what_waits()
+        waits = self._waits_for_peer_to_close()
         self._say_goodbye(reason, description)
         if self._state is SessionState.CLOSED:
+            if self._links.is_finished:
+                await anyio.lowlevel.checkpoint()
+            elif not waits:
+                self._links.hurry()
             await self._links.wait_finished()
+
+    def _waits_for_peer_to_close(self) -> bool:
+        """Whether the stream stays open, after our goodbye, until the peer has closed its side.
+
+        A system may drop what we have said when it gets something for a socket that is closed.
+        """
+        return True
 
     async def _send_what_waits(self) -> None:
         """Let what waits for new keys, such as the end of a channel, leave before the goodbye."""
@@ -544,7 +611,7 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
     # Asking the application
 
     def _signature_requested(self, event: SignatureRequested) -> None:
-        key = self._host_keys[event.key]
+        key = self._host_keys.signers[event.key]
         if isinstance(key, Key) and signs_quickly(key):
             # Signing here takes less time than a task would.
             try:
@@ -600,7 +667,8 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
         logger.debug("nobody handles %r", event)
 
     def _version_received(self, event: VersionReceived) -> None:
-        self._trace(TraceId.PROTOCOL_VERSION, TraceLevel.INFO, f"peer is {event.version}")
+        if self._trace_handler is not None:
+            self._trace(TraceId.PROTOCOL_VERSION, TraceLevel.INFO, f"peer is {event.version}")
         self._progress(Progress.COMPLETED_VERSION_EXCHANGE)
         self._progress(Progress.STARTING_KEY_EXCHANGE)
 
@@ -679,7 +747,8 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
         self._links.end()
         description = getattr(error, "description", str(error))
         self._end = SessionClosed(_disconnect_reason(error), description, error)
-        self._trace(TraceId.SESSION_CLOSING, TraceLevel.INFO, f"closed: {error}", error)
+        if self._trace_handler is not None:
+            self._trace(TraceId.SESSION_CLOSING, TraceLevel.INFO, f"closed: {error}", error)
         for scope in self._waiting_scopes:
             scope.cancel()
         self._end_work(error)
@@ -725,13 +794,7 @@ class SessionLife(AsyncContextManagerMixin, TypedAttributeProvider):
 
     def _remote_address(self) -> tuple[str, int] | None:
         stream = self._stream
-        if stream is None:
-            return None
-        try:
-            address = stream.extra(SocketAttribute.remote_address, None)
-        except (OSError, AttributeError):  # what sockets raise that are closed already
-            return None
-        return (address[0], address[1]) if isinstance(address, tuple) else None
+        return None if stream is None else remote_address(stream)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._number} {self._state.name.lower()}>"

@@ -11,7 +11,7 @@ something to do, which loses no bytes there. Of other streams nobody knows, so t
 task of its own. Either way the *alarm* is a cancel scope whose deadline is the core's.
 
 All end soon after the core has: the writer once the last words are out, the reader once the peer
-has closed its side or time is up.
+has said goodbye or closed its side, or time is up.
 
 A server's link may turn out to belong to a session that has lost another one. It is then released:
 its tasks end, the stream and the core live on, and a new link of that session takes them.
@@ -34,7 +34,7 @@ from ..config import Limits
 from ..contour import SessionContour
 from ..errors import SSHError
 from ..protocol import Core, Phase
-from ..protocol.events import Event
+from ..protocol.events import Event, nobody
 from ._backend import running_backend
 from ._direct import DirectWriter
 from ._waiting import Latch, Notice
@@ -231,6 +231,11 @@ class Link:
         self._limit_writing()
         self._wake_all()
 
+    def let_go(self) -> None:
+        """Let go of all that leads back here or to the session, which is over."""
+        self.dispatch = self._start_task = nobody
+        self.core.release()
+
     def _wake_all(self) -> None:
         """Have every task see that the end has come."""
         self._unpaused.notify()
@@ -422,6 +427,8 @@ class Link:
                 if self._is_released:
                     return
                 await self._unpaused.wait()
+            if core.peer_has_left:
+                return
             try:
                 data = await self._receive()
             except anyio.EndOfStream:
@@ -462,6 +469,9 @@ class Link:
         if self.core.transport.pending:
             self._write_soon()
         if self.core.phase is _TERMINATED:
+            if self.core.peer_has_left:
+                self._limit_writing()
+                self._read_until = -math.inf
             self._give_last_time()
             self._wake_all()
             self._finish_writing()
@@ -507,10 +517,11 @@ class Link:
 
     def _finish_writing(self) -> None:
         """Close our side, so that the peer's last words still come through."""
-        direct = self._direct
-        if self._writer is _ABSENT and direct is not None:
+        direct, has_left = self._direct, self.core.peer_has_left
+        if self._writer is _ABSENT and (has_left or direct is not None):
             self._writer = _Writer.GONE
-            direct.send_eof()
+            if direct is not None and not has_left:
+                direct.send_eof()
         else:
             self._wake_writer()
 

@@ -23,7 +23,7 @@ from ..constants import ReconnectFailureReason
 from ..contour import SessionContour
 from ..errors import HostKeyError, LocalProtocolError, ReconnectError, SSHError
 from ..protocol import Core, Phase
-from ..protocol.events import ConnectionTerminated, Event, SessionResumed
+from ..protocol.events import ConnectionTerminated, Event, SessionResumed, nobody
 from ..protocol.transport import NO_TRAFFIC, Traffic
 from ._waiting import Latch, Notice
 from .errors import ConnectionLost
@@ -51,6 +51,8 @@ _random: Final = SystemRandom()
 
 class SessionState(Enum):
     """How far a session has come."""
+
+    __hash__ = object.__hash__  # that of Enum is written in Python
 
     NEW = auto()
     """It was not entered yet."""
@@ -170,7 +172,7 @@ class Links:
         stream: AnyByteStream,
         limits: Limits,
         contour: SessionContour,
-        make_core: Callable[[], Core],
+        make_core: Callable[[AnyByteStream], Core],
         dispatch: Callable[[Sequence[Event]], None],
         connectable: ByteStreamConnectable | None,
         start_task: StartTask,
@@ -181,7 +183,7 @@ class Links:
         self._make_core = make_core
         self._dispatch = dispatch
         self._connectable = connectable
-        self._link: Link | None = self.make_link(stream, make_core(), dispatch)
+        self._link: Link | None = self.make_link(stream, make_core(stream), dispatch)
         self._past = NO_TRAFFIC
         self._attempt: Attempt | None = None
         self._running: Attempt | None = None
@@ -235,6 +237,21 @@ class Links:
                 link = await self._next()
         finally:
             self._finished.set()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Let go of all that leads back to the session, which is over.
+
+        Otherwise only the garbage collector could free it.
+        """
+        self._make_core = self._dispatch = self._start_task = nobody
+        if self._link is not None:
+            self._link.let_go()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last stream is closed."""
+        return self._finished.is_set()
 
     async def wait_finished(self) -> None:
         """Wait until the last stream is closed."""
@@ -311,7 +328,7 @@ class Links:
             self._last_error = error
             return
         if self._attempt is None:
-            self._attempt = Attempt(self, stream, self._make_core())
+            self._attempt = Attempt(self, stream, self._make_core(stream))
         else:
             await anyio.aclose_forcefully(stream)
 
@@ -327,7 +344,7 @@ class Links:
         is_trying = running is not None and not running.is_over.is_set()
         if self._is_over or self._attempt is not None or is_trying:
             raise LocalProtocolError("the session is over, or another stream is being tried")
-        self._attempt = Attempt(self, stream, core or self._make_core())
+        self._attempt = Attempt(self, stream, core or self._make_core(stream))
         self._attempt_came.notify()
         if self._connecting is not None:
             self._connecting.cancel()

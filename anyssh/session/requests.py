@@ -12,6 +12,7 @@ import anyio.lowlevel
 
 from ..errors import LocalProtocolError
 from ..protocol.channel import PendingRequest, ReplySlot
+from ..protocol.events import nobody
 from ._waiting import Notice
 
 __all__ = ["ChannelRequest", "IncomingRequest", "Reply", "RequestIterator"]
@@ -141,8 +142,9 @@ class RequestQueue:
         return waiting
 
     def end(self) -> None:
-        """No more requests come."""
+        """No more requests come, and nobody hears of a refusal."""
         self._ended = True
+        self._refuse = nobody
         self._notice.notify()
 
     async def get(self) -> PendingRequest:

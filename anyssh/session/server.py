@@ -30,7 +30,7 @@ from .accepting import accept_connections
 from .admission import Admission, Refusal, Stage, Visit
 from .authorities import UserAuthorities
 from .credentials import CertifiedKey, KeyPair, as_signer, require_type
-from .life import ProgressHandler
+from .life import HostKeys, ProgressHandler
 from .metrics import ServerStatistics
 from .reconnectable import ReconnectableSessions
 from .server_session import Authenticate, AuthorizeReconnect, MayUseKey, ServerSession
@@ -124,6 +124,7 @@ class Server:
         self._host_keys = tuple(
             key if isinstance(key, CertifiedKey) else as_signer(key) for key in host_keys
         )
+        self._host_key_parts = HostKeys.of(self._host_keys)
         self._authenticate = authenticate
         self._may_use_key = may_use_key
         self._user_authorities = user_authorities
@@ -211,7 +212,7 @@ class Server:
         return ServerSession(
             stream,
             self._config,
-            host_keys=self._host_keys,
+            host_keys=self._host_key_parts,
             authenticate=self._authenticate,
             may_use_key=self._may_use_key,
             user_authorities=self._user_authorities,

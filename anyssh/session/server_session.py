@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from logging import Logger, getLogger
 from typing import Any, Final
 
@@ -36,17 +36,18 @@ from ..protocol.events import (
     Authenticated,
     ConnectionTerminated,
     Event,
+    KeyExchangeCompleted,
     KeyQueried,
     ReconnectRequested,
     SessionResumed,
 )
 from ..trace import Progress, TraceHandler, TraceId, TraceLevel
+from ._waiting import Notice
 from .admission import Offence, Stage, Visit
 from .attributes import SSHAttribute
 from .authorities import UserAuthorities
-from .credentials import CertifiedKey, KeyPair
 from .errors import ConnectionLost
-from .life import ProgressHandler
+from .life import HostKeys, ProgressHandler
 from .links import SessionState
 from .reconnectable import ReconnectableSessions
 from .services import SessionService
@@ -95,7 +96,7 @@ class ServerSession(Session):
         stream: AnyByteStream,
         config: SessionConfig,
         *,
-        host_keys: Iterable[KeyPair | CertifiedKey],
+        host_keys: HostKeys,
         authenticate: Authenticate | None,
         may_use_key: MayUseKey | None,
         user_authorities: UserAuthorities | None,
@@ -125,6 +126,7 @@ class ServerSession(Session):
         self._authenticate = authenticate
         self._may_use_key = may_use_key
         self._user_authorities = user_authorities
+        self._let_in = Notice()
         self._principal: object | None = None
         self._username: str | None = None
 
@@ -149,11 +151,19 @@ class ServerSession(Session):
         return self._user_authorities is not None
 
     async def _set_up(self) -> None:
-        await self._wait_until(lambda: self._core.is_running)
+        self._require_alive()
+        while not self._core.is_running:
+            await self._let_in.wait()
+            self._require_alive()
         if self._visit.stage is Stage.STRANGER:  # nobody authenticates without keys
             self._visit.move(Stage.AUTHENTICATED)
 
     # Events of the core
+
+    def _keys_exchanged(self, event: KeyExchangeCompleted) -> None:
+        self._key_exchange_completed(event)
+        if self._core.is_running:  # as it is at once where nobody authenticates
+            self._let_in.notify()
 
     def _handle(self, event: Event) -> None:
         match event:
@@ -167,7 +177,7 @@ class ServerSession(Session):
             case Authenticated(principal):
                 self._principal = principal
                 self._visit.move(Stage.AUTHENTICATED)
-                self._changed.notify()
+                self._let_in.notify()
                 self._trace(TraceId.SESSION_AUTHENTICATED, TraceLevel.INFO, "authenticated")
                 if self._connection.continuity is not None:
                     self._reconnectable._add(self)
@@ -213,6 +223,7 @@ class ServerSession(Session):
             if offence is not None:
                 self._penalise(offence)
         super()._closed(event)
+        self._let_in.notify()
 
     def _penalise(self, offence: Offence) -> None:
         if self._visit.offend(offence, anyio.current_time()):
@@ -383,7 +394,11 @@ class ServerSession(Session):
         self._trace(TraceId.AUTHENTICATION_ERROR, TraceLevel.ERROR, "the callback failed", error)
 
 
-ServerSession._handlers = {**Session._handlers, SessionResumed: ServerSession._resumed}
+ServerSession._handlers = {
+    **Session._handlers,
+    KeyExchangeCompleted: ServerSession._keys_exchanged,
+    SessionResumed: ServerSession._resumed,
+}
 
 
 def _offence(event: ConnectionTerminated) -> Offence | None:

@@ -302,13 +302,12 @@ _responsible: Final = lru_cache(maxsize=16)(_Responsible)
 class ServiceHost:
     """Makes the services of one session when they are needed, and ends them with it."""
 
-    __slots__ = ("_active", "_registered", "_responsible", "_session")
+    __slots__ = ("_active", "_registered", "_responsible")
 
-    def __init__(self, session: Session, registered: Mapping[type[SessionService], Any]) -> None:
+    def __init__(self, registered: Mapping[type[SessionService], Any]) -> None:
         for kind in registered:
             if not issubclass(kind, SessionService):
                 raise TypeError(f"expected classes derived from SessionService, got {kind!r}")
-        self._session = session
         self._registered = dict(registered)
         self._active: dict[type[SessionService], SessionService] = {}
         self._responsible = _responsible(tuple(registered))
@@ -318,7 +317,7 @@ class ServiceHost:
         """The services that were needed so far."""
         return tuple(self._active.values())
 
-    def activate(self, kind: type[ServiceT], tasks: TaskGroup) -> ServiceT:
+    def activate(self, kind: type[ServiceT], session: Session) -> ServiceT:
         """Return the service, which is made the first time.
 
         :raises LocalProtocolError: it is not registered
@@ -330,35 +329,35 @@ class ServiceHost:
                     f"{kind.__name__} is not among the services of this session; register it "
                     "with services={…} when the session is made"
                 )
-            service = self._active[kind] = kind(self._session, self._registered[kind])
-            tasks.start_soon(service._run)
-            self._session._events.put(ServiceActivated(service))
+            service = self._active[kind] = kind(session, self._registered[kind])
+            session._services.start_soon(service._run)
+            session._events.put(ServiceActivated(service))
         return cast("ServiceT", service)
 
-    def take_opening(self, opening: ChannelOpening, tasks: TaskGroup) -> bool:
+    def take_opening(self, opening: ChannelOpening, session: Session) -> bool:
         """Give a channel to the service that it belongs to; return whether there is one."""
         kinds = self._responsible.for_channel_types.get(opening.channel_type, ())
-        service = self._first(kinds, tasks)
+        service = self._first(kinds, session)
         if service is not None:
             service._receive_opening(opening)
         return service is not None
 
-    def take_session_request(self, pending: PendingRequest, tasks: TaskGroup) -> bool:
+    def take_session_request(self, pending: PendingRequest, session: Session) -> bool:
         """Give a request of the session to the service that it belongs to."""
         kinds = self._responsible.for_session_requests.get(pending.name, ())
-        service = self._first(kinds, tasks)
+        service = self._first(kinds, session)
         if service is not None:
-            service._take_request(IncomingRequest(self._session, pending), None)
+            service._take_request(IncomingRequest(session, pending), None)
         return service is not None
 
     def take_channel_request(
-        self, channel: Channel, pending: PendingRequest, tasks: TaskGroup
+        self, channel: Channel, pending: PendingRequest, session: Session
     ) -> bool:
         """Give a request on a channel to the service that it belongs to."""
         kinds = self._responsible.for_channel_request(pending.name, channel.channel_type)
-        service = self._first(kinds, tasks)
+        service = self._first(kinds, session)
         if service is not None:
-            service._take_request(IncomingRequest(self._session, pending), channel)
+            service._take_request(IncomingRequest(session, pending), channel)
         return service is not None
 
     @property
@@ -371,20 +370,20 @@ class ServiceHost:
         """The services that a client may ask for."""
         return self._responsible.for_service_requests
 
-    def take_service_request(self, name: str, tasks: TaskGroup) -> None:
+    def take_service_request(self, name: str, session: Session) -> None:
         """Make the service that a client asked for."""
-        self._first(self._responsible.for_service_requests.get(name, ()), tasks)
+        self._first(self._responsible.for_service_requests.get(name, ()), session)
 
     def end(self) -> None:
         """Cancel everything that services run: the session has ended."""
         for service in self._active.values():
             service._scope.cancel()
 
-    def _first(self, kinds: Kinds, tasks: TaskGroup) -> SessionService | None:
+    def _first(self, kinds: Kinds, session: Session) -> SessionService | None:
         """Return the first service that can be made."""
         for kind in kinds:
             try:
-                return self.activate(kind, tasks)
+                return self.activate(kind, session)
             except Exception:
                 logger.exception("the service %s cannot be made", kind.__name__)
         return None

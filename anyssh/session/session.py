@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from logging import Logger, getLogger
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import anyio
 import anyio.lowlevel
@@ -38,8 +38,7 @@ from ..protocol.events import (
 from ..trace import TraceHandler, TraceId, TraceLevel
 from ._waiting import Notice
 from .channel import Attendant, Channel, ChannelOpening
-from .credentials import CertifiedKey, KeyPair
-from .life import LIFE_HANDLERS, ProgressHandler, SessionLife, Transport
+from .life import LIFE_HANDLERS, NO_HOST_KEYS, HostKeys, ProgressHandler, SessionLife, Transport
 from .link import Together
 from .links import SessionState
 from .requests import (
@@ -55,6 +54,8 @@ from .services import ServiceHost, ServiceT, SessionService
 __all__ = ["Session"]
 
 logger: Logger = getLogger("anyssh")
+
+_NO_FORWARDING: Final = ForwardingPolicy()
 
 
 class ChannelOpenings:
@@ -94,17 +95,17 @@ class Session(ForwardingMethods, SessionLife):
         transport: Transport,
         config: SessionConfig,
         *,
-        host_keys: Iterable[KeyPair | CertifiedKey] = (),
+        host_keys: HostKeys = NO_HOST_KEYS,
         forwarding: ForwardingPolicy | None = None,
         services: Mapping[type[SessionService], Any] | None = None,
         trace: TraceHandler | None = None,
         on_progress: ProgressHandler | None = None,
     ) -> None:
-        policy = forwarding if forwarding is not None else ForwardingPolicy()
+        policy = forwarding if forwarding is not None else _NO_FORWARDING
         registered: dict[type[SessionService], Any] = {PortForwarding: policy, **(services or {})}
         if policy.passes_on:
             del registered[PortForwarding]
-        self._service_host = ServiceHost(self, registered)
+        self._service_host = ServiceHost(registered)
         connection = Connection(config, self._service_host.session_requests)
         super().__init__(
             transport,
@@ -366,7 +367,7 @@ class Session(ForwardingMethods, SessionLife):
         if self._state is SessionState.NEW:
             raise self._not_started()
         self._require_alive()
-        return self._service_host.activate(kind, self._services)
+        return self._service_host.activate(kind, self)
 
     # Keys
 
@@ -397,11 +398,11 @@ class Session(ForwardingMethods, SessionLife):
         self._changed.notify()
 
     def _service_requested(self, event: ServiceRequested) -> None:
-        self._service_host.take_service_request(event.name, self._services)
+        self._service_host.take_service_request(event.name, self)
 
     def _channel_open_received(self, event: ChannelOpenReceived) -> None:
         opening = ChannelOpening(self, event.channel, event.payload)
-        if not self._service_host.take_opening(opening, self._services):
+        if not self._service_host.take_opening(opening, self):
             self._openings.append(opening)
             self._opening_came.notify()
 
@@ -440,11 +441,11 @@ class Session(ForwardingMethods, SessionLife):
 
     def _channel_request_received(self, event: ChannelRequestReceived) -> None:
         channel: Channel = event.channel.owner
-        if not self._service_host.take_channel_request(channel, event.request, self._services):
+        if not self._service_host.take_channel_request(channel, event.request, self):
             channel._request_received(event.request)
 
     def _global_request_received(self, event: GlobalRequestReceived) -> None:
-        if not self._service_host.take_session_request(event.request, self._services):
+        if not self._service_host.take_session_request(event.request, self):
             self._requests.put(event.request)
 
     def _reply_received(self, event: ReplyReceived) -> None:

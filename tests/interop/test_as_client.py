@@ -185,6 +185,36 @@ async def rekeying(peer: Peer, keys: Keys, watch: Watch) -> AsyncIterator[anyssh
         yield session
 
 
+@pytest.mark.parametrize("name", PEERS)
+async def test_guess_with_a_server_that_is_known(keys: Keys, name: str) -> None:
+    """The second session guesses the key exchange, and the server takes it."""
+    peer, method = require_peer(name), anyssh.KeyExchange.ECDH_NISTP256
+    hosts, mine = keys.hosts(peer), with_key(peer.user, keys.user["ecdsa384"])
+    algorithms = [anyssh.HostKeyAlgorithm.ECDSA_NISTP384]
+    config = anyssh.SessionConfig(key_exchanges=[method], host_key_algorithms=algorithms)
+    messages: list[str] = []
+
+    def trace(event: anyssh.TraceEvent) -> None:
+        if event.id in (anyssh.TraceId.SENDING_MESSAGE, anyssh.TraceId.RECEIVING_MESSAGE):
+            direction, _, message = event.message.split()
+            messages.append(f"{direction} {message}")
+
+    serving = peer.server(
+        host_key=[file for file in hosts if our_key(file).algorithm in algorithms],
+        authorized=keys.authorized,
+        user=peer.user,
+        kex=method,
+    )
+    async with serving as server:
+        for _ in range(2):
+            messages.clear()
+            session = our_client(server.port, hosts, mine, config=config, trace=trace)
+            async with session as client:
+                assert await exchange(client, GREETING) == (GREETING, 0)
+    assert messages[:2] == ["Sending KEXINIT", "Sending KEX_INIT"]
+    assert messages.count("Sending KEX_INIT") == 1
+
+
 @pytest.mark.parametrize("name", ["asyncssh", "paramiko", "npm"])
 async def test_two_prompts(keys: Keys, name: str) -> None:
     """The npm package lays its prompts out in a way of its own."""

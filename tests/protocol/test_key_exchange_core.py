@@ -801,10 +801,18 @@ def test_ext_info_is_for_those_who_ask(silent: Role) -> None:
         kept = tuple(name for name in names if not name.startswith("ext-info"))
         return replace(kexinit, kex_algorithms=kept)
 
+    config = fast_config(extensions=(Extension.SERVER_SIG_ALGS, Extension.OPEN_CHANNEL_REQUEST))
     offers: dict[str, Any] = {f"{silent.name.lower()}_offer": offer}
-    pair = running_pair(**offers)
+    pair = running_pair(config, config, **offers)
     assert MessageNumber.EXT_INFO not in pair.sent_numbers(silent.other)
     assert MessageNumber.EXT_INFO in pair.sent_numbers(silent)
+
+
+def test_a_client_that_has_nothing_to_tell_sends_no_ext_info() -> None:
+    """RFC 8308 section 3.1: which signatures are taken is for a server to tell."""
+    pair = running_pair(fast_config(extensions=(Extension.SERVER_SIG_ALGS,)))
+    assert MessageNumber.EXT_INFO not in pair.sent_numbers(CLIENT)
+    assert MessageNumber.EXT_INFO in pair.sent_numbers(SERVER)
 
 
 def test_ext_info_tells_a_client_which_signatures_the_server_takes() -> None:

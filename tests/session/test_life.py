@@ -208,6 +208,101 @@ async def test_what_was_sent_during_a_key_exchange_arrives_although_we_leave() -
     assert b"".join(got) == b"x" * 100_000
 
 
+class _Deaf(ByteStream):
+    """Passes all on, but never tells that the other side has closed."""
+
+    def __init__(self, inner: ByteStream) -> None:
+        self._inner = inner
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        try:
+            return await self._inner.receive(max_bytes)
+        except anyio.EndOfStream:
+            await anyio.sleep_forever()
+            raise
+
+    async def send(self, item: bytes) -> None:
+        await self._inner.send(item)
+
+    async def send_eof(self) -> None:
+        await self._inner.send_eof()
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+@pytest.mark.parametrize("opened", ["", "channel", "request"])
+async def test_a_client_waits_for_the_server_to_close_only_with_something_open(
+    opened: str,
+) -> None:
+    near, far = streams()
+    server_end = Outcome()
+    config = fast(limits=anyssh.Limits(close_time=0.3))
+
+    async def body(session: anyssh.ServerSession) -> None:
+        await session.serve(echo)
+
+    with anyio.fail_after(LIMIT):
+        async with anyio.create_task_group() as group:
+            group.start_soon(run_end, server_of().accept(far), body, server_end)
+            async with client_of(_Deaf(near), config=config) as client:
+                if opened == "channel":
+                    await client.open_channel()
+                elif opened == "request":
+                    await client.request("nobody-answers@example.com", want_reply=False)
+                begin = anyio.current_time()
+    took = anyio.current_time() - begin
+    assert server_end.error is None
+    assert (took > 0.2) is bool(opened)
+
+
+async def test_a_peer_that_has_said_goodbye_is_not_waited_for() -> None:
+    near, far = streams()
+    server = server_of(config=fast(limits=anyssh.Limits(close_time=LIMIT * 10)))
+
+    async def body(session: anyssh.ServerSession) -> None:
+        closed = await session.wait_closed()
+        assert isinstance(closed.error, anyssh.Disconnected)
+
+    with anyio.fail_after(LIMIT):
+        async with anyio.create_task_group() as group:
+            group.start_soon(run_end, server.accept(_Deaf(far)), body, Outcome())
+            async with client_of(near):
+                pass
+    assert far.closes == 1
+
+
+async def test_a_session_that_is_over_needs_no_garbage_collector() -> None:
+    async def live() -> list[weakref.ref[object]]:
+        near, far = streams()
+        sessions: list[weakref.ref[object]] = []
+
+        async def body(session: anyssh.ServerSession) -> None:
+            sessions.extend(parts(session))
+            await session.wait_closed()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(run_end, server_of().accept(far), body, Outcome())
+            async with client_of(near) as client:
+                sessions.extend(parts(client))
+        return sessions
+
+    def parts(session: anyssh.Session) -> list[weakref.ref[object]]:
+        links = session._links
+        return [weakref.ref(part) for part in (session, links, links.current, links.current.core)]
+
+    gc.collect()
+    gc.disable()
+    try:
+        with anyio.fail_after(LIMIT):
+            sessions = await live()
+            for _ in range(3):
+                await checkpoint()
+        assert [session() for session in sessions] == [None] * 8
+    finally:
+        gc.enable()
+
+
 async def test_tcp_sessions_leave_no_task_no_file_and_no_thread() -> None:
     async with (
         await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0) as listener,
