@@ -40,7 +40,7 @@ VIEW_FROM: Final = 8192
 BYTES: Final = tuple(bytes((value,)) for value in range(256))
 """Each byte as an object, quicker than to make it anew."""
 
-_FIRST_POOL_SIZE: Final = 128
+_FIRST_POOL_SIZE: Final = 256
 _POOL_SIZE: Final = 1024
 
 
