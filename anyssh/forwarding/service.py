@@ -187,13 +187,19 @@ class PortForwarding(SessionService):
         )
 
     def ports_of(self, port: ForwardedPort) -> Ports:
-        """Return the ports that one belongs to."""
+        """Return the ports that one belongs to.
+
+        :param port: one that is or was forwarded
+        """
         return self._remote if port.is_remote else self._local
 
     # Channels of the peer
 
     def on_channel_opening_nowait(self, opening: ChannelOpening) -> bool:
-        """Connect to this machine at once, if nobody need be asked and nothing be waited for."""
+        """Connect to this machine at once, if nobody need be asked and nothing be waited for.
+
+        :param opening: to be accepted or rejected, unless there is something to wait for
+        """
         if opening.channel_type != DirectTcpip.channel_type or not self._policy.decides_at_once:
             return False
         try:
@@ -359,8 +365,12 @@ class PortForwarding(SessionService):
     ) -> bool:
         """Begin to relay an accepted connection without a task; return whether that is possible.
 
+        :param acceptor: what has accepted it
+        :param stream: the connection
         :param way: of the channel to be opened
         :param endpoint: what the channel is opened for
+        :param connecting: asked before the channel is opened, which takes a task
+        :param port: what it came through
         """
         if connecting is not None or self._policy.idle_time != inf:
             return False
