@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ..constants import MessageNumber as N
 
@@ -34,7 +34,8 @@ __all__ = [
 class Role(Enum):
     """Which end of the session we are; named after the receiver in the table."""
 
-    __hash__ = object.__hash__  # that of Enum is written in Python
+    if not TYPE_CHECKING:
+        __hash__ = object.__hash__  # that of Enum is written in Python
 
     CLIENT = auto()
     SERVER = auto()
@@ -48,7 +49,8 @@ class Role(Enum):
 class Phase(Enum):
     """How far one connection has come."""
 
-    __hash__ = object.__hash__  # that of Enum is written in Python
+    if not TYPE_CHECKING:
+        __hash__ = object.__hash__  # that of Enum is written in Python
 
     VERSION = auto()
     KEY_EXCHANGE = auto()
@@ -76,7 +78,8 @@ protection, encryption does when a session goes on over another stream."""
 class Condition(Enum):
     """What has to hold besides role and phase."""
 
-    __hash__ = object.__hash__  # that of Enum is written in Python
+    if not TYPE_CHECKING:
+        __hash__ = object.__hash__  # that of Enum is written in Python
 
     ALWAYS = auto()
     FEW_AND_NOT_STRICT = auto()

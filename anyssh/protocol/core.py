@@ -186,8 +186,8 @@ class Core:
         clock: Callable[[], float] | None = None,
         trace: TraceHandler | None = None,
     ) -> None:
-        self.role = role
-        self.config = config
+        self.role: Role = role
+        self.config: SessionConfig = config
         self._now = now
         self._tracer = None if trace is None else Tracer(trace, with_data=config.trace_channel_data)
         self._data_tracer = self._tracer if config.trace_channel_data else None

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ..config import ServerLimits
 from .metrics import ServerStatistics
@@ -29,7 +29,8 @@ MOST_REMEMBERED: Final = 1024
 class Refusal(Enum):
     """Why a connection is not let in, in words for the client."""
 
-    __hash__ = object.__hash__  # that of Enum is written in Python
+    if not TYPE_CHECKING:
+        __hash__ = object.__hash__  # that of Enum is written in Python
 
     FULL = "Too many connections"
     FULL_OF_STRANGERS = "Too many connections that have not logged in"
@@ -50,7 +51,8 @@ class Offence(Enum):
 class Stage(Enum):
     """How far a visit has come."""
 
-    __hash__ = object.__hash__  # that of Enum is written in Python
+    if not TYPE_CHECKING:
+        __hash__ = object.__hash__  # that of Enum is written in Python
 
     STRANGER = auto()
     """It is not authenticated yet."""

@@ -143,9 +143,9 @@ class Link:
         dispatch: Callable[[Sequence[Event]], None],
         start_task: StartTask,
     ) -> None:
-        self.stream = stream
-        self.core = core
-        self.dispatch = dispatch
+        self.stream: AnyByteStream = stream
+        self.core: Core = core
+        self.dispatch: Callable[[Sequence[Event]], None] = dispatch
         self._limits = limits
         self._contour = contour
         self._receive: Callable[[], Awaitable[bytes]] = (

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 from secrets import SystemRandom
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 from anyio.abc import AnyByteStream, ByteStreamConnectable
@@ -52,7 +52,8 @@ _random: Final = SystemRandom()
 class SessionState(Enum):
     """How far a session has come."""
 
-    __hash__ = object.__hash__  # that of Enum is written in Python
+    if not TYPE_CHECKING:
+        __hash__ = object.__hash__  # that of Enum is written in Python
 
     NEW = auto()
     """It was not entered yet."""
