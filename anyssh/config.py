@@ -246,8 +246,8 @@ class SessionConfig:
     :ivar rekey_packets: new keys after so many packets in one direction
     :ivar rekey_time: new keys after so many seconds
     :ivar guess_key_exchange: whether a client sends its first key exchange message before it
-        knows whether the server agrees (RFC 4253 section 7); None: where it did so before, at the
-        same address
+        knows whether the server agrees (RFC 4253 section 7); None: with a server that was anyssh,
+        too, and agreed before, at the same address
     :ivar keep_alive_interval: seconds of silence before the peer is asked for a sign of life;
         0 turns this off
     :ivar keep_alive_count: unanswered questions after which the connection counts as lost

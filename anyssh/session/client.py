@@ -46,10 +46,12 @@ class ClientSession(Session):
     """The client's end of a session; made by :meth:`connect`."""
 
     __slots__ = (
+        "_address",
         "_authenticating",
         "_authenticator",
         "_banner",
         "_credentials",
+        "_guess",
         "_is_authenticated",
         "_presented",
         "_verify_host",
@@ -188,10 +190,14 @@ class ClientSession(Session):
         return self._guess in _guesses
 
     def _learn_guess(self) -> None:
-        """Note whether the guess was right, or would have been; a server may not cope with one."""
+        """Note whether the guess was right, or would have been."""
         if self._guess is not None:
-            is_right = self._presented is not None and self._core.exchanger.guess_is_right
-            _guesses.learn(self._guess, is_right=is_right)
+            core = self._core
+            version = core.transport.peer_version
+            # Not all others agree with the standard on what makes a guess right.
+            is_ours = version is not None and version.is_anyssh
+            is_right = self._presented is not None and core.exchanger.guess_is_right
+            _guesses.learn(self._guess, is_right=is_ours and is_right)
 
     async def _set_up(self) -> None:
         exchanger = self._core.exchanger

@@ -61,7 +61,7 @@ async def test_a_cancelled_acceptor_loses_nobody() -> None:
         for turns in range(8):
             near = await anyio.connect_tcp("127.0.0.1", bound_port(listener) or 0)
             async with anyio.create_task_group() as tasks, anyio.create_task_group() as accepting:
-                accepting.start_soon(accept_from, raw, handle, tasks)
+                accepting.start_soon(accept_from, raw, handle, tasks, list)
                 for _ in range(turns):
                     await anyio.lowlevel.checkpoint()
                 accepting.cancel_scope.cancel()

@@ -71,6 +71,17 @@ async def test_a_client_guesses_with_a_server_that_it_knows() -> None:
             assert not (await flights(port, never)).was_guessed
 
 
+async def test_a_client_guesses_with_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """dropbear takes a guess for wrong that the standard takes for right, and waits."""
+    config = fast(key_exchanges=[CURVE25519, NISTP256])
+    name = "anyssh.session.life.local_identification"
+    monkeypatch.setattr(name, lambda version: f"SSH-2.0-another_{version}")
+    with anyio.fail_after(LIMIT):
+        async with serving(config) as port:
+            for _ in range(2):
+                assert not (await flights(port, config)).was_guessed
+
+
 async def test_a_server_that_has_changed_its_mind_costs_one_message() -> None:
     config = fast(key_exchanges=[CURVE25519, NISTP256])
     with anyio.fail_after(LIMIT):
