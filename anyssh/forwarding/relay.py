@@ -245,6 +245,9 @@ _FLOWING: Final = _Way.FLOWING
 _BLOCKED: Final = _Way.BLOCKED
 _ENDED: Final = _Way.ENDED
 
+_BROKEN: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError, SSHError, OSError)
+"""The socket, the channel or the session is gone, or the system has nothing left to watch with."""
+
 
 class SocketRelay:
     """Moves bytes between a plain socket and a channel, without a task of its own.
@@ -353,14 +356,14 @@ class SocketRelay:
             wanted |= WRITING
         before = self._watched_for
         if wanted != before:
-            self._watched_for = wanted
             self._watcher.watch(self._stream, self, before, wanted)
+            self._watched_for = wanted
 
     def _watch_or_break(self) -> None:
-        """Have the socket watched, unless the session has ended, which breaks the connection."""
+        """Have the socket watched, unless nobody can, which breaks the connection."""
         try:
             self._watch()
-        except SSHError as error:
+        except _BROKEN as error:
             self._end(_Outcome.BROKEN, error)
 
     # What the watcher tells
@@ -383,7 +386,7 @@ class SocketRelay:
             elif chunk is not None:
                 self._end_to_channel()
             self._watch()
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError, SSHError) as error:
+        except _BROKEN as error:
             self._to_channel_broke(error)
 
     def _send(self, chunk: Buffer) -> None:
@@ -425,7 +428,7 @@ class SocketRelay:
             try:
                 self._send(self._rest)
                 self._watch()
-            except (anyio.BrokenResourceError, anyio.ClosedResourceError, SSHError) as error:
+            except _BROKEN as error:
                 self._to_channel_broke(error)
 
     # To the socket
@@ -439,7 +442,7 @@ class SocketRelay:
             if sent < len(data):
                 self._to_socket = _BLOCKED
                 self._watch()
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError, SSHError) as error:
+        except _BROKEN as error:
             self._end(_Outcome.BROKEN, error)
             return 0
         return sent
@@ -468,7 +471,7 @@ class SocketRelay:
         try:
             self._stream.send_eof_nowait()
             self._watch()
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError, SSHError) as error:
+        except _BROKEN as error:
             self._end(_Outcome.BROKEN, error)
 
     def channel_closed(self, by_peer: bool) -> None:

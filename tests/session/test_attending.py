@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import select
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
@@ -301,3 +304,36 @@ async def test_sockets_are_watched_without_epoll_too(
 
     monkeypatch.setattr(forwarding_service, "make_watcher", one_task_each)
     await check()
+
+
+# Without descriptors
+
+
+@pytest.mark.parametrize("direction", ["to", "from"])
+async def test_without_descriptors_to_watch_a_connection_breaks_and_the_next_one_comes_about(
+    direction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = 2  # one at each end
+
+    def epoll() -> select.epoll:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return make_epoll()
+
+    make_epoll = getattr(select, "epoll", None)
+    if make_epoll is None:
+        pytest.skip("there is no epoll on this system")
+    monkeypatch.setattr(select, "epoll", epoll)
+    async with (
+        forwarding.service() as port,
+        forwarding.pair() as (client, server),
+        forwarding.forwarding(client, direction, port) as number,
+    ):
+        while failures:
+            stream = await anyio.connect_tcp("127.0.0.1", number)
+            await forwarding.assert_reset(stream)
+        await settle()
+        assert client.channels == server.channels == ()
+        assert await forwarding.ask_port(number) == b"HELLO!"
