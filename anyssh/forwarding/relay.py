@@ -391,10 +391,16 @@ class SocketRelay:
 
     def _send(self, chunk: Buffer) -> None:
         """Send what the channel takes, and keep the rest until it takes more."""
-        if self._channel is not None:
+        if self._channel is None:
+            return
+        try:
             sent = self._channel.send_nowait(chunk)
-            self._rest = b"" if sent == len(chunk) else memoryview(chunk)[sent:]
-            self._to_channel = _BLOCKED if self._rest else _FLOWING
+        except anyio.BrokenResourceError:
+            # The peer has closed it, which we are told behind all that came before.
+            self._rest, self._to_channel = b"", _ENDED
+            return
+        self._rest = b"" if sent == len(chunk) else memoryview(chunk)[sent:]
+        self._to_channel = _BLOCKED if self._rest else _FLOWING
 
     def _end_to_channel(self) -> None:
         self._to_channel = _ENDED

@@ -865,3 +865,29 @@ async def test_a_forward_can_be_left_while_there_is_no_stream(direction: str) ->
                 "127.0.0.1", number, "127.0.0.1", port
             ) as again:
                 assert await ask_port(again.remote_port) == b"HELLO!"
+
+
+# What the peer says and does at once
+
+
+async def test_all_that_came_with_the_close_is_delivered_to_who_sends_meanwhile() -> None:
+    """A target may answer and close before it has read what it was sent."""
+    answer = b"no"
+    async with (
+        pair(ForwardingPolicy(passes_on=True)) as (client, server),
+        forwarding(client, "to", 7) as number,
+    ):
+        stream = await anyio.connect_tcp("127.0.0.1", number)
+        await stream.send(b"a question that nobody reads")
+        async for opening in server.incoming_channels():
+            with server.together():
+                channel = opening.accept_nowait()
+                assert channel.send_nowait(answer) == 2
+                channel.close()
+            break
+        async with stream:
+            received = b""
+            with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                while True:
+                    received += await stream.receive()
+        assert received == answer
