@@ -367,10 +367,10 @@ class Channel(ByteStream):
                 await backend.cancel_shielded_checkpoint()
             finally:
                 self._is_sending = False
-                self._writable.notify()
                 if rest:
                     connection.stop_sending(state)
                     session._advance()
+                self._became_writable()
 
     def _guard_of_stderr(self) -> ResourceGuard:
         if self._stderr_guard is None:
@@ -481,9 +481,10 @@ class Channel(ByteStream):
         :param recipient: takes them, in the order of their coming
         """
         self._requests.disregard()
+        had_ended = self._has_ended
         self._recipient = recipient
         self.deliver_rest()
-        if self._has_ended:
+        if had_ended:
             self._tell_recipient(partial(recipient.channel_closed, not self._is_closed_here))
 
     def attend(self, attendant: Attendant) -> None:
@@ -509,7 +510,8 @@ class Channel(ByteStream):
             self._consumed(taken)
             if taken < len(data):
                 return
-        if self._state.receive_half is Half.EOF:
+        is_over = self._bytes_are_over and self._state.receive_half is Half.EOF
+        if is_over and not self._is_closed_here:
             self._tell_recipient(recipient.deliver_eof)
 
     def _tell_recipient(self, tell: Callable[[], int | None]) -> int:
@@ -518,7 +520,6 @@ class Channel(ByteStream):
             return tell() or 0
         except Exception:
             logger.exception("the recipient of %r failed", self)
-            self._recipient = self._attendant = None
             self.close()
             return 0
 
@@ -622,6 +623,8 @@ class Channel(ByteStream):
         # Some peers never answer, so the session must not wait for that to forget the channel.
         self._session._channels.pop(self, None)
         self._end(exit_status, signal, message if signal is not None else None)
+        # What the peer has sent meanwhile may still be told us.
+        self._recipient = self._attendant = None
         self._inbox.queue.clear()
         if self._stderr is not None:
             self._stderr._inbox.queue.clear()
@@ -703,7 +706,7 @@ class Channel(ByteStream):
 
     def _became_writable(self) -> None:
         self._writable.notify()
-        if self._attendant is not None:
+        if self._attendant is not None and self._can_send:
             self._tell_recipient(self._attendant.channel_writable)
 
     def _peer_closed(self) -> None:
@@ -752,6 +755,11 @@ class Channel(ByteStream):
         return self._state.phase is ChannelPhase.OPEN
 
     @property
+    def _can_send(self) -> bool:
+        state = self._state
+        return self._closed is None and state.phase is _OPEN and state.send_half is _HALF_OPEN
+
+    @property
     def _has_ended(self) -> bool:
         return self._closed is not None
 
@@ -775,8 +783,7 @@ class Channel(ByteStream):
             raise anyio.BrokenResourceError("the peer has closed the channel")
 
     def _require_sendable(self) -> None:
-        state = self._state
-        if self._closed is None and state.phase is _OPEN and state.send_half is _HALF_OPEN:
+        if self._can_send:
             return
         self._require_usable()
         raise anyio.ClosedResourceError("EOF was sent")

@@ -413,6 +413,7 @@ class Session(ForwardingMethods, SessionLife):
 
     def _channel_open_failed(self, event: ChannelOpenFailed) -> None:
         channel: Channel = event.channel.owner
+        self._channels.pop(channel, None)
         channel._refused(event.reason, event.description)
         self._trace(
             TraceId.CHANNEL_OPEN_FAILED, TraceLevel.WARNING, f"{channel!r}: {event.description}"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import select
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
@@ -18,6 +20,7 @@ from anyssh.forwarding import service as forwarding_service
 from anyssh.forwarding.watching import _TaskWatcher
 from anyssh.session._direct import DirectWriter
 from anyssh.testing import session_pair
+from anyssh.wire import Buffer
 from tests.session import test_forwarding as forwarding
 from tests.session.ends import ALICE, channel_pair, make_server, pinned, receive_all, settle
 from tests.session.test_delivery import Sink, noise
@@ -113,6 +116,91 @@ async def test_a_channel_that_is_closed_early_is_closed_when_it_comes() -> None:
         assert client.channels == ()
 
 
+async def test_an_attendant_that_closes_its_channel_is_told_no_more() -> None:
+    class Closing(Attendant):
+        def deliver(self, data: Buffer) -> int:
+            assert self.channel is not None
+            self.channel.close()
+            return len(data)
+
+    async with sessions() as (client, server):
+        attendant = Closing()
+        attendant.channel = client.open_channel_nowait(attendant)
+        far = await server.accept_channel()
+        await settle()
+        with server.together():
+            far.send_nowait(b"last words")
+            far.send_eof_nowait()
+        await settle()
+        assert attendant.told == ["opened", "closed here"]
+
+
+async def test_an_attendant_that_closes_at_once_is_told_once() -> None:
+    class Closing(Sink):
+        def deliver(self, data: Buffer) -> int:
+            far.close()
+            return len(data)
+
+    async with sessions() as (client, server):
+        near, far = await channel_pair(client, server)
+        await near.send(b"bytes")
+        await near.send_eof()
+        await settle()
+        sink = Closing()
+        far.deliver_to(sink)
+        assert sink.told == ["closed here"]
+
+
+async def test_an_attendant_that_fails_is_told_that_its_channel_is_closed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken(Attendant):
+        def channel_opened(self) -> None:
+            raise RuntimeError("a mistake")
+
+    async with sessions() as (client, server):
+        attendant = Broken()
+        client.open_channel_nowait(attendant)
+        far = await server.accept_channel()
+        await far.wait_closed()
+        assert "a mistake" in caplog.text
+        assert attendant.told == ["closed here"]
+
+
+async def test_an_attendant_sends_on_when_another_task_has_sent() -> None:
+    data = noise(5 * MIB)
+    async with sessions() as (client, server):
+        attendant = Attendant()
+        attendant.channel = channel = client.open_channel_nowait(attendant)
+        far = await server.accept_channel()
+        await settle()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(channel.send_stderr, data)
+            await settle()
+            attendant.rest = b"bytes"
+            attendant.send_rest()
+            assert attendant.rest
+            received = b""
+            while len(received) < len(data):
+                received += await far.stderr.receive(MIB)
+        assert received == data
+        assert await far.receive() == b"bytes"
+
+
+async def test_a_channel_that_was_refused_is_forgotten() -> None:
+    async with sessions() as (client, server):
+        attendant = Attendant()
+        channel = client.open_channel_nowait(attendant)
+        async for opening in server.incoming_channels():
+            opening.reject_nowait()
+            break
+        await settle()
+        gone = weakref.ref(channel)
+        del channel
+        gc.collect()
+        assert gone() is None
+
+
 async def test_an_attendant_sends_on_when_more_is_taken() -> None:
     data = noise(5 * MIB)
     async with sessions() as (client, server):
@@ -146,6 +234,31 @@ async def test_what_was_not_taken_is_delivered_before_what_comes_later() -> None
         sink.takes = lambda size: size
         far.deliver_rest()
         assert (sink.data, sink.told) == (b"1234567890", ["eof"])
+
+
+async def test_the_end_is_delivered_after_what_came_before_it() -> None:
+    """Another channel's recipient may ask for the rest, while the end is yet to be told."""
+
+    class Asking(Sink):
+        def deliver(self, data: Buffer) -> int:
+            sink.takes = lambda size: size
+            far.deliver_rest()
+            return len(data)
+
+    sink = Sink(lambda size: 0)
+    async with sessions() as (client, server):
+        other, theirs = await channel_pair(client, server)
+        near, far = await channel_pair(client, server)
+        theirs.deliver_to(Asking())
+        far.deliver_to(sink)
+        await near.send(b"first")
+        await settle()
+        with client.together():
+            other.send_nowait(b"go on")
+            near.send_nowait(b", then")
+            near.send_eof_nowait()
+        await settle()
+        assert (bytes(sink.data), sink.told) == (b"first, then", ["eof"])
 
 
 async def test_much_that_was_not_taken_is_delivered_in_order() -> None:
