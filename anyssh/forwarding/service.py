@@ -378,14 +378,17 @@ class PortForwarding(SessionService):
         relay = CarriedRelay(
             self, self._watcher, stream, endpoint, origin, port=port, owner=acceptor
         )
-        channel_type, payload = payloads.channel_opening(way, endpoint, origin)
         try:
+            channel_type, payload = payloads.channel_opening(way, endpoint, origin)
             relay.open(self.session, channel_type, payload)
         except anyio.WouldBlock:
             relay.leave()
             return False
         except SSHError as error:
             logger.debug("a forwarded connection failed: %r", error)
+            relay.abort()
+        except Exception:
+            logger.exception("a forwarded connection failed")
             relay.abort()
         return True
 

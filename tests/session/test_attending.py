@@ -16,6 +16,7 @@ import pytest
 from anyio.abc import SocketAttribute
 
 import anyssh
+from anyssh.forwarding import payloads
 from anyssh.forwarding import service as forwarding_service
 from anyssh.forwarding.watching import _TaskWatcher
 from anyssh.session._direct import DirectWriter
@@ -419,6 +420,35 @@ async def test_sockets_are_watched_without_epoll_too(
     await check()
 
 
+# Mistakes
+
+
+async def assert_connection_is_reset(port: int) -> None:
+    """Connect, and see it reset, as may come about before we know that we are connected."""
+    with pytest.raises((anyio.BrokenResourceError, OSError)):
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            await forwarding.drain(stream)
+
+
+@pytest.mark.parametrize("direction", ["to", "from"])
+async def test_a_mistake_costs_one_connection_and_leaves_the_listener_alone(
+    direction: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*what: object) -> None:
+        monkeypatch.undo()
+        raise ValueError("a mistake")
+
+    async with (
+        forwarding.service() as port,
+        forwarding.pair() as (client, _),
+        forwarding.forwarding(client, direction, port) as number,
+    ):
+        monkeypatch.setattr(payloads, "channel_opening", fail)
+        await assert_connection_is_reset(number)
+        assert "a mistake" in caplog.text
+        assert await forwarding.ask_port(number) == b"HELLO!"
+
+
 # Without descriptors
 
 
@@ -445,8 +475,7 @@ async def test_without_descriptors_to_watch_a_connection_breaks_and_the_next_one
         forwarding.forwarding(client, direction, port) as number,
     ):
         while failures:
-            stream = await anyio.connect_tcp("127.0.0.1", number)
-            await forwarding.assert_reset(stream)
+            await assert_connection_is_reset(number)
         await settle()
         assert client.channels == server.channels == ()
         assert await forwarding.ask_port(number) == b"HELLO!"
