@@ -8,7 +8,7 @@ from typing import Any, Final, Self
 import anyio
 import anyio.lowlevel
 from anyio import ResourceGuard
-from anyio.abc import AnyByteStream
+from anyio.abc import AnyByteStream, SocketStream
 
 from ..config import SessionConfig
 from ..constants import Service
@@ -184,7 +184,10 @@ class ClientSession(Session):
         if self._state is not SessionState.NEW:
             return False  # of a server that we come back to we do not know enough
         self._address = remote_address(stream)
-        if self._address is None or not config.is_secure or config.guess_key_exchange is False:
+        if not config.is_secure or config.guess_key_exchange is False:
+            return False
+        # Other streams tell the address of what they lead through, such as another SSH server.
+        if self._address is None or not isinstance(stream, SocketStream):
             return False
         self._guess = Guess(self._address, config.key_exchanges[0], config.host_key_algorithms[0])
         return self._guess in _guesses

@@ -4,7 +4,9 @@ A client may send its first message of the key exchange together with what it of
 knows what the server offers (RFC 4253 section 7). That saves the way there and back, if the server
 takes it: if both sides prefer the same method and the same host key algorithm. A wrong guess costs
 a message, and not every server copes with one, or judges guesses as the standard says. So a client
-guesses where it has seen that the guess would be right, and that the server is anyssh, too.
+guesses where it has seen that the guess would be right: with an anyssh server that it has talked to
+before, over a socket of its own. Servers that are reached through something else, such as another
+server, cannot be told by their address.
 
 What is remembered is an address with the two names that were right there. A server that has
 changed its mind is forgotten as soon as that shows.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import anyio
@@ -36,13 +36,18 @@ class Flights:
 
 
 @asynccontextmanager
-async def serving(config: anyssh.SessionConfig, port: int = 0) -> AsyncIterator[int]:
+async def serving(
+    config: anyssh.SessionConfig,
+    port: int = 0,
+    *,
+    handler: Callable[[anyssh.Channel], Awaitable[object]] = echo,
+) -> AsyncIterator[int]:
     async with (
         await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=port) as listener,
         anyio.create_task_group() as group,
     ):
         group.start_soon(
-            server_of(config=config).serve, listener, lambda session: session.serve(echo)
+            server_of(config=config).serve, listener, lambda session: session.serve(handler)
         )
         yield listener.extra(SocketAttribute.local_port)
         group.cancel_scope.cancel()
@@ -128,6 +133,25 @@ async def test_a_server_that_does_not_cope_with_guesses_is_left_alone() -> None:
                 await flights(port, config)
             assert not (await flights(port, config)).was_guessed
             group.cancel_scope.cancel()
+
+
+async def test_who_is_reached_through_another_server_is_not_taken_for_that_one() -> None:
+    config = fast(key_exchanges=[CURVE25519, NISTP256])
+    seen = Flights()
+
+    async def inner(channel: anyssh.Channel) -> None:
+        async with server_of(config=config).accept(channel) as session:
+            await session.serve(echo)
+
+    with anyio.fail_after(LIMIT):
+        async with serving(config, handler=inner) as port:
+            for _ in range(2):
+                stream = await anyio.connect_tcp("127.0.0.1", port)
+                async with client_of(stream, config=config) as outer:
+                    channel = await outer.open_channel()
+                    async with client_of(channel, config=config, trace=seen) as client:
+                        await echoes(client)
+                assert not seen.was_guessed
 
 
 def test_the_guess_that_was_made_longest_ago_is_forgotten() -> None:
