@@ -14,7 +14,7 @@ from ..config import SessionConfig
 from ..constants import Service
 from ..errors import HostKeyError, LocalProtocolError
 from ..forwarding.policy import ForwardingPolicy
-from ..keys import Key
+from ..keys import Key, with_certificates
 from ..protocol import Role
 from ..protocol.events import (
     Authenticated,
@@ -189,7 +189,10 @@ class ClientSession(Session):
         # Other streams tell the address of what they lead through, such as another SSH server.
         if self._address is None or not isinstance(stream, SocketStream):
             return False
-        self._guess = Guess(self._address, config.key_exchanges[0], config.host_key_algorithms[0])
+        host_keys = config.host_key_algorithms
+        if self._takes_certificates:
+            host_keys = with_certificates(host_keys)
+        self._guess = Guess(self._address, config.key_exchanges[0], host_keys[0])
         return self._guess in _guesses
 
     def _learn_guess(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import anyio.abc
@@ -13,7 +14,7 @@ from anyio.abc import SocketAttribute
 import anyssh
 from anyssh.session.guesses import MOST_REMEMBERED, Guess, Guesses
 
-from .life_support import LIMIT, client_of, echo, echoes, fast, server_of
+from .life_support import LIMIT, client_of, echo, echoes, fast, host_key, server_of
 
 NISTP256 = anyssh.KeyExchange.ECDH_NISTP256
 CURVE25519 = anyssh.KeyExchange.CURVE25519_SHA256
@@ -53,10 +54,10 @@ async def serving(
         group.cancel_scope.cancel()
 
 
-async def flights(port: int, config: anyssh.SessionConfig) -> Flights:
+async def flights(port: int, config: anyssh.SessionConfig, **arguments: Any) -> Flights:
     seen = Flights()
     stream = await anyio.connect_tcp("127.0.0.1", port)
-    async with client_of(stream, config=config, trace=seen) as client:
+    async with client_of(stream, config=config, trace=seen, **arguments) as client:
         await echoes(client)
     return seen
 
@@ -152,6 +153,20 @@ async def test_who_is_reached_through_another_server_is_not_taken_for_that_one()
                     async with client_of(channel, config=config, trace=seen) as client:
                         await echoes(client)
                 assert not seen.was_guessed
+
+
+async def test_who_asks_for_certificates_makes_another_guess() -> None:
+    config = fast(key_exchanges=[CURVE25519, NISTP256])
+    authority = anyssh.generate_key("ssh-ed25519")
+    asking = anyssh.HostAuthorities(
+        [authority], "127.0.0.1", otherwise=anyssh.pin(host_key().fingerprint)
+    )
+    with anyio.fail_after(LIMIT):
+        async with serving(config) as port:
+            await flights(port, config)
+            assert not (await flights(port, config, verify_host=asking)).was_guessed
+            assert not (await flights(port, config, verify_host=asking)).was_guessed
+            assert (await flights(port, config)).was_guessed
 
 
 def test_the_guess_that_was_made_longest_ago_is_forgotten() -> None:
