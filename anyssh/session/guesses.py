@@ -14,6 +14,7 @@ changed its mind is forgotten as soon as that shows.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Final, NamedTuple
 
 __all__ = ["Guess", "Guesses"]
@@ -35,10 +36,13 @@ class Guess(NamedTuple):
 
 
 class Guesses:
-    """The right ones; of too many, that which was made longest ago is forgotten."""
+    """The right ones; of too many, that which was made longest ago is forgotten.
+
+    The event loops of several threads share them: each step below is one that no other interrupts.
+    """
 
     def __init__(self) -> None:
-        self._right: dict[Guess, None] = {}
+        self._right: OrderedDict[Guess, None] = OrderedDict()
 
     def __contains__(self, guess: Guess | None) -> bool:
         return guess in self._right
@@ -49,4 +53,4 @@ class Guesses:
         if is_right:
             self._right[guess] = None
             if len(self._right) > MOST_REMEMBERED:
-                del self._right[next(iter(self._right))]
+                self._right.popitem(last=False)

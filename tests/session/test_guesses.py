@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -182,3 +184,20 @@ def test_the_guess_that_was_made_longest_ago_is_forgotten() -> None:
     guesses.learn(made[-1], is_right=False)
     assert made[-1] not in guesses
     assert None not in guesses
+
+
+def test_threads_may_learn_at_the_same_time() -> None:
+    guesses = Guesses()
+
+    def learn(host: str) -> None:
+        for port in range(10_000):
+            guesses.learn(Guess((host, port), "method", "key"), is_right=True)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(learn, "abcd"))
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(guesses._right) <= MOST_REMEMBERED
