@@ -25,12 +25,15 @@ _LONG: Final = frozenset({KeyExchange.DH_GROUP14_SHA256, KeyExchange.DH_GROUP16_
 
 
 class Handshakes:
-    """All sessions of an event loop that are being set up."""
+    """All sessions of an event loop that are being set up.
 
-    __slots__ = ("_count", "_left", "_turn")
+    :ivar count: how many these are
+    """
+
+    __slots__ = ("_left", "_turn", "count")
 
     def __init__(self) -> None:
-        self._count = 0
+        self.count: int = 0
         self._left = PER_TURN
         self._turn = 0
 
@@ -45,11 +48,11 @@ class Handshakes:
 
     def begin(self) -> None:
         """Count one more session that is being set up."""
-        self._count += 1
+        self.count += 1
 
     def end(self) -> None:
         """Count one less."""
-        self._count -= 1
+        self.count -= 1
 
     async def take_turn(self, methods: Iterable[str]) -> None:
         """Wait for a turn in which few have gone on yet; not at all where few are there.
@@ -59,7 +62,7 @@ class Handshakes:
         :param methods: of key exchange, ours
         """
         weight = 1 if _LONG.isdisjoint(methods) else PER_TURN
-        if self._count * weight <= PER_TURN:
+        if self.count * weight <= PER_TURN:
             return
         while self._left < weight:
             turn = self._turn

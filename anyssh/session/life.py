@@ -446,6 +446,7 @@ class SessionLife(TypedAttributeProvider):
         """Note that the session is ready for the body of ``async with``."""
         if self._state is SessionState.CONNECTING:
             self._move(SessionState.CONNECTED)
+            self._links.current.end_handshake()
 
     @property
     def _takes_certificates(self) -> bool:

@@ -278,7 +278,7 @@ class Link:
                 await self._written.wait()
         finally:
             self._writer = _Writer.GONE
-            self._end_handshake()
+            self.end_handshake()
             self._write_until = -math.inf
             if self._writing is not None:
                 self._writing.cancel()
@@ -446,11 +446,12 @@ class Link:
     async def _take_turn(self, handshakes: Handshakes) -> None:
         """Leave established sessions their share while others are being set up."""
         if self.core.is_running:
-            self._end_handshake()
+            self.end_handshake()
         else:
             await handshakes.take_turn(self.core.config.key_exchanges)
 
-    def _end_handshake(self) -> None:
+    def end_handshake(self) -> None:
+        """Count no longer among those that are being set up."""
         if self._handshakes is not None:
             self._handshakes.end()
             self._handshakes = None

@@ -18,6 +18,7 @@ from anyio.streams.stapled import MultiListener
 
 import anyssh
 from anyssh import DisconnectReason, KeyExchange
+from anyssh.session.handshakes import Handshakes
 from anyssh.testing import memory_stream_pair
 
 from .life_support import (
@@ -336,6 +337,16 @@ async def test_few_handshakes_go_on_in_one_turn_of_the_event_loop(
         await place.quiet()
     # Trio runs the tasks of a turn in any order, so two turns may come together.
     assert 0 < max(turns) <= 2 * most
+
+
+async def test_who_is_in_and_says_nothing_counts_among_no_handshakes() -> None:
+    """So those who come later need not wait for a turn."""
+    before = Handshakes.here().count
+    async with served() as place:
+        for _ in range(3):
+            await place.guest()
+        await wait_for(lambda: place.statistics.unauthenticated == 0)
+        assert Handshakes.here().count == before
 
 
 async def test_one_more_than_there_is_room_for_is_told_so() -> None:
