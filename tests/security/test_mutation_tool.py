@@ -18,11 +18,9 @@ from tests.security.mutation.patching import Unpatchable, patch_module
 from tests.security.mutation.runner import (
     GROUPS,
     MODULES,
-    Options,
-    Plugin,
     _users,
     all_mutants,
-    load_results,
+    key_of,
     path_of,
     source_of,
 )
@@ -215,16 +213,30 @@ def test_tests_of_what_uses_a_constant_or_a_field_come_first() -> None:
     assert users("from .authentication import") == frozenset()
 
 
-def test_results_of_a_module_that_has_changed_are_forgotten(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_results_of_a_function_that_has_changed_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    options = Options(tmp_path, list(GROUPS), budget=0, effort=0, sample=0, seed=1)
-    outcomes = {"anyssh.protocol.offline:1: x": "killed", "anyssh.protocol.journal:2: y": "killed"}
-    Plugin(options)._save(outcomes)
-    assert load_results(tmp_path) == outcomes
-    monkeypatch.setattr(
-        runner,
-        "source_of",
-        lambda module: source_of(module) + "#" * module.endswith("journal"),
-    )
-    assert load_results(tmp_path) == {"anyssh.protocol.offline:1: x": "killed"}
+    module = "anyssh.protocol.offline"
+    source = source_of(module)
+
+    def keys(text: str) -> dict[str, str]:
+        monkeypatch.setattr(runner, "source_of", lambda module: text)
+        runner._functions_of.cache_clear()
+        return {key_of(mutant): mutant.scope for mutant in mutants_of(module, text)}
+
+    before = keys(source)
+    assert len(before) == len({mutant.name for mutant in mutants_of(module, source)})
+    assert keys("# A line more.\n" + source) == before, "whole functions move"
+    scope = next(scope for scope in before.values() if scope)
+    (line,) = [
+        number
+        for name, function in runner._functions(ast.parse(source), "")
+        if name == scope
+        for number in (function.lineno,)
+    ]
+    lines = source.splitlines()
+    lines[line - 1] += "  # changed"
+    after = keys("\n".join(lines))
+    assert {key for key in before if before[key] != scope} <= after.keys()
+    assert not {key for key in before if before[key] == scope} & after.keys()
+    runner._functions_of.cache_clear()

@@ -1,7 +1,7 @@
 """``python -m tests.security.mutation``: runs what is left to run, and says what survived.
 
-Results are kept in ``--folder``, so it may be stopped, and goes on where it was; those of a module
-are forgotten when its source changes. ``--again`` tries only the survivors once more, with more
+Results are kept in ``--folder``, so it may be stopped, and goes on where it was; those of a
+function are forgotten when it changes. ``--again`` tries only the survivors once more, with more
 effort if told so. ``--report`` writes the table that the documentation shows. The exit status is 1
 if fewer than 90 % of the changes of a group are noticed.
 """
@@ -16,7 +16,7 @@ from typing import Final
 
 import pytest
 
-from .runner import GROUPS, Options, Plugin, all_mutants, load_results
+from .runner import GROUPS, Options, Plugin, all_mutants, key_of, load_results
 
 WANTED: Final = 0.9
 TESTS: Final = (
@@ -45,7 +45,7 @@ def report(options: Options) -> tuple[str, bool]:
     ]
     is_enough = True
     for group in GROUPS:
-        names = [mutant.name for mutant in all_mutants([group])]
+        names = [key_of(mutant) for mutant in all_mutants([group])]
         outcomes = Counter(results.get(name, "not tried") for name in names)
         noticed = outcomes["killed"] + outcomes["timeout"]
         tried = noticed + outcomes["survived"]

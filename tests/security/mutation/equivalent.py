@@ -27,7 +27,7 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
             "least = [-size % block_size for size in range(block_size)]",
             "-size % block_size -> -size + block_size",
         ): "less than the least is raised by one block anyway",
-        ("_FIRST_POOL_SIZE: Final = 256", "256 -> 257"): SPEED,
+        ("_FIRST_POOL_SIZE: Final = 128", "128 -> 129"): SPEED,
         ("_POOL_SIZE: Final = 1024", "1024 -> 1025"): SPEED,
         ("VIEW_FROM: Final = 8192", "8192 -> 8193"): SPEED,
     },
@@ -87,6 +87,10 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
         ("self._prompt_count = 0", "without self._prompt_count = 0"): UNTIL_USED,
     },
     "anyssh.protocol.server_authentication": {
+        (
+            '"too many authentication failures", DisconnectReason.NO_MORE_AUTH_METHODS_AVAILABLE',
+            "'too many authentication failures' -> 'too many authentication failuresX'",
+        ): "it is a word of an error",
         (
             "except (KeyFormatError, WireError):",
             "without WireError in a tuple",

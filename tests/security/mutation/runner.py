@@ -35,7 +35,7 @@ from .equivalent import reason_for
 from .mutants import Mutant, mutants_of, mutated
 from .patching import Unpatchable, patch_module
 
-__all__ = ["MODULES", "Options", "Plugin", "load_results"]
+__all__ = ["MODULES", "Options", "Plugin", "key_of", "load_results"]
 
 PACKAGE: Final = Path(anyssh.__file__).parent
 GROUPS: Final = {
@@ -137,7 +137,7 @@ class Plugin:
         for mutant in self._chosen(results):
             if time.monotonic() - started > self.options.budget:
                 break
-            results[mutant.name] = outcome = self._try(mutant, profile)
+            results[key_of(mutant)] = outcome = self._try(mutant, profile)
             if outcome == "survived":
                 print(f"\nsurvived: {mutant.name}", flush=True)
             self._save(results)
@@ -160,9 +160,7 @@ class Plugin:
 
     def _save(self, results: dict[str, str]) -> None:
         temporary = self._results.with_suffix(f".{os.getpid()}")
-        merged = self._load() | results if len(self.options.groups) < len(GROUPS) else results
-        kept = {"sources": _digests(), "outcomes": merged}
-        temporary.write_text(json.dumps(kept, indent=1, sort_keys=True))
+        temporary.write_text(json.dumps(self._load() | results, indent=1, sort_keys=True))
         temporary.replace(self._results)
 
     # Which changes
@@ -173,7 +171,7 @@ class Plugin:
         if self.options.sample:
             mutants = mutants[: self.options.sample]
         for mutant in mutants:
-            known = results.get(mutant.name)
+            known = results.get(key_of(mutant))
             if known == ("survived" if self.options.again else None):
                 yield mutant
 
@@ -297,22 +295,34 @@ class Plugin:
 
 
 def load_results(folder: Path) -> dict[str, str]:
-    """Return what came of which change, but for modules whose source has changed since."""
+    """Return what came of which change, by :func:`key_of`."""
     path = folder / "results.json"
-    if not path.exists():
-        return {}
-    kept, now = json.loads(path.read_text()), _digests()
-    return {
-        name: outcome
-        for name, outcome in kept["outcomes"].items()
-        if kept["sources"].get(module := name.partition(":")[0]) == now.get(module)
-    }
+    results: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    return results
 
 
-def _digests() -> dict[str, str]:
-    return {
-        module: hashlib.sha256(source_of(module).encode()).hexdigest()[:16] for module in MODULES
-    }
+def key_of(mutant: Mutant) -> str:
+    """Return what a result is kept under, until the function or the line itself changes."""
+    lines = source_of(mutant.module).splitlines()
+    start, end = _extent(mutant.module, mutant.scope, mutant.line)
+    text = "\n".join(lines[start - 1 : end])
+    earlier = lines[: start - 1].count(text)  # lines of a table may say the same
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    place = f"{digest}+{mutant.line - start + earlier}"
+    return f"{mutant.module}:{mutant.scope}:{place}: {mutant.what}"
+
+
+def _extent(module: str, scope: str, line: int) -> tuple[int, int]:
+    """Return the first and the last line of a function, or those of one line outside of any."""
+    for name, function in _functions_of(module):
+        if name == scope and function.lineno <= line <= (function.end_lineno or 0):
+            return function.lineno, function.end_lineno or line
+    return line, line
+
+
+@cache
+def _functions_of(module: str) -> tuple[tuple[str, ast.FunctionDef], ...]:
+    return tuple(_functions(ast.parse(source_of(module)), ""))
 
 
 def path_of(module: str) -> Path:
