@@ -22,6 +22,7 @@ A_NAME: Final = "both sides are ours, and say the same"
 
 EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
     "anyssh.algorithms.packets": {
+        ("if end < VIEW_FROM:", "end < VIEW_FROM -> end <= VIEW_FROM"): SPEED,
         ("self._offset = 0", "0 -> 1"): "a byte of the first randomness is left out",
         (
             "least = [-size % block_size for size in range(block_size)]",
@@ -46,6 +47,10 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
         ): SPEED,
     },
     "anyssh.algorithms.encrypt_and_mac": {
+        (
+            'self._authenticator.code(b"", buffer[offset : offset + size])',
+            "without self._authenticator.code(b'', buffer[offset:offset + size])",
+        ): "what comes of it is not looked at; it shall only take its time",
         ("_DISCARD_STEP: Final = 32 * 1024", "32 * 1024 -> 32 + 1024"): SPEED,
         (
             'self._authenticator.code(b"", buffer[offset : offset + size])',
@@ -87,6 +92,10 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
         ("self._prompt_count = 0", "without self._prompt_count = 0"): UNTIL_USED,
     },
     "anyssh.protocol.server_authentication": {
+        (
+            "self._is_authenticated = True",
+            "without self._is_authenticated = True",
+        ): "once somebody is authenticated, nothing more is in the queue",
         (
             '"too many authentication failures", DisconnectReason.NO_MORE_AUTH_METHODS_AVAILABLE',
             "'too many authentication failures' -> 'too many authentication failuresX'",
@@ -148,6 +157,17 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
         ("self._repeated = 0", "without self._repeated = 0"): UNTIL_USED,
     },
     "anyssh.protocol.reconnect": {
+        ("self._unanswered = -1", "1 -> 2"): "no packet has either number",
+        ("self._watched = 0", "0 -> 1"): UNTIL_USED,
+        ("self._watched = 0", "without self._watched = 0"): UNTIL_USED,
+        (
+            'words = displayable(failure.description) or "no description"',
+            "'no description' -> 'no descriptionX'",
+        ): "it is a word of an error",
+        (
+            'raise LocalProtocolError("the extension is not in use")',
+            "without raise LocalProtocolError('the extension is not in use')",
+        ): GATE,
         (
             "self._unanswered = -1",
             "-1 -> 1",

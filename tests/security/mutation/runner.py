@@ -227,20 +227,18 @@ class Plugin:
     def _tests(self, mutant: Mutant, profile: Profile) -> list[str]:
         """Return the tests that may notice a change, in the order of running."""
         prefix = mutant.module + ":"
+        users: set[str] = set()
+        for function in _users(mutant.module, mutant.line):
+            users |= set(profile.tests.get(prefix + function, ()))
         if mutant.scope and profile.tests.get(prefix + mutant.scope):
             found = profile.tests[prefix + mutant.scope]
         elif mutant.module.endswith(".acceptance"):
             found = profile.tests["anyssh.protocol.core:Core._receive_by_rule"]
-            found = [test for test in found if "/test_acceptance.py" in test]
+            users = {test for test in found if "/test_acceptance.py" in test}
         else:
             found = sorted(
                 {t for key, names in profile.tests.items() if key.startswith(prefix) for t in names}
             )
-        users = {
-            test
-            for function in _users(mutant.module, mutant.line)
-            for test in profile.tests.get(prefix + function, ())
-        }
         known = [test for test in found if test in self.items]
         first = _interleaved([test for test in known if test in users], profile, mutant.number)
         others = [test for test in known if test not in users]
