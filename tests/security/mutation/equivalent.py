@@ -28,7 +28,7 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
             "least = [-size % block_size for size in range(block_size)]",
             "-size % block_size -> -size + block_size",
         ): "less than the least is raised by one block anyway",
-        ("_FIRST_POOL_SIZE: Final = 128", "128 -> 129"): SPEED,
+        ("_FIRST_POOL_SIZE: Final = 256", "256 -> 257"): SPEED,
         ("_POOL_SIZE: Final = 1024", "1024 -> 1025"): SPEED,
         ("VIEW_FROM: Final = 8192", "8192 -> 8193"): SPEED,
     },
@@ -64,6 +64,11 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
         ): "what comes of it is not looked at; it shall only take its time",
     },
     "anyssh.protocol.transport": {
+        ("self.last_receipt: int = -1", "1 -> 2"): "every number is larger than either",
+        (
+            'f"before, and {self.messages_sent - 1} was the last one sent"',
+            "1 -> 2",
+        ): "it is a number in an error",
         (
             "if not self.last_receipt < number < self.messages_sent:",
             "self.last_receipt < number < self.messages_sent -> "
@@ -92,6 +97,11 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
         ("self._prompt_count = 0", "without self._prompt_count = 0"): UNTIL_USED,
     },
     "anyssh.protocol.server_authentication": {
+        (
+            "if challenge is None or self._current is None:",
+            "challenge is None or self._current is None -> "
+            "challenge is None and self._current is None",
+        ): GATE,
         (
             "self._is_authenticated = True",
             "without self._is_authenticated = True",
@@ -129,6 +139,10 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
         ): "once somebody is authenticated, nothing more is judged",
     },
     "anyssh.protocol.acceptance": {
+        (
+            "Condition.INFO_RESPONSE_EXPECTED,",
+            "Condition.INFO_RESPONSE_EXPECTED -> Condition.ALWAYS",
+        ): "its handler ends the connection too",
         (
             "Row((N.SERVICE_ACCEPT,), _CLIENT, (Phase.ENCRYPTED,), Condition.SERVICE_PENDING),",
             "_CLIENT -> _BOTH",
@@ -231,6 +245,10 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
         ): SPEED,
     },
     "anyssh.algorithms.chacha20_poly1305": {
+        (
+            "return Cipher(ChaCha20(key, _NONCE.pack(0)), mode=None).encryptor()",
+            "0 -> 1",
+        ): UNTIL_USED,
         ("self._last_sequence = -1", "1 -> 2"): "every sequence number is larger than either",
     },
     "anyssh.algorithms.protection": {

@@ -199,7 +199,10 @@ class Plugin:
         except Exception:  # the package could not even be loaded
             return KILLED
         if mutant.module == acceptance.__name__:
-            different = self._differences()
+            try:
+                different = self._differences()
+            except TypeError:  # there is no table any more
+                return KILLED
             if not different:
                 return SAME
             tests = sorted(tests, key=lambda test: not any(place in test for place in different))
