@@ -214,6 +214,7 @@ class ServerSession(Session):
 
     def _resumed(self, event: SessionResumed) -> None:
         super()._resumed(event)
+        self._let_in.notify()  # who waits for this may not have noticed the first stream
         self._visit.come_back(self._remote_host())
 
     def _closed(self, event: ConnectionTerminated) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -19,8 +19,9 @@ from anyssh.protocol import Phase
 from anyssh.testing import Direction, FaultStream, memory_stream_pair
 
 from .ends import Call, receive_exactly, settle
-from .life_support import Recorder, nothing_left_behind, wait_for
+from .life_support import Recorder, client_of, nothing_left_behind, run_end, server_of, wait_for
 from .network import open_channel_pair
+from .reconnect_support import reconnecting
 from .test_cancellation import cancel_after
 from .test_reconnectable_sessions import House, config, house, lose, twin_of
 
@@ -57,6 +58,61 @@ class Connector(ByteStreamConnectable):
             stream = Recorder(await self.place.network.connect())
         self.streams.append(stream)
         return stream
+
+
+class Deaf(Recorder):
+    """A stream that can end for its reader at once, whoever else runs."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__(inner)
+        self.arrived: list[bytes] = []
+        self.has_ended = False
+        self.news = anyio.Event()
+
+    async def pump(self) -> None:
+        with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            while True:
+                self.arrived.append(await self.inner.receive(65536))
+                self.news.set()
+
+    def end(self) -> None:
+        self.has_ended = True
+        self.news.set()
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        while not self.arrived:
+            if self.has_ended:
+                raise anyio.EndOfStream
+            self.news = anyio.Event()
+            await self.news.wait()
+        return self.arrived.pop(0)
+
+
+async def test_a_session_begins_that_lost_its_stream_as_the_client_was_let_in() -> None:
+    near, inner = memory_stream_pair()
+    far = Deaf(inner)
+
+    async def let_in(attempt: anyssh.AuthAttempt) -> object:
+        far.end()
+        return attempt.username
+
+    begun = anyio.Event()
+
+    async def body(session: anyssh.ServerSession) -> None:
+        begun.set()
+        await session.wait_closed()
+
+    with anyio.fail_after(LIMIT):
+        async with anyio.create_task_group() as group:
+            server = server_of(authenticate=let_in, config=reconnecting())
+            group.start_soon(far.pump)
+            group.start_soon(run_end, server.accept(far), body)
+            async with client_of(near, config=reconnecting()) as client:
+                await client.wait_disconnected()
+                near, inner = memory_stream_pair()
+                group.start_soon(run_end, server.accept(inner))
+                await client.reconnect(near)
+                await begun.wait()
 
 
 # Cancelling
