@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
+
 from ..wire import Buffer
 from .agreement import peer_value_error
 
@@ -123,7 +125,7 @@ def _power(group: Group, base: int, exponent: int) -> int:
             # What the pair's own public value is does not matter.
             private = library.DHPrivateNumbers(exponent, peer).private_key()
             return int.from_bytes(private.exchange(peer.public_key()), "big")
-        except ValueError:
+        except (ValueError, UnsupportedAlgorithm, InternalError):
             pass  # there is nothing wrong with the numbers, but with what the library can do
     return pow(base, exponent, group.prime)
 
