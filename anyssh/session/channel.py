@@ -199,6 +199,7 @@ class Channel(ByteStream):
 
     __slots__ = (
         "_arrivals",
+        "_attendant",
         "_attributes",
         "_bytes_are_over",
         "_changed",

@@ -83,6 +83,13 @@ async def test_an_attendant_is_told_all_of_its_channel() -> None:
         assert await receive_all(far) == b"dark"
 
 
+async def test_a_channel_has_a_slot_for_all_that_it_keeps() -> None:
+    """A dictionary for each of 1,024 channels would weigh more than what is in it."""
+    async with sessions() as (client, server):
+        for channel in await channel_pair(client, server):
+            assert vars(channel) == {}
+
+
 async def test_an_attendant_is_told_of_a_refusal() -> None:
     async with sessions() as (client, server):
         attendant = Attendant()
