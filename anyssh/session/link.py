@@ -423,6 +423,8 @@ class Link:
             while core.has_backlog:
                 await anyio.lowlevel.checkpoint()
                 self._tell_core(core.receive_data, b"")
+                if self._is_held:
+                    await self._let_others_go_on()
             while core.is_paused:
                 if self._is_released:
                     return

@@ -19,6 +19,7 @@ import anyssh
 from anyssh.forwarding import payloads
 from anyssh.forwarding import service as forwarding_service
 from anyssh.forwarding.watching import _TaskWatcher
+from anyssh.protocol import core
 from anyssh.session._direct import DirectWriter
 from anyssh.testing import session_pair
 from anyssh.wire import Buffer
@@ -395,6 +396,29 @@ async def test_a_close_leaves_with_what_is_sent_next(writes: list[int]) -> None:
             await (await client.open_channel("open")).aclose()
         # Of 160 messages, two at a time.
         assert len(writes) < 100
+
+
+async def test_what_is_held_leaves_though_the_last_message_had_to_wait_for_its_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("MESSAGES_PER_CALL", "LEAST_MESSAGES_PER_CALL"):
+        monkeypatch.setattr(core, name, 1)
+
+    class Holding(Sink):
+        def deliver(self, data: Buffer) -> int:
+            if data == b"last":
+                server._links.current.hold()
+                far.send_nowait(b"answer")
+            return len(data)
+
+    async with sessions() as (client, server):
+        near, far = await channel_pair(client, server)
+        far.deliver_to(Holding())
+        with client.together():
+            for part in (b"first", b"second", b"last"):
+                near.send_nowait(part)
+        await settle()
+        assert near.is_readable
 
 
 # Without epoll
