@@ -16,7 +16,7 @@ from ..trace import TraceId, TraceLevel
 from ..wire import displayable
 from .endpoints import Endpoint, TcpEndpoint
 from .ports import ForwardedPort
-from .relay import SocketRelay
+from .relay import Leftovers, SocketRelay
 from .sockets import ConnectedSocket
 from .watching import Watcher
 
@@ -63,6 +63,7 @@ class CarriedRelay(SocketRelay):
         self,
         service: PortForwarding,
         watcher: Watcher,
+        leftovers: Leftovers,
         stream: ConnectedSocket,
         endpoint: Endpoint,
         originator: TcpEndpoint | None,
@@ -71,7 +72,7 @@ class CarriedRelay(SocketRelay):
         port: ForwardedPort | None = None,
         owner: Owner | None = None,
     ) -> None:
-        super().__init__(stream, watcher)
+        super().__init__(stream, watcher, leftovers)
         self._service = service
         self._endpoint = endpoint
         self._originator = originator

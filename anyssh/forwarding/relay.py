@@ -28,13 +28,14 @@ from .watching import NOTHING, READING, WRITING, Watcher
 if TYPE_CHECKING:
     from ..session.session import Session
 
-__all__ = ["Relay", "SocketRelay", "reset"]
+__all__ = ["Leftovers", "Relay", "SocketRelay", "reset"]
 
 logger: Logger = getLogger("anyssh")
 
 RECEIVE_BYTES: Final = 256 * 1024
 CLOSE_TIME: Final = 1.0
 RESET_SIGNAL: Final = "ABRT"
+MOST_LEFTOVERS: Final = 32
 
 Establish = Callable[[], Awaitable[tuple[Channel, ByteStream]]]
 
@@ -249,6 +250,29 @@ _BROKEN: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError, SSHError
 """The socket, the channel or the session is gone, or the system has nothing left to watch with."""
 
 
+class Leftovers:
+    """Relays of one session whose channel is closed, while their socket does not take the rest.
+
+    They count among no channels any more, but hold up to a window each. So of too many, the one
+    that has waited longest is broken off.
+    """
+
+    __slots__ = ("_relays",)
+
+    def __init__(self) -> None:
+        self._relays: dict[SocketRelay, None] = {}
+
+    def add(self, relay: SocketRelay) -> None:
+        """Let a relay wait for its socket."""
+        self._relays[relay] = None
+        if len(self._relays) > MOST_LEFTOVERS:
+            next(iter(self._relays)).abort()
+
+    def discard(self, relay: SocketRelay) -> None:
+        """Forget a relay, which has ended."""
+        self._relays.pop(relay, None)
+
+
 class SocketRelay:
     """Moves bytes between a plain socket and a channel, without a task of its own.
 
@@ -259,11 +283,13 @@ class SocketRelay:
     It owns both ends and closes both on every path.
 
     :param watcher: watches the socket
+    :param leftovers: those of the session
     """
 
     __slots__ = (
         "_channel",
         "_finished",
+        "_leftovers",
         "_outcome",
         "_rest",
         "_stream",
@@ -273,9 +299,10 @@ class SocketRelay:
         "_watcher",
     )
 
-    def __init__(self, stream: ConnectedSocket, watcher: Watcher) -> None:
+    def __init__(self, stream: ConnectedSocket, watcher: Watcher, leftovers: Leftovers) -> None:
         self._stream = stream
         self._watcher = watcher
+        self._leftovers = leftovers
         self._channel: Channel | None = None
         self._rest: Buffer = b""
         self._watched_for = NOTHING
@@ -337,6 +364,7 @@ class SocketRelay:
         if self._outcome is not _Outcome.NONE:
             return
         self._outcome = outcome
+        self._leftovers.discard(self)
         is_broken = outcome is _Outcome.BROKEN
         self._to_channel = self._to_socket = _ENDED
         self._watch()
@@ -489,3 +517,5 @@ class SocketRelay:
             self._end(_Outcome.BROKEN, error)
         elif self._to_socket is not _BLOCKED:
             self._end(_Outcome.COMPLETE)
+        elif self._outcome is _Outcome.NONE:
+            self._leftovers.add(self)

@@ -34,7 +34,7 @@ from .listening import bound_port, close_listener, listen
 from .payloads import Opening, Way
 from .policy import Connecting, ForwardingAction, ForwardingPolicy, ForwardingRequest
 from .ports import ForwardedConnection, ForwardedPort, Ports
-from .relay import Relay, SocketRelay, reset
+from .relay import Leftovers, Relay, SocketRelay, reset
 from .sockets import ConnectedSocket
 from .watching import make_watcher
 
@@ -94,6 +94,7 @@ class PortForwarding(SessionService):
         self._asked: dict[PeerListener, None] = {}
         self._asked_changed = anyio.Event()
         self._watcher = make_watcher(self.start_soon, session.together)
+        self._leftovers = Leftovers()
 
     @property
     def policy(self) -> ForwardingPolicy:
@@ -218,7 +219,13 @@ class PortForwarding(SessionService):
         if stream is None:
             return False
         relay = CarriedRelay(
-            self, self._watcher, stream, endpoint, arrival.originator, is_incoming=True
+            self,
+            self._watcher,
+            self._leftovers,
+            stream,
+            endpoint,
+            arrival.originator,
+            is_incoming=True,
         )
         try:
             channel = opening.accept_nowait()
@@ -376,7 +383,14 @@ class PortForwarding(SessionService):
             return False
         origin = originator_of(stream)
         relay = CarriedRelay(
-            self, self._watcher, stream, endpoint, origin, port=port, owner=acceptor
+            self,
+            self._watcher,
+            self._leftovers,
+            stream,
+            endpoint,
+            origin,
+            port=port,
+            owner=acceptor,
         )
         try:
             channel_type, payload = payloads.channel_opening(way, endpoint, origin)
@@ -450,7 +464,7 @@ class PortForwarding(SessionService):
         except BaseException:
             stream.close(resets=True)
             raise
-        await SocketRelay(stream, self._watcher).run(channel, early)
+        await SocketRelay(stream, self._watcher, self._leftovers).run(channel, early)
 
     async def _prepared(
         self, channel: Channel, about: ForwardedConnection, connecting: Connecting | None

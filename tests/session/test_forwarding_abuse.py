@@ -774,3 +774,37 @@ async def test_ten_thousand_connections() -> None:
             for _ in range(10_000):
                 assert await ask_port(number) == b"HELLO!"
         assert client.channels == server.channels == ()
+
+
+async def test_what_targets_do_not_read_is_bounded_when_channels_are_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """HR-51: of connections whose channel is gone, the oldest are broken off."""
+    monkeypatch.setattr("anyssh.forwarding.relay.MOST_LEFTOVERS", 2)
+    with socket.create_server(("127.0.0.1", 0), backlog=8) as silent, anyio.fail_after(LIMIT):
+        port = silent.getsockname()[1]
+        targets = []
+        async with pair() as (client, server):
+            for _ in range(4):
+                channel = await client.stream_to_remote_port("127.0.0.1", port)
+                targets.append(silent.accept()[0])
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(send_without_end, channel)
+                    await wait_for(lambda: any(each.is_readable for each in server.channels))
+                    tasks.cancel_scope.cancel()
+                await channel.aclose()
+                await wait_for(lambda: not server.channels)
+            assert [await was_reset(target) for target in targets] == [True, True, False, False]
+        for target in targets:
+            target.close()
+
+
+async def send_without_end(channel: ByteStream) -> None:
+    while True:
+        await channel.send(bytes(1 << 20))
+
+
+async def was_reset(target: socket.socket) -> bool:
+    """Whether the other end has reset a connection, of which nothing was read."""
+    await anyio.lowlevel.checkpoint()
+    return target.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
