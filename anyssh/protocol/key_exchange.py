@@ -516,9 +516,7 @@ class KeyExchanger:
     def _send_extensions(self) -> None:
         config = self._config
         extensions, algorithms = tuple(config.extensions), tuple(config.host_key_algorithms)
-        # How signatures are verified is for servers to tell (RFC 8308 section 3.1).
-        if self._role is Role.SERVER or extensions != (Extension.SERVER_SIG_ALGS,):
-            self._transport.send(_ext_info(extensions, algorithms))
+        self._transport.send(_ext_info(extensions, algorithms))
 
     def release(self) -> None:
         """Let go of who is told; nothing more comes."""
