@@ -41,7 +41,16 @@ NIGHTLY_EXAMPLES = 5_000
 for _name in anyssh.__all__:
     getattr(anyssh, _name)  # what is imported by its first use would block the event loop there
 
-for _part in ("authority", "conformance", "interop", "protocol", "security", "session"):
+for _part in (
+    "authority",
+    "conformance",
+    "examples",
+    "interop",
+    "protocol",
+    "security",
+    "session",
+    "tls",
+):
     pytest.register_assert_rewrite(f"tests.{_part}")
 
 settings.register_profile("default", deadline=None)
