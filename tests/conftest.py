@@ -49,7 +49,6 @@ for _part in (
     "protocol",
     "security",
     "session",
-    "tls",
 ):
     pytest.register_assert_rewrite(f"tests.{_part}")
 
