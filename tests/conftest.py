@@ -50,7 +50,8 @@ for _part in (
     "security",
     "session",
 ):
-    pytest.register_assert_rewrite(f"tests.{_part}")
+    # Below tests, which is no package itself, what is imported relatively has the shorter name.
+    pytest.register_assert_rewrite(f"tests.{_part}", _part)
 
 settings.register_profile("default", deadline=None)
 settings.register_profile("nightly", deadline=None, max_examples=NIGHTLY_EXAMPLES)
