@@ -808,13 +808,6 @@ def test_ext_info_is_for_those_who_ask(silent: Role) -> None:
     assert MessageNumber.EXT_INFO in pair.sent_numbers(silent)
 
 
-def test_a_client_that_has_nothing_to_tell_sends_no_ext_info() -> None:
-    """RFC 8308 section 3.1: which signatures are taken is for a server to tell."""
-    pair = running_pair(fast_config(extensions=(Extension.SERVER_SIG_ALGS,)))
-    assert MessageNumber.EXT_INFO not in pair.sent_numbers(CLIENT)
-    assert MessageNumber.EXT_INFO in pair.sent_numbers(SERVER)
-
-
 def test_ext_info_tells_a_client_which_signatures_the_server_takes() -> None:
     """HR-46: the list is there before the client signs anything."""
     pair = CorePair(fast_config(), fast_config(host_key_algorithms=KEYS))
