@@ -14,7 +14,7 @@ import pytest
 from tests.security.mutation import runner
 from tests.security.mutation.equivalent import EQUIVALENT
 from tests.security.mutation.mutants import Mutant, mutants_of, mutated
-from tests.security.mutation.patching import Unpatchable, patch_module
+from tests.security.mutation.patching import Unpatchable, patch_module, patched_modules
 from tests.security.mutation.runner import (
     GROUPS,
     MODULES,
@@ -149,22 +149,22 @@ def test_constants_are_changed_with_what_was_made_of_them(sample: ModuleType) ->
 
 def test_the_table_is_compiled_again() -> None:
     from anyssh.constants import MessageNumber
-    from anyssh.protocol import acceptance, core
+    from anyssh.protocol import core
     from anyssh.protocol.acceptance import Phase, Role
 
     name = "anyssh.protocol.acceptance"
     source = path_of(name).read_text()
     what = "without Row((N.SERVICE_REQUEST,), _SERVER, (Phase.ENCRYPTED,)) in a tuple"
     (mutant,) = [mutant for mutant in mutants_of(name, source) if mutant.what == what]
-    before = vars(acceptance).copy(), core._ACCEPTANCE
+    before = [(module, vars(module).copy()) for module in patched_modules()]
     try:
         patch_module(mutant, mutated(source, mutant))
         rules = core._ACCEPTANCE[Role.SERVER][Phase.ENCRYPTED]
         assert rules[MessageNumber.SERVICE_REQUEST] is None
         assert rules[MessageNumber.DISCONNECT] is core.PLAIN
     finally:
-        vars(acceptance).update(before[0])
-        core.PLAIN, core._ACCEPTANCE = acceptance.PLAIN, before[1]
+        for module, values in before:
+            vars(module).update(values)
 
 
 def test_what_a_class_says_is_changed(sample: ModuleType) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from .mutants import Mutant
 
-__all__ = ["Unpatchable", "patch_module"]
+__all__ = ["Unpatchable", "patch_module", "patched_modules"]
 
 
 class Unpatchable(Exception):
@@ -148,12 +148,13 @@ def _assign(module: types.ModuleType, statements: Iterator[ast.stmt]) -> set[str
 
 
 def _set_everywhere(name: str, before: Any, value: Any) -> None:
-    for module in _modules():
+    for module in patched_modules():
         if vars(module).get(name) is before:
             setattr(module, name, value)
 
 
-def _modules() -> Iterator[types.ModuleType]:
+def patched_modules() -> Iterator[types.ModuleType]:
+    """Yield the modules in which names may be set."""
     for name, module in list(sys.modules.items()):
         if name.split(".")[0] in ("anyssh", "tests") and isinstance(module, types.ModuleType):
             yield module
@@ -179,7 +180,7 @@ def _names(code: types.CodeType) -> set[str]:
 
 def _compute_again(functions: set[str]) -> None:
     """Make those assignments of modules again that call one of the functions."""
-    for module in _modules():
+    for module in patched_modules():
         if not module.__name__.startswith("anyssh") or not functions & vars(module).keys():
             continue
         with open(module.__file__ or "") as file:
