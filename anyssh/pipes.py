@@ -121,7 +121,7 @@ class _End:
 def _pass_on(target: Channel, data: Buffer) -> int:
     """Send what a channel takes at once; what comes for one that has gone is dropped."""
     try:
-        return target.send_nowait(data)
+        return target.send_nowait(data, is_urgent=True)
     except _GONE:
         return len(data)
 
@@ -158,7 +158,7 @@ async def _hand_on(arrival: Arrival, source: _End, target: Channel, tasks: TaskG
     match arrival:
         case ReceivedData(data, is_stderr=False):
             # Taking an arrival yields, so passing it on need not.
-            sent = target.send_nowait(data)
+            sent = target.send_nowait(data, is_urgent=True)
             if sent < len(data):
                 await target.send(memoryview(data)[sent:])
         case ReceivedData(data):

@@ -73,6 +73,10 @@ MAX_CHANNEL_ID: Final = 2**31 - 1
 MAX_NAME: Final = 256
 MESSAGES_PER_TURN: Final = 64
 """Messages that a channel may send before the next one has its turn, however small they are."""
+GATHERED_PIECE: Final = 2 * 1024
+"""More than this is worth a message of its own."""
+GATHERED_BYTES: Final = 32 * 1024
+"""In one message; as much as any peer takes."""
 PAYLOAD_MARGIN: Final = 1024
 """Bytes of a packet that are not its payload, at the most."""
 HELD_OVERHEAD: Final = 32
@@ -119,6 +123,7 @@ class Connection:
     """Channels and requests of one session.
 
     :ivar continuity: what it takes to go on over another stream; None if that is not possible
+    :ivar gathering: the channel whose small pieces wait to leave as one message
     :ivar pending_service: asked for and not granted yet
     """
 
@@ -130,6 +135,7 @@ class Connection:
         "_channels",
         "_closing",
         "_config",
+        "_gathered",
         "_granted",
         "_held",
         "_kept_bytes",
@@ -145,6 +151,7 @@ class Connection:
         "_service_requests",
         "_waiting_for_turn",
         "continuity",
+        "gathering",
         "handlers",
         "held_size",
         "own_waiting",
@@ -162,6 +169,8 @@ class Connection:
         self.continuity: Continuity | None = None
         self.pending_service: str | None = None
         self._link: Link | None = None
+        self.gathering: ChannelState | None = None
+        self._gathered = bytearray()
         self._held: list[bytes] = []
         self.held_size: int = 0
         self.own_waiting: int = 0
@@ -199,6 +208,8 @@ class Connection:
         self._link = None
         self.handlers = {}  # they lead back here
         self.continuity = None
+        self.gathering = None
+        self._gathered.clear()
         self._held.clear()
         self.held_size = 0
 
@@ -240,13 +251,16 @@ class Connection:
         self._room_is_awaited = True
         return True
 
-    def _send(self, payload: bytes) -> None:
+    def _send(self, payload: bytes, data: bytes = b"") -> None:
+        if self.gathering is not None:
+            self.send_gathered()
         link = self._link
         if link is None:
             self._require_attached_once()
         elif link.can_send:
-            link.send(payload)
+            link.send(payload, data)
         else:
+            payload += data
             self._held.append(payload)
             self.held_size += len(payload) + HELD_OVERHEAD
 
@@ -443,6 +457,8 @@ class Connection:
         channel.require_open()
         if channel.send_half is not _HALF_OPEN:
             raise LocalProtocolError(f"EOF was sent on channel {channel.local_id}")
+        if self.gathering is not None:
+            self.send_gathered()
         link = self._link
         if link is None:
             return 0
@@ -468,6 +484,51 @@ class Connection:
         if self._waiting_for_turn:
             self.pass_turn()
         return sent
+
+    def gather_data(self, channel: ChannelState, data: memoryview) -> int:
+        """Send bytes like :meth:`send_data`, small pieces together with those that follow.
+
+        What is gathered leaves before anything else that is sent, and at the latest when the link
+        is asked for its output; it counts as sent at once.
+
+        :raises LocalProtocolError: the channel is not open, or EOF was sent
+        """
+        size, packet_size = len(data), channel.send_packet_size
+        if self.gathering is not channel or (
+            len(self._gathered) + size > min(GATHERED_BYTES, packet_size)
+        ):
+            self.send_gathered()
+        largest = min(GATHERED_PIECE, packet_size, channel.send_window)
+        if not (0 < size <= largest and self._gathers(channel)):
+            return self.send_data(channel, data)
+        self._gathered += data
+        channel.send_window -= size
+        channel.bytes_sent += size
+        return size
+
+    def _gathers(self, channel: ChannelState) -> bool:
+        """Begin to gather the small pieces of a channel, if they may leave; return whether so."""
+        if self.gathering is None:
+            link = self._link
+            if (
+                link is None
+                or not link.can_send
+                or link.room <= 0
+                or channel.phase is not _OPEN
+                or channel.send_half is not _HALF_OPEN
+            ):
+                return False
+            self.gathering = channel
+        return True
+
+    def send_gathered(self) -> None:
+        """Send what was gathered, if anything was, as one message."""
+        channel = self.gathering
+        if channel is not None:
+            data = bytes(self._gathered)
+            self.gathering = None
+            self._gathered.clear()
+            self._send(channel_data_header(channel.remote_id, len(data)), data)
 
     def _wait_to_send(self, channel: ChannelState) -> None:
         if channel.send_window == 0:

@@ -343,6 +343,11 @@ class Core:
         return self.poll_events()
 
     @property
+    def has_output(self) -> bool:
+        """Whether :meth:`data_to_send` has something to return."""
+        return self.transport.pending > 0 or self._connection.gathering is not None
+
+    @property
     def has_events(self) -> bool:
         """Whether :meth:`poll_events` has something to return."""
         return bool(self._events)
@@ -365,6 +370,8 @@ class Core:
                 self._attempt(self._start_rekey_if_due)
             if self._reconnector.journal is not None:
                 self._ask_for_receipt()
+        if self._is_attached:
+            self._connection.send_gathered()
         data = self.transport.take_output()
         if data and self._is_attached:
             self._connection.output_was_taken()
@@ -507,6 +514,8 @@ class Core:
 
     def _say_goodbye(self, reason: int, description: str) -> None:
         """Send DISCONNECT, unless the peer has not even shown that it speaks SSH."""
+        if self._is_attached:
+            self._connection.send_gathered()
         if self.phase is not Phase.VERSION:
             self.transport.send(Disconnect(reason, description).encode())
 

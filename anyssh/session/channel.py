@@ -378,12 +378,15 @@ class Channel(ByteStream):
             self._stderr_guard = ResourceGuard("writing to")
         return self._stderr_guard
 
-    def send_nowait(self, item: Buffer) -> int:
+    def send_nowait(self, item: Buffer, *, is_urgent: bool = False) -> int:
         """Send what can leave without waiting; return how many bytes it was.
 
-        None can while another task is sending. An attendant of the channel is told when more can.
+        Small pieces that are sent in one turn of the event loop share a message, and leave when
+        the turn is over. None can leave while another task is sending. If less than everything
+        could, :meth:`send` the rest; an attendant of the channel is told when more can.
 
         :param item: the bytes
+        :param is_urgent: whether they leave at once
         :raises ~anyio.ClosedResourceError: the channel was closed here, or EOF was sent
         :raises ~anyio.BrokenResourceError: the peer has closed the channel, or the session ended
         """
@@ -391,12 +394,19 @@ class Channel(ByteStream):
         self._require_sendable()
         if self._is_sending:
             return 0
+        state, session = self._state, self._session
+        connection = session._connection
         data = memoryview(item).cast("B")
-        connection = self._session._connection
-        sent = connection.send_data(self._state, data)
+        if is_urgent:
+            sent = connection.send_data(state, data)
+        else:
+            is_begun = connection.gathering is state
+            sent = connection.gather_data(state, data)
+            if is_begun and connection.gathering is state and sent == len(data):
+                return sent  # whoever began it has seen to the rest
         if sent < len(data) and self._attendant is None:
-            connection.stop_sending(self._state)
-        self._session._advance()
+            connection.stop_sending(state)
+        session._advance(is_urgent=is_urgent or connection.gathering is None)
         return sent
 
     async def _wait_for_other_sender(self) -> None:

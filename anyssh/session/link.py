@@ -326,7 +326,7 @@ class Link:
         if self._writer is _IDLE or self._writer is _ABSENT:
             self._wake_writer()
             self._writer = _PATIENT
-        return self._writer is _PATIENT and self.core.phase is not _TERMINATED
+        return self._writer in _AT_WORK and self.core.phase is not _TERMINATED
 
     def begin_together(self) -> bool:
         """Have all that is sent from now on leave together; return whether it is not so already.
@@ -469,7 +469,7 @@ class Link:
 
     def _see_to_output(self) -> None:
         """Have what waits leave, at once if that is possible."""
-        if self.core.transport.pending:
+        if self.core.has_output:
             self._write_soon()
         if self.core.phase is _TERMINATED:
             if self.core.peer_has_left:
@@ -536,7 +536,7 @@ class Link:
                     if self._writer is _PATIENT:
                         await self._backend.checkpoint()
                     self._writer = _Writer.BUSY
-                    if self.core.transport.pending or self._rest:
+                    if self.core.has_output or self._rest:
                         await self._write_pending()
                     if self.core.phase is _TERMINATED:
                         await self._send_eof()

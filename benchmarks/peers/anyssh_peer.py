@@ -47,6 +47,12 @@ class StreamChannel:
         self.send_eof = channel.send_eof
         self.aclose = channel.aclose
 
+    async def send_small(self, data: bytes) -> None:
+        """Send it with what else is sent in this turn of the loop; wait if there is no room."""
+        sent = self._channel.send_nowait(data)
+        if sent < len(data):
+            await self._channel.send(data[sent:])
+
     async def receive(self) -> Data:
         """Return some bytes, ``b""`` at the end."""
         try:

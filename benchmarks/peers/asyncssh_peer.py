@@ -47,6 +47,8 @@ class StreamChannel:
         self._writer.write(data)
         await self._writer.drain()
 
+    send_small = send
+
     async def receive(self) -> Data:
         """Return some bytes, ``b""`` at the end."""
         return await self._reader.read(RECEIVE_SIZE)

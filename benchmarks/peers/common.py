@@ -88,6 +88,9 @@ class Channel(Protocol):
     async def send(self, data: bytes) -> None:
         """Send it all."""
 
+    async def send_small(self, data: bytes) -> None:
+        """Send it as the library would have a program send many small pieces."""
+
     async def receive(self) -> Data:
         """Return some bytes, ``b""`` at the end."""
 

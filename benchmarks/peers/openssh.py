@@ -165,6 +165,8 @@ class ProcessChannel:
         while view:
             view = view[os.write(self._input.fileno(), view) :]
 
+    send_small = send
+
     async def receive(self) -> Data:
         """Return some bytes, ``b""`` at the end."""
         return os.read(self._output.fileno(), RECEIVE_SIZE)

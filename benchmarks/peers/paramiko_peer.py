@@ -37,6 +37,8 @@ class BlockingChannel:
         """Send it all."""
         self._channel.sendall(data)
 
+    send_small = send
+
     async def receive(self) -> Data:
         """Return some bytes, ``b""`` at the end."""
         data: bytes = self._channel.recv(RECEIVE_SIZE)

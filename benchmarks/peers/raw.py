@@ -45,6 +45,8 @@ class PlainChannel:
         """Send it all."""
         await self._stream.send(data)
 
+    send_small = send
+
     async def receive(self) -> Data:
         """Return some bytes, ``b""`` at the end."""
         try:
@@ -103,6 +105,8 @@ class FramedChannel:
         self._cipher.encrypt_into(nonce, plaintext, length, target[body:end])
         self._sent += 1
         return end
+
+    send_small = send
 
     async def receive(self) -> Data:
         """Return the data of the next packet, which stays valid until the next call."""

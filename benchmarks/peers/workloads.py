@@ -189,7 +189,7 @@ async def _measure_messages(task: Task, connect: Connect) -> dict[str, Any]:
     async with connect(task) as connection:
         channel = await connection.open("sink")
         for _ in range(_BATCH * 10):
-            await channel.send(_MESSAGE)
+            await channel.send_small(_MESSAGE)
         await channel.send_eof()
         await _counted(channel, _BATCH * 10 * len(_MESSAGE))
         channel = await connection.open("sink")
@@ -197,7 +197,7 @@ async def _measure_messages(task: Task, connect: Connect) -> dict[str, Any]:
         begin = time.perf_counter()
         for _ in repetitions:
             for _ in range(_BATCH):
-                await channel.send(_MESSAGE)
+                await channel.send_small(_MESSAGE)
         await channel.send_eof()
         count = len(repetitions.times) * _BATCH
         await _counted(channel, count * len(_MESSAGE))

@@ -48,7 +48,7 @@ EXAMPLES = (
 )
 PACKET, WINDOW = 1024, 5000
 MAX_WAITING = 16
-DATA, EXTENDED = 0, 1
+DATA, EXTENDED, GATHERED = 0, 1, 2
 REQUEST = b"please"
 NOBODY = Answers(accept_channels=None, grant_requests=None, consume=False)
 CONFIG: dict[str, Any] = {
@@ -80,6 +80,10 @@ class End:
     has_closed: bool = False
     saw_close: bool = False
     exit: tuple[int | None, str | None] = (None, None)
+
+    def taken_of(self, kind: int) -> bytearray:
+        """Return what was taken of a kind; gathering it makes it no other kind."""
+        return self.taken[DATA if kind == GATHERED else kind]
 
     @property
     def unread(self) -> int:
@@ -237,14 +241,14 @@ class Machine(RuleBasedStateMachine):
     @rule(
         role=st.sampled_from([CLIENT, SERVER]),
         pick=st.integers(0, 99),
-        kind=st.sampled_from([DATA, DATA, EXTENDED]),
-        size=st.integers(0, 3 * WINDOW),
+        kind=st.sampled_from([DATA, GATHERED, EXTENDED]),
+        size=st.integers(0, 300) | st.integers(0, 3 * WINDOW),
     )
     def data_is_sent(self, role: Role, pick: int, kind: int, size: int) -> None:
         end = self.pick_end(pick, role)
         if end is None or end.wants_eof:
             return
-        start = len(end.taken[kind]) + sum(len(data) for kind, data in end.unsent)
+        start = len(end.taken_of(kind)) + sum(len(data) for kind, data in end.unsent)
         data = bytes((start + index) * 31 % 251 for index in range(size))
         is_first = not end.unsent
         end.unsent.append((kind, data))
@@ -261,9 +265,11 @@ class Machine(RuleBasedStateMachine):
             view = memoryview(data)
             if kind == DATA:
                 taken = connection.send_data(end.state, view)
+            elif kind == GATHERED:
+                taken = connection.gather_data(end.state, view)
             else:
                 taken = connection.send_extended_data(end.state, 1, view)
-            end.taken[kind].extend(view[:taken])
+            end.taken_of(kind).extend(view[:taken])
             if taken < len(data):
                 end.unsent[0] = (kind, data[taken:])
                 return

@@ -416,7 +416,7 @@ async def test_what_is_held_leaves_though_the_last_message_had_to_wait_for_its_t
         far.deliver_to(Holding())
         with client.together():
             for part in (b"first", b"second", b"last"):
-                near.send_nowait(part)
+                near.send_nowait(part, is_urgent=True)
         await settle()
         assert near.is_readable
 

@@ -208,6 +208,49 @@ async def test_send_nowait_sends_what_the_window_takes() -> None:
         assert near.send_nowait(b"") == 0
 
 
+async def test_small_pieces_of_one_turn_share_a_message() -> None:
+    async with session_pair() as (client, server):
+        near, far = await channel_pair(client, server)
+        before = client.metrics.messages_sent
+        for piece in (b"one, ", b"two, ", b"three"):
+            assert near.send_nowait(piece) == len(piece)
+        assert await far.receive() == b"one, two, three"
+        assert client.metrics.messages_sent == before + 1
+
+
+async def test_urgent_pieces_wait_for_nothing() -> None:
+    async with session_pair() as (client, server):
+        near, far = await channel_pair(client, server)
+        before = client.metrics.messages_sent
+        near.send_nowait(b"one, ")
+        for piece in (b"two, ", b"three"):
+            near.send_nowait(piece, is_urgent=True)
+        assert client.metrics.messages_sent == before + 3
+        await settle()
+        assert await far.receive() == b"one, two, three"
+
+
+async def test_small_pieces_without_end_reach_a_slow_reader() -> None:
+    """Also while what was sent before waits for the stream."""
+    data = noise(3 * MIB)
+    async with channels() as (near, far), anyio.create_task_group() as group:
+
+        async def send() -> None:
+            for start in range(0, len(data), 100):
+                piece = data[start : start + 100]
+                sent = near.send_nowait(piece)
+                if sent < len(piece):
+                    await near.send(piece[sent:])
+            await near.send_eof()
+
+        group.start_soon(send)
+        received = bytearray()
+        async for chunk in far:
+            received += chunk
+        assert received == data
+        assert near.metrics.bytes_sent == len(data)
+
+
 async def test_send_nowait_leaves_a_sender_its_turn() -> None:
     async with channels() as (near, far), anyio.create_task_group() as group:
         sending = Call(group, lambda: near.send(bytes(3 * MIB)))
