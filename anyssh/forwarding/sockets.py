@@ -7,12 +7,9 @@ is copied on its way, and no connection is lost by whoever is cancelled while ac
 
 from __future__ import annotations
 
-import errno
 import math
-import os
 import socket
 import struct
-import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final
 
@@ -21,6 +18,7 @@ import anyio.lowlevel
 from anyio import ResourceGuard
 from anyio.abc import ByteStream, Listener, SocketAttribute, SocketListener, SocketStream, TaskGroup
 
+from ..session.connecting import connect_socket, connect_socket_nowait
 from ..wire import Buffer
 
 __all__ = [
@@ -37,7 +35,6 @@ RECEIVE_BYTES: Final = 65536
 ACCEPTED_AT_ONCE: Final = 8
 """Connections that may be accepted before others have their turn."""
 LINGER_NOT: Final = struct.pack("ii", 1, 0)
-UNDER_WAY: Final = (errno.EINPROGRESS, errno.EALREADY, errno.EWOULDBLOCK)
 _IP: Final = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -212,23 +209,8 @@ def resets_when_closed(raw: socket.socket) -> None:
 
 
 async def connect_to(host: str, port: int, seconds: float = math.inf) -> ConnectedSocket:
-    """Connect to a port of an address. Passes no checkpoint if it need not wait.
-
-    :param seconds: how long to wait for the answer
-    :raises OSError: it does not answer
-    :raises TimeoutError: the time is over
-    """
-    raw = _new_socket(host)
-    try:
-        if not _connect_at_once(raw, (host, port)):
-            with anyio.fail_after(seconds):
-                await anyio.wait_writable(raw)
-            if error := raw.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                raise OSError(error, os.strerror(error))
-        return ConnectedSocket(raw)
-    except BaseException:
-        raw.close()
-        raise
+    """Connect to a port of an address; see :func:`.connecting.connect_socket`."""
+    return _connected(await connect_socket(host, port, seconds))
 
 
 def connect_nowait(host: str, port: int) -> ConnectedSocket | None:
@@ -236,32 +218,16 @@ def connect_nowait(host: str, port: int) -> ConnectedSocket | None:
 
     :raises OSError: it does not answer
     """
-    raw = _new_socket(host)
+    raw = connect_socket_nowait(host, port)
+    return None if raw is None else _connected(raw)
+
+
+def _connected(raw: socket.socket) -> ConnectedSocket:
     try:
-        if _connect_at_once(raw, (host, port)):
-            return ConnectedSocket(raw)
+        return ConnectedSocket(raw)
     except BaseException:
         raw.close()
         raise
-    raw.close()
-    return None
-
-
-def _new_socket(host: str) -> socket.socket:
-    raw = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    raw.setblocking(False)
-    return raw
-
-
-def _connect_at_once(raw: socket.socket, address: tuple[str, int]) -> bool:
-    """Begin to connect; return whether it is done."""
-    error = raw.connect_ex(address)
-    if error in UNDER_WAY and sys.platform == "linux":
-        # Loopback has answered by now, which a second call tells.
-        error = raw.connect_ex(address)
-    if error not in (0, *UNDER_WAY):
-        raise OSError(error, os.strerror(error))
-    return error == 0
 
 
 def listening_socket(listener: Listener[ByteStream]) -> socket.socket | None:

@@ -73,6 +73,7 @@ from ..trace import Progress, ProgressEvent, TraceEvent, TraceHandler, TraceId, 
 from ._backend import running_backend
 from ._waiting import Notice
 from .attributes import SSHAttribute
+from .connecting import open_stream
 from .credentials import CertifiedKey, KeyPair, Signer
 from .errors import ConnectionLost
 from .events import Disconnected as DisconnectedEvent
@@ -397,7 +398,7 @@ class SessionLife(TypedAttributeProvider):
     async def _open_stream(self) -> AnyByteStream:
         transport = self._transport
         if isinstance(transport, ByteStreamConnectable):
-            return await transport.connect()
+            return await open_stream(transport)
         return transport
 
     def _prepare(self, stream: AnyByteStream) -> None:

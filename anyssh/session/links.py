@@ -26,6 +26,7 @@ from ..protocol import Core, Phase
 from ..protocol.events import ConnectionTerminated, Event, SessionResumed, nobody
 from ..protocol.transport import NO_TRAFFIC, Traffic
 from ._waiting import Latch, Notice
+from .connecting import open_stream
 from .errors import ConnectionLost
 from .link import Link, StartTask
 
@@ -324,7 +325,7 @@ class Links:
     async def _connect(self, connectable: ByteStreamConnectable) -> None:
         """Make a stream, unless somebody gives us one meanwhile."""
         try:
-            stream = await connectable.connect()
+            stream = await open_stream(connectable)
         except Exception as error:  # whatever it is, the next try may do better
             self._last_error = error
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -154,15 +154,19 @@ class AnysshConnection:
         return StreamChannel(await self._session.open_channel(_IDLE))
 
 
-@asynccontextmanager
-async def _session(task: Task) -> AsyncIterator[anyssh.ClientSession]:
-    async with anyssh.ClientSession.connect(
-        await anyio.connect_tcp(HOST, task.port),
+@cache
+def _client(task: Task) -> Callable[[], anyssh.ClientSession]:
+    return partial(
+        anyssh.ClientSession.connect,
+        anyio.as_connectable((HOST, task.port)),
         credentials=anyssh.ClientCredentials(USERNAME, keys=[_key(task.keys / "user")]),
         verify_host=anyssh.pin(_key(task.keys / "host").fingerprint),
         config=_CONFIG,
-    ) as session:
-        yield session
+    )
+
+
+def _session(task: Task) -> anyssh.ClientSession:
+    return _client(task)()
 
 
 @asynccontextmanager

@@ -1,0 +1,105 @@
+"""Connecting to an address over TCP, without the tasks and threads that only names need.
+
+AnyIO's way to connect looks names up in a thread, and tries their addresses one after the other,
+each in a task. An address needs neither, and on loopback it has answered at once.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import sys
+from errno import EALREADY, EINPROGRESS, EWOULDBLOCK
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import Final
+
+import anyio
+from anyio import ConnectionFailed, TCPConnectable
+from anyio.abc import AnyByteStream, ByteStreamConnectable, SocketStream
+
+__all__ = ["connect_socket", "connect_socket_nowait", "open_stream"]
+
+UNDER_WAY: Final = (EINPROGRESS, EALREADY, EWOULDBLOCK)
+
+
+async def open_stream(connectable: ByteStreamConnectable) -> AnyByteStream:
+    """Have a connectable connect; what leads to an address needs no more than a socket."""
+    # A class of somebody else's may do more than connect, even if it is one of AnyIO's, too.
+    if type(connectable) is not TCPConnectable or not _is_address(str(connectable.host)):
+        return await connectable.connect()
+    host, port = str(connectable.host), connectable.port
+    try:
+        raw = await connect_socket(host, port)
+        try:
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return await SocketStream.from_socket(raw)
+        except BaseException:
+            raw.close()
+            raise
+    except OSError as error:
+        raise ConnectionFailed(f"error connecting to {host}:{port}: {error}") from error
+
+
+@lru_cache
+def _is_address(host: str) -> bool:
+    """Whether a text is an address of its own; those with a zone are looked up, too."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return "%" not in host
+
+
+async def connect_socket(host: str, port: int, seconds: float = math.inf) -> socket.socket:
+    """Connect to a port of an address. Passes no checkpoint if it need not wait.
+
+    :param seconds: how long to wait for the answer
+    :raises OSError: it does not answer
+    :raises TimeoutError: the time is over
+    """
+    raw = _new_socket(host)
+    try:
+        if not _connect_at_once(raw, (host, port)):
+            with anyio.fail_after(seconds):
+                await anyio.wait_writable(raw)
+            if error := raw.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                raise OSError(error, os.strerror(error))
+    except BaseException:
+        raw.close()
+        raise
+    return raw
+
+
+def connect_socket_nowait(host: str, port: int) -> socket.socket | None:
+    """Connect to a port of an address of this machine, if that needs no waiting.
+
+    :raises OSError: it does not answer
+    """
+    raw = _new_socket(host)
+    try:
+        if _connect_at_once(raw, (host, port)):
+            return raw
+    except BaseException:
+        raw.close()
+        raise
+    raw.close()
+    return None
+
+
+def _new_socket(host: str) -> socket.socket:
+    raw = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    raw.setblocking(False)
+    return raw
+
+
+def _connect_at_once(raw: socket.socket, address: tuple[str, int]) -> bool:
+    """Begin to connect; return whether it is done."""
+    error = raw.connect_ex(address)
+    if error in UNDER_WAY and sys.platform == "linux":
+        # Loopback has answered by now, which a second call tells.
+        error = raw.connect_ex(address)
+    if error not in (0, *UNDER_WAY):
+        raise OSError(error, os.strerror(error))
+    return error == 0

@@ -1,0 +1,59 @@
+"""Connecting by a connectable: an address needs no more than a socket, all else goes AnyIO's way."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import anyio
+import pytest
+from anyio.abc import SocketAttribute, SocketStream
+
+from anyssh.session.connecting import open_stream
+
+
+@pytest.fixture
+def server() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening
+
+
+class Noting(anyio.TCPConnectable):
+    """Somebody else's class, which does more than connect."""
+
+    has_connected = False
+
+    async def connect(self) -> SocketStream:
+        self.has_connected = True
+        return await super().connect()
+
+
+async def test_a_class_of_somebody_else_connects_itself(server: socket.socket) -> None:
+    noting = Noting(*server.getsockname())
+    async with await open_stream(noting):
+        assert noting.has_connected
+
+
+async def test_an_address_is_connected_to_without_looking_it_up(
+    server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def connect(connectable: anyio.TCPConnectable) -> SocketStream:
+        raise AssertionError("AnyIO was asked")
+
+    monkeypatch.setattr(anyio.TCPConnectable, "connect", connect)
+    address = server.getsockname()
+    async with await open_stream(anyio.as_connectable(address)) as stream:
+        assert stream.extra(SocketAttribute.remote_address) == address
+
+
+async def test_a_refusal_is_told_as_anyio_tells_it() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        host, port = bound.getsockname()
+        connectable = anyio.as_connectable((host, port))
+        with pytest.raises(anyio.ConnectionFailed) as theirs:
+            await connectable.connect()
+        with pytest.raises(anyio.ConnectionFailed) as ours:
+            await open_stream(connectable)
+    for told in (ours, theirs):
+        assert str(told.value).startswith(f"error connecting to {host}:{port}: ")
