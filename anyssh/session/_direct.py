@@ -1,24 +1,35 @@
-"""Writing to a plain socket at once, without a turn of the event loop.
+"""Writing to a plain socket at once, and reading from it where the event loop tells of bytes.
 
-Small answers suffer from each task that they have to pass. When nothing else waits to be written
+Small messages suffer from each task that they have to pass. When nothing else waits to be written
 and the stream is one of AnyIO's own sockets, its kernel buffer can be filled from any task. What
 does not fit goes the ordinary way. The descriptor is a duplicate: event loops close theirs when a
 connection breaks, and the number could then belong to something else.
+
+On asyncio's loops, a task that waits for such a stream has it watched by the loop, is woken a turn
+after there are bytes, and has the watching ended, each time. There the loop may as well go on to
+watch it, and hand over what comes by calling a function.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from typing import Self
+from collections.abc import Callable
+from contextvars import copy_context
+from typing import Any, Final, Self
 
 from anyio.abc import AnyByteStream, SocketAttribute, SocketStream
 
-__all__ = ["DirectWriter"]
+__all__ = ["DirectReader", "DirectWriter"]
+
+_ASYNCIO_STREAMS: Final = "anyio._backends._asyncio"
 
 
 class DirectWriter:
-    """A second way to write to a socket, for as long as the first one is idle."""
+    """A second way to write to a socket, for as long as the first one is idle.
+
+    :ivar error: what kept it from writing
+    """
 
     __slots__ = ("_descriptor", "error")
 
@@ -70,3 +81,109 @@ class DirectWriter:
     def close(self) -> None:
         """Give the descriptor back."""
         os.close(self._descriptor)
+
+
+class DirectReader:
+    """A second way to read from a stream of AnyIO's on asyncio, for as long as the first one rests.
+
+    It takes the place of the stream's protocol at its transport, passes on what it is told, and
+    keeps the bytes for us. Nothing public leads from a stream to its transport, or tells whether it
+    holds bytes that it has not handed over; so this looks into it, the only one of AnyIO's objects
+    that we do that with. One that looks different than expected is read in the ordinary way.
+
+    :param stream: one of those that :meth:`open` knows
+    """
+
+    __slots__ = ("_context", "_ended", "_loop", "_protocol", "_received", "_transport")
+
+    def __init__(self, stream: Any) -> None:
+        # Imported here, as it is only there if the application uses it.
+        from asyncio import get_running_loop
+
+        self._loop = get_running_loop()
+        self._transport = stream._transport
+        self._protocol = stream._protocol
+        self._received: Callable[[bytes], None] = _unwanted
+        self._ended: Callable[[Exception | None], None] = _unwanted
+        self._context = copy_context()
+        self._context.run(_name_library)
+
+    @classmethod
+    def open(cls, stream: AnyByteStream) -> Self | None:
+        """Return a reader for a stream, None if it cannot be read in this way."""
+        if type(stream).__module__ != _ASYNCIO_STREAMS:
+            return None
+        protocol = getattr(stream, "_protocol", None)
+        is_known = hasattr(protocol, "read_queue") and hasattr(protocol, "is_at_eof")
+        return cls(stream) if is_known and hasattr(stream, "_transport") else None
+
+    def start(
+        self, received: Callable[[bytes], None], ended: Callable[[Exception | None], None]
+    ) -> bool:
+        """Have what comes handed over by the event loop; return whether it is so.
+
+        It is not while the stream itself still has something to tell.
+
+        :param received: called with bytes, outside of any task, but where AnyIO knows its library
+        :param ended: called when no more come; with the error, if the connection broke
+        """
+        protocol, transport = self._protocol, self._transport
+        if protocol.read_queue or protocol.is_at_eof or transport.is_closing():
+            return False
+        self._received, self._ended = received, ended
+        transport.set_protocol(self)
+        transport.resume_reading()
+        return True
+
+    def stop(self) -> None:
+        """Leave what comes from now on to the stream."""
+        transport = self._transport
+        if not transport.is_closing():
+            transport.pause_reading()
+        transport.set_protocol(self._protocol)
+        self._received = self._ended = _unwanted
+
+    def call_later(self, turns: int, function: Callable[[], None]) -> None:
+        """Have a function called after so many turns of the loop, behind those woken by now."""
+        if turns > 1:
+            self._loop.call_soon(self.call_later, turns - 1, function)
+        else:
+            self._loop.call_soon(function)
+
+    # What the transport tells
+
+    def data_received(self, data: bytes) -> None:
+        """Hand over what has come."""
+        self._context.run(self._received, data)
+
+    def eof_received(self) -> bool | None:
+        """Pass on that no more comes."""
+        keeps_open: bool | None = self._protocol.eof_received()
+        self._ended(None)
+        return keeps_open
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Pass on that the connection is gone."""
+        self._protocol.connection_lost(error)
+        self._ended(error)
+
+    def pause_writing(self) -> None:
+        """Pass on that the transport takes no more for now."""
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Pass on that the transport takes more."""
+        self._protocol.resume_writing()
+
+
+def _unwanted(what: object) -> None:
+    """Stand in for whoever is no longer told."""
+
+
+def _name_library() -> None:
+    """Have AnyIO know which library runs, where no task tells so."""
+    try:
+        from sniffio import current_async_library_cvar
+    except ImportError:
+        return  # then AnyIO asks the loop itself
+    current_async_library_cvar.set("asyncio")

@@ -1,6 +1,8 @@
 """One byte stream under a session: a reader, and as far as needed a writer and a timer.
 
-The reader awaits nothing but the stream, so nobody can hold it up. What is to be sent goes, on a
+The reader awaits nothing but the stream, so nobody can hold it up. Once the session runs, on a
+plain socket of asyncio's, it rests: the event loop hands over what comes, which is handled outside
+of any task, until that takes one. What is to be sent goes, on a
 plain socket, right into the kernel's buffer, from whatever task it comes up in; small answers then
 need no turn of the event loop. What does not fit there, or has another kind of stream below it, is
 the business of the writer: a task that is started when there first is such a thing, and the only
@@ -36,7 +38,7 @@ from ..errors import SSHError
 from ..protocol import Core, Phase
 from ..protocol.events import Event, nobody
 from ._backend import running_backend
-from ._direct import DirectWriter
+from ._direct import DirectReader, DirectWriter
 from ._waiting import Latch, Notice
 from .errors import ConnectionLost
 from .handshakes import Handshakes
@@ -113,13 +115,16 @@ class Link:
         "_finished",
         "_handshakes",
         "_has_crowd",
+        "_has_ended",
         "_is_held",
         "_is_released",
         "_is_steady",
         "_is_together",
+        "_is_wanted",
         "_limits",
         "_output",
         "_read_until",
+        "_reader",
         "_reading",
         "_receive",
         "_rest",
@@ -156,6 +161,9 @@ class Link:
         self._start_task = start_task
         self._backend = running_backend()
         self._direct: DirectWriter | None = None
+        self._reader: DirectReader | None = None
+        self._is_wanted = Notice()
+        self._has_ended = False
         self._writer = _Writer.NEW
         self._output = Notice()
         self._rest = b""
@@ -262,6 +270,7 @@ class Link:
             self._direct = DirectWriter.open(self.stream)
             if self._direct is None:
                 self._start_task(self._keep_time)
+            self._reader = DirectReader.open(self.stream)
             self._writer = _ABSENT
             self.advance()
             await self._read()
@@ -395,8 +404,8 @@ class Link:
             if has_begun:
                 self._is_held = False
                 self.end_together()
-            elif self._is_held:
-                self.advance()
+            else:
+                self._release_held()
 
     # Reading
 
@@ -431,6 +440,11 @@ class Link:
                 await self._unpaused.wait()
             if core.peer_has_left:
                 return
+            if core.is_running and self._reader is not None and self._begin_to_listen(self._reader):
+                await self._listen(self._reader)
+                if self._has_ended:
+                    return
+                continue
             try:
                 data = await self._receive()
             except anyio.EndOfStream:
@@ -444,6 +458,46 @@ class Link:
             del data  # or it would stay until the next
             # To wait for the stream takes a while to begin; who was woken does not wait for that.
             await self._let_others_go_on()
+
+    def _begin_to_listen(self, reader: DirectReader) -> bool:
+        """Leave it to the event loop to have handled what comes, if it can; return whether so."""
+        return reader.start(self._take_directly, self._end_directly)
+
+    async def _listen(self, reader: DirectReader) -> None:
+        """Wait until what comes takes a task."""
+        try:
+            await self._is_wanted.wait()
+        finally:
+            reader.stop()
+
+    def _take_directly(self, data: bytes) -> None:
+        """Handle what has come; called by the event loop, outside of any task."""
+        reader, core = self._reader, self.core
+        self._tell_core(self._take, data)
+        if reader is not None:
+            if self._has_crowd and self.begin_together():
+                # Who has answered yields, and often has more to say then.
+                reader.call_later(2, self.end_together)
+            elif self._is_held:
+                reader.call_later(1, self._release_held)
+        if core.has_backlog or core.is_paused or core.peer_has_left:
+            self._want_task()
+
+    def _end_directly(self, error: Exception | None) -> None:
+        """Note that no more comes; called by the event loop."""
+        if error is not None:
+            self._lost(error)
+        self._has_ended = True
+        self._want_task()
+
+    def _want_task(self) -> None:
+        if self._reader is not None:
+            self._reader.stop()
+        self._is_wanted.notify()
+
+    def _release_held(self) -> None:
+        if self._is_held:
+            self.advance()
 
     async def _take_turn(self, handshakes: Handshakes) -> None:
         """Leave established sessions their share while others are being set up."""

@@ -1,4 +1,4 @@
-"""Connecting by a connectable: an address needs no more than a socket, all else goes AnyIO's way."""
+"""Connecting by a connectable: an address needs but a socket, all else goes AnyIO's way."""
 
 from __future__ import annotations
 

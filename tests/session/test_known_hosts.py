@@ -284,12 +284,13 @@ def test_writers_at_once_tear_no_line(tmp_path: Path) -> None:
     path = tmp_path / "known_hosts"
     path.write_text("# no line feed at the end")
     start = threading.Barrier(8)
+    shared = key("rs1")
 
     async def write(number: int) -> None:
         known = await KnownHosts.load(path)
         await to_thread.run_sync(start.wait)
         for each in range(25):
-            await known.add(key("rs1"), f"host-{number}-{each}", hash_name=each % 2 == 0)
+            await known.add(shared, f"host-{number}-{each}", hash_name=each % 2 == 0)
 
     writers = [threading.Thread(target=anyio.run, args=[write, number]) for number in range(8)]
     for writer in writers:
@@ -301,7 +302,7 @@ def test_writers_at_once_tear_no_line(tmp_path: Path) -> None:
     assert len(known.entries) == 200
     for number in range(8):
         for each in range(25):
-            assert known.keys_for(f"host-{number}-{each}") == (key("rs1"),)
+            assert known.keys_for(f"host-{number}-{each}") == (shared,)
 
 
 async def test_cancelling_leaves_a_whole_line_or_none(tmp_path: Path) -> None:
