@@ -8,18 +8,18 @@ target; a difference is a failure.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import resource
+import select
 import signal
 import socket
 import sys
-import threading
 import time
 from array import array
-from collections.abc import Callable
 from typing import Any, Final
 
-from .peers.common import HOST, Repetitions, emit, summary, writes
+from .peers.common import HOST, emit, summary, writes
 
 CONNECTIONS: Final = {"forward-connections": 1, "forward-connections-16": 16}
 HELD: Final = 1000
@@ -51,18 +51,29 @@ def _receive_exactly(connection: socket.socket, size: int) -> bytes:
     return data
 
 
-def _answer(connection: socket.socket) -> None:
-    """Answer one byte with one byte."""
-    with connection:
-        if connection.recv(1):
-            connection.sendall(_ONE)
-            connection.recv(1)
-
-
-def _be_target(listener: socket.socket, answer: Callable[[socket.socket], None]) -> None:
+def _be_counted(listener: socket.socket) -> None:
+    """Count what comes, one connection after the other."""
     while True:
-        connection, _ = listener.accept()
-        threading.Thread(target=answer, args=(connection,), daemon=True).start()
+        _count(listener.accept()[0])
+
+
+def _be_answered(listener: socket.socket) -> None:
+    """Answer one byte with one byte, on all connections at once.
+
+    Nothing but the system calls that this takes, so that little of the machine is left out of what
+    is measured.
+    """
+    ready = select.epoll()
+    ready.register(listener, select.EPOLLIN)
+    listening = listener.fileno()
+    while True:
+        for number, _ in ready.poll():
+            if number == listening:
+                ready.register(listener.accept()[0].detach(), select.EPOLLIN)
+            elif os.read(number, 1):
+                os.write(number, _ONE)
+            else:
+                os.close(number)
 
 
 def _transfer(port: int, total: int, size: int) -> None:
@@ -96,27 +107,46 @@ def _measure_connections(port: int, options: argparse.Namespace) -> dict[str, An
     for _ in range(_WARM_UP_CONNECTIONS):
         _connect(port).close()
     emit(event="start")
-    times: list[array[float]] = []
-    everybody = array("d")
     begin = time.perf_counter()
+    times = _keep_connecting((HOST, port), CONNECTIONS[options.workload], options)
+    return {"seconds": time.perf_counter() - begin, **summary(times)}
 
-    def repeat() -> None:
-        repetitions = Repetitions(options.seconds, options.count)
-        for _ in repetitions:
-            _connect(port).close()
-        times.append(repetitions.times)
 
-    threads = [threading.Thread(target=repeat) for _ in range(CONNECTIONS[options.workload])]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    seconds = time.perf_counter() - begin
-    if len(times) != len(threads):
-        raise RuntimeError("a forwarded connection failed")
-    for taken in times:
-        everybody += taken
-    return {"seconds": seconds, **summary(everybody)}
+def _keep_connecting(
+    address: tuple[str, int], in_flight: int, options: argparse.Namespace
+) -> array[float]:
+    """Have so many connections at any time; return how long each took, from connecting to closing.
+
+    One task for all, as those of a program for each would take turns with each other.
+    """
+    ready = select.epoll()
+    waiting: dict[int, tuple[socket.socket, float]] = {}
+    times = array("d")
+    most = options.count * in_flight or sys.maxsize
+    now = time.perf_counter()
+    end = math.inf if options.count else now + options.seconds
+
+    def begin() -> None:
+        # Where the machine connects to itself, this waits for nobody.
+        connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        connection.connect(address)
+        connection.send(_ONE)
+        ready.register(connection, select.EPOLLIN)
+        waiting[connection.fileno()] = connection, now
+
+    for _ in range(in_flight):
+        begin()
+    while waiting:
+        for number, _ in ready.poll():
+            connection, began = waiting.pop(number)
+            if connection.recv(1) != _ONE:
+                raise RuntimeError("a forwarded connection ended without an answer")
+            connection.close()
+            now = time.perf_counter()
+            times.append(now - began)
+            if now < end and len(times) + len(waiting) < most:
+                begin()
+    return times
 
 
 def _measure_held(port: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -145,7 +175,7 @@ def main() -> None:
     with socket.create_server((HOST, 0), backlog=_BACKLOG) as listener:
         target_port = listener.getsockname()[1]
         if (target := os.fork()) == 0:
-            _be_target(listener, _count if is_bulk else _answer)
+            (_be_counted if is_bulk else _be_answered)(listener)
     try:
         emit(port=target_port)
         port = int(sys.stdin.readline())
