@@ -11,7 +11,7 @@ import math
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import anyio
 import anyio.lowlevel
@@ -20,6 +20,7 @@ from anyio.abc import ByteStream, Listener, SocketAttribute, SocketListener, Soc
 
 from ..session.connecting import connect_socket, connect_socket_nowait
 from ..wire import Buffer
+from .readiness import call_when_readable
 
 __all__ = [
     "ConnectedSocket",
@@ -249,17 +250,15 @@ async def accept_from(
     handler: Callable[[ByteStream], Coroutine[Any, Any, None]],
     tasks: TaskGroup,
     take: Take,
-) -> None:
+) -> NoReturn:
     """Take connections, or run ``handler`` for each as one of ``tasks``.
 
     :param take: is given what was accepted at once; returns what is left for ``handler``
     :raises OSError: the system cannot accept connections now
     :raises ~anyio.ClosedResourceError: the socket is being closed
     """
-    while True:
-        if raw.fileno() < 0:
-            raise anyio.ClosedResourceError
-        await anyio.wait_readable(raw)
+
+    def accept() -> None:
         accepted: list[ConnectedSocket] = []
         try:
             while len(accepted) < ACCEPTED_AT_ONCE:
@@ -270,3 +269,7 @@ async def accept_from(
         finally:
             for stream in take(accepted) if accepted else ():
                 tasks.start_soon(handler, stream)
+
+    if raw.fileno() < 0:
+        raise anyio.ClosedResourceError
+    await call_when_readable(raw, accept)

@@ -13,11 +13,13 @@ from __future__ import annotations
 import select
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from logging import Logger, getLogger
 from typing import Final, Protocol
 
 import anyio
 
+from .readiness import call_when_readable
 from .sockets import ConnectedSocket
 
 __all__ = ["NOTHING", "READING", "WRITING", "Watched", "Watcher", "make_watcher"]
@@ -104,21 +106,22 @@ class _EpollWatcher:
         return epoll
 
     async def _run(self, epoll: select.epoll) -> None:
-        watched = self._watched
         try:
-            while True:
-                await anyio.wait_readable(epoll)
-                ready = epoll.poll(0)
-                with self._together():
-                    for number, events in ready:
-                        who = watched.get(number)
-                        if who is not None:
-                            _tell(who, events if not events & ~ALL else ALL)
+            await call_when_readable(epoll, partial(self._tell_ready, epoll))
         finally:
-            for who in tuple(watched.values()):
+            for who in tuple(self._watched.values()):
                 who.abort()
             self._epoll = None
             epoll.close()
+
+    def _tell_ready(self, epoll: select.epoll) -> None:
+        watched = self._watched
+        ready = epoll.poll(0)
+        with self._together():
+            for number, events in ready:
+                who = watched.get(number)
+                if who is not None:
+                    _tell(who, events if not events & ~ALL else ALL)
 
 
 class _TaskWatcher:
