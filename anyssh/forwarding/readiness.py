@@ -8,8 +8,10 @@ cannot watch descriptors, have a task wait again and again.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from typing import NoReturn, Protocol
+from contextvars import Context, copy_context
+from typing import Any, NoReturn, Protocol
 
 import anyio
 from anyio.lowlevel import current_token
@@ -61,7 +63,7 @@ class _Watching:
         if add_reader is None:
             return False
         try:
-            add_reader(number, self._ready)
+            _context_of_callbacks().run(add_reader, number, self._ready)
         except NotImplementedError:
             return False
         self._number = number
@@ -79,3 +81,12 @@ class _Watching:
             self.end()
             self.failure = error
             self.failed.set()
+
+
+def _context_of_callbacks() -> Context:
+    """Return a context in which AnyIO knows outside of tasks, too, that it is on asyncio."""
+    context = copy_context()
+    sniffio: Any = sys.modules.get("sniffio")  # AnyIO asks it where Trio is installed as well
+    if sniffio is not None:
+        context.run(sniffio.current_async_library_cvar.set, "asyncio")
+    return context

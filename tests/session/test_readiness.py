@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio.selector_events
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
 import pytest
+import uvloop
 
 from anyssh.forwarding.readiness import call_when_readable
 
@@ -88,3 +89,30 @@ async def test_an_event_loop_that_watches_nothing(
             await reader.wait_for(2)
         tasks.cancel_scope.cancel()
     assert reader.came == b"ab"
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_who_is_called_may_use_anyio(
+    ends: tuple[socket.socket, socket.socket], run: Callable[[Any], object]
+) -> None:
+    """Also on a loop that AnyIO has not begun, where it only knows tasks as its own."""
+    near, far = ends
+    done: list[str] = []
+
+    async def main() -> None:
+        async def be_started() -> None:
+            done.append("started")
+            tasks.cancel_scope.cancel()
+
+        def read() -> None:
+            near.recv(1)
+            done.append("called")
+            anyio.current_time()
+            tasks.start_soon(be_started)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call_when_readable, near, read)
+            far.send(b"x")
+
+    run(main())
+    assert done == ["called", "started"]
