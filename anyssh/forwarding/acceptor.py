@@ -14,7 +14,7 @@ from .endpoints import TcpEndpoint
 from .listening import close_listener, loses_nothing, serve_connections
 from .relay import SocketRelay, reset
 from .sockets import ConnectedSocket
-from .watching import Together
+from .watching import Together, Watcher
 
 __all__ = ["Acceptor", "contained", "originator_of"]
 
@@ -62,6 +62,7 @@ class Acceptor:
     :param carry: takes over a connection and closes it
     :param limit: connections that may be waiting for the other side; more are reset
     :param carry_nowait: is asked before to do so without a task
+    :param watcher: watches sockets of our own
     :param together: has what is sent inside leave in one piece
     :ivar waiting: how many do, counted by those who carry them
     """
@@ -72,12 +73,14 @@ class Acceptor:
         carry: Carry,
         limit: int,
         carry_nowait: CarryNowait,
+        watcher: Watcher,
         together: Together,
     ) -> None:
         self._listener = listener
         self._carry = carry
         self._limit = limit
         self._carry_nowait = carry_nowait
+        self._watcher = watcher
         self._together = together
         self._relays: dict[SocketRelay, None] = {}
         self._relays_changed = anyio.Event()
@@ -110,7 +113,9 @@ class Acceptor:
     async def _accept(self, connections: TaskGroup) -> None:
         """Accept until told to stop; shielded, as that depends on the listener."""
         with self._accepting:
-            await serve_connections(self._listener, self._handle, connections, self._take)
+            await serve_connections(
+                self._listener, self._handle, connections, self._take, self._watcher
+            )
         self._accepted.set()
 
     async def stop_listening(self) -> None:

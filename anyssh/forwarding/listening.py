@@ -9,23 +9,34 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from logging import Logger, getLogger
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import anyio
 from anyio.abc import ByteStream, Listener, SocketAttribute, SocketListener, TaskGroup
 from anyio.streams.stapled import MultiListener
 
 from .endpoints import Endpoint, UnixEndpoint, is_all_interfaces
-from .sockets import Take, accept_from, listening_socket
+from .sockets import ConnectedSocket, listening_socket
+from .watching import NOTHING, READING, Watcher
 
-__all__ = ["bound_port", "close_listener", "listen", "loses_nothing", "serve_connections"]
+__all__ = [
+    "Accepting",
+    "bound_port",
+    "close_listener",
+    "listen",
+    "loses_nothing",
+    "serve_connections",
+]
 
 logger: Logger = getLogger("anyssh")
 
 TRIES: Final = 8
+ACCEPTED_AT_ONCE: Final = 8
+"""Connections that may be accepted before others have their turn."""
 BACKLOG: Final = 128
 PRIVATE: Final = 0o600
 FIRST_PAUSE: Final = 0.1
@@ -159,37 +170,40 @@ class _UnixListener(Listener[ByteStream]):
         await self.inner.aclose()
 
 
+Take = Callable[[Sequence[ConnectedSocket]], Sequence[ConnectedSocket]]
+"""Takes connections; returns those that it does not take."""
+
+Handler = Callable[[ByteStream], Coroutine[Any, Any, None]]
+
+
 async def serve_connections(
-    listener: Listener[ByteStream],
-    handler: Callable[[ByteStream], Coroutine[Any, Any, None]],
-    tasks: TaskGroup,
-    take: Take,
+    listener: Listener[ByteStream], handler: Handler, tasks: TaskGroup, take: Take, watcher: Watcher
 ) -> None:
     """Have each connection taken or handled, until the listener is closed.
 
     :param handler: runs as one of ``tasks``, for each connection that is not taken
     :param take: is given sockets that were accepted; returns those that it does not take
+    :param watcher: watches sockets of our own
     """
+
+    async def accept_from(one: Listener[ByteStream]) -> None:
+        raw = listening_socket(one)
+        if raw is None:
+            await one.serve(handler, tasks)
+        else:
+            await Accepting(raw, handler, tasks, take).run(watcher)
+
     async with anyio.create_task_group() as loops:
         for each in _parts(listener):
-            loops.start_soon(_serve_one, each, handler, tasks, take)
+            loops.start_soon(_keep_accepting, partial(accept_from, each))
 
 
-async def _serve_one(
-    listener: Listener[ByteStream],
-    handler: Callable[[ByteStream], Coroutine[Any, Any, None]],
-    tasks: TaskGroup,
-    take: Take,
-) -> None:
+async def _keep_accepting(accept: Callable[[], Awaitable[None]]) -> None:
     """Survive what a listener raises: the system may be out of descriptors for a while."""
     pause = FIRST_PAUSE
     while True:
         try:
-            raw = listening_socket(listener)
-            if raw is not None:
-                await accept_from(raw, handler, tasks, take)
-            else:
-                await listener.serve(handler, tasks)
+            await accept()
         except anyio.ClosedResourceError:
             return
         except (OSError, anyio.BrokenResourceError) as error:
@@ -199,3 +213,69 @@ async def _serve_one(
             pause = min(2 * pause, LONGEST_PAUSE)
         else:
             return
+
+
+class Accepting:
+    """A socket of our own that connections come to, watched as those of connections are.
+
+    What comes about in one turn then leaves in one piece: of one connection the end, and the
+    beginning of the next.
+    """
+
+    def __init__(self, raw: socket.socket, handler: Handler, tasks: TaskGroup, take: Take) -> None:
+        self._raw = raw
+        self._handler = handler
+        self._tasks = tasks
+        self._take = take
+        self._failed = anyio.Event()
+        self._failure: Exception
+
+    async def run(self, watcher: Watcher) -> NoReturn:
+        """Take connections, or run the handler for each as one of the tasks.
+
+        :raises OSError: the system cannot accept connections now
+        :raises ~anyio.ClosedResourceError: the socket is closed, or nobody watches any more
+        """
+        if self._raw.fileno() < 0:
+            raise anyio.ClosedResourceError
+        watcher.watch(self, self, NOTHING, READING)
+        try:
+            await self._failed.wait()
+        finally:
+            watcher.watch(self, self, READING, NOTHING)
+        raise self._failure
+
+    def fileno(self) -> int:
+        """Return the number that the system knows the socket by."""
+        return self._raw.fileno()
+
+    async def wait_readable(self) -> None:
+        """Wait until there is a connection."""
+        await anyio.wait_readable(self._raw)
+
+    async def wait_writable(self) -> None:
+        """Wait for ever, as nothing can be sent there."""
+        await anyio.sleep_forever()
+
+    def socket_ready(self, ready: int) -> None:
+        """Accept what has come, up to a few, so that others have their turn."""
+        accepted: list[ConnectedSocket] = []
+        try:
+            while len(accepted) < ACCEPTED_AT_ONCE:
+                connection, address = self._raw.accept()
+                accepted.append(ConnectedSocket(connection, address))
+        except (BlockingIOError, ConnectionAbortedError):
+            pass  # there are no more, or it has gone already
+        except OSError as error:
+            self._fail(error)
+        finally:
+            for stream in self._take(accepted) if accepted else ():
+                self._tasks.start_soon(self._handler, stream)
+
+    def abort(self) -> None:
+        """Accept no more, as nobody watches."""
+        self._fail(anyio.ClosedResourceError())
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = error
+        self._failed.set()

@@ -66,7 +66,8 @@ class Forward(AsyncContextManagerMixin):
             self.local = TcpEndpoint(self.local.host, bound_port(bound) or self.local.port)
         limit = self._service.policy.pending_connections
         together = self._service.session.together
-        self._acceptor = Acceptor(bound, self._carry, limit, self._carry_nowait, together)
+        watcher = self._service.watcher
+        self._acceptor = Acceptor(bound, self._carry, limit, self._carry_nowait, watcher, together)
         try:
             self._service.start_soon(self._acceptor.run)
         except SSHError:

@@ -93,7 +93,7 @@ class PortForwarding(SessionService):
         self._granted: dict[Endpoint, _Granted] = {}
         self._asked: dict[PeerListener, None] = {}
         self._asked_changed = anyio.Event()
-        self._watcher = make_watcher(self.start_soon, session.together)
+        self.watcher = make_watcher(self.start_soon, session.together)
         self._leftovers = Leftovers()
 
     @property
@@ -220,7 +220,7 @@ class PortForwarding(SessionService):
             return False
         relay = CarriedRelay(
             self,
-            self._watcher,
+            self.watcher,
             self._leftovers,
             stream,
             endpoint,
@@ -384,7 +384,7 @@ class PortForwarding(SessionService):
         origin = originator_of(stream)
         relay = CarriedRelay(
             self,
-            self._watcher,
+            self.watcher,
             self._leftovers,
             stream,
             endpoint,
@@ -464,7 +464,7 @@ class PortForwarding(SessionService):
         except BaseException:
             stream.close(resets=True)
             raise
-        await SocketRelay(stream, self._watcher, self._leftovers).run(channel, early)
+        await SocketRelay(stream, self.watcher, self._leftovers).run(channel, early)
 
     async def _prepared(
         self, channel: Channel, about: ForwardedConnection, connecting: Connecting | None
@@ -615,6 +615,7 @@ class PortForwarding(SessionService):
                         connecting=self._policy.connecting,
                         port=granted.port,
                     ),
+                    self.watcher,
                     self.session.together,
                 )
                 self.start_soon(acceptor.run)

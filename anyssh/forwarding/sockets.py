@@ -10,22 +10,19 @@ from __future__ import annotations
 import math
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Final, NoReturn
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
 from anyio import ResourceGuard
-from anyio.abc import ByteStream, Listener, SocketAttribute, SocketListener, SocketStream, TaskGroup
+from anyio.abc import ByteStream, Listener, SocketAttribute, SocketListener, SocketStream
 
 from ..session.connecting import connect_socket, connect_socket_nowait
 from ..wire import Buffer
-from .readiness import call_when_readable
 
 __all__ = [
     "ConnectedSocket",
-    "Take",
-    "accept_from",
     "connect_nowait",
     "connect_to",
     "listening_socket",
@@ -33,8 +30,6 @@ __all__ = [
 ]
 
 RECEIVE_BYTES: Final = 65536
-ACCEPTED_AT_ONCE: Final = 8
-"""Connections that may be accepted before others have their turn."""
 LINGER_NOT: Final = struct.pack("ii", 1, 0)
 _IP: Final = (socket.AF_INET, socket.AF_INET6)
 
@@ -239,37 +234,3 @@ def listening_socket(listener: Listener[ByteStream]) -> socket.socket | None:
         return None
     raw: socket.socket = listener.extra(SocketAttribute.raw_socket)
     return raw
-
-
-Take = Callable[[Sequence[ConnectedSocket]], Sequence[ConnectedSocket]]
-"""Takes connections; returns those that it does not take."""
-
-
-async def accept_from(
-    raw: socket.socket,
-    handler: Callable[[ByteStream], Coroutine[Any, Any, None]],
-    tasks: TaskGroup,
-    take: Take,
-) -> NoReturn:
-    """Take connections, or run ``handler`` for each as one of ``tasks``.
-
-    :param take: is given what was accepted at once; returns what is left for ``handler``
-    :raises OSError: the system cannot accept connections now
-    :raises ~anyio.ClosedResourceError: the socket is being closed
-    """
-
-    def accept() -> None:
-        accepted: list[ConnectedSocket] = []
-        try:
-            while len(accepted) < ACCEPTED_AT_ONCE:
-                connection, address = raw.accept()
-                accepted.append(ConnectedSocket(connection, address))
-        except (BlockingIOError, ConnectionAbortedError):
-            pass  # there are no more, or it has gone already
-        finally:
-            for stream in take(accepted) if accepted else ():
-                tasks.start_soon(handler, stream)
-
-    if raw.fileno() < 0:
-        raise anyio.ClosedResourceError
-    await call_when_readable(raw, accept)

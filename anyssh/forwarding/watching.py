@@ -20,9 +20,8 @@ from typing import Final, Protocol
 import anyio
 
 from .readiness import call_when_readable
-from .sockets import ConnectedSocket
 
-__all__ = ["NOTHING", "READING", "WRITING", "Watched", "Watcher", "make_watcher"]
+__all__ = ["NOTHING", "READING", "WRITING", "Watchable", "Watched", "Watcher", "make_watcher"]
 
 logger: Logger = getLogger("anyssh")
 
@@ -36,8 +35,21 @@ StartSoon = Callable[..., None]
 Together = Callable[[], AbstractContextManager[None]]
 
 
+class Watchable(Protocol):
+    """A socket that can be watched."""
+
+    def fileno(self) -> int:
+        """Return the number that the system knows it by."""
+
+    async def wait_readable(self) -> None:
+        """Wait until something can be read, or a connection accepted."""
+
+    async def wait_writable(self) -> None:
+        """Wait until something can be sent."""
+
+
 class Watched(Protocol):
-    """A connection whose socket is watched."""
+    """Whose socket is watched: a connection, or who waits for connections."""
 
     def socket_ready(self, ready: int) -> None:
         """Read and write what is possible now.
@@ -50,9 +62,9 @@ class Watched(Protocol):
 
 
 class Watcher(Protocol):
-    """Watches sockets for connections."""
+    """Watches sockets."""
 
-    def watch(self, stream: ConnectedSocket, watched: Watched, before: int, wanted: int) -> None:
+    def watch(self, source: Watchable, watched: Watched, before: int, wanted: int) -> None:
         """Watch a socket for other things than before.
 
         :param before: what it was watched for
@@ -80,11 +92,13 @@ class _EpollWatcher:
         self._watched: dict[int, Watched] = {}
         self._epoll: select.epoll | None = None
 
-    def watch(self, stream: ConnectedSocket, watched: Watched, before: int, wanted: int) -> None:
+    def watch(self, source: Watchable, watched: Watched, before: int, wanted: int) -> None:
         epoll = self._epoll
         if epoll is None:
+            if wanted == NOTHING:
+                return
             epoll = self._begin()
-        number = stream.fileno()
+        number = source.fileno()
         if before == NOTHING:
             epoll.register(number, wanted)
             self._watched[number] = watched
@@ -111,6 +125,7 @@ class _EpollWatcher:
         finally:
             for who in tuple(self._watched.values()):
                 who.abort()
+            self._watched.clear()
             self._epoll = None
             epoll.close()
 
@@ -132,18 +147,18 @@ class _TaskWatcher:
         self._wanted: dict[Watched, int] = {}
         self._running: set[tuple[Watched, int]] = set()
 
-    def watch(self, stream: ConnectedSocket, watched: Watched, before: int, wanted: int) -> None:
+    def watch(self, source: Watchable, watched: Watched, before: int, wanted: int) -> None:
         if wanted == NOTHING:
             self._wanted.pop(watched, None)
         else:
             self._wanted[watched] = wanted
         for what in (READING, WRITING):
             if wanted & what and (watched, what) not in self._running:
-                self._start_soon(self._run, stream, watched, what)
+                self._start_soon(self._run, source, watched, what)
                 self._running.add((watched, what))
 
-    async def _run(self, stream: ConnectedSocket, watched: Watched, what: int) -> None:
-        wait = stream.wait_readable if what == READING else stream.wait_writable
+    async def _run(self, source: Watchable, watched: Watched, what: int) -> None:
+        wait = source.wait_readable if what == READING else source.wait_writable
         try:
             while self._wanted.get(watched, NOTHING) & what:
                 await wait()
