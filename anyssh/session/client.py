@@ -337,7 +337,7 @@ class ClientSession(Session):
             self._reject_host_key(event, error)
         else:
             if verdict is True:
-                event.accept(anyio.current_time())
+                event.accept(self._backend.current_time())
             else:
                 self._reject_host_key(event, None)
         self._require_alive()

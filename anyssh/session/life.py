@@ -352,10 +352,13 @@ class SessionLife(TypedAttributeProvider):
         except BaseException:
             await anyio.aclose_forcefully(stream)
             raise
-        self._services = anyio.create_task_group()
+        self._services = self._backend.create_task_group()
         await self._services.__aenter__()
-        self._services.start_soon(self._links.run)
         try:
+            try:
+                self._links.begin()
+            finally:
+                self._services.start_soon(self._links.run)
             await self._set_up()
             self._ready()
         except BaseException as error:
@@ -385,7 +388,7 @@ class SessionLife(TypedAttributeProvider):
         if self._callbacks_running:
             services.cancel_scope.cancel()
         try:
-            if isinstance(error, anyio.get_cancelled_exc_class()):
+            if error and isinstance(error, anyio.get_cancelled_exc_class()):
                 return await services.__aexit__(type(error), error, error.__traceback__)
             # The group would wrap any other.
             await services.__aexit__(None, None, None)
@@ -403,7 +406,7 @@ class SessionLife(TypedAttributeProvider):
 
     def _prepare(self, stream: AnyByteStream) -> None:
         self._backend = running_backend()
-        self._contour = SessionContour(start=anyio.current_time())
+        self._contour = SessionContour(start=self._backend.current_time())
         self._links = Links(
             stream,
             self._config.limits,
@@ -412,6 +415,7 @@ class SessionLife(TypedAttributeProvider):
             self._dispatch,
             self._connectable,
             self._start_task,
+            self._backend,
         )
         self._move(SessionState.CONNECTING)
         self._trace(TraceId.SESSION_CONNECTING, TraceLevel.INFO, "connecting")
@@ -430,7 +434,7 @@ class SessionLife(TypedAttributeProvider):
         return Core(
             self._role,
             self._config,
-            now=anyio.current_time(),
+            now=self._backend.current_time(),
             random=os.urandom,
             identification=local_identification(__version__),
             connection=self._connection,
@@ -467,9 +471,12 @@ class SessionLife(TypedAttributeProvider):
     async def _leave(self) -> None:
         try:
             if not self._links.is_finished:
-                await self.aclose()
-        finally:
+                waits = await self._begin_end(DisconnectReason.BY_APPLICATION, "")
+                if waits:
+                    await self._links.wait_finished()
+        except BaseException:
             await self._leave_at_once()
+            raise
 
     async def _leave_at_once(self) -> None:
         """Say goodbye as far as the stream takes it at once, and wait for the link to end."""
@@ -484,12 +491,18 @@ class SessionLife(TypedAttributeProvider):
         """Cancel what runs in the session, the body of ``async with`` included."""
         self._services.cancel_scope.cancel()
 
-    def _say_goodbye(self, reason: int, description: str) -> None:
+    def _say_goodbye(self, reason: int, description: str, *, waits: bool = True) -> None:
+        """Say goodbye.
+
+        :param waits: whether the stream stays open until the peer has closed its side
+        """
         if self._state is SessionState.DISCONNECTED:
             if reason != DisconnectReason.CONNECTION_LOST:
                 self._end_now(Disconnected(reason, description, by_peer=False))
         elif self._state is not SessionState.CLOSED:
             self._core.disconnect(reason, description)
+            if not waits:
+                self._links.hurry()
             self._advance()
 
     async def aclose(self) -> None:
@@ -514,18 +527,21 @@ class SessionLife(TypedAttributeProvider):
         :param reason: a :class:`~anyssh.DisconnectReason`, or any number below 2**32
         :param description: a text for the peer
         """
+        await self._begin_end(reason, description)
+        if self._state is SessionState.CLOSED:
+            if self._links.is_finished:
+                await anyio.lowlevel.checkpoint()
+            await self._links.wait_finished()
+
+    async def _begin_end(self, reason: int, description: str) -> bool:
+        """Say goodbye; return whether the stream stays open until the peer has closed its side."""
         if self._trace_handler is not None:
             text = f"closing: {reason} {description}"
             self._trace(TraceId.SESSION_CLOSING, TraceLevel.INFO, text)
         await self._send_what_waits()
         waits = self._waits_for_peer_to_close()
-        self._say_goodbye(reason, description)
-        if self._state is SessionState.CLOSED:
-            if self._links.is_finished:
-                await anyio.lowlevel.checkpoint()
-            elif not waits:
-                self._links.hurry()
-            await self._links.wait_finished()
+        self._say_goodbye(reason, description, waits=waits)
+        return waits
 
     def _waits_for_peer_to_close(self) -> bool:
         """Whether the stream stays open, after our goodbye, until the peer has closed its side.
@@ -586,8 +602,8 @@ class SessionLife(TypedAttributeProvider):
         :raises TimeoutError: it took longer
         """
         self._require_alive()
-        deadline = anyio.current_time() + seconds
-        with anyio.CancelScope(deadline=deadline) as scope:
+        deadline = self._backend.current_time() + seconds
+        with self._backend.create_cancel_scope(deadline=deadline) as scope:
             self._waiting_scopes[scope] = None
             try:
                 return await wait(*arguments)
@@ -621,7 +637,7 @@ class SessionLife(TypedAttributeProvider):
             except SSHError as error:
                 self._signing_failed(event, error)
             else:
-                event.supply(signature, anyio.current_time())
+                event.supply(signature, self._backend.current_time())
         else:
             self._start_callback(self._sign, event, key)
 

@@ -30,14 +30,13 @@ from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import AnyByteStream, ByteReceiveStream
+from anyio.abc import AnyByteStream, AsyncBackend, ByteReceiveStream
 
 from ..config import Limits
 from ..contour import SessionContour
 from ..errors import SSHError
 from ..protocol import Core, Phase
 from ..protocol.events import Event, nobody
-from ._backend import running_backend
 from ._direct import DirectReader, DirectWriter
 from ._waiting import Latch, Notice
 from .errors import ConnectionLost
@@ -104,6 +103,7 @@ class Link:
     :param contour: told what is moved
     :param dispatch: called with the events of the core, in order; must not raise
     :param start_task: starts a task that ends with the session at the latest
+    :param backend: what AnyIO calls on this event loop
     """
 
     __slots__ = (
@@ -147,6 +147,7 @@ class Link:
         contour: SessionContour,
         dispatch: Callable[[Sequence[Event]], None],
         start_task: StartTask,
+        backend: type[AsyncBackend],
     ) -> None:
         self.stream: AnyByteStream = stream
         self.core: Core = core
@@ -159,7 +160,7 @@ class Link:
             else stream.receive
         )
         self._start_task = start_task
-        self._backend = running_backend()
+        self._backend = backend
         self._direct: DirectWriter | None = None
         self._reader: DirectReader | None = None
         self._is_wanted = Notice()
@@ -208,12 +209,12 @@ class Link:
         """Give the goodbye its time to leave, and the peer its time to close."""
         if self._read_until == math.inf:
             self._limit_writing()
-            self._read_until = anyio.current_time() + self._limits.close_time
+            self._read_until = self._backend.current_time() + self._limits.close_time
             if self._reading is not None:
                 self._reading.deadline = min(self._reading.deadline, self._read_until)
 
     def _limit_writing(self) -> None:
-        deadline = anyio.current_time() + self._limits.disconnect_time
+        deadline = self._backend.current_time() + self._limits.disconnect_time
         self._write_until = min(self._write_until, deadline)
         if self._writing is not None:
             self._writing.deadline = self._write_until
@@ -257,6 +258,22 @@ class Link:
 
     # Life
 
+    def begin(self) -> None:
+        """Let what waits leave at once, if that is possible; :meth:`run` is to follow.
+
+        It does the same, but a task has to come to its turn first.
+        """
+        if self._writer is not _Writer.NEW:
+            return
+        self._handshakes = Handshakes.here()
+        self._handshakes.begin()
+        self._writer = _ABSENT
+        self._direct = DirectWriter.open(self.stream)
+        self._reader = DirectReader.open(self.stream)
+        if self._direct is None:
+            self._start_task(self._keep_time)
+        self.advance()
+
     async def run(self) -> None:
         """Move bytes until the end, then close the stream.
 
@@ -264,18 +281,11 @@ class Link:
         leave time for its goodbye. It is the session that ends its link, and each step of the end
         has its deadline.
         """
-        self._handshakes = Handshakes.here()
-        self._handshakes.begin()
         try:
-            self._direct = DirectWriter.open(self.stream)
-            if self._direct is None:
-                self._start_task(self._keep_time)
-            self._reader = DirectReader.open(self.stream)
-            self._writer = _ABSENT
-            self.advance()
+            self.begin()
             await self._read()
         finally:
-            with anyio.CancelScope(shield=True):
+            with self._backend.create_cancel_scope(shield=True):
                 await self._end()
 
     async def _end(self) -> None:
@@ -320,6 +330,8 @@ class Link:
         :param is_urgent: whether the output must not wait for what is sent in the next turn of
             the event loop
         """
+        if is_urgent and not self._is_together and self.core.transport.pending:
+            self._write_soon()  # the peer need not wait for what else it brings about
         self._hand_on(self.core.poll_events())
         if self._is_together and self.core.transport.pending < TOGETHER_BYTES:
             return  # whoever has begun it does the rest
@@ -413,7 +425,8 @@ class Link:
         """Receive until the peer has closed its side, or time is up."""
         is_due = False
         while not self._is_released:
-            with anyio.CancelScope(deadline=self._read_until, shield=True) as self._reading:
+            reading = self._backend.create_cancel_scope(deadline=self._read_until, shield=True)
+            with reading as self._reading:
                 if is_due:
                     self._tell_core(self.core.handle_timeout)
                     await self._let_others_go_on()
@@ -422,7 +435,7 @@ class Link:
                     self._set_alarm()
                 await self._receive_all()
                 return
-            if anyio.current_time() >= self._read_until:
+            if self._backend.current_time() >= self._read_until:
                 return
             is_due = True
 
@@ -577,7 +590,7 @@ class Link:
         direct, has_left = self._direct, self.core.peer_has_left
         if self._writer is _ABSENT and (has_left or direct is not None):
             self._writer = _Writer.GONE
-            if direct is not None and not has_left:
+            if direct is not None and not has_left and self._read_until > -math.inf:
                 direct.send_eof()
         else:
             self._wake_writer()

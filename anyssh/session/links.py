@@ -16,7 +16,7 @@ from secrets import SystemRandom
 from typing import TYPE_CHECKING, Final
 
 import anyio
-from anyio.abc import AnyByteStream, ByteStreamConnectable
+from anyio.abc import AnyByteStream, AsyncBackend, ByteStreamConnectable
 
 from ..config import Limits
 from ..constants import ReconnectFailureReason
@@ -145,11 +145,13 @@ class Links:
     :param dispatch: called with the events of the link that the session works over
     :param connectable: makes further streams, if the session is to look for them itself
     :param start_task: starts a task that ends with the session at the latest
+    :param backend: what AnyIO calls on this event loop
     """
 
     __slots__ = (
         "_attempt",
         "_attempt_came",
+        "_backend",
         "_bad_attempts",
         "_connectable",
         "_connecting",
@@ -178,8 +180,10 @@ class Links:
         dispatch: Callable[[Sequence[Event]], None],
         connectable: ByteStreamConnectable | None,
         start_task: StartTask,
+        backend: type[AsyncBackend],
     ) -> None:
         self._limits = limits
+        self._backend = backend
         self._start_task = start_task
         self._contour = contour
         self._make_core = make_core
@@ -222,9 +226,15 @@ class Links:
         self, stream: AnyByteStream, core: Core, dispatch: Callable[[Sequence[Event]], None]
     ) -> Link:
         """Return a link for one stream."""
-        return Link(stream, core, self._limits, self._contour, dispatch, self._start_task)
+        return Link(
+            stream, core, self._limits, self._contour, dispatch, self._start_task, self._backend
+        )
 
     # Life
+
+    def begin(self) -> None:
+        """Let the first words leave at once; :meth:`run` is to follow."""
+        self.current.begin()
 
     async def run(self) -> None:
         """Run one link after the other until the session is over.

@@ -308,7 +308,7 @@ class ServerSession(Session):
         )
         verdict = await self._ask(self._verdict, attempt)
         self._progress(Progress.COMPLETED_AUTHENTICATION)
-        now = anyio.current_time()
+        now = self._backend.current_time()
         if isinstance(verdict, Challenge):
             event.challenge(verdict, now)
         elif verdict is not None:
@@ -377,7 +377,8 @@ class ServerSession(Session):
         """Ask the application; an exception or too much time means no."""
         seconds = self._config.limits.handler_time
         try:
-            with anyio.CancelScope(deadline=anyio.current_time() + seconds):
+            deadline = self._backend.current_time() + seconds
+            with self._backend.create_cancel_scope(deadline=deadline):
                 return await callback(*question)
             raise TimeoutError(f"there was no answer within {seconds:g} seconds")
         except anyio.get_cancelled_exc_class() as error:
