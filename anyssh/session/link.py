@@ -409,8 +409,9 @@ class Link:
         has_begun = self._has_crowd and self.begin_together()
         try:
             await self._backend.checkpoint()
-            if has_begun:
-                # Who has answered yields, and often has more to say then.
+            # Who has answered yields, and often has more to say then; and where turns have no
+            # order, as in Trio, those who were woken may come to theirs after us.
+            if has_begun or self._is_held:
                 await self._backend.checkpoint()
         finally:
             if has_begun:
