@@ -58,6 +58,8 @@ __all__ = ["ExchangeKeys", "KeyExchanger"]
 
 
 _NEW_KEYS: Final = NewKeys().encode()
+_OF_SERVERS: Final = (Extension.SERVER_SIG_ALGS,)
+"""What is for servers to say; one may close the connection of a client that does (RFC 8308)."""
 
 
 @lru_cache(maxsize=16)
@@ -516,7 +518,8 @@ class KeyExchanger:
     def _send_extensions(self) -> None:
         config = self._config
         extensions, algorithms = tuple(config.extensions), tuple(config.host_key_algorithms)
-        self._transport.send(_ext_info(extensions, algorithms))
+        if self._role is Role.SERVER or extensions != _OF_SERVERS:
+            self._transport.send(_ext_info(extensions, algorithms))
 
     def release(self) -> None:
         """Let go of who is told; nothing more comes."""

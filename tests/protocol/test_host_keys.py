@@ -402,7 +402,7 @@ def test_nothing_is_requested_before_the_key_is_accepted() -> None:
             with pytest.raises(LocalProtocolError):
                 call()
         assert pair.take(CLIENT) == []
-    assert pair.sent_numbers(CLIENT) == before == [20, 30, 21, 7]
+    assert pair.sent_numbers(CLIENT) == before == [20, 30, 21]
     event.accept(pair.now)
     pair.authenticate()
     pair.assert_usable()
@@ -454,7 +454,7 @@ def test_a_rejected_key(error: SSHError) -> None:
     pair.pump()
     told = assert_terminated(pair, CLIENT, DisconnectReason.HOST_KEY_NOT_VERIFIABLE)
     assert told is error or (told is not None and told.__cause__ is error)
-    assert pair.sent_numbers(CLIENT) == [20, 30, 21, 7, 1]
+    assert pair.sent_numbers(CLIENT) == [20, 30, 21, 1]
     assert Disconnect.decode(pair.sent(CLIENT)[-1]).description == "host key not verifiable"
     assert not pair.of_type(CLIENT, ServiceAccepted)
     with pytest.raises(LocalProtocolError):

@@ -808,6 +808,13 @@ def test_ext_info_is_for_those_who_ask(silent: Role) -> None:
     assert MessageNumber.EXT_INFO in pair.sent_numbers(silent)
 
 
+def test_a_client_does_not_say_what_is_for_servers_to_say() -> None:
+    """RFC 8308 section 3.1: a server may close the connection of a client that does."""
+    pair = running_pair(fast_config(extensions=(Extension.SERVER_SIG_ALGS,)))
+    assert MessageNumber.EXT_INFO not in pair.sent_numbers(CLIENT)
+    assert MessageNumber.EXT_INFO in pair.sent_numbers(SERVER)
+
+
 def test_ext_info_tells_a_client_which_signatures_the_server_takes() -> None:
     """HR-46: the list is there before the client signs anything."""
     pair = CorePair(fast_config(), fast_config(host_key_algorithms=KEYS))
