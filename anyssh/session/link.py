@@ -330,7 +330,7 @@ class Link:
         :param is_urgent: whether the output must not wait for what is sent in the next turn of
             the event loop
         """
-        if is_urgent and not self._is_together and self.core.transport.pending:
+        if is_urgent and not self._is_together and self.core.has_output:
             self._write_soon()  # the peer need not wait for what else it brings about
         self._hand_on(self.core.poll_events())
         if self._is_together and self.core.transport.pending < TOGETHER_BYTES:
