@@ -39,6 +39,7 @@ from anyssh.testing import (
     memory_stream_pair,
 )
 from tests.conformance.trio_adapter import TrioStream
+from tests.conformance.waiting import waits
 
 SEND, RECEIVE = Direction.SEND, Direction.RECEIVE
 RESET, EOF = Ending.RESET, Ending.EOF
@@ -59,13 +60,6 @@ async def drain(stream: ByteStream) -> tuple[list[bytes], type[Exception]]:
             pieces.append(await stream.receive())
         except (anyio.EndOfStream, anyio.BrokenResourceError) as error:
             return pieces, type(error)
-
-
-async def waits(call: Callable[[], Awaitable[Any]]) -> bool:
-    """Whether a call is still waiting after a short time."""
-    with anyio.move_on_after(0.02) as scope:
-        await call()
-    return scope.cancelled_caught
 
 
 # Where nothing goes wrong -------------------------------------------------------------------
@@ -449,7 +443,7 @@ async def test_coalesces_what_comes_within_the_time() -> None:
 
     async def send_slowly() -> None:
         for piece in (b"ab", b"cd", b"efgh"):
-            await anyio.sleep(0.002)
+            await anyio.wait_all_tasks_blocked()
             await peer.send(piece)
 
     async with anyio.create_task_group() as group:

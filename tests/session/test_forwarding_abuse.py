@@ -448,11 +448,16 @@ async def test_a_connection_for_nobody_waits_only_for_the_reply(granted: bool) -
 @pytest.mark.parametrize("asked", [0, 4711])
 async def test_who_leaves_before_the_reply_leaves_nothing_behind(asked: int) -> None:
     """The peer is told to listen no more once it has agreed, and only then."""
+
+    async def ask_for_it(client: anyssh.ClientSession) -> None:
+        async with client.stream_from_remote_port("127.0.0.1", asked):
+            pytest.fail("there was no reply")
+
     async with raw_server() as (client, peer, _):
-        with anyio.move_on_after(0.05):
-            async with client.stream_from_remote_port("127.0.0.1", asked):
-                pytest.fail("there was no reply")
-        request = await peer.request()
+        async with anyio.create_task_group() as asking:
+            asking.start_soon(ask_for_it, client)
+            request = await peer.request()
+            asking.cancel_scope.cancel()
         peer.connection.answer(request, True, (4711).to_bytes(4, "big"))
         count = len(peer.events)
         await peer.flush()

@@ -196,10 +196,11 @@ async def test_a_service_that_is_not_registered() -> None:
     async with pair({}) as (client, server):
         with pytest.raises(anyssh.LocalProtocolError, match="register"):
             server.service(BySession)
-        server.requests()
-        with anyio.move_on_after(0.05):
-            await client.request("ask@example.com")
-        assert server.services == ()
+        async with anyio.create_task_group() as asking:
+            asking.start_soon(client.request, "ask@example.com")
+            assert (await anext(server.requests())).name == "ask@example.com"
+            assert server.services == ()
+            asking.cancel_scope.cancel()
 
 
 async def test_sessions_have_services_of_their_own() -> None:
