@@ -661,6 +661,7 @@ def test_no_more_than_sixteen_banners() -> None:
 
 @pytest.mark.parametrize("name", ["ssh-connection", "", "ssh-userauth\0", "\x1b[2J" + "x" * 999])
 def test_another_service_is_granted(name: str) -> None:
+    """HR-06: the error shows its name, as far as that is safe."""
     host = Host(REQUESTS["password"], grants=False)
     host.say(b"\x06" + string(name))
     assert str(host.assert_over()).isprintable()

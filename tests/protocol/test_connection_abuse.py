@@ -468,7 +468,7 @@ def test_a_malformed_message_ends_the_connection(victim: Role, name: str) -> Non
 
 @VICTIMS
 def test_disconnect_may_end_early(victim: Role) -> None:
-    """SES-03: without a language; what follows is not looked at"""
+    """SES-03, HR-06: without a language; what follows is not looked at"""
     for ending in (b"", string("en"), string(b"\xff\xfe")):
         scene = Scene(victim)
         message = b"\x01" + uint32(14) + string("bye\x07") + ending

@@ -1,5 +1,7 @@
 """Two connections do whatever they may, in any order; a simple model says what must come of it.
 
+That is T-71 without the loss of streams, and T-35.
+
 The model of a channel is four byte strings, what each side's core has taken of each kind of data;
 that of requests is one queue for each channel and side, and one for each session. Bytes travel in
 random slices, so everything crosses everything: closes and requests, new keys and data, answers

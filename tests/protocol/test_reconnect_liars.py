@@ -401,6 +401,7 @@ def test_a_server_that_claims_to_have_what_it_cannot_have_gets_nothing(number: A
     ],
 )
 def test_a_refusal_is_told_with_its_reason(payload: bytes, reason: int) -> None:
+    """HR-06: in words that are safe to show."""
     lost = Lost()
     pair = answer_falsely(lost, lambda pair: payload)
     error = pair.termination_of(CLIENT)

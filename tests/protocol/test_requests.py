@@ -343,7 +343,7 @@ def test_a_signal_is_a_request() -> None:
 
 
 def test_every_interleaving_of_cancellations_and_answers_pairs_right() -> None:
-    """HR-58, REQ-05: a place whose owner has gone stays until its reply came"""
+    """HR-58, T-35, REQ-05: a place whose owner has gone stays until its reply came"""
     chooser = random.Random(58)
     for _ in range(200):
         asker = Asker(held_back(), chooser.choice(list(Role)), chooser.random() < 0.5)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
+from typing import Any
 
 import pytest
 
-from anyssh.config import Limits
+from anyssh.algorithms import (
+    encryption_parameters,
+    mac_key_size,
+    packet_opener,
+    packet_sealer,
+)
+from anyssh.algorithms.encrypt_and_mac import DISCARD_SIZE
+from anyssh.config import ENCRYPTIONS, MACS, Limits
+from anyssh.constants import DisconnectReason
 from anyssh.errors import RemoteProtocolError
 from anyssh.protocol import Role
 from anyssh.protocol.transport import MAX_DELAY, Traffic, Transport
@@ -234,3 +244,60 @@ def test_a_receipt_that_nobody_notes_is_still_checked() -> None:
     far.send(b"\x02", bytes(8))
     assert move(far, near) == [b"\x02"]
     assert near.last_receipt == 0
+
+
+# What somebody in between changes
+
+PROTECTIONS = [
+    (encryption, mac)
+    for encryption in ENCRYPTIONS
+    for mac in (MACS if not encryption_parameters(encryption).is_aead else MACS[:1])
+]
+SIZES = (1, 2, 30, 31, 32, 33, 700, 5, 1500, 64, 900, 100)
+
+
+def keys_for(encryption: str, mac: str) -> dict[str, Any]:
+    parameters = encryption_parameters(encryption)
+    sizes = {
+        "iv": parameters.iv_size,
+        "key": parameters.key_size,
+        "mac_key": 0 if parameters.is_aead else mac_key_size(mac),
+    }
+    return {name: hashlib.shake_128(name.encode()).digest(size) for name, size in sizes.items()}
+
+
+def receive(receiver: Transport, received: list[bytes], *pieces: bytes | bytearray) -> None:
+    """Feed one piece after the other; note the payloads in between."""
+    for piece in pieces:
+        receiver.feed(piece)
+        while (payload := receiver.next_payload()) is not None:
+            received.append(bytes(payload))
+
+
+@pytest.mark.parametrize("encryption, mac", PROTECTIONS)
+def test_one_flipped_bit_at_every_byte(encryption: str, mac: str) -> None:
+    """T-18: what was sent before it comes out, nothing else does, and the end is always one."""
+    keys = keys_for(encryption, mac)
+    near, greeted = pair()
+    near.install_sealer(packet_sealer(encryption, mac, random=bytes, **keys), reset_sequence=True)
+    payloads = [b"\x5e" + bytes([number]) * size for number, size in enumerate(SIZES)]
+    ends = []
+    data = b""
+    for payload in payloads:
+        near.send(payload)
+        data += near.take_output()
+        ends.append(len(data))
+    # With CBC and a MAC over the plain packet, so many bytes are read before it fails.
+    silence = bytes(DISCARD_SIZE)
+    for place in range(len(data)):
+        changed = bytearray(data)
+        changed[place] ^= 1 << place % 8
+        far = transport(Role.SERVER)
+        far.peer_version = greeted.peer_version
+        far.allow_large_packets()
+        far.install_opener(packet_opener(encryption, mac, **keys), reset_sequence=True)
+        received: list[bytes] = []
+        with pytest.raises(RemoteProtocolError) as caught:
+            receive(far, received, changed, silence)
+        assert caught.value.reason == DisconnectReason.MAC_ERROR
+        assert received == payloads[: sum(end <= place for end in ends)]

@@ -28,6 +28,8 @@ LIMIT_TABLES: dict[type, Path] = {
     anyssh.ServerLimits: DOCS / "results" / "server-limits.md",
 }
 
+_Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
 # Split, so that this file names nothing.
 _LABEL = re.compile(r"\b(HR|T)-(\d\d)((?:/\d\d)*)(?:(?: to |\.\.|–)(?:HR|T)-(\d\d))?")
 
@@ -58,17 +60,17 @@ def labels(text: str) -> set[str]:
 
 def named(source: str) -> Iterator[tuple[str, str]]:
     """Yield each label of a module with the test, class or "" for the module that names it."""
+    yield from _named_in(ast.parse(source), "")
 
-    def of(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
-        return labels(ast.get_docstring(node) or "")
 
-    module = ast.parse(source)
-    yield from ((label, "") for label in of(module))
-    for node in ast.walk(module):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            is_class = isinstance(node, ast.ClassDef)
-            if is_class or node.name.startswith(("test_", "check_")):
-                yield from ((label, node.name) for label in of(node))
+def _named_in(node: ast.Module | _Definition, name: str) -> Iterator[tuple[str, str]]:
+    yield from ((label, name) for label in labels(ast.get_docstring(node) or ""))
+    for child in node.body:
+        if isinstance(child, ast.ClassDef) or (
+            isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+            and child.name.startswith(("test_", "check_"))
+        ):
+            yield from _named_in(child, f"{name}::{child.name}" if name else child.name)
 
 
 @cache

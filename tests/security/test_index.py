@@ -37,5 +37,5 @@ def test_labels_are_found_in_every_spelling() -> None:
 def test_a_label_belongs_to_whoever_names_it() -> None:
     label = "HR-" + "01"
     source = f'"""{label}"""\nclass TestIt:\n    def test_this(self):\n        """{label}."""\n'
-    assert list(named(source)) == [(label, ""), (label, "test_this")]
+    assert list(named(source)) == [(label, ""), (label, "TestIt::test_this")]
     assert list(named(f'def test_that():\n    text = "{label}"\n')) == []
