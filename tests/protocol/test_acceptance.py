@@ -454,7 +454,7 @@ def test_every_order_from_each_phase(role: Role, phase: str, depth: int) -> None
 @pytest.mark.parametrize("role", Role)
 @pytest.mark.parametrize("phase, depth", [("E", 3), ("A", 2), ("R", 2)])
 def test_every_order_with_reconnect(role: Role, phase: str, depth: int) -> None:
-    """T-02: the same where both sides can reconnect."""
+    """T-02, HR-60: the same where both sides can reconnect."""
     script = order_states(role)[phase]
     if phase != "E":
         script = (*script[:3], "EXT_INFO reconnect", *script[3:])

@@ -648,7 +648,7 @@ def test_unauthenticated_bytes_are_bounded(role: Role) -> None:
 @pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.parametrize("role", Role)
 def test_early_noise_is_bounded(role: Role, strict: bool) -> None:
-    """HR-15: during the first key exchange eight idle messages pass, none if it is strict."""
+    """HR-12, HR-15: in the first key exchange eight idle messages pass, none if it is strict."""
     for count in (1, 8, 9):
         pair = CorePair(client_offer=None if strict else not_strict)
 

@@ -58,6 +58,7 @@ def test_both_sides_give_receipts_once_they_have_announced_them() -> None:
 
 
 def test_it_is_turned_on_once_and_nobody_answers() -> None:
+    """HR-70: of our own accord, too."""
     pair = reconnecting_pair()
     enable = GlobalRequest(Extension.ENABLE_SESSION_RECONNECT_REQUEST, False).encode()
     for role in Role:
@@ -72,7 +73,7 @@ def test_it_is_turned_on_once_and_nobody_answers() -> None:
 
 
 def test_it_stays_off_without_a_common_mac() -> None:
-    """Decision 4: the cipher authenticates, but there is no key to make tokens with."""
+    """HR-60, decision 4: the cipher authenticates, but there is no key to make tokens with."""
     pair = CorePair(
         reconnecting_config(macs=[Mac.HMAC_SHA2_256]), reconnecting_config(macs=[Mac.HMAC_SHA2_512])
     )

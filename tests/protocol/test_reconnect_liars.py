@@ -206,7 +206,7 @@ def test_it_is_turned_on_once(liar: Role) -> None:
 
 @pytest.mark.parametrize("liar", Role)
 def test_it_is_not_turned_on_unless_both_announced_it(liar: Role) -> None:
-    """HR-70: neither while running, nor before."""
+    """HR-60, HR-70: neither while running, nor before."""
     pair = running_pair()
     pair.inject(liar, ENABLE)
     assert_terminated(pair, liar.other, DisconnectReason.PROTOCOL_ERROR)
@@ -232,7 +232,7 @@ TOKENS: dict[str, Callable[[CorePair, bytes], bytes]] = {
 
 @pytest.mark.parametrize("case", TOKENS)
 def test_a_false_token_gets_nothing(case: str) -> None:
-    """T-51: the server says that it knows no such session, and ends the connection."""
+    """T-51, HR-62: the server says that it knows no such session, and ends the connection."""
     lost = Lost()
     pair = lost.stranger()
     kept = list(lost.journal(SERVER)._entries)
@@ -447,6 +447,7 @@ def test_nothing_else_may_come_in_place_of_the_answer(payload: bytes) -> None:
 
 
 def test_nothing_is_asked_of_a_server_without_the_extension() -> None:
+    """HR-60."""
     lost = Lost()
     pair = lost.pair
     pair.reconnect(server_config=SessionConfig(**FAST))

@@ -177,6 +177,21 @@ async def test_a_session_is_listed_from_its_authentication_to_its_end() -> None:
         assert server not in place.store
 
 
+async def test_all_sessions_are_looked_at_whichever_it_is() -> None:
+    """HR-62: so that the time tells nothing."""
+    async with house() as place:
+        servers = [(await place.connect(name))[1] for name in "abc"]
+        for wanted in (*servers, None):
+            shown: list[bytes] = []
+
+            def proves(secret: bytes, shown: list[bytes] = shown, wanted: object = wanted) -> bool:
+                shown.append(secret)
+                return wanted is servers[len(shown) - 1]
+
+            assert place.store._find(proves) is wanted
+            assert len(shown) == len(set(shown)) == len(servers)
+
+
 async def test_the_oldest_without_a_stream_makes_room() -> None:
     """HR-61: it ends, and says why; those with a stream stay."""
     async with house(max_sessions=3) as place:

@@ -55,7 +55,7 @@ PRESETS = [SessionConfig, SessionConfig.with_reconnect, InsecureSessionConfig]
 
 @pytest.mark.parametrize("field", LISTS)
 def test_default_preferences(field: str) -> None:
-    """CFG-01 to CFG-05, CFG-13: the modern ones first, then the order of the Dev Tunnels family."""
+    """CFG-01 to CFG-05, CFG-13, HR-24, HR-34: modern ones, then the Dev Tunnels family's order."""
     assert getattr(SessionConfig(), field) == LISTS[field]
 
 
@@ -68,7 +68,7 @@ def test_what_must_be_asked_for(field: str) -> None:
 
 
 def test_default_numbers() -> None:
-    """CFG-07, WIN-01"""
+    """CFG-07, HR-59, WIN-01"""
     config = SessionConfig()
     assert config.limits.authentication_failures == 5
     assert not config.guess_key_exchange
@@ -104,7 +104,7 @@ def test_extensions() -> None:
 
 
 def test_without_protection_everything_is_none() -> None:
-    """CFG-08"""
+    """CFG-08, HR-60"""
     insecure = InsecureSessionConfig()
     for field in ("key_exchanges", "host_key_algorithms", "encryptions", "macs", "compressions"):
         assert getattr(insecure, field) == ("none",)

@@ -22,8 +22,12 @@ from hypothesis import strategies as st
 from anyssh.algorithms import (
     PacketOpener,
     PacketSealer,
+    aes_gcm,
+    chacha20_poly1305,
     clear_opener,
     clear_sealer,
+    encrypt_and_mac,
+    encrypt_then_mac,
     encryption_parameters,
     mac_digest,
     mac_key_size,
@@ -427,6 +431,23 @@ class TestWrongPackets:
                 wire = bytearray(sealed)
                 wire[position] ^= 1 << bit
                 self.assert_fails(mode, wire)
+
+    @every_mode_that_fails_at_once
+    def test_nothing_of_a_forged_packet_is_looked_at(
+        self, mode: Mode, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """HR-22: what is verified before it is decrypted is not even that."""
+
+        def look(*_: object) -> bytes:
+            raise AssertionError("a forged packet is looked at")
+
+        for module in (aes_gcm, chacha20_poly1305, encrypt_and_mac, encrypt_then_mac):
+            monkeypatch.setattr(module, "strip_padding", look)
+        good = mode.sealer().seal(0, bytes(60))
+        opener = mode.opener()
+        if isinstance(opener, encrypt_then_mac.EncryptThenMacOpener):
+            opener._decrypt = look
+        self.assert_fails(mode, good[:-1] + bytes([good[-1] ^ 1]), opener)
 
     @every_mode_that_fails_at_once
     def test_a_flipped_bit_in_the_length(self, mode: Mode) -> None:
