@@ -51,7 +51,7 @@ PROTECTIONS = [
     *((name, Mac.HMAC_SHA2_256) for name in ENCRYPTIONS[:3]),
     *((cipher, mac) for cipher in ENCRYPTIONS[3:] for mac in MACS),
 ]
-LAST_CLEAR = 3
+FIRST_CLEAR, LAST_CLEAR = 1, 3
 """Packets of each side: line, KEXINIT, 30 or 31, NEWKEYS; then EXT_INFO, service, authentication,
 then the traffic of a channel."""
 LAST_BEFORE_AUTHENTICATION = 6
@@ -645,15 +645,16 @@ def test_unauthenticated_bytes_are_bounded(role: Role) -> None:
     assert_terminated(pair, role, DisconnectReason.PROTOCOL_ERROR, "bytes")
 
 
+@pytest.mark.parametrize("place", [FIRST_CLEAR, LAST_CLEAR])
 @pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.parametrize("role", Role)
-def test_early_noise_is_bounded(role: Role, strict: bool) -> None:
+def test_early_noise_is_bounded(role: Role, strict: bool, place: int) -> None:
     """HR-12, HR-15: in the first key exchange eight idle messages pass, none if it is strict."""
     for count in (1, 8, 9):
         pair = CorePair(client_offer=None if strict else not_strict)
 
         def middle(sender: Role, index: int, packet: bytes, count: int = count) -> list[bytes]:
-            if sender is not role and index == LAST_CLEAR:
+            if sender is not role and index == place:
                 return [CLEAR_IGNORE] * count + [packet]
             return [packet]
 

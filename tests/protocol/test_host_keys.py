@@ -161,7 +161,7 @@ WRONG_SIGNATURES: dict[str, Callable[[Key, str, bytes], bytes]] = {
 
 @pytest.mark.parametrize("case", WRONG_SIGNATURES)
 def test_signatures_that_prove_nothing(case: str) -> None:
-    """T-26: DISCONNECT 9, nobody is asked about the key, and no credential leaves."""
+    """T-26, HR-40: DISCONNECT 9, nobody is asked about the key, and no credential leaves."""
     for algorithm in ALGORITHMS:
         key = next(key for key in KEYS.values() if algorithm in key.signature_algorithms)
         sign = functools.partial(WRONG_SIGNATURES[case], key, algorithm)

@@ -578,7 +578,7 @@ WRONG_SIGNATURES: dict[str, WrongSignature] = {
 
 @pytest.mark.parametrize("case", WRONG_SIGNATURES)
 def test_signatures_that_prove_nothing(case: str) -> None:
-    """T-21: one FAILURE, and the application is never asked; the same key can prove itself."""
+    """T-21, HR-30, HR-40: one FAILURE, and nobody is asked; the same key can prove itself."""
     client = Stranger(judge=keep_out, limits=NO_LIMIT)
     for key in KEYS.values():
         for algorithm in key.signature_algorithms:

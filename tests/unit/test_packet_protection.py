@@ -702,6 +702,7 @@ class TestNonces:
             assert take(opener, sealer.seal(sequence, PING), 0) == PING
 
     def test_chacha_refuses_a_number_that_does_not_grow(self) -> None:
+        """HR-25."""
         sealer = CHACHA.sealer()
         sealer.seal(5, PING)
         for number in (5, 4, 0):
