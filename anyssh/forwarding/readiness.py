@@ -8,13 +8,13 @@ cannot watch descriptors, have a task wait again and again.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from contextvars import Context, copy_context
-from typing import Any, NoReturn, Protocol
+from typing import NoReturn, Protocol
 
 import anyio
 from anyio.lowlevel import current_token
+
+from ..session._backend import callback_context
 
 __all__ = ["call_when_readable"]
 
@@ -63,7 +63,7 @@ class _Watching:
         if add_reader is None:
             return False
         try:
-            _context_of_callbacks().run(add_reader, number, self._ready)
+            callback_context().run(add_reader, number, self._ready)
         except NotImplementedError:
             return False
         self._number = number
@@ -81,12 +81,3 @@ class _Watching:
             self.end()
             self.failure = error
             self.failed.set()
-
-
-def _context_of_callbacks() -> Context:
-    """Return a context in which AnyIO knows outside of tasks, too, that it is on asyncio."""
-    context = copy_context()
-    sniffio: Any = sys.modules.get("sniffio")  # AnyIO asks it where Trio is installed as well
-    if sniffio is not None:
-        context.run(sniffio.current_async_library_cvar.set, "asyncio")
-    return context

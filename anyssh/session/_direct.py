@@ -15,10 +15,12 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
-from contextvars import copy_context
 from typing import Any, Final, Self
 
 from anyio.abc import AnyByteStream, SocketAttribute, SocketStream
+from anyio.lowlevel import current_token
+
+from ._backend import callback_context
 
 __all__ = ["DirectReader", "DirectWriter"]
 
@@ -97,16 +99,12 @@ class DirectReader:
     __slots__ = ("_context", "_ended", "_loop", "_protocol", "_received", "_transport")
 
     def __init__(self, stream: Any) -> None:
-        # Imported here, as it is only there if the application uses it.
-        from asyncio import get_running_loop
-
-        self._loop = get_running_loop()
+        self._loop: Any = current_token().native_token
         self._transport = stream._transport
         self._protocol = stream._protocol
         self._received: Callable[[bytes], None] = _unwanted
         self._ended: Callable[[Exception | None], None] = _unwanted
-        self._context = copy_context()
-        self._context.run(_name_library)
+        self._context = callback_context()
 
     @classmethod
     def open(cls, stream: AnyByteStream) -> Self | None:
@@ -178,12 +176,3 @@ class DirectReader:
 
 def _unwanted(what: object) -> None:
     """Stand in for whoever is no longer told."""
-
-
-def _name_library() -> None:
-    """Have AnyIO know which library runs, where no task tells so."""
-    try:
-        from sniffio import current_async_library_cvar
-    except ImportError:
-        return  # then AnyIO asks the loop itself
-    current_async_library_cvar.set("asyncio")

@@ -415,8 +415,7 @@ class Link:
                 await self._backend.checkpoint()
         finally:
             if has_begun:
-                self._is_held = False
-                self.end_together()
+                self._end_crowd()
             else:
                 self._release_held()
 
@@ -454,8 +453,7 @@ class Link:
                 await self._unpaused.wait()
             if core.peer_has_left:
                 return
-            if core.is_running and self._reader is not None and self._begin_to_listen(self._reader):
-                await self._listen(self._reader)
+            if self._reader is not None and await self._listen(self._reader):
                 if self._has_ended:
                     return
                 continue
@@ -473,29 +471,35 @@ class Link:
             # To wait for the stream takes a while to begin; who was woken does not wait for that.
             await self._let_others_go_on()
 
-    def _begin_to_listen(self, reader: DirectReader) -> bool:
-        """Leave it to the event loop to have handled what comes, if it can; return whether so."""
-        return reader.start(self._take_directly, self._end_directly)
+    async def _listen(self, reader: DirectReader) -> bool:
+        """Leave it to the event loop to have what comes handled, until that takes a task.
 
-    async def _listen(self, reader: DirectReader) -> None:
-        """Wait until what comes takes a task."""
+        Returns whether it was possible.
+        """
+        if not (self.core.is_running and reader.start(self._take_directly, self._end_directly)):
+            return False
         try:
             await self._is_wanted.wait()
         finally:
             reader.stop()
+        return True
 
     def _take_directly(self, data: bytes) -> None:
         """Handle what has come; called by the event loop, outside of any task."""
-        reader, core = self._reader, self.core
+        core = self.core
         self._tell_core(self._take, data)
-        if reader is not None:
+        if self._reader is not None:
             if self._has_crowd and self.begin_together():
                 # Who has answered yields, and often has more to say then.
-                reader.call_later(2, self.end_together)
+                self._reader.call_later(2, self._end_crowd)
             elif self._is_held:
-                reader.call_later(1, self._release_held)
+                self._reader.call_later(1, self._release_held)
         if core.has_backlog or core.is_paused or core.peer_has_left:
             self._want_task()
+
+    def _end_crowd(self) -> None:
+        self._is_held = False
+        self.end_together()
 
     def _end_directly(self, error: Exception | None) -> None:
         """Note that no more comes; called by the event loop."""
