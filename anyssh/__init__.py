@@ -115,14 +115,7 @@ if TYPE_CHECKING:
     from .session.arrivals import ReceivedData, ReceivedEof
     from .session.attributes import SSHAttribute
     from .session.authorities import HostAuthorities, HostCertificateVerifier, UserAuthorities
-    from .session.channel import (
-        Attendant,
-        Channel,
-        ChannelClosed,
-        ChannelOpening,
-        Recipient,
-        StderrStream,
-    )
+    from .session.channel import Channel, ChannelClosed, StderrStream
     from .session.client import ClientSession
     from .session.credentials import CertifiedKey, ClientCredentials, HostBasedCredentials, Signer
     from .session.errors import ConnectionLost
@@ -138,6 +131,8 @@ if TYPE_CHECKING:
     from .session.life import SessionClosed
     from .session.links import SessionState
     from .session.metrics import ChannelMetrics, ServerStatistics, SessionMetrics
+    from .session.opening import ChannelOpening
+    from .session.recipients import Attendant, Recipient
     from .session.reconnectable import ReconnectableSessions
     from .session.requests import ChannelRequest, IncomingRequest, Reply
     from .session.server import Server
@@ -351,7 +346,7 @@ _NAMES = {
     ".session.arrivals": "ReceivedData ReceivedEof",
     ".session.attributes": "SSHAttribute",
     ".session.authorities": "HostAuthorities HostCertificateVerifier UserAuthorities",
-    ".session.channel": "Attendant Channel ChannelClosed ChannelOpening Recipient StderrStream",
+    ".session.channel": "Channel ChannelClosed StderrStream",
     ".session.client": "ClientSession",
     ".session.credentials": "CertifiedKey ClientCredentials HostBasedCredentials Signer",
     ".session.errors": "ConnectionLost",
@@ -364,6 +359,8 @@ _NAMES = {
     ".session.links": "SessionState",
     ".session.metrics": "ChannelMetrics ServerStatistics SessionMetrics",
     ".session.reconnectable": "ReconnectableSessions",
+    ".session.opening": "ChannelOpening",
+    ".session.recipients": "Attendant Recipient",
     ".session.requests": "ChannelRequest IncomingRequest Reply",
     ".session.server": "Server",
     ".session.server_session": "ServerSession",

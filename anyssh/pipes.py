@@ -23,8 +23,9 @@ from anyio.abc import TaskGroup, TaskStatus
 from .constants import ChannelOpenFailureReason, DisconnectReason
 from .errors import ChannelOpenError, SSHError
 from .session.arrivals import Arrival, ReceivedData, ReceivedEof
-from .session.channel import Channel, ChannelOpening
+from .session.channel import Channel
 from .session.life import SessionClosed
+from .session.opening import ChannelOpening
 from .session.requests import IncomingRequest, Reply
 from .session.session import Session
 from .wire import Buffer

@@ -18,11 +18,12 @@ from anyio.abc import AnyByteStream, ByteStream
 from .config import InsecureSessionConfig, SessionConfig
 from .constants import DisconnectReason
 from .errors import Disconnected, LocalProtocolError, SSHError
-from .session.channel import Channel, ChannelOpening
+from .session.channel import Channel
 from .session.client import ClientSession
 from .session.credentials import ClientCredentials
 from .session.host_keys import HostKeyVerifier
 from .session.life import ProgressHandler, SessionClosed, Transport
+from .session.opening import ChannelOpening
 from .session.server import Server
 from .session.session import Session
 from .trace import TraceHandler

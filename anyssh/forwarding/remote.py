@@ -20,7 +20,8 @@ from anyio.abc import Listener, TaskGroup
 from ..constants import ChannelOpenFailureReason
 from ..errors import LocalProtocolError, RequestDenied, SSHError
 from ..messages import TcpipForwardSuccess
-from ..session.channel import Channel, ChannelOpening
+from ..session.channel import Channel
+from ..session.opening import ChannelOpening
 from . import payloads
 from .acceptor import contained
 from .carried import describe

@@ -20,7 +20,8 @@ from anyio.abc import ByteStream, Listener
 from ..constants import ChannelOpenFailureReason
 from ..errors import ChannelOpenError, LocalProtocolError, SSHError, WireError
 from ..messages import DirectTcpip, TcpipForwardSuccess
-from ..session.channel import Channel, ChannelOpening
+from ..session.channel import Channel
+from ..session.opening import ChannelOpening
 from ..session.requests import IncomingRequest
 from ..session.services import ServiceActivation, SessionService
 from ..trace import TraceId, TraceLevel

@@ -12,14 +12,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from logging import Logger, getLogger
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 import anyio
 import anyio.lowlevel
 from anyio import TASK_STATUS_IGNORED, ResourceGuard
 from anyio.abc import ByteReceiveStream, ByteStream, TaskStatus
 
-from ..constants import EXTENDED_DATA_STDERR, ChannelOpenFailureReason
+from ..constants import EXTENDED_DATA_STDERR
 from ..errors import ChannelOpenError, RequestDenied, SSHError
 from ..messages import Signal
 from ..protocol.channel import ChannelPhase, ChannelState, Half, PendingRequest, SendWait
@@ -29,12 +29,13 @@ from ._waiting import Notice
 from .arrivals import Arrival, Arrivals
 from .attributes import SSHAttribute
 from .metrics import ChannelMetrics
+from .recipients import Attendant, Recipient
 from .requests import ChannelRequest, IncomingRequest, Reply, RequestIterator, RequestQueue
 
 if TYPE_CHECKING:
     from .session import Session
 
-__all__ = ["Attendant", "Channel", "ChannelClosed", "ChannelOpening", "Recipient", "StderrStream"]
+__all__ = ["Channel", "ChannelClosed", "StderrStream"]
 
 logger: Logger = getLogger("anyssh")
 
@@ -60,44 +61,6 @@ class ChannelClosed:
     exit_signal: str | None = None
     message: str | None = None
     error: Exception | None = None
-
-
-class Recipient(Protocol):
-    """Takes what comes on a channel at once; see :meth:`Channel.deliver_to`.
-
-    The session's reader calls these functions, so they neither wait nor raise.
-    """
-
-    def deliver(self, data: Buffer) -> int:
-        """Take bytes from the front, as far as that is possible now; return how many it was.
-
-        :param data: what has come
-        """
-
-    def deliver_eof(self) -> None:
-        """Note that the peer sends no more bytes, and that all were delivered."""
-
-    def channel_closed(self, by_peer: bool) -> None:
-        """Note that the channel is closed.
-
-        :param by_peer: whether its peer has closed it, and not we or the end of its session
-        """
-
-
-class Attendant(Recipient, Protocol):
-    """Attends to a channel without any task; see :meth:`Session.open_channel_nowait`."""
-
-    def channel_opened(self) -> None:
-        """Note that the peer has confirmed the channel, if we had asked for it."""
-
-    def channel_refused(self, error: ChannelOpenError) -> None:
-        """Note that the peer has refused the channel, which is of no use any more.
-
-        :param error: why
-        """
-
-    def channel_writable(self) -> None:
-        """Send on: :meth:`Channel.send_nowait` had not taken everything, and takes more now."""
 
 
 class _Inbox:
@@ -807,72 +770,3 @@ class Channel(ByteStream):
         has_lost_session = self._closed is not None and self._closed.error is not None
         phase = "ended" if has_lost_session else state.phase.name.lower()
         return f"<Channel {state.channel_type!r} {state.local_id} {phase}>"
-
-
-class ChannelOpening:
-    """A channel that the peer wants to open and that waits for our decision."""
-
-    __slots__ = ("_payload", "_session", "_state")
-
-    def __init__(self, session: Session, state: ChannelState, payload: bytes) -> None:
-        self._session = session
-        self._state = state
-        self._payload = payload
-
-    @property
-    def channel_type(self) -> str:
-        """What kind of channel it is to be."""
-        return self._state.channel_type
-
-    @property
-    def payload(self) -> bytes:
-        """What belongs to the type, in wire form."""
-        return self._payload
-
-    async def accept(self, *, payload: bytes = b"", window_size: int | None = None) -> Channel:
-        """Open the channel.
-
-        :param payload: appended to the confirmation
-        :param window_size: bytes that the peer may send ahead; the configured number if not given
-        :raises LocalProtocolError: it was decided before
-        :raises SSHError: the session has ended
-        """
-        await anyio.lowlevel.checkpoint()
-        return self.accept_nowait(payload=payload, window_size=window_size)
-
-    def accept_nowait(self, *, payload: bytes = b"", window_size: int | None = None) -> Channel:
-        """Open the channel at once; see :meth:`accept`.
-
-        :param payload: as for :meth:`accept`
-        :param window_size: as for :meth:`accept`
-        """
-        return self._session._accept_opening(self._state, self._payload, payload, window_size)
-
-    async def reject(
-        self,
-        reason: int = ChannelOpenFailureReason.ADMINISTRATIVELY_PROHIBITED,
-        description: str = "",
-    ) -> None:
-        """Refuse the channel.
-
-        :param reason: a :class:`~anyssh.ChannelOpenFailureReason`
-        :param description: for the peer's people and logs
-        :raises LocalProtocolError: it was decided before
-        """
-        await anyio.lowlevel.checkpoint()
-        self.reject_nowait(reason, description)
-
-    def reject_nowait(
-        self,
-        reason: int = ChannelOpenFailureReason.ADMINISTRATIVELY_PROHIBITED,
-        description: str = "",
-    ) -> None:
-        """Refuse the channel at once; see :meth:`reject`.
-
-        :param reason: as for :meth:`reject`
-        :param description: as for :meth:`reject`
-        """
-        self._session._reject_opening(self._state, reason, description)
-
-    def __repr__(self) -> str:
-        return f"<ChannelOpening {self.channel_type!r}>"

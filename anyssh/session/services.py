@@ -25,8 +25,9 @@ from ..errors import LocalProtocolError, SSHError
 from ..protocol.channel import PendingRequest
 from ..trace import TraceId, TraceLevel
 from ._waiting import Notice
-from .channel import Channel, ChannelOpening
+from .channel import Channel
 from .events import ServiceActivated, SessionEvent
+from .opening import ChannelOpening
 from .requests import IncomingRequest
 
 if TYPE_CHECKING:

@@ -37,10 +37,12 @@ from ..protocol.events import (
 )
 from ..trace import TraceHandler, TraceId, TraceLevel
 from ._waiting import Notice
-from .channel import Attendant, Channel, ChannelOpening
+from .channel import Channel
 from .life import LIFE_HANDLERS, NO_HOST_KEYS, HostKeys, ProgressHandler, SessionLife, Transport
 from .link import Together
 from .links import SessionState
+from .opening import ChannelOpening
+from .recipients import Attendant
 from .requests import (
     ChannelRequest,
     IncomingRequest,
