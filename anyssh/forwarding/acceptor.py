@@ -14,9 +14,9 @@ from .endpoints import TcpEndpoint
 from .listening import close_listener, loses_nothing, serve_connections
 from .relay import SocketRelay, reset
 from .sockets import ConnectedSocket
-from .watching import Together, Watcher
+from .watching import Watcher
 
-__all__ = ["Acceptor", "contained", "originator_of"]
+__all__ = ["Acceptor", "Carry", "CarryNowait", "contained", "originator_of"]
 
 logger: Logger = getLogger("anyssh")
 
@@ -63,7 +63,6 @@ class Acceptor:
     :param limit: connections that may be waiting for the other side; more are reset
     :param carry_nowait: is asked before to do so without a task
     :param watcher: watches sockets of our own
-    :param together: has what is sent inside leave in one piece
     :ivar waiting: how many do, counted by those who carry them
     """
 
@@ -74,14 +73,12 @@ class Acceptor:
         limit: int,
         carry_nowait: CarryNowait,
         watcher: Watcher,
-        together: Together,
     ) -> None:
         self._listener = listener
         self._carry = carry
         self._limit = limit
         self._carry_nowait = carry_nowait
         self._watcher = watcher
-        self._together = together
         self._relays: dict[SocketRelay, None] = {}
         self._relays_changed = anyio.Event()
         self.waiting: int = 0
@@ -112,11 +109,13 @@ class Acceptor:
 
     async def _accept(self, connections: TaskGroup) -> None:
         """Accept until told to stop; shielded, as that depends on the listener."""
-        with self._accepting:
-            await serve_connections(
-                self._listener, self._handle, connections, self._take, self._watcher
-            )
-        self._accepted.set()
+        try:
+            with self._accepting:
+                await serve_connections(
+                    self._listener, self._handle, connections, self._take, self._watcher
+                )
+        finally:
+            self._accepted.set()
 
     async def stop_listening(self) -> None:
         """Close the listener; its connections go on."""
@@ -131,12 +130,11 @@ class Acceptor:
 
     def _take(self, streams: Sequence[ConnectedSocket]) -> Sequence[ConnectedSocket]:
         """Carry what takes no task; return what is left."""
-        with self._together():
-            return [
-                stream
-                for stream in streams
-                if self.waiting >= self._limit or not self._carry_nowait(stream)
-            ]
+        return [
+            stream
+            for stream in streams
+            if self.waiting >= self._limit or not self._carry_nowait(stream)
+        ]
 
     def relay_began(self, relay: SocketRelay) -> None:
         """Own a relay, which waits for its channel."""

@@ -1,29 +1,47 @@
-"""Connections that are relayed without a task, as the forwarding of a session knows them.
+"""The connections that a session carries, from the moment on that both ends are known.
 
-Each tells its channel where it comes from and goes to, is counted among those of its port and of
-whoever accepted it, and is traced.
+What needs no waiting has no task: its relay is one of those that are watched together. Each
+connection tells its channel where it comes from and goes to, is counted among those of its port and
+of whoever accepted it, and is traced.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from logging import Logger, getLogger
+from math import inf
+from typing import TYPE_CHECKING, Final, Protocol
 
-from anyio.abc import SocketAttribute
+import anyio
+from anyio.abc import ByteStream, Listener, SocketAttribute
 
-from ..errors import ChannelOpenError
+from ..constants import ChannelOpenFailureReason
+from ..errors import ChannelOpenError, LocalProtocolError, SSHError
 from ..session.channel import Channel
+from ..session.opening import ChannelOpening
 from ..trace import TraceId, TraceLevel
 from ..wire import displayable
+from . import payloads
+from .acceptor import Acceptor, Carry, CarryNowait, originator_of
+from .connecting import AddressRefused
 from .endpoints import Endpoint, TcpEndpoint
-from .ports import ForwardedPort
-from .relay import Leftovers, SocketRelay
+from .payloads import Opening, Way
+from .policy import Connecting
+from .ports import ForwardedConnection, ForwardedPort
+from .relay import Relay, Relays, SocketRelay, reset
 from .sockets import ConnectedSocket
-from .watching import Watcher
+from .watching import make_watcher
 
 if TYPE_CHECKING:
     from .service import PortForwarding
 
-__all__ = ["CarriedRelay", "Owner", "describe"]
+__all__ = ["FAILED", "NOT_ALLOWED", "Carried", "Owner", "describe", "refuse"]
+
+logger: Logger = getLogger("anyssh")
+
+NOT_ALLOWED: Final = ChannelOpenFailureReason.ADMINISTRATIVELY_PROHIBITED
+FAILED: Final = ChannelOpenFailureReason.CONNECT_FAILED
 
 
 class Owner(Protocol):
@@ -39,7 +57,7 @@ class Owner(Protocol):
         """Own a relay no longer."""
 
 
-class CarriedRelay(SocketRelay):
+class _CarriedRelay(SocketRelay):
     """The relay of one connection.
 
     :param endpoint: where it goes to, or where it arrived
@@ -62,8 +80,7 @@ class CarriedRelay(SocketRelay):
     def __init__(
         self,
         service: PortForwarding,
-        watcher: Watcher,
-        leftovers: Leftovers,
+        relays: Relays,
         stream: ConnectedSocket,
         endpoint: Endpoint,
         originator: TcpEndpoint | None,
@@ -72,7 +89,7 @@ class CarriedRelay(SocketRelay):
         port: ForwardedPort | None = None,
         owner: Owner | None = None,
     ) -> None:
-        super().__init__(stream, watcher, leftovers)
+        super().__init__(stream, relays)
         self._service = service
         self._endpoint = endpoint
         self._originator = originator
@@ -122,6 +139,238 @@ class CarriedRelay(SocketRelay):
         self._service.trace(trace_id, level, displayable(f"{self._endpoint}{what}"), error)
 
 
+class Carried:
+    """The connections of one session."""
+
+    def __init__(self, service: PortForwarding) -> None:
+        self._service = service
+        self._relays = Relays(make_watcher(service.start_soon, service.session.together))
+
+    def make_acceptor(
+        self, listener: Listener[ByteStream], carry: Carry, carry_nowait: CarryNowait
+    ) -> Acceptor:
+        """Return what accepts connections and has them carried; see :class:`Acceptor`."""
+        limit = self._service.policy.pending_connections
+        return Acceptor(listener, carry, limit, carry_nowait, self._relays.watcher)
+
+    def accept_nowait(
+        self, opening: ChannelOpening, arrival: Opening, stream: ConnectedSocket
+    ) -> None:
+        """Accept a channel whose connection has come about, and begin to relay without a task."""
+        relay = _CarriedRelay(
+            self._service,
+            self._relays,
+            stream,
+            arrival.endpoint,
+            arrival.originator,
+            is_incoming=True,
+        )
+        try:
+            channel = opening.accept_nowait()
+            relay.opened(channel)
+            relay.begin(channel)
+        except BaseException:
+            relay.abort()
+            raise
+
+    async def carry_incoming(
+        self,
+        opening: ChannelOpening,
+        arrival: Opening,
+        connect: Callable[[float], Awaitable[ByteStream]],
+        *,
+        connecting: Connecting | None = None,
+        port: ForwardedPort | None = None,
+    ) -> None:
+        """Connect to somewhere for a channel of the peer, accept the channel, relay.
+
+        The channel is refused if the connection does not come about.
+
+        :param connect: connects within so many seconds
+        """
+        try:
+            stream = await connect(self._service.policy.connect_time)
+        except (OSError, ValueError, anyio.BrokenResourceError, SSHError) as error:
+            self.not_connected(opening, arrival, error)
+            return
+        except BaseException:
+            await refuse(opening)
+            raise
+
+        async def accept() -> Channel:
+            return opening.accept_nowait()
+
+        try:
+            await self.carry(
+                stream,
+                accept,
+                ForwardedConnection(
+                    self._service.session, stream, arrival.endpoint, arrival.originator, True
+                ),
+                connecting=connecting,
+                port=port,
+            )
+        except BaseException:
+            await refuse(opening)
+            raise
+
+    def not_connected(self, opening: ChannelOpening, arrival: Opening, error: Exception) -> None:
+        """Refuse a channel whose connection did not come about."""
+        self._service.trace_failure(
+            TraceId.PORT_FORWARD_CONNECTION_FAILED, f"{arrival.endpoint}: {error}", error
+        )
+        reason = NOT_ALLOWED if isinstance(error, AddressRefused) else FAILED
+        opening.reject_nowait(reason, _told(error))
+
+    def carry_nowait(
+        self,
+        acceptor: Acceptor,
+        stream: ConnectedSocket,
+        way: Way,
+        endpoint: Endpoint,
+        *,
+        connecting: Connecting | None = None,
+        port: ForwardedPort | None = None,
+    ) -> bool:
+        """Begin to relay an accepted connection without a task; return whether that is possible.
+
+        :param acceptor: what has accepted it
+        :param stream: the connection
+        :param way: of the channel to be opened
+        :param endpoint: what the channel is opened for
+        :param connecting: asked before the channel is opened, which takes a task
+        :param port: what it came through
+        """
+        if connecting is not None or self._service.policy.idle_time != inf:
+            return False
+        origin = originator_of(stream)
+        relay = _CarriedRelay(
+            self._service,
+            self._relays,
+            stream,
+            endpoint,
+            origin,
+            port=port,
+            owner=acceptor,
+        )
+        try:
+            channel_type, payload = payloads.channel_opening(way, endpoint, origin)
+            relay.open(self._service.session, channel_type, payload)
+        except anyio.WouldBlock:
+            relay.leave()
+            return False
+        except SSHError as error:
+            logger.debug("a forwarded connection failed: %r", error)
+            relay.abort()
+        except Exception:
+            logger.exception("a forwarded connection failed")
+            relay.abort()
+        return True
+
+    async def carry(
+        self,
+        stream: ByteStream,
+        open_channel: Callable[[], Awaitable[Channel]],
+        about: ForwardedConnection,
+        *,
+        connecting: Connecting | None = None,
+        port: ForwardedPort | None = None,
+        early: bytes = b"",
+    ) -> None:
+        """Join a stream to a channel that is yet to be opened, until both have ended.
+
+        :param about: what the connection is; its stream is replaced
+        :raises SSHError: the channel did not come about; the stream was reset
+        """
+        opened: list[Channel] = []
+
+        async def establish() -> tuple[Channel, ByteStream]:
+            channel = await open_channel()
+            opened.append(channel)
+            if about.is_incoming or port is not None:
+                describe(channel, local=about.endpoint, remote=about.originator)
+            else:
+                describe(channel, local=None, remote=about.endpoint)
+            if port is not None:
+                self._service.ports_of(port).add_channel(port, channel)
+            if self._service.is_traced:
+                self._trace_opened(channel, about)
+            return channel, await self._prepared(channel, about, connecting)
+
+        idle_time = self._service.policy.idle_time
+        try:
+            if connecting is None and isinstance(stream, ConnectedSocket) and idle_time == inf:
+                await self._carry_socket(stream, establish, early)
+            else:
+                await Relay(stream, early=early, idle_time=idle_time).run(establish)
+        finally:
+            for channel in opened:
+                if port is not None:
+                    self._service.ports_of(port).remove_channel(port, channel)
+                if self._service.is_traced:
+                    self._service.trace(
+                        TraceId.PORT_FORWARD_CHANNEL_CLOSED,
+                        TraceLevel.INFO,
+                        f"{about.endpoint}: ended",
+                    )
+
+    async def _carry_socket(
+        self,
+        stream: ConnectedSocket,
+        establish: Callable[[], Awaitable[tuple[Channel, ByteStream]]],
+        early: bytes,
+    ) -> None:
+        try:
+            channel, _ = await establish()
+        except BaseException:
+            stream.close(resets=True)
+            raise
+        await SocketRelay(stream, self._relays).run(channel, early)
+
+    async def _prepared(
+        self, channel: Channel, about: ForwardedConnection, connecting: Connecting | None
+    ) -> ByteStream:
+        """Let the application put something around a channel, or refuse it."""
+        if connecting is None:
+            return channel
+        try:
+            stream = await connecting(
+                ForwardedConnection(
+                    about.session, channel, about.endpoint, about.originator, about.is_incoming
+                )
+            )
+        except BaseException as error:
+            await reset(channel)
+            if isinstance(error, Exception):
+                self._service.trace_failure(
+                    TraceId.PORT_FORWARD_CONNECTION_FAILED, "a connecting hook failed", error
+                )
+            raise
+        if stream is None:
+            await reset(channel)
+            raise LocalProtocolError("the application refused a forwarded connection")
+        return stream
+
+    def _trace_opened(self, channel: Channel, about: ForwardedConnection) -> None:
+        origin = f" from {about.originator}" if about.originator else ""
+        self._service.trace(
+            TraceId.PORT_FORWARD_CHANNEL_OPENED, TraceLevel.INFO, f"{about.endpoint}{origin}"
+        )
+
+    def note_channel(self, port: ForwardedPort, channel: Channel) -> None:
+        """Count a channel that the application took among those of a port, until it is closed."""
+        ports = self._service.ports_of(port)
+
+        async def watch() -> None:
+            try:
+                await channel.wait_closed()
+            finally:
+                ports.remove_channel(port, channel)
+
+        ports.add_channel(port, channel)
+        self._service.start_soon(watch)
+
+
 def describe(channel: Channel, *, local: Endpoint | None, remote: Endpoint | None) -> None:
     """Have a channel tell its addresses as a socket would."""
     if isinstance(local, TcpEndpoint):
@@ -140,3 +389,18 @@ def describe(channel: Channel, *, local: Endpoint | None, remote: Endpoint | Non
                 SocketAttribute.remote_port: lambda: far[1],
             }
         )
+
+
+async def refuse(opening: ChannelOpening) -> None:
+    """Refuse a channel, unless it was answered before or the session has ended."""
+    with anyio.CancelScope(shield=True), suppress(SSHError):
+        await opening.reject(FAILED, "not connected")
+
+
+def _told(error: Exception) -> str:
+    """Return what a peer may know of a connection that failed: what, not where."""
+    if isinstance(error, TimeoutError):
+        return "connection timed out"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return "connection failed"

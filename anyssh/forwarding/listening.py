@@ -19,6 +19,7 @@ import anyio
 from anyio.abc import ByteStream, Listener, SocketAttribute, SocketListener, TaskGroup
 from anyio.streams.stapled import MultiListener
 
+from ..errors import SSHError
 from .endpoints import Endpoint, UnixEndpoint, is_all_interfaces
 from .sockets import ConnectedSocket, listening_socket
 from .watching import NOTHING, READING, Watcher
@@ -204,7 +205,7 @@ async def _keep_accepting(accept: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await accept()
-        except anyio.ClosedResourceError:
+        except (anyio.ClosedResourceError, SSHError):  # or the session has ended, which watches it
             return
         except (OSError, anyio.BrokenResourceError) as error:
             if pause == FIRST_PAUSE:

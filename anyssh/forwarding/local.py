@@ -64,10 +64,7 @@ class Forward(AsyncContextManagerMixin):
         bound = await self._listen(self.local)
         if isinstance(self.local, TcpEndpoint):
             self.local = TcpEndpoint(self.local.host, bound_port(bound) or self.local.port)
-        limit = self._service.policy.pending_connections
-        together = self._service.session.together
-        watcher = self._service.watcher
-        self._acceptor = Acceptor(bound, self._carry, limit, self._carry_nowait, watcher, together)
+        self._acceptor = self._service.carried.make_acceptor(bound, self._carry, self._carry_nowait)
         try:
             self._service.start_soon(self._acceptor.run)
         except SSHError:
@@ -108,7 +105,7 @@ class Forward(AsyncContextManagerMixin):
         open_channel: Callable[[], Awaitable[Channel]],
         early: bytes = b"",
     ) -> None:
-        await self._service.carry(
+        await self._service.carried.carry(
             stream,
             open_channel,
             ForwardedConnection(self._service.session, stream, remote, origin, False),
@@ -138,7 +135,7 @@ class LocalForward(Forward):
         self.remote = remote
 
     def _carry_nowait(self, stream: ConnectedSocket) -> bool:
-        return self._acceptor is not None and self._service.carry_nowait(
+        return self._acceptor is not None and self._service.carried.carry_nowait(
             self._acceptor, stream, Way.DIRECT, self.remote, connecting=self._connecting
         )
 

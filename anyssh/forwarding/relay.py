@@ -28,7 +28,7 @@ from .watching import NOTHING, READING, WRITING, Watcher
 if TYPE_CHECKING:
     from ..session.session import Session
 
-__all__ = ["Leftovers", "Relay", "SocketRelay", "reset"]
+__all__ = ["Relay", "Relays", "SocketRelay", "reset"]
 
 logger: Logger = getLogger("anyssh")
 
@@ -250,27 +250,31 @@ _BROKEN: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError, SSHError
 """The socket, the channel or the session is gone, or the system has nothing left to watch with."""
 
 
-class Leftovers:
-    """Relays of one session whose channel is closed, while their socket does not take the rest.
+class Relays:
+    """What the relays of one session share that have no task.
 
-    They count among no channels any more, but hold up to a window each. So of too many, the one
-    that has waited longest is broken off.
+    Of those whose channel is closed while their socket does not take the rest, a few are kept: they
+    count among no channels any more, but hold up to a window each. So of too many, the one that has
+    waited longest is broken off.
+
+    :ivar watcher: watches their sockets
     """
 
-    __slots__ = ("_relays",)
+    __slots__ = ("_leftovers", "watcher")
 
-    def __init__(self) -> None:
-        self._relays: dict[SocketRelay, None] = {}
+    def __init__(self, watcher: Watcher) -> None:
+        self.watcher: Watcher = watcher
+        self._leftovers: dict[SocketRelay, None] = {}
 
-    def add(self, relay: SocketRelay) -> None:
-        """Let a relay wait for its socket."""
-        self._relays[relay] = None
-        if len(self._relays) > MOST_LEFTOVERS:
-            next(iter(self._relays)).abort()
+    def keep(self, relay: SocketRelay) -> None:
+        """Let a relay wait for its socket, though its channel is closed."""
+        self._leftovers[relay] = None
+        if len(self._leftovers) > MOST_LEFTOVERS:
+            next(iter(self._leftovers)).abort()
 
-    def discard(self, relay: SocketRelay) -> None:
+    def forget(self, relay: SocketRelay) -> None:
         """Forget a relay, which has ended."""
-        self._relays.pop(relay, None)
+        self._leftovers.pop(relay, None)
 
 
 class SocketRelay:
@@ -282,27 +286,24 @@ class SocketRelay:
 
     It owns both ends and closes both on every path.
 
-    :param watcher: watches the socket
-    :param leftovers: those of the session
+    :param relays: those of the session
     """
 
     __slots__ = (
         "_channel",
         "_finished",
-        "_leftovers",
         "_outcome",
+        "_relays",
         "_rest",
         "_stream",
         "_to_channel",
         "_to_socket",
         "_watched_for",
-        "_watcher",
     )
 
-    def __init__(self, stream: ConnectedSocket, watcher: Watcher, leftovers: Leftovers) -> None:
+    def __init__(self, stream: ConnectedSocket, relays: Relays) -> None:
         self._stream = stream
-        self._watcher = watcher
-        self._leftovers = leftovers
+        self._relays = relays
         self._channel: Channel | None = None
         self._rest: Buffer = b""
         self._watched_for = NOTHING
@@ -364,7 +365,7 @@ class SocketRelay:
         if self._outcome is not _Outcome.NONE:
             return
         self._outcome = outcome
-        self._leftovers.discard(self)
+        self._relays.forget(self)
         is_broken = outcome is _Outcome.BROKEN
         self._to_channel = self._to_socket = _ENDED
         self._watch()
@@ -384,7 +385,7 @@ class SocketRelay:
             wanted |= WRITING
         before = self._watched_for
         if wanted != before:
-            self._watcher.watch(self._stream, self, before, wanted)
+            self._relays.watcher.watch(self._stream, self, before, wanted)
             self._watched_for = wanted
 
     def _watch_or_break(self) -> None:
@@ -518,4 +519,4 @@ class SocketRelay:
         elif self._to_socket is not _BLOCKED:
             self._end(_Outcome.COMPLETE)
         elif self._outcome is _Outcome.NONE:
-            self._leftovers.add(self)
+            self._relays.keep(self)

@@ -72,7 +72,7 @@ class _AtPeer(AsyncContextManagerMixin):
             raise RuntimeError("a forward is entered once")
         self._was_entered = True
         await anyio.lowlevel.checkpoint()
-        self._service.expect(self)
+        self._service.asked.expect(self)
         self._service.start_soon(self._run)
         try:
             await self._decided.wait()
@@ -100,7 +100,7 @@ class _AtPeer(AsyncContextManagerMixin):
             if await self._ask():
                 await self._hold()
         finally:
-            self._service.forget(self, self._port)
+            self._service.asked.forget(self, self._port)
             self._decided.set()
             self._stopped.set()
             self._finished.set()
@@ -141,7 +141,7 @@ class _AtPeer(AsyncContextManagerMixin):
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
                 if self._port is not None and not self._leaving.is_set():
-                    self._service.granted(self, self._port)
+                    self._service.asked.granted(self, self._port)
                 self._decided.set()
                 await self._stopping.wait()
                 await self._stop()
@@ -155,7 +155,7 @@ class _AtPeer(AsyncContextManagerMixin):
         """Tell the peer to listen no more; what arrives now is refused."""
         if self._stopped.is_set():
             return
-        self._service.forget(self, self._port)
+        self._service.asked.forget(self, self._port)
         name, payload = payloads.cancel_request(self.announced or self.asked)
         with anyio.CancelScope(shield=True):
             try:
@@ -217,7 +217,7 @@ class RemoteForward(_AtPeer):
 
     async def _carry(self, opening: ChannelOpening, arrival: Opening) -> None:
         await contained(
-            self._service.carry_incoming(
+            self._service.carried.carry_incoming(
                 opening,
                 arrival,
                 lambda seconds: connect_for_us(self.local, seconds),
@@ -275,7 +275,7 @@ class RemoteListener(_AtPeer, Listener[Channel]):  # type: ignore[misc]
             raise anyio.BrokenResourceError from error
         describe(channel, local=arrival.endpoint, remote=arrival.originator)
         if self._port is not None:
-            self._service.note_channel(self._port, channel)
+            self._service.carried.note_channel(self._port, channel)
         return channel
 
     def _require_open(self) -> None:

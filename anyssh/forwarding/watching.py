@@ -80,7 +80,7 @@ def make_watcher(start_soon: StartSoon, together: Together) -> Watcher:
     """
     if hasattr(select, "epoll"):
         return _EpollWatcher(start_soon, together)
-    return _TaskWatcher(start_soon)
+    return _TaskWatcher(start_soon, together)
 
 
 class _EpollWatcher:
@@ -142,8 +142,9 @@ class _EpollWatcher:
 class _TaskWatcher:
     """Watches each direction of each socket with a task of its own."""
 
-    def __init__(self, start_soon: StartSoon) -> None:
+    def __init__(self, start_soon: StartSoon, together: Together) -> None:
         self._start_soon = start_soon
+        self._together = together
         self._wanted: dict[Watched, int] = {}
         self._running: set[tuple[Watched, int]] = set()
 
@@ -163,7 +164,8 @@ class _TaskWatcher:
             while self._wanted.get(watched, NOTHING) & what:
                 await wait()
                 if self._wanted.get(watched, NOTHING) & what:
-                    _tell(watched, what)
+                    with self._together():
+                        _tell(watched, what)
         except anyio.ClosedResourceError:
             return
         except BaseException:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 
 import anyio
 import anyio.lowlevel
@@ -12,8 +12,9 @@ import pytest
 from anyio.abc import ByteStream, SocketAttribute
 
 from anyssh import TcpEndpoint
-from anyssh.forwarding.listening import bound_port, close_listener, listen
-from anyssh.forwarding.sockets import ConnectedSocket, accept_from, listening_socket
+from anyssh.forwarding.listening import Accepting, bound_port, close_listener, listen
+from anyssh.forwarding.sockets import ConnectedSocket, listening_socket
+from anyssh.forwarding.watching import make_watcher
 from anyssh.testing import check_byte_stream
 
 
@@ -61,7 +62,8 @@ async def test_a_cancelled_acceptor_loses_nobody() -> None:
         for turns in range(8):
             near = await anyio.connect_tcp("127.0.0.1", bound_port(listener) or 0)
             async with anyio.create_task_group() as tasks, anyio.create_task_group() as accepting:
-                accepting.start_soon(accept_from, raw, handle, tasks, list)
+                watcher = make_watcher(accepting.start_soon, nullcontext)
+                accepting.start_soon(Accepting(raw, handle, tasks, list).run, watcher)
                 for _ in range(turns):
                     await anyio.lowlevel.checkpoint()
                 accepting.cancel_scope.cancel()

@@ -16,8 +16,7 @@ import pytest
 from anyio.abc import SocketAttribute
 
 import anyssh
-from anyssh.forwarding import payloads
-from anyssh.forwarding import service as forwarding_service
+from anyssh.forwarding import carried, payloads
 from anyssh.forwarding.watching import _TaskWatcher
 from anyssh.protocol import core
 from anyssh.session._direct import DirectWriter
@@ -445,9 +444,9 @@ async def test_sockets_are_watched_without_epoll_too(
     check: Callable[[], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def one_task_each(start_soon: Any, together: Any) -> _TaskWatcher:
-        return _TaskWatcher(start_soon)
+        return _TaskWatcher(start_soon, together)
 
-    monkeypatch.setattr(forwarding_service, "make_watcher", one_task_each)
+    monkeypatch.setattr(carried, "make_watcher", one_task_each)
     await check()
 
 
@@ -483,30 +482,55 @@ async def test_a_mistake_costs_one_connection_and_leaves_the_listener_alone(
 # Without descriptors
 
 
+class Epolls:
+    """Makes epoll objects, or has the system be out of descriptors for so many of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, failures: int) -> None:
+        self.failures = failures
+        self.made = 0
+        self._make = getattr(select, "epoll", None)
+        if self._make is None:
+            pytest.skip("there is no epoll on this system")
+        monkeypatch.setattr(select, "epoll", self._make_or_fail)
+
+    def _make_or_fail(self) -> select.epoll:
+        if self.failures:
+            self.failures -= 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        self.made += 1
+        assert self._make is not None
+        return self._make()
+
+
 @pytest.mark.parametrize("direction", ["to", "from"])
 async def test_without_descriptors_to_watch_a_connection_breaks_and_the_next_one_comes_about(
     direction: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failures = 2  # one at each end
-
-    def epoll() -> select.epoll:
-        nonlocal failures
-        if failures:
-            failures -= 1
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        return make_epoll()
-
-    make_epoll = getattr(select, "epoll", None)
-    if make_epoll is None:
-        pytest.skip("there is no epoll on this system")
-    monkeypatch.setattr(select, "epoll", epoll)
+    epolls = Epolls(monkeypatch, failures=0)
     async with (
         forwarding.service() as port,
         forwarding.pair() as (client, server),
         forwarding.forwarding(client, direction, port) as number,
     ):
-        while failures:
-            await assert_connection_is_reset(number)
+        while not epolls.made:
+            await anyio.lowlevel.checkpoint()  # until the listener is watched
+        epolls.failures = 1  # at the end that connects
+        await assert_connection_is_reset(number)
         await settle()
         assert client.channels == server.channels == ()
         assert await forwarding.ask_port(number) == b"HELLO!"
+
+
+@pytest.mark.parametrize("direction", ["to", "from"])
+async def test_without_descriptors_to_watch_a_listener_waits_until_there_are_some(
+    direction: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    epolls = Epolls(monkeypatch, failures=1)
+    async with (
+        forwarding.service() as port,
+        forwarding.pair() as (client, _),
+        forwarding.forwarding(client, direction, port) as number,
+    ):
+        assert await forwarding.ask_port(number) == b"HELLO!"
+    assert epolls.failures == 0
+    assert "cannot accept connections" in caplog.text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -786,13 +786,14 @@ async def test_what_targets_do_not_read_is_bounded_when_channels_are_closed(
 ) -> None:
     """HR-51: of connections whose channel is gone, the oldest are broken off."""
     monkeypatch.setattr("anyssh.forwarding.relay.MOST_LEFTOVERS", 2)
-    with socket.create_server(("127.0.0.1", 0), backlog=8) as silent, anyio.fail_after(LIMIT):
+    with ExitStack() as sockets, anyio.fail_after(LIMIT):
+        silent = sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=8))
         port = silent.getsockname()[1]
         targets = []
         async with pair() as (client, server):
             for _ in range(4):
                 channel = await client.stream_to_remote_port("127.0.0.1", port)
-                targets.append(silent.accept()[0])
+                targets.append(sockets.enter_context(silent.accept()[0]))
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(send_without_end, channel)
                     await wait_for(lambda: any(each.is_readable for each in server.channels))
@@ -800,8 +801,6 @@ async def test_what_targets_do_not_read_is_bounded_when_channels_are_closed(
                 await channel.aclose()
                 await wait_for(lambda: not server.channels)
             assert [await was_reset(target) for target in targets] == [True, True, False, False]
-        for target in targets:
-            target.close()
 
 
 async def send_without_end(channel: ByteStream) -> None:

@@ -1,0 +1,104 @@
+"""What a session has asked its peer to listen on, and which of it an arriving connection means."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import anyio
+
+from ..errors import LocalProtocolError
+from ..session.opening import ChannelOpening
+from .endpoints import Endpoint, TcpEndpoint
+from .payloads import Opening
+from .ports import ForwardedPort, Ports
+
+__all__ = ["Asked", "PeerListener"]
+
+
+class PeerListener(Protocol):
+    """Something that we have asked the peer to listen on."""
+
+    @property
+    def asked(self) -> Endpoint:
+        """What we asked for."""
+
+    @property
+    def announced(self) -> Endpoint | None:
+        """What the peer made of it; None until it is known."""
+
+    async def take(self, opening: ChannelOpening, arrival: Opening) -> None:
+        """See to a connection that arrived there."""
+
+
+class Asked:
+    """The listeners of one session at its peer.
+
+    :param ports: made known as forwarded, while the peer listens
+    """
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+        self._listeners: dict[PeerListener, None] = {}
+        self._changed = anyio.Event()
+
+    def expect(self, listener: PeerListener) -> None:
+        """Take connections for a listener of ours at the peer, which is about to be asked.
+
+        :raises LocalProtocolError: there is one for this endpoint
+        """
+        if self._match(listener.asked) is not None:
+            raise LocalProtocolError(f"{listener.asked} is forwarded from the peer already")
+        self._listeners[listener] = None
+
+    def granted(self, listener: PeerListener, port: ForwardedPort) -> None:
+        """Note that the peer listens, and where."""
+        self._ports.add(port)
+        self._notify()
+
+    def forget(self, listener: PeerListener, port: ForwardedPort | None) -> None:
+        """Take no more connections for a listener of ours."""
+        self._listeners.pop(listener, None)
+        if port is not None:
+            self._ports.remove(port)
+        self._notify()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    def _match(self, endpoint: Endpoint) -> PeerListener | None:
+        """Return who asked for an endpoint.
+
+        Peers report the address that was bound in their own words, so the port decides; the address
+        only tells several of one port apart.
+        """
+        same_port = None
+        for listener in self._listeners:
+            known = listener.announced or listener.asked
+            if isinstance(known, TcpEndpoint) and isinstance(endpoint, TcpEndpoint):
+                if known.port == endpoint.port != 0:
+                    if known.host == endpoint.host:
+                        return listener
+                    same_port = listener
+            elif known == endpoint:
+                return listener
+        return same_port
+
+    async def expected(self, endpoint: Endpoint) -> PeerListener | None:
+        """Return who asked for an endpoint.
+
+        A connection may be faster than whoever waits for the reply that tells the port.
+        """
+        while (listener := self._match(endpoint)) is None and self._awaits_a_port:
+            await self._changed.wait()
+        return listener
+
+    @property
+    def _awaits_a_port(self) -> bool:
+        """Whether the peer is choosing a port for us."""
+        return any(
+            isinstance(listener.asked, TcpEndpoint)
+            and listener.asked.port == 0
+            and listener.announced is None
+            for listener in self._listeners
+        )
