@@ -11,6 +11,7 @@ import math
 import os
 import socket
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Final
 
 import anyio
@@ -79,11 +80,19 @@ def connect_tcp_nowait(
     :raises AddressRefused: it is not
     :raises OSError: it does not answer
     """
-    address = address_of(endpoint.host)
-    if address is None or not address.is_loopback or "%" in endpoint.host:
+    address = _own_address(endpoint.host)
+    if address is None:
         return None
-    _require_any([endpoint.host], may_use)
+    if not may_use(address):
+        raise AddressRefused(errno.EACCES, "not allowed")
     return connect_nowait(endpoint.host, endpoint.port)
+
+
+@lru_cache
+def _own_address(host: str) -> IPAddress | None:
+    """Return the address that a text is, None if it is a name or not of this machine."""
+    address = address_of(host)
+    return address if address is not None and address.is_loopback and "%" not in host else None
 
 
 def _require_any(hosts: Sequence[str], may_use: Callable[[IPAddress], bool]) -> list[str]:
