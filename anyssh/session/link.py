@@ -46,8 +46,8 @@ __all__ = ["Link", "StartTask", "Together"]
 
 RECEIVE_BYTES: Final = 256 * 1024
 LARGEST_BLOCK: Final = 1024 * 1024
-DIRECT_BYTES: Final = 64 * 1024
-"""More than this would hardly fit the kernel's buffer, and gains nothing by being early."""
+DIRECT_BYTES: Final = 288 * 1024
+"""Two of the largest messages. More would hardly fit the kernel's buffer."""
 CLOSING_TIME: Final = 1.0
 """Seconds for a stream to close."""
 TOGETHER_BYTES: Final = 16 * 1024
