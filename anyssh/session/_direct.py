@@ -94,9 +94,18 @@ class DirectReader:
     that we do that with. One that looks different than expected is read in the ordinary way.
 
     :param stream: one of those that :meth:`open` knows
+    :ivar is_at_work: whether it was started, and not stopped since
     """
 
-    __slots__ = ("_context", "_ended", "_loop", "_protocol", "_received", "_transport")
+    __slots__ = (
+        "_context",
+        "_ended",
+        "_loop",
+        "_protocol",
+        "_received",
+        "_transport",
+        "is_at_work",
+    )
 
     def __init__(self, stream: Any) -> None:
         self._loop: Any = current_token().native_token
@@ -105,6 +114,7 @@ class DirectReader:
         self._received: Callable[[bytes], None] = _unwanted
         self._ended: Callable[[Exception | None], None] = _unwanted
         self._context = callback_context()
+        self.is_at_work: bool = False
 
     @classmethod
     def open(cls, stream: AnyByteStream) -> Self | None:
@@ -129,12 +139,16 @@ class DirectReader:
         if protocol.read_queue or protocol.is_at_eof or transport.is_closing():
             return False
         self._received, self._ended = received, ended
+        self.is_at_work = True
         transport.set_protocol(self)
         transport.resume_reading()
         return True
 
     def stop(self) -> None:
-        """Leave what comes from now on to the stream."""
+        """Leave what comes from now on to the stream; does nothing the second time."""
+        if not self.is_at_work:
+            return
+        self.is_at_work = False
         transport = self._transport
         if not transport.is_closing():
             transport.pause_reading()

@@ -54,16 +54,21 @@ class Handshakes:
         """Count one less."""
         self.count -= 1
 
+    def is_crowded(self, methods: Iterable[str]) -> bool:
+        """Tell whether so many are there that each waits for its turn.
+
+        :param methods: of key exchange, ours
+        """
+        return self.count * _weight(methods) > PER_TURN
+
     async def take_turn(self, methods: Iterable[str]) -> None:
-        """Wait for a turn in which few have gone on yet; not at all where few are there.
+        """Wait for a turn in which few have gone on yet.
 
         Is not cancelled meanwhile: the reader of a link, which calls this, holds bytes of the peer.
 
         :param methods: of key exchange, ours
         """
-        weight = 1 if _LONG.isdisjoint(methods) else PER_TURN
-        if self.count * weight <= PER_TURN:
-            return
+        weight = _weight(methods)
         while self._left < weight:
             turn = self._turn
             await cancel_shielded_checkpoint()
@@ -71,6 +76,10 @@ class Handshakes:
                 self._turn += 1
                 self._left = PER_TURN
         self._left -= weight
+
+
+def _weight(methods: Iterable[str]) -> int:
+    return 1 if _LONG.isdisjoint(methods) else PER_TURN
 
 
 _all: Final[RunVar[Handshakes]] = RunVar("anyssh.session.handshakes")

@@ -1,12 +1,12 @@
 """One byte stream under a session: a reader, and as far as needed a writer and a timer.
 
-The reader awaits nothing but the stream, so nobody can hold it up. Once the session runs, on a
-plain socket of asyncio's, it rests: the event loop hands over what comes, which is handled outside
-of any task, until that takes one. What is to be sent goes, on a
-plain socket, right into the kernel's buffer, from whatever task it comes up in; small answers then
-need no turn of the event loop. What does not fit there, or has another kind of stream below it, is
-the business of the writer: a task that is started when there first is such a thing, and the only
-one that awaits sending, so packets are never torn by a cancelled user.
+The reader awaits nothing but the stream, so nobody can hold it up. On a plain socket of asyncio's
+it rests: the event loop hands over what comes, which is handled outside of any task, until that
+takes one, such as to wait for the turn of a handshake. What is to be sent goes, on a plain socket,
+right into the kernel's buffer, from whatever task it comes up in; small answers then need no turn
+of the event loop. What does not fit there, or has another kind of stream below it, is the business
+of the writer: a task that is started when there first is such a thing, and the only one that awaits
+sending, so packets are never torn by a cancelled user.
 
 On a plain socket the reader also keeps the time: its receiving is cancelled when the core has
 something to do, which loses no bytes there. Of other streams nobody knows, so they get a timer, a
@@ -130,6 +130,7 @@ class Link:
         "_rest",
         "_start_task",
         "_unpaused",
+        "_untaken",
         "_write_until",
         "_writer",
         "_writing",
@@ -182,6 +183,7 @@ class Link:
         self._is_released = False
         self._handshakes: Handshakes | None = None
         self._unpaused = Notice()
+        self._untaken = b""
         self._finished = Latch()
 
     @property
@@ -273,6 +275,8 @@ class Link:
         if self._direct is None:
             self._start_task(self._keep_time)
         self.advance()
+        if self._reader is not None:
+            self._start_listening(self._reader)
 
     async def run(self) -> None:
         """Move bytes until the end, then close the stream.
@@ -453,19 +457,20 @@ class Link:
                 await self._unpaused.wait()
             if core.peer_has_left:
                 return
-            if self._reader is not None and await self._listen(self._reader):
-                if self._has_ended:
+            if not self._untaken and self._reader is not None and await self._listen(self._reader):
+                if self._has_ended and not self._untaken:
                     return
                 continue
             try:
-                data = await self._receive()
+                data = self._untaken or await self._receive()
             except anyio.EndOfStream:
                 return
             except Exception as error:  # whatever a stream raises means that it is gone
                 self._lost(error)
                 return
-            if self._handshakes is not None:
-                await self._take_turn(self._handshakes)
+            self._untaken = b""
+            if self._handshakes is not None and self._waits_for_turn(self._handshakes):
+                await self._handshakes.take_turn(core.config.key_exchanges)
             self._tell_core(self._take, data)
             del data  # or it would stay until the next
             # To wait for the stream takes a while to begin; who was woken does not wait for that.
@@ -476,17 +481,25 @@ class Link:
 
         Returns whether it was possible.
         """
-        if not (self.core.is_running and reader.start(self._take_directly, self._end_directly)):
+        if not (reader.is_at_work or self._start_listening(reader)):
             return False
         try:
-            await self._is_wanted.wait()
+            while reader.is_at_work:
+                await self._is_wanted.wait()
         finally:
             reader.stop()
         return True
 
+    def _start_listening(self, reader: DirectReader) -> bool:
+        return reader.start(self._take_directly, self._end_directly)
+
     def _take_directly(self, data: bytes) -> None:
         """Handle what has come; called by the event loop, outside of any task."""
         core = self.core
+        if self._handshakes is not None and self._waits_for_turn(self._handshakes):
+            self._untaken = data
+            self._want_task()
+            return
         self._tell_core(self._take, data)
         if self._reader is not None:
             if self._has_crowd and self.begin_together():
@@ -517,12 +530,12 @@ class Link:
         if self._is_held:
             self.advance()
 
-    async def _take_turn(self, handshakes: Handshakes) -> None:
-        """Leave established sessions their share while others are being set up."""
+    def _waits_for_turn(self, handshakes: Handshakes) -> bool:
+        """Whether to leave established sessions their share while others are being set up."""
         if self.core.is_running:
             self.end_handshake()
-        else:
-            await handshakes.take_turn(self.core.config.key_exchanges)
+            return False
+        return handshakes.is_crowded(self.core.config.key_exchanges)
 
     def end_handshake(self) -> None:
         """Count no longer among those that are being set up."""

@@ -7,7 +7,7 @@ import math
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -18,7 +18,7 @@ from anyio.streams.stapled import MultiListener
 
 import anyssh
 from anyssh import DisconnectReason, KeyExchange
-from anyssh.session.handshakes import Handshakes
+from anyssh.session.handshakes import PER_TURN, Handshakes
 from anyssh.testing import memory_stream_pair
 
 from .life_support import (
@@ -340,6 +340,42 @@ async def test_few_handshakes_go_on_in_one_turn_of_the_event_loop(
             await wait_for(lambda: not Handshakes.here().count)
     # Trio runs the tasks of a turn in any order, so two turns may come together.
     assert 0 < max(turns) <= 2 * most
+
+
+@pytest.mark.blocking_allowed
+async def test_few_handshakes_over_tcp_go_on_in_one_turn_of_the_event_loop() -> None:
+    """HR-83: nor does an event loop that hands over what came for all at once go on with all."""
+    begun = 0
+    turns: list[int] = []
+
+    def count_begun(event: anyssh.TraceEvent) -> None:
+        nonlocal begun
+        begun += event.id is anyssh.TraceId.PROTOCOL_VERSION
+
+    async def count_turns() -> None:
+        while True:
+            before = begun
+            await anyio.lowlevel.checkpoint()
+            turns.append(begun - before)
+
+    limits = anyssh.ServerLimits(unauthenticated=100, early_drop_from=100)
+    server = server_of(config=fast(), limits=limits, trace=count_begun)
+    with ExitStack() as strangers:
+        async with (
+            await anyio.create_tcp_listener(local_host="127.0.0.1", backlog=100) as listener,
+            anyio.create_task_group() as group,
+        ):
+            await group.start(server.serve, listener, echoes)
+            place = ("127.0.0.1", listener.extra(SocketAttribute.local_port))
+            sockets = [strangers.enter_context(socket.create_connection(place)) for _ in range(40)]
+            await wait_for(lambda: server.statistics.unauthenticated == len(sockets))
+            await settle()  # all of them wait for the first word
+            group.start_soon(count_turns)
+            for stranger in sockets:
+                stranger.send(b"SSH-2.0-stranger\r\n")
+            await wait_for(lambda: begun == len(sockets))
+            group.cancel_scope.cancel()
+    assert 0 < max(turns) <= 2 * PER_TURN
 
 
 async def test_who_is_in_and_says_nothing_counts_among_no_handshakes() -> None:
