@@ -344,7 +344,7 @@ class Pretender:
 
 @pytest.mark.parametrize("case", WRONG_BLOBS)
 def test_blobs_that_are_no_keys(case: str) -> None:
-    """T-24, HR-42, HR-43: DISCONNECT 9, cheaply; the error is safe to show."""
+    """T-24, HR-40, HR-42, HR-43: DISCONNECT 9, cheaply; the error is safe to show."""
     peer = ScriptedPeer(CLIENT)
     peer.greet()
     peer.send("KEXINIT")

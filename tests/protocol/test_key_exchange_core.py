@@ -154,7 +154,7 @@ def test_directions_are_independent() -> None:
 
 
 def test_the_client_prefers() -> None:
-    """KEX-04, HR-16: of what both have the first of the client's list is taken."""
+    """KEX-04, HR-16, HR-17: of what both have the first of the client's list is taken."""
     ours = [KeyExchange.ECDH_NISTP384, KeyExchange.CURVE25519_SHA256]
     client = fast_config(key_exchanges=ours, encryptions=ENCRYPTIONS[3:5])
     server = fast_config(key_exchanges=ours[::-1], encryptions=ENCRYPTIONS[4:2:-1])

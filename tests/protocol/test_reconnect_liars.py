@@ -465,7 +465,7 @@ def test_nothing_is_asked_of_a_server_without_the_extension() -> None:
 
 
 def test_another_host_key_gets_nothing() -> None:
-    """T-51, HR-64: not even the token."""
+    """T-51, HR-36, HR-64: not even the token."""
     lost = Lost()
     pair = lost.pair
     pair.reconnect(host_keys=[host_key(number=7)])

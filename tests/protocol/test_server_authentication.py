@@ -473,7 +473,7 @@ def test_every_key_with_every_algorithm_and_every_label() -> None:
 
 
 def test_every_key_with_every_algorithm_in_queries() -> None:
-    """T-24: only what could be proved is worth a question."""
+    """T-24, HR-40: only what could be proved is worth a question."""
     client = Stranger(allow=lambda user, key: True, limits=NO_LIMIT)
     for key in KEYS.values():
         for algorithm in (*LABELS, "ssh-dss", "none"):
@@ -712,7 +712,7 @@ WRONG_BLOBS: dict[str, tuple[str, bytes]] = {
 
 @pytest.mark.parametrize("case", WRONG_BLOBS)
 def test_blobs_that_are_no_keys(case: str) -> None:
-    """T-24, HR-42, HR-43: refused in both forms, cheaply, and nobody is asked."""
+    """T-24, HR-40, HR-42, HR-43: refused in both forms, cheaply, and nobody is asked."""
     algorithm, blob = WRONG_BLOBS[case]
     client = Stranger(judge=let_in, allow=lambda user, key: True, limits=NO_LIMIT)
     signature = string(algorithm) + string(b"\x01" * 64)

@@ -276,6 +276,8 @@ async def test_a_provider_that_hangs_ends_with_the_time_for_authentication() -> 
 
 @pytest.mark.parametrize("kind", ["raises", "lies"])
 async def test_a_host_key_signer_that_fails(kind: str) -> None:
+    """HR-45: nor does a wrong signature leave that somebody else has made."""
+
     class FailingSigner:
         key = host_key().public()
 
