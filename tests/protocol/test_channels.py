@@ -568,7 +568,7 @@ def close_unanswered(pair: CorePair, turn: int) -> None:
 
 
 def test_a_peer_that_never_answers_a_close_fills_no_table() -> None:
-    """wire-connection 1.8: some peers send nothing back; their numbers are kept for a while"""
+    """HR-50, wire-connection 1.8: some peers send nothing back; numbers are kept for a while"""
     pair = running_pair()
     for turn in range(3000):
         close_unanswered(pair, turn)

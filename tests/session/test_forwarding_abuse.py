@@ -109,6 +109,7 @@ async def test_a_peer_that_leaves_the_address_to_us_may_get_loopback() -> None:
 
 
 async def test_the_application_decides() -> None:
+    """HR-75: an exception is no, and so is all else that is not True."""
     asked: list[anyssh.ForwardingRequest] = []
 
     async def decide(request: anyssh.ForwardingRequest) -> bool:
