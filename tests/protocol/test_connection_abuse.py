@@ -825,3 +825,77 @@ def test_channels_opened_and_closed_without_end_leave_nothing() -> None:
     assert flood.connection.channel_count == 0
     assert grown < 1 * MIB
     assert flood.core.phase is Phase.RUNNING
+
+
+# Payloads that wait for the application
+
+
+@VICTIMS
+def test_payloads_that_wait_are_bounded_in_bytes(victim: Role) -> None:
+    """HR-50, HR-57: of opens and requests together; what was answered counts no more"""
+    payload = bytes(30_000)
+    limits = Limits(waiting_bytes=3 * len(payload) + 100)
+    answers = Answers(accept_channels=None, grant_requests=None)
+    pair = running_pair(fast_config(limits=limits), channels=0, answers=answers)
+    connection = pair.connections[victim]
+    offers: list[ChannelState] = []
+
+    def is_kept(message: bytes, kind: type[Event]) -> bool:
+        before = len(pair.events[victim])
+        pair.inject(victim.other, message, pump=False)
+        pair.cross(victim.other)
+        told = [event for event in pair.events[victim][before:] if isinstance(event, kind)]
+        offers.extend(event.channel for event in told if isinstance(event, ChannelOpenReceived))
+        return bool(told)
+
+    def is_open_kept() -> bool:
+        number = 900 + len(offers)
+        opening = ChannelOpen("large", number, WINDOW, PACKET, payload)
+        return is_kept(opening.encode(), ChannelOpenReceived)
+
+    def is_request_kept() -> bool:
+        request = GlobalRequest("large", True, payload)
+        return is_kept(request.encode(), GlobalRequestReceived)
+
+    assert is_open_kept()
+    assert is_open_kept()
+    assert is_request_kept()
+    assert not is_open_kept()
+    assert not is_request_kept()
+    refusal = ChannelOpenFailure.decode(
+        next(sent for sent in pair.sent(victim) if sent[0] == MessageNumber.CHANNEL_OPEN_FAILURE)
+    )
+    assert refusal.reason_code == ChannelOpenFailureReason.RESOURCE_SHORTAGE
+    connection.accept_channel(offers[0])
+    assert is_request_kept()
+    assert not is_request_kept()
+    connection.reject_channel(offers[1], 1, "no")
+    assert is_open_kept()
+    assert not is_open_kept()
+    for event in pair.of_type(victim, GlobalRequestReceived):
+        connection.answer(event.request, True)
+    assert is_request_kept()
+    assert is_open_kept()
+    assert not is_request_kept()
+    assert pair.cores[victim].phase is Phase.RUNNING
+
+
+@VICTIMS
+def test_a_channel_that_closes_takes_its_payloads_along(victim: Role) -> None:
+    """HR-50, HR-57: requests of a channel are forgotten with it, and make room for others"""
+    payload = bytes(30_000)
+    limits = Limits(waiting_bytes=len(payload))
+    answers = Answers(grant_requests=None)
+    pair = running_pair(fast_config(limits=limits), channels=2, answers=answers)
+    for ours, theirs in pair.channels:
+        mine, peers = (ours, theirs) if victim is CLIENT else (theirs, ours)
+        pair.inject(
+            victim.other,
+            ChannelRequest(mine.local_id, "large", True, payload).encode(),
+            ChannelRequest(mine.local_id, "large", True, payload).encode(),
+        )
+        kept = pair.of_type(victim, ChannelRequestReceived)
+        assert kept[-1].request.channel is mine
+        pair.connections[victim.other].close(peers)
+        pair.pump()
+    assert len(pair.of_type(victim, ChannelRequestReceived)) == 2

@@ -280,7 +280,7 @@ def test_a_client_has_one_try() -> None:
 
 
 def test_nothing_is_received_while_it_is_decided_who_it_is() -> None:
-    """A second request, or anything else, waits behind the first and gains nothing."""
+    """HR-62: a second request, or anything else, waits behind the first and gains nothing."""
     lost = Lost()
     pair = lost.stranger()
     pair.answers.reconnect = None

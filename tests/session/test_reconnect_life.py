@@ -455,6 +455,34 @@ async def test_a_client_comes_back_before_its_loss_was_noticed() -> None:
         assert server.metrics.reconnections == client.metrics.reconnections == 1
 
 
+async def test_the_application_is_asked_once_the_old_stream_is_closed() -> None:
+    """HR-64: nothing that is still on its way there can come in between."""
+    order: list[str] = []
+
+    class Slow(Recorder):
+        async def aclose(self) -> None:
+            await settle()  # all that the new stream could bring about has happened
+            order.append("closed")
+            await super().aclose()
+
+    async def ask(session: anyssh.ServerSession, address: object) -> bool:
+        order.append("asked")
+        return True
+
+    async with house(authorize_reconnect=ask) as place:
+        near, far = memory_stream_pair()
+        frozen = FaultStream(Slow(far))
+        place.group.start_soon(_start, place, frozen)
+        client, server, _ = await place.connect(stream=near)
+        ours, theirs = await open_channel_pair(client, server)
+        frozen.stall(Direction.RECEIVE)
+        near.abort()
+        await client.wait_disconnected()
+        await client.reconnect(await place.network.connect())
+        assert order == ["closed", "asked"]
+        await check_both_ways(ours, theirs, b"and on")
+
+
 async def _start(place: House, stream: Any) -> None:
     await place.network._serving.wait()
     assert place.network._handler is not None
