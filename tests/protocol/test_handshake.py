@@ -645,6 +645,22 @@ def test_unauthenticated_bytes_are_bounded(role: Role) -> None:
     assert_terminated(pair, role, DisconnectReason.PROTOCOL_ERROR, "bytes")
 
 
+@pytest.mark.parametrize("role", Role)
+def test_the_bound_on_unauthenticated_bytes_is_exact(role: Role) -> None:
+    """HR-26."""
+
+    def after_noise(most: int) -> CorePair:
+        pair = CorePair(fast_config(limits=Limits(unauthenticated_bytes=most)))
+        pair.pump()
+        for _ in range(2):
+            pair.inject(role.other, Ignore(bytes(1000)).encode())
+        return pair
+
+    received = after_noise(10_000).cores[role].transport.bytes_received
+    assert after_noise(received).cores[role].phase is Phase.ENCRYPTED
+    assert_terminated(after_noise(received - 1), role, DisconnectReason.PROTOCOL_ERROR, "bytes")
+
+
 @pytest.mark.parametrize("place", [FIRST_CLEAR, LAST_CLEAR])
 @pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.parametrize("role", Role)
