@@ -7,7 +7,8 @@ connection breaks, and the number could then belong to something else.
 
 On asyncio's loops, a task that waits for such a stream has it watched by the loop, is woken a turn
 after there are bytes, and has the watching ended, each time. There the loop may as well go on to
-watch it, and hand over what comes by calling a function.
+watch it, and hand over what comes by calling a function. On Trio, whose loop calls nobody, such a
+stream tries to read before it waits; where the peer has to answer first, that is in vain.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final, Self
 
-from anyio.abc import AnyByteStream, SocketAttribute, SocketStream
+from anyio import EndOfStream
+from anyio.abc import AnyByteStream, AsyncBackend, SocketAttribute, SocketStream
 from anyio.lowlevel import current_token
 
 from ._backend import callback_context
 
-__all__ = ["DirectReader", "DirectWriter"]
+__all__ = ["DirectReader", "DirectWriter", "PatientReader"]
 
 _ASYNCIO_STREAMS: Final = "anyio._backends._asyncio"
+_TRIO_STREAMS: Final = "anyio._backends._trio"
 
 
 class DirectWriter:
@@ -190,3 +193,42 @@ class DirectReader:
 
 def _unwanted(what: object) -> None:
     """Stand in for whoever is no longer told."""
+
+
+class PatientReader:
+    """A second way to read from a stream of AnyIO's on Trio: it waits, then reads its socket.
+
+    These streams hold no bytes back, so either way may be taken at any time.
+
+    :param backend: of the event loop that runs
+    """
+
+    __slots__ = ("_socket", "_wait_readable")
+
+    def __init__(self, raw: socket.socket, backend: type[AsyncBackend]) -> None:
+        self._socket = raw
+        self._wait_readable = backend.wait_readable
+
+    @classmethod
+    def open(cls, stream: AnyByteStream, backend: type[AsyncBackend]) -> Self | None:
+        """Return a reader for a stream, None if it cannot be read in this way."""
+        if not isinstance(stream, SocketStream) or type(stream).__module__ != _TRIO_STREAMS:
+            return None
+        return cls(stream.extra(SocketAttribute.raw_socket), backend)
+
+    async def receive(self, max_bytes: int) -> bytes:
+        """Receive at least one and at most ``max_bytes`` bytes. Cancelling loses none.
+
+        :raises ~anyio.EndOfStream: the peer has ended its direction
+        :raises ~anyio.ClosedResourceError: the stream was closed
+        :raises OSError: the connection is broken
+        """
+        while True:
+            await self._wait_readable(self._socket)
+            try:
+                data = self._socket.recv(max_bytes)
+            except BlockingIOError:
+                continue  # it was a mistake of the system's
+            if not data:
+                raise EndOfStream
+            return data

@@ -37,7 +37,7 @@ from ..contour import SessionContour
 from ..errors import SSHError
 from ..protocol import Core, Phase
 from ..protocol.events import Event, nobody
-from ._direct import DirectReader, DirectWriter
+from ._direct import DirectReader, DirectWriter, PatientReader
 from ._waiting import Latch, Notice
 from .errors import ConnectionLost
 from .handshakes import Handshakes
@@ -155,10 +155,11 @@ class Link:
         self.dispatch: Callable[[Sequence[Event]], None] = dispatch
         self._limits = limits
         self._contour = contour
+        source = PatientReader.open(stream, backend) or stream
         self._receive: Callable[[], Awaitable[bytes]] = (
-            partial(stream.receive, RECEIVE_BYTES)
-            if isinstance(stream, ByteReceiveStream)
-            else stream.receive
+            partial(source.receive, RECEIVE_BYTES)
+            if isinstance(source, ByteReceiveStream | PatientReader)
+            else source.receive
         )
         self._start_task = start_task
         self._backend = backend

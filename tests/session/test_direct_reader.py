@@ -1,4 +1,4 @@
-"""Reading a socket where the event loop tells of bytes, in place of its stream: asyncio only."""
+"""Reading plain sockets in another way than their streams do, on asyncio and on Trio."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any
 import anyio
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
+from anyio.lowlevel import current_token
 
 import anyssh
-from anyssh.session._direct import DirectReader
+from anyssh.session._direct import DirectReader, PatientReader
 
 from .ends import ALICE, Call, make_server, pinned, settle
 from .test_delivery import Sink
@@ -244,3 +245,56 @@ async def talk_to_a_recipient_that_uses_anyio() -> None:
 def test_recipients_may_use_anyio_also_where_nobody_named_it(run: Callable[..., None]) -> None:
     """They are not called by a task, from which AnyIO could tell the library that runs."""
     run(talk_to_a_recipient_that_uses_anyio())
+
+
+# On Trio
+
+
+@pytest.mark.trio
+async def test_a_socket_that_is_waited_for_first_gives_all_bytes_and_the_end() -> None:
+    async with sockets() as (near, far):
+        reader = patient(near)
+        async with anyio.create_task_group() as group:
+            waiting = Call(group, lambda: reader.receive(100))
+            await settle()
+            await far.send(b"one")
+            assert await waiting.result() == b"one"
+        await far.send(b"two, three")
+        assert await reader.receive(3) == b"two"
+        assert await near.receive() == b", three"
+        await far.send_eof()
+        with pytest.raises(anyio.EndOfStream):
+            await reader.receive(100)
+
+
+@pytest.mark.trio
+async def test_cancelling_what_waits_for_a_socket_loses_nothing() -> None:
+    async with sockets() as (near, far):
+        reader = patient(near)
+        await far.send(b"bytes")
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await reader.receive(100)
+        assert scope.cancelled_caught
+        assert await reader.receive(100) == b"bytes"
+
+
+@pytest.mark.trio
+async def test_a_socket_that_is_waited_for_first_tells_of_resets_and_closing() -> None:
+    async with sockets() as (near, far):
+        reset(far)
+        await anyio.aclose_forcefully(far)
+        with pytest.raises(ConnectionResetError):
+            await patient(near).receive(100)
+    async with sockets() as (near, _), anyio.create_task_group() as group:
+        waiting = Call(group, lambda: patient(near).receive(100))
+        await settle()
+        await near.aclose()
+        with pytest.raises(anyio.ClosedResourceError):
+            await waiting.result()
+
+
+def patient(stream: SocketStream) -> PatientReader:
+    reader = PatientReader.open(stream, current_token().backend_class)
+    assert reader is not None
+    return reader
