@@ -827,6 +827,31 @@ def test_channels_opened_and_closed_without_end_leave_nothing() -> None:
     assert flood.core.phase is Phase.RUNNING
 
 
+@VICTIMS
+def test_opens_that_are_refused_are_bounded(victim: Role) -> None:
+    """HR-29: whoever asks for ever more channels than there may be is cut off"""
+    limits = Limits(unaccepted_channels=1, noise_messages=10)
+    pair = running_pair(fast_config(limits=limits), answers=Answers(accept_channels=None))
+    for number in range(12):
+        assert pair.cores[victim].phase is Phase.RUNNING, number
+        opening = ChannelOpen("one too many", 900 + number, WINDOW, PACKET)
+        pair.inject(victim.other, opening.encode(), pump=False)
+        pair.cross(victim.other)
+    assert_terminated(pair, victim, DisconnectReason.PROTOCOL_ERROR, "without effect")
+    assert len(pair.of_type(victim, ChannelOpenReceived)) == 1
+
+
+@VICTIMS
+def test_room_for_no_bytes_is_bounded(victim: Role) -> None:
+    """HR-29: an adjustment by nothing is a message without effect"""
+    pair = running_pair(fast_config(limits=Limits(noise_messages=10)), channels=1)
+    channel = pair.channels[0][0 if victim is CLIENT else 1]
+    for number in range(11):
+        assert pair.cores[victim].phase is Phase.RUNNING, number
+        pair.inject(victim.other, ChannelWindowAdjust(channel.local_id, 0).encode())
+    assert_terminated(pair, victim, DisconnectReason.PROTOCOL_ERROR, "without effect")
+
+
 # Payloads that wait for the application
 
 
