@@ -154,6 +154,8 @@ async def test_a_verifier_that_does_not_say_true(verdict: object) -> None:
     "error", [KeyError("bug"), OSError("disk"), anyssh.SSHError("ours"), TimeoutError()], ids=repr
 )
 async def test_a_verifier_that_raises(error: Exception) -> None:
+    """HR-35, T-26."""
+
     async def verify(presented: anyssh.PresentedHostKey) -> bool:
         raise error
 
