@@ -351,6 +351,17 @@ async def test_what_was_not_asked_for_is_refused() -> None:
                     await session.forwarding.open(forwarded(), endpoint, None)
 
 
+async def test_another_port_than_was_asked_for_is_refused() -> None:
+    """HR-77."""
+    async with (
+        pair(ALL, ALL) as (client, server),
+        client.stream_from_remote_port("127.0.0.1", 0) as listener,
+    ):
+        other = TcpEndpoint("127.0.0.1", listener.remote_port ^ 1)
+        with pytest.raises(anyssh.ChannelOpenError, match="not requested"):
+            await server.forwarding.open(forwarded(), other, None)
+
+
 def forwarded() -> Any:
     from anyssh.forwarding.payloads import Way
 
