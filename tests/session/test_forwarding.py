@@ -147,7 +147,7 @@ async def test_a_server_can_forward_too() -> None:
 
 
 async def test_nothing_is_forwarded_by_default() -> None:
-    """HR-75, T-40."""
+    """HR-75, HR-76, T-40."""
     async with pair(None) as (client, server):
         for session in (client, server):
             with pytest.raises(anyssh.ChannelOpenError) as refusal:
