@@ -552,6 +552,7 @@ class SessionLife(TypedAttributeProvider):
 
     async def _send_what_waits(self) -> None:
         """Let what waits for new keys, such as the end of a channel, leave before the goodbye."""
+        self._connection.send_gathered()
         if self._connection.held_size:
             with anyio.move_on_after(self._config.limits.disconnect_time):
                 while self._connection.held_size:

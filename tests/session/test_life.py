@@ -210,6 +210,26 @@ async def test_what_was_sent_during_a_key_exchange_arrives_although_we_leave() -
     assert b"".join(got) == b"x" * 100_000
 
 
+async def test_what_was_gathered_before_a_key_exchange_arrives_although_we_leave() -> None:
+    """It has not left when the exchange begins, so it waits for the new keys, too."""
+    got: list[bytes] = []
+
+    async def body(session: anyssh.ServerSession) -> None:
+        channel = await session.accept_channel()
+        with pytest.raises(anyio.BrokenResourceError):
+            await _feed(got.append, channel)
+
+    near, far = streams()
+    with anyio.fail_after(LIMIT):
+        async with anyio.create_task_group() as group:
+            group.start_soon(run_end, server_of().accept(far), body)
+            async with client_of(near) as client:
+                channel = await client.open_channel()
+                assert channel.send_nowait(b"gathered") == 8
+                client._core.start_rekey(anyio.current_time())
+    assert got == [b"gathered"]
+
+
 class _Deaf(ByteStream):
     """Passes all on, but never tells that the other side has closed."""
 
