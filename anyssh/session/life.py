@@ -496,13 +496,13 @@ class SessionLife(TypedAttributeProvider):
 
         :param waits: whether the stream stays open until the peer has closed its side
         """
+        if not waits:
+            self._links.hurry()
         if self._state is SessionState.DISCONNECTED:
             if reason != DisconnectReason.CONNECTION_LOST:
                 self._end_now(Disconnected(reason, description, by_peer=False))
         elif self._state is not SessionState.CLOSED:
             self._core.disconnect(reason, description)
-            if not waits:
-                self._links.hurry()
             self._advance()
 
     async def aclose(self) -> None:

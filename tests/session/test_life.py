@@ -278,6 +278,22 @@ async def test_a_client_waits_for_the_server_to_close_only_with_something_open(
     assert (took > 0.2) is bool(opened)
 
 
+async def test_who_leaves_a_session_that_has_ended_does_not_wait_for_the_server_to_close() -> None:
+    near, far = streams()
+    config = fast(limits=anyssh.Limits(close_time=LIMIT * 1.5))
+
+    async def body(session: anyssh.ServerSession) -> None:
+        await session.wait_closed()
+
+    with anyio.fail_after(LIMIT):
+        async with anyio.create_task_group() as group:
+            group.start_soon(run_end, server_of().accept(far), body)
+            async with client_of(_Deaf(near), config=config) as client:
+                client._core.terminate(anyssh.SSHError("a mistake of the server"))
+                client._advance()
+                await client.wait_closed()
+
+
 async def test_a_peer_that_has_said_goodbye_is_not_waited_for() -> None:
     near, far = streams()
     server = server_of(config=fast(limits=anyssh.Limits(close_time=LIMIT * 10)))
