@@ -496,13 +496,15 @@ class SessionLife(TypedAttributeProvider):
 
         :param waits: whether the stream stays open until the peer has closed its side
         """
-        if not waits:
-            self._links.hurry()
-        if self._state is SessionState.DISCONNECTED:
+        has_stream = self._state not in (SessionState.DISCONNECTED, SessionState.CLOSED)
+        if has_stream:
+            self._core.disconnect(reason, description)
+        elif self._state is SessionState.DISCONNECTED:
             if reason != DisconnectReason.CONNECTION_LOST:
                 self._end_now(Disconnected(reason, description, by_peer=False))
-        elif self._state is not SessionState.CLOSED:
-            self._core.disconnect(reason, description)
+        if not waits:
+            self._links.hurry()
+        if has_stream:
             self._advance()
 
     async def aclose(self) -> None:
