@@ -228,6 +228,7 @@ class Accepting:
         self._handler = handler
         self._tasks = tasks
         self._take = take
+        self._waiting = anyio.CancelScope()
         self._failed = anyio.Event()
         self._failure: Exception
 
@@ -244,6 +245,7 @@ class Accepting:
             await self._failed.wait()
         finally:
             watcher.watch(self, self, READING, NOTHING)
+            self._waiting.cancel()  # whoever closes the socket has nobody wait for it
         raise self._failure
 
     def fileno(self) -> int:
@@ -251,8 +253,9 @@ class Accepting:
         return self._raw.fileno()
 
     async def wait_readable(self) -> None:
-        """Wait until there is a connection."""
-        await anyio.wait_readable(self._raw)
+        """Wait until there is a connection, or nobody takes any more."""
+        with anyio.CancelScope() as self._waiting:
+            await anyio.wait_readable(self._raw)
 
     async def wait_writable(self) -> None:
         """Wait for ever, as nothing can be sent there."""

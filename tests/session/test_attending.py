@@ -6,24 +6,35 @@ import errno
 import gc
 import os
 import select
+import socket
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any, ClassVar
 
 import anyio
 import pytest
-from anyio.abc import SocketAttribute
+from anyio.abc import ByteStream, SocketAttribute
 
 import anyssh
 from anyssh.forwarding import carried, payloads
+from anyssh.forwarding.listening import Accepting
+from anyssh.forwarding.sockets import ConnectedSocket
 from anyssh.forwarding.watching import _TaskWatcher
 from anyssh.protocol import core
 from anyssh.session._direct import DirectWriter
 from anyssh.testing import session_pair
 from anyssh.wire import Buffer
 from tests.session import test_forwarding as forwarding
-from tests.session.ends import ALICE, channel_pair, make_server, pinned, receive_all, settle
+from tests.session.ends import (
+    ALICE,
+    Call,
+    channel_pair,
+    make_server,
+    pinned,
+    receive_all,
+    settle,
+)
 from tests.session.test_delivery import Sink, noise
 
 MIB = 1024 * 1024
@@ -448,6 +459,29 @@ async def test_sockets_are_watched_without_epoll_too(
 
     monkeypatch.setattr(carried, "make_watcher", one_task_each)
     await check()
+
+
+async def test_nobody_waits_any_more_for_a_listener_that_is_to_be_closed() -> None:
+    """Its number may soon belong to another socket, which could not be waited for."""
+
+    def take(streams: Sequence[ConnectedSocket]) -> Sequence[ConnectedSocket]:
+        raise AssertionError("a connection came")
+
+    async def handle(stream: ByteStream) -> None:
+        raise AssertionError("a connection came")
+
+    with anyio.fail_after(LIMIT), socket.create_server(("127.0.0.1", 0)) as raw:
+        raw.setblocking(False)
+        async with anyio.create_task_group() as tasks:
+            accepting = Accepting(raw, handle, tasks, take)
+            async with anyio.create_task_group() as running:
+                running.start_soon(accepting.run, _TaskWatcher(tasks.start_soon, nullcontext))
+                await settle()
+                running.cancel_scope.cancel()
+            other = Call(tasks, lambda: anyio.wait_readable(raw))
+            await settle()
+            with socket.create_connection(raw.getsockname()):
+                await other.result()
 
 
 # Mistakes
