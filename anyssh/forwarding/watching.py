@@ -102,6 +102,10 @@ class _EpollWatcher:
         if before == NOTHING:
             epoll.register(number, wanted)
             self._watched[number] = watched
+        elif number < 0:
+            # Somebody else has closed it: epoll has let go of it, and the number may be another's.
+            for known in [known for known, who in self._watched.items() if who is watched]:
+                del self._watched[known]
         elif wanted == NOTHING:
             # Of a socket that is only left alone, epoll would tell again and again that it broke.
             epoll.unregister(number)

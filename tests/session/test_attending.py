@@ -14,13 +14,13 @@ from typing import Any, ClassVar
 
 import anyio
 import pytest
-from anyio.abc import ByteStream, SocketAttribute
+from anyio.abc import ByteStream, SocketAttribute, TaskGroup
 
 import anyssh
 from anyssh.forwarding import carried, payloads
 from anyssh.forwarding.listening import Accepting
 from anyssh.forwarding.sockets import ConnectedSocket
-from anyssh.forwarding.watching import _TaskWatcher
+from anyssh.forwarding.watching import _TaskWatcher, make_watcher
 from anyssh.protocol import core
 from anyssh.session._direct import DirectWriter
 from anyssh.testing import session_pair
@@ -461,19 +461,22 @@ async def test_sockets_are_watched_without_epoll_too(
     await check()
 
 
-async def test_nobody_waits_any_more_for_a_listener_that_is_to_be_closed() -> None:
-    """Its number may soon belong to another socket, which could not be waited for."""
-
+def no_connection_comes(raw: socket.socket, tasks: TaskGroup) -> Accepting:
     def take(streams: Sequence[ConnectedSocket]) -> Sequence[ConnectedSocket]:
         raise AssertionError("a connection came")
 
     async def handle(stream: ByteStream) -> None:
         raise AssertionError("a connection came")
 
+    raw.setblocking(False)
+    return Accepting(raw, handle, tasks, take)
+
+
+async def test_nobody_waits_any_more_for_a_listener_that_is_to_be_closed() -> None:
+    """Its number may soon belong to another socket, which could not be waited for."""
     with anyio.fail_after(LIMIT), socket.create_server(("127.0.0.1", 0)) as raw:
-        raw.setblocking(False)
         async with anyio.create_task_group() as tasks:
-            accepting = Accepting(raw, handle, tasks, take)
+            accepting = no_connection_comes(raw, tasks)
             async with anyio.create_task_group() as running:
                 running.start_soon(accepting.run, _TaskWatcher(tasks.start_soon, nullcontext))
                 await settle()
@@ -482,6 +485,19 @@ async def test_nobody_waits_any_more_for_a_listener_that_is_to_be_closed() -> No
             await settle()
             with socket.create_connection(raw.getsockname()):
                 await other.result()
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="there is no epoll on this system")
+async def test_a_listener_that_somebody_else_has_closed_is_watched_no_longer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as raw:
+        async with anyio.create_task_group() as tasks:
+            accepting = no_connection_comes(raw, tasks)
+            async with anyio.create_task_group() as running:
+                running.start_soon(accepting.run, make_watcher(tasks.start_soon, nullcontext))
+                await settle()
+                raw.close()
+                running.cancel_scope.cancel()
+            tasks.cancel_scope.cancel()
 
 
 # Mistakes
