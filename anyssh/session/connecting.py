@@ -38,7 +38,7 @@ async def open_stream(connectable: ByteStreamConnectable) -> AnyByteStream:
         except BaseException:
             raw.close()
             raise
-    except OSError as error:
+    except (OSError, ValueError) as error:  # AnyIO's word for a socket that was reset meanwhile
         raise ConnectionFailed(f"error connecting to {host}:{port}: {error}") from error
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Iterator
 
 import anyio
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
 
-from anyssh.session.connecting import open_stream
+from anyssh.session import connecting
+from anyssh.session.connecting import connect_socket, open_stream
 
 
 @pytest.fixture
@@ -57,3 +59,21 @@ async def test_a_refusal_is_told_as_anyio_tells_it() -> None:
             await open_stream(connectable)
     for told in (ours, theirs):
         assert str(told.value).startswith(f"error connecting to {host}:{port}: ")
+
+
+async def test_a_server_that_resets_at_once_fails_as_one_that_refuses(
+    server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AnyIO then finds that the socket is not connected, which it takes for a mistake of ours."""
+
+    async def connect(host: str, port: int) -> socket.socket:
+        raw = await connect_socket(host, port)
+        server.setblocking(False)
+        accepted, _ = server.accept()
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        accepted.close()
+        return raw
+
+    monkeypatch.setattr(connecting, "connect_socket", connect)
+    with pytest.raises(anyio.ConnectionFailed):
+        await open_stream(anyio.as_connectable(server.getsockname()))
