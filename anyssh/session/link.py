@@ -306,6 +306,9 @@ class Link:
             self._write_until = -math.inf
             if self._writing is not None:
                 self._writing.cancel()
+            if self._reader is not None:
+                self._reader.stop()
+                self._reader = None  # its context may know the session
             if not self._is_released:
                 await self._close_stream()
             direct, self._direct = self._direct, None

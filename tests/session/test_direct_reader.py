@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+import weakref
 from collections.abc import Callable
+from contextvars import ContextVar
 from importlib.util import find_spec
 from typing import Any
 
@@ -239,6 +242,37 @@ async def talk_to_a_recipient_that_uses_anyio() -> None:
             with anyio.fail_after(LIMIT):
                 await heard.wait()
         group.cancel_scope.cancel()
+
+
+async def test_a_session_that_its_context_knows_needs_no_garbage_collector() -> None:
+    """Functions that event loops call have a context of their own, which must not last."""
+    known: ContextVar[object] = ContextVar("known")
+
+    async def live(port: int) -> weakref.ref[anyssh.ClientSession]:
+        stream = await anyio.connect_tcp("127.0.0.1", port)
+        client = anyssh.ClientSession.connect(stream, credentials=ALICE, verify_host=pinned())
+        token = known.set(client)
+        async with client:
+            pass
+        known.reset(token)
+        return weakref.ref(client)
+
+    async def handle(session: anyssh.ServerSession) -> None:
+        await session.wait_closed()
+
+    gc.disable()
+    try:
+        async with (
+            await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+            anyio.create_task_group() as group,
+        ):
+            group.start_soon(make_server().serve, listener, handle)
+            session = await live(listener.extra(SocketAttribute.local_port))
+            await settle()
+            assert session() is None
+            group.cancel_scope.cancel()
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("run", RUNS, ids=["asyncio", "uvloop"][: len(RUNS)])
