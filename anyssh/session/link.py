@@ -296,6 +296,7 @@ class Link:
     async def _end(self) -> None:
         """Let the last words leave, then close the stream, unless it goes on elsewhere."""
         try:
+            self._is_held = False  # the last words wait for nobody
             if not self._is_released:
                 self._tell_core(self.core.receive_eof)
             while self._writer in _AT_WORK:

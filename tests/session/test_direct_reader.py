@@ -244,6 +244,30 @@ async def talk_to_a_recipient_that_uses_anyio() -> None:
         group.cancel_scope.cancel()
 
 
+async def test_who_leaves_while_output_is_held_still_says_goodbye() -> None:
+    """As when four messages have just come, one of which has woken who leaves now."""
+    closed: list[anyssh.SessionClosed] = []
+
+    async def handle(session: anyssh.ServerSession) -> None:
+        closed.append(await session.wait_closed())
+        group.cancel_scope.cancel()
+
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(make_server().serve, listener, handle)
+        stream = await anyio.connect_tcp("127.0.0.1", listener.extra(SocketAttribute.local_port))
+        session = anyssh.ClientSession.connect(stream, credentials=ALICE, verify_host=pinned())
+        async with session as client:
+            link = client._links.current
+            link.begin_together()  # the event loop would soon call who ends it
+            link.hold()
+        with anyio.fail_after(LIMIT):
+            await anyio.sleep_forever()
+    assert isinstance(closed[0].error, anyssh.Disconnected)
+
+
 async def test_a_session_that_its_context_knows_needs_no_garbage_collector() -> None:
     """Functions that event loops call have a context of their own, which must not last."""
     known: ContextVar[object] = ContextVar("known")
