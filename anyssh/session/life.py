@@ -499,9 +499,10 @@ class SessionLife(TypedAttributeProvider):
         has_stream = self._state not in (SessionState.DISCONNECTED, SessionState.CLOSED)
         if has_stream:
             self._core.disconnect(reason, description)
-        elif self._state is SessionState.DISCONNECTED:
-            if reason != DisconnectReason.CONNECTION_LOST:
-                self._end_now(Disconnected(reason, description, by_peer=False))
+        elif (
+            self._state is SessionState.DISCONNECTED and reason != DisconnectReason.CONNECTION_LOST
+        ):
+            self._end_now(Disconnected(reason, description, by_peer=False))
         if not waits:
             self._links.hurry()
         if has_stream:
