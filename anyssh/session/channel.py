@@ -345,8 +345,9 @@ class Channel(ByteStream):
         """Send what can leave without waiting; return how many bytes it was.
 
         Small pieces that are sent in one turn of the event loop share a message, and leave when
-        the turn is over. None can leave while another task is sending. If less than everything
-        could, :meth:`send` the rest; an attendant of the channel is told when more can.
+        the turn is over. None can leave while another task is sending, or while keys are exchanged.
+        If less than everything could, :meth:`send` the rest; an attendant of the channel is told
+        when more can.
 
         :param item: the bytes
         :param is_urgent: whether they leave at once

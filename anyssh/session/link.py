@@ -109,6 +109,7 @@ class Link:
     __slots__ = (
         "_alarm",
         "_backend",
+        "_bug",
         "_contour",
         "_direct",
         "_error",
@@ -167,6 +168,7 @@ class Link:
         self._reader: DirectReader | None = None
         self._is_wanted = Notice()
         self._has_ended = False
+        self._bug: Exception | None = None
         self._writer = _Writer.NEW
         self._output = Notice()
         self._rest = b""
@@ -493,6 +495,9 @@ class Link:
                 await self._is_wanted.wait()
         finally:
             reader.stop()
+        bug, self._bug = self._bug, None
+        if bug is not None:
+            raise bug
         return True
 
     def _start_listening(self, reader: DirectReader) -> bool:
@@ -500,19 +505,31 @@ class Link:
 
     def _take_directly(self, data: bytes) -> None:
         """Handle what has come; called by the event loop, outside of any task."""
-        core = self.core
         if self._handshakes is not None and self._waits_for_turn(self._handshakes):
             self._untaken = data
             self._want_task()
-            return
-        self._tell_core(self._take, data)
-        if self._reader is not None:
+        else:
+            self._outside_tasks(partial(self._tell_core, self._take, data))
+            self._see_to_woken()
+
+    def _see_to_woken(self) -> None:
+        """Have what those who were woken will send leave together, in place of a task."""
+        core, reader = self.core, self._reader
+        if reader is not None:
             if self._has_crowd and self.begin_together():
                 # Who has answered yields, and often has more to say then.
-                self._reader.call_later(2, self._end_crowd)
+                reader.call_later(2, partial(self._outside_tasks, self._end_crowd))
             elif self._is_held:
-                self._reader.call_later(1, self._release_held)
+                reader.call_later(1, partial(self._outside_tasks, self._release_held))
         if core.has_backlog or core.is_paused or core.peer_has_left:
+            self._want_task()
+
+    def _outside_tasks(self, act: Callable[[], None]) -> None:
+        """Do something; should it raise, which is a mistake of ours, the reader's task does."""
+        try:
+            act()
+        except Exception as bug:
+            self._bug = bug
             self._want_task()
 
     def _end_crowd(self) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import socket
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from importlib.util import find_spec
 from typing import Any
@@ -17,6 +17,7 @@ from anyio.abc import SocketAttribute, SocketStream
 from anyio.lowlevel import current_token
 
 import anyssh
+from anyssh.protocol.events import Event
 from anyssh.session._direct import DirectReader, PatientReader
 
 from .ends import ALICE, Call, make_server, pinned, settle
@@ -303,6 +304,42 @@ async def test_a_session_that_its_context_knows_needs_no_garbage_collector() -> 
 def test_recipients_may_use_anyio_also_where_nobody_named_it(run: Callable[..., None]) -> None:
     """They are not called by a task, from which AnyIO could tell the library that runs."""
     run(talk_to_a_recipient_that_uses_anyio())
+
+
+async def test_a_mistake_outside_of_tasks_is_raised_in_one() -> None:
+    """Or the transport would swallow it, and the session look as if its stream were lost."""
+
+    async def handle(session: anyssh.ServerSession) -> None:
+        async for opening in session.incoming_channels():
+            channel = opening.accept_nowait()
+            await channel.send(await channel.receive())
+
+    async def fail_once() -> None:
+        async with anyssh.ClientSession.connect(
+            await anyio.connect_tcp("127.0.0.1", port), credentials=ALICE, verify_host=pinned()
+        ) as client:
+            channel = await client.open_channel("session")
+            link = client._links.current
+            dispatch = link.dispatch
+
+            def fail(events: Sequence[Event]) -> None:
+                link.dispatch = dispatch
+                raise ValueError("a mistake")
+
+            link.dispatch = fail
+            await channel.send(b"x")
+            await anyio.sleep_forever()
+
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(make_server().serve, listener, handle)
+        port = listener.extra(SocketAttribute.local_port)
+        with anyio.fail_after(LIMIT), pytest.raises(ExceptionGroup) as caught:
+            await fail_once()
+        assert caught.value.subgroup(lambda error: str(error) == "a mistake")
+        group.cancel_scope.cancel()
 
 
 # On Trio
