@@ -26,6 +26,9 @@ from ._backend import callback_context
 
 __all__ = ["DirectReader", "DirectWriter", "PatientReader"]
 
+PIECE_BYTES: Final = 64 * 1024
+DISCARDED_PIECES: Final = 16
+
 _ASYNCIO_STREAMS: Final = "anyio._backends._asyncio"
 _TRIO_STREAMS: Final = "anyio._backends._trio"
 
@@ -82,6 +85,19 @@ class DirectWriter:
             self.error = error
         finally:
             own.detach()
+
+    def discard_input(self) -> None:
+        """Read what has come and forget it.
+
+        A socket that is closed with bytes unread resets its connection, and what the peer has not
+        read of our last words may be lost with it.
+        """
+        try:
+            for _ in range(DISCARDED_PIECES):
+                if len(os.read(self._descriptor, PIECE_BYTES)) < PIECE_BYTES:
+                    return
+        except OSError:
+            return  # there is nothing more, or the connection is broken
 
     def close(self) -> None:
         """Give the descriptor back."""

@@ -322,6 +322,7 @@ class Link:
     async def _close_stream(self) -> None:
         try:
             if self._direct is not None:
+                self._direct.discard_input()
                 await self.stream.aclose()
             else:
                 with anyio.move_on_after(CLOSING_TIME):

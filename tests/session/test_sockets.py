@@ -14,6 +14,7 @@ from anyio.abc import ByteStream, SocketAttribute, SocketStream
 
 import anyssh
 from anyssh import TraceId
+from anyssh.session._direct import DirectWriter
 
 from .ends import ALICE, make_server, pinned
 
@@ -58,6 +59,23 @@ def happens(event: anyio.Event, trace_id: TraceId, text: str) -> Callable[..., N
             event.set()
 
     return watch
+
+
+async def test_last_words_arrive_although_not_all_was_read() -> None:
+    """A socket that is closed with bytes unread would reset the connection."""
+    async with sockets() as (near, far):
+        await far.send(bytes(1000))
+        with near.extra(SocketAttribute.raw_socket).dup() as waited_for:
+            await anyio.wait_readable(waited_for)
+        direct = DirectWriter.open(near)
+        assert direct is not None
+        direct.write(b"last words")
+        direct.discard_input()
+        await near.aclose()
+        direct.close()
+        assert await far.receive() == b"last words"
+        with pytest.raises(anyio.EndOfStream):
+            await far.receive()
 
 
 async def entered(session: anyssh.ServerSession) -> None:
