@@ -7,7 +7,8 @@ import hashlib
 import os
 import socket
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -189,45 +190,38 @@ async def test_everything_sent_before_leaving_arrives() -> None:
     assert digests == [hashlib.sha256(data).digest()] * 2
 
 
-async def test_what_was_sent_during_a_key_exchange_arrives_although_we_leave() -> None:
-    """EOF and CLOSE wait for the new keys; leaving meanwhile must not lose the bytes before."""
-    got: list[bytes] = []
+@asynccontextmanager
+async def _heard() -> AsyncIterator[tuple[anyssh.ClientSession, anyssh.Channel, bytearray]]:
+    """Give a client, a channel, and what the server has received of it; leave the client first."""
+    got = bytearray()
 
     async def body(session: anyssh.ServerSession) -> None:
         channel = await session.accept_channel()
         with pytest.raises(anyio.BrokenResourceError):
-            await _feed(got.append, channel)
+            await _feed(got.extend, channel)
 
     near, far = streams()
     with anyio.fail_after(LIMIT):
         async with anyio.create_task_group() as group:
             group.start_soon(run_end, server_of().accept(far), body)
             async with client_of(near) as client:
-                channel = await client.open_channel()
-                async with anyio.create_task_group() as rekeying:
-                    rekeying.start_soon(client.rekey)
-                    rekeying.start_soon(channel.send, b"x" * 100_000)
-    assert b"".join(got) == b"x" * 100_000
+                yield client, await client.open_channel(), got
+
+
+async def test_what_was_sent_during_a_key_exchange_arrives_although_we_leave() -> None:
+    """EOF and CLOSE wait for the new keys; leaving meanwhile must not lose the bytes before."""
+    async with _heard() as (client, channel, got), anyio.create_task_group() as rekeying:
+        rekeying.start_soon(client.rekey)
+        rekeying.start_soon(channel.send, b"x" * 100_000)
+    assert got == b"x" * 100_000
 
 
 async def test_what_was_gathered_before_a_key_exchange_arrives_although_we_leave() -> None:
     """It has not left when the exchange begins, so it waits for the new keys, too."""
-    got: list[bytes] = []
-
-    async def body(session: anyssh.ServerSession) -> None:
-        channel = await session.accept_channel()
-        with pytest.raises(anyio.BrokenResourceError):
-            await _feed(got.append, channel)
-
-    near, far = streams()
-    with anyio.fail_after(LIMIT):
-        async with anyio.create_task_group() as group:
-            group.start_soon(run_end, server_of().accept(far), body)
-            async with client_of(near) as client:
-                channel = await client.open_channel()
-                assert channel.send_nowait(b"gathered") == 8
-                client._core.start_rekey(anyio.current_time())
-    assert got == [b"gathered"]
+    async with _heard() as (client, channel, got):
+        assert channel.send_nowait(b"gathered") == 8
+        client._core.start_rekey(anyio.current_time())
+    assert got == b"gathered"
 
 
 class _Deaf(ByteStream):

@@ -301,6 +301,23 @@ async def test_an_established_session_goes_on_while_others_wait_for_long_signatu
     assert threading.main_thread().name not in signatures.threads
 
 
+class _Begun:
+    """Counts handshakes that have gone on to the peer's version, and how many did in each turn."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.turns: list[int] = []
+
+    def count(self, event: anyssh.TraceEvent) -> None:
+        self.number += event.id is anyssh.TraceId.PROTOCOL_VERSION
+
+    async def count_turns(self) -> None:
+        while True:
+            before = self.number
+            await anyio.lowlevel.checkpoint()
+            self.turns.append(self.number - before)
+
+
 @pytest.mark.parametrize(
     "methods, most",
     [([KeyExchange.CURVE25519_SHA256], 4), ([KeyExchange.DH_GROUP14_SHA256], 1)],
@@ -309,29 +326,17 @@ async def test_few_handshakes_go_on_in_one_turn_of_the_event_loop(
     methods: list[str], most: int
 ) -> None:
     """HR-83: although all clients speak at once, whoever is in has a turn after each few."""
-    begun = 0
-    turns: list[int] = []
-
-    def count_begun(event: anyssh.TraceEvent) -> None:
-        nonlocal begun
-        begun += event.id is anyssh.TraceId.PROTOCOL_VERSION
-
-    async def count_turns() -> None:
-        while True:
-            before = begun
-            await anyio.lowlevel.checkpoint()
-            turns.append(begun - before)
-
+    handshakes = _Begun()
     config = fast(key_exchanges=methods)
     limits = anyssh.ServerLimits(unauthenticated_per_source=100, early_drop_from=100)
-    async with served(config=config, limits=limits, trace=count_begun) as place:
+    async with served(config=config, limits=limits, trace=handshakes.count) as place:
         strangers = [await place.street.connect() for _ in range(40)]
         await settle()  # all of them wait for the first word
-        place.group.start_soon(count_turns)
+        place.group.start_soon(handshakes.count_turns)
         async with anyio.create_task_group() as group:
             for stranger in strangers:
                 group.start_soon(stranger.send, b"SSH-2.0-stranger\r\n")
-        await wait_for(lambda: begun == len(strangers))
+        await wait_for(lambda: handshakes.number == len(strangers))
         for stranger in strangers:
             await stranger.aclose()
         await place.quiet()
@@ -339,27 +344,15 @@ async def test_few_handshakes_go_on_in_one_turn_of_the_event_loop(
             await echoes(client)
             await wait_for(lambda: not Handshakes.here().count)
     # Trio runs the tasks of a turn in any order, so two turns may come together.
-    assert 0 < max(turns) <= 2 * most
+    assert 0 < max(handshakes.turns) <= 2 * most
 
 
 @pytest.mark.blocking_allowed
 async def test_few_handshakes_over_tcp_go_on_in_one_turn_of_the_event_loop() -> None:
     """HR-83: nor does an event loop that hands over what came for all at once go on with all."""
-    begun = 0
-    turns: list[int] = []
-
-    def count_begun(event: anyssh.TraceEvent) -> None:
-        nonlocal begun
-        begun += event.id is anyssh.TraceId.PROTOCOL_VERSION
-
-    async def count_turns() -> None:
-        while True:
-            before = begun
-            await anyio.lowlevel.checkpoint()
-            turns.append(begun - before)
-
+    handshakes = _Begun()
     limits = anyssh.ServerLimits(unauthenticated=100, early_drop_from=100)
-    server = server_of(config=fast(), limits=limits, trace=count_begun)
+    server = server_of(config=fast(), limits=limits, trace=handshakes.count)
     with ExitStack() as strangers:
         async with (
             await anyio.create_tcp_listener(local_host="127.0.0.1", backlog=100) as listener,
@@ -370,12 +363,12 @@ async def test_few_handshakes_over_tcp_go_on_in_one_turn_of_the_event_loop() -> 
             sockets = [strangers.enter_context(socket.create_connection(place)) for _ in range(40)]
             await wait_for(lambda: server.statistics.unauthenticated == len(sockets))
             await settle()  # all of them wait for the first word
-            group.start_soon(count_turns)
+            group.start_soon(handshakes.count_turns)
             for stranger in sockets:
                 stranger.send(b"SSH-2.0-stranger\r\n")
-            await wait_for(lambda: begun == len(sockets))
+            await wait_for(lambda: handshakes.number == len(sockets))
             group.cancel_scope.cancel()
-    assert 0 < max(turns) <= 2 * PER_TURN
+    assert 0 < max(handshakes.turns) <= 2 * PER_TURN
 
 
 async def test_who_is_in_and_says_nothing_counts_among_no_handshakes() -> None:
