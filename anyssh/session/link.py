@@ -489,7 +489,7 @@ class Link:
 
         Returns whether it was possible.
         """
-        if not (reader.is_at_work or self._start_listening(reader)):
+        if self._bug is None and not (reader.is_at_work or self._start_listening(reader)):
             return False
         try:
             while reader.is_at_work:
@@ -529,8 +529,10 @@ class Link:
         """Do something; should it raise, which is a mistake of ours, the reader's task does."""
         try:
             act()
-        except Exception as bug:
-            self._bug = bug
+        except Exception as mistake:
+            if self._reader is None:  # the link has ended, and nobody reads any more
+                logger.exception("a session that has ended made a mistake")
+            self._bug = mistake
             self._want_task()
 
     def _end_crowd(self) -> None:
