@@ -14,11 +14,13 @@ import pwd
 import queue
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -177,10 +179,19 @@ class Report(list[Event]):
 
 
 class PeerProcess:
-    """A running peer: reads its events in a thread, keeps its log, ends it."""
+    """A running peer: reads its events in a thread, keeps its log, ends it.
+
+    It has a process group of its own, so that programs that it has started end with it: they hold
+    the pipes that are read here, too. Its temporary files are below one folder, which goes with it.
+
+    :ivar patience: seconds that it has to end by itself
+    """
+
+    patience = 5.0
 
     def __init__(self, command: Sequence[str]) -> None:
         environment = {name: value for name, value in os.environ.items() if name != "SSH_AUTH_SOCK"}
+        self._files = tempfile.TemporaryDirectory(prefix="peer", ignore_cleanup_errors=True)
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._log: list[str] = []
         self._process = subprocess.Popen(
@@ -190,7 +201,8 @@ class PeerProcess:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            env=environment | {"PATH": search_path()},
+            env=environment | {"PATH": search_path(), "TMPDIR": self._files.name},
+            start_new_session=True,
         )
         self._readers = [
             threading.Thread(target=self._read_events, daemon=True),
@@ -248,16 +260,19 @@ class PeerProcess:
         return await in_thread(partial(self.tell, f"{order} {json.dumps(members)}"))
 
     def stop(self) -> None:
-        """End the peer: its standard input ends, and if that is not enough it is killed."""
+        """End the peer: its standard input ends, and what is left after a while is killed."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(self.patience)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._files.cleanup()
         for reader in self._readers:
-            reader.join(5)
+            reader.join(DEADLINE)
+            if reader.is_alive():  # to close a pipe that a thread reads would wait for ever
+                raise PeerError(f"something of the peer outlives it; {self.log()}")
         for pipe in (self._process.stdout, self._process.stderr):
             if pipe is not None:
                 pipe.close()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 
 from .conftest import Keys
-from .peers import require_peer
+from .peers import PeerProcess, require_peer
 from .scripts.peer_common import pattern, sha256
 
 PAIRS = [
@@ -44,3 +45,19 @@ async def test_pair(keys: Keys, client_name: str, server_name: str) -> None:
     assert report.one("result")["stderr"] == "errors"
     assert report.one("result")["status"] == 42
     assert refused.one("refused")
+
+
+LINGERING = """
+import subprocess
+program = subprocess.Popen(["sleep", "600"])
+print('{"event": "started"}', flush=True)
+program.wait()
+"""
+
+
+def test_a_peer_that_does_not_end() -> None:
+    """What it has started would hold the pipes open, and nobody could close them."""
+    process = PeerProcess([sys.executable, "-c", LINGERING])
+    process.wait_for("started")
+    process.patience = 0.0
+    process.stop()
