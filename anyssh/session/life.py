@@ -389,11 +389,28 @@ class SessionLife(TypedAttributeProvider):
             services.cancel_scope.cancel()
         try:
             if error and isinstance(error, anyio.get_cancelled_exc_class()):
-                return await services.__aexit__(type(error), error, error.__traceback__)
+                return await self._pass_through(services, error, is_ours=is_ours)
             # The group would wrap any other.
             await services.__aexit__(None, None, None)
             if error is not None and is_ours:
                 raise error
+            return None
+        finally:
+            del error
+
+    async def _pass_through(
+        self, services: TaskGroup, error: BaseException, *, is_ours: bool
+    ) -> bool | None:
+        """Leave the services with a cancellation; return whether it was meant for them.
+
+        One that was given to us is left to our caller to raise. Raised here, an exit stack might
+        make it its own context, among which AnyIO looks for its beginning, then without end.
+        """
+        try:
+            return await services.__aexit__(type(error), error, error.__traceback__)
+        except BaseException as raised:
+            if is_ours or raised is not error:
+                raise
             return None
         finally:
             del error

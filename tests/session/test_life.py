@@ -8,7 +8,7 @@ import os
 import socket
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -999,6 +999,26 @@ async def test_an_end_that_is_cancelled_says_goodbye_all_the_same() -> None:
     assert scope.cancelled_caught
     assert isinstance(server_end.error, anyssh.Disconnected)
     assert near.closes == far.closes == 1
+
+
+async def test_on_an_exit_stack_no_cancellation_becomes_its_own_context() -> None:
+    """As it does of a manager that raises what it was given, and AnyIO looks for its beginning."""
+    near, far = streams()
+    is_circular = None
+    async with anyio.create_task_group() as group:
+        group.start_soon(run_end, server_of().accept(far))
+        with anyio.CancelScope() as scope:
+            try:
+                async with AsyncExitStack() as stack:
+                    await stack.enter_async_context(client_of(near))
+                    stack.push_async_callback(checkpoint)  # raises a cancellation of its own
+                    scope.cancel()
+                    await anyio.sleep_forever()
+            except anyio.get_cancelled_exc_class() as error:
+                is_circular = error.__context__ is error
+                error.__context__ = None
+                raise
+    assert is_circular is False
 
 
 async def test_entering_in_a_cancelled_scope_closes_the_stream() -> None:
