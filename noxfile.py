@@ -20,6 +20,7 @@ NIGHTLY = {
     "ANYSSH_LIVES": "20000",
     "ANYSSH_RECONNECTS": "10000",
     "ANYSSH_SESSION_LIVES": "500",
+    "ANYSSH_SOCKET_LIVES": "1000",
     "ANYSSH_TINY_MESSAGES": "1000000",
 }
 """How long the tests of reconnecting and of faults go on, where it is not said otherwise."""
