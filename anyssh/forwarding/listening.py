@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from logging import Logger, getLogger
 from pathlib import Path
@@ -20,6 +20,7 @@ from anyio.abc import ByteStream, Listener, SocketAttribute, SocketListener, Tas
 from anyio.streams.stapled import MultiListener
 
 from ..errors import SSHError
+from ..session.accepting import AcceptLoop
 from .endpoints import Endpoint, UnixEndpoint, is_all_interfaces
 from .sockets import ConnectedSocket, listening_socket
 from .watching import NOTHING, READING, Watcher
@@ -40,8 +41,6 @@ ACCEPTED_AT_ONCE: Final = 8
 """Connections that may be accepted before others have their turn."""
 BACKLOG: Final = 128
 PRIVATE: Final = 0o600
-FIRST_PAUSE: Final = 0.1
-LONGEST_PAUSE: Final = 5.0
 ONE_FAMILY: Final = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 """Errors of the second family's socket on a system that does not have it."""
 
@@ -186,34 +185,25 @@ async def serve_connections(
     :param take: is given sockets that were accepted; returns those that it does not take
     :param watcher: watches sockets of our own
     """
-
-    async def accept_from(one: Listener[ByteStream]) -> None:
-        raw = listening_socket(one)
-        if raw is None:
-            await one.serve(handler, tasks)
-        else:
-            await Accepting(raw, handler, tasks, take).run(watcher)
-
     async with anyio.create_task_group() as loops:
         for each in _parts(listener):
-            loops.start_soon(_keep_accepting, partial(accept_from, each))
+            loops.start_soon(_accept_from, each, handler, tasks, take, watcher)
 
 
-async def _keep_accepting(accept: Callable[[], Awaitable[None]]) -> None:
-    """Survive what a listener raises: the system may be out of descriptors for a while."""
-    pause = FIRST_PAUSE
-    while True:
-        try:
-            await accept()
-        except (anyio.ClosedResourceError, SSHError):  # or the session has ended, which watches it
-            return
-        except (OSError, anyio.BrokenResourceError) as error:
-            if pause == FIRST_PAUSE:
-                logger.warning("a forwarded port cannot accept connections: %s", error)
-            await anyio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
-        else:
-            return
+async def _accept_from(
+    one: Listener[ByteStream], handler: Handler, tasks: TaskGroup, take: Take, watcher: Watcher
+) -> None:
+    loop = AcceptLoop("a forwarded port cannot accept connections")
+    raw = listening_socket(one)
+    if raw is None:
+        await loop.run(partial(one.serve, loop.noting(handler), tasks))
+        return
+
+    def note_and_take(accepted: Sequence[ConnectedSocket]) -> Sequence[ConnectedSocket]:
+        loop.accepted()
+        return take(accepted)
+
+    await loop.run(partial(Accepting(raw, handler, tasks, note_and_take).run, watcher))
 
 
 class Accepting:
@@ -240,7 +230,10 @@ class Accepting:
         """
         if self._raw.fileno() < 0:
             raise anyio.ClosedResourceError
-        watcher.watch(self, self, NOTHING, READING)
+        try:
+            watcher.watch(self, self, NOTHING, READING)
+        except SSHError as error:  # the session has ended
+            raise anyio.ClosedResourceError from error
         try:
             await self._failed.wait()
         finally:

@@ -7,6 +7,7 @@ raise then, and so does what their callers wait for.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from logging import Logger, getLogger
 from typing import Final, TypeVar
 
@@ -14,7 +15,7 @@ import anyio
 from anyio.abc import AnyByteStream, Listener, TaskGroup
 from anyio.streams.stapled import MultiListener
 
-__all__ = ["accept_connections"]
+__all__ = ["AcceptLoop", "accept_connections"]
 
 logger: Logger = getLogger("anyssh")
 
@@ -34,37 +35,58 @@ async def accept_connections(
     Returns when the listener was closed, or has nothing more to accept.
     """
     if not isinstance(listener, MultiListener):
-        await _Accepting(listener, handler).run(connections)
+        await _accept_from(listener, handler, connections)
         return
     async with anyio.create_task_group() as loops:
         for each in listener.listeners:
-            loops.start_soon(_Accepting(each, handler).run, connections)
+            loops.start_soon(_accept_from, each, handler, connections)
 
 
-class _Accepting:
-    """Accepts the connections of one listener; waits before it tries again what has failed."""
+async def _accept_from(
+    listener: Listener[StreamT],
+    handler: Callable[[StreamT], Awaitable[None]],
+    connections: TaskGroup,
+) -> None:
+    loop = AcceptLoop("connections cannot be accepted for now")
+    await loop.run(partial(listener.serve, loop.noting(handler), connections))
 
-    def __init__(
-        self, listener: Listener[StreamT], handler: Callable[[StreamT], Awaitable[None]]
-    ) -> None:
-        self._listener: Listener[AnyByteStream] = listener
-        self._handler: Callable[..., Awaitable[None]] = handler
+
+class AcceptLoop:
+    """Accepts the connections of one listener; waits before it tries again what has failed.
+
+    :param trouble: what is logged when accepting first fails, and again after a success
+    """
+
+    def __init__(self, trouble: str) -> None:
+        self._trouble = trouble
         self._pause = FIRST_PAUSE
 
-    async def run(self, connections: TaskGroup) -> None:
+    async def run(self, accept: Callable[[], Awaitable[None]]) -> None:
+        """Accept until the listener was closed, or has nothing more to accept."""
         while True:
             try:
-                await self._listener.serve(self._handle, connections)
+                await accept()
             except anyio.ClosedResourceError:
                 return
             except (OSError, anyio.BrokenResourceError) as error:
                 if self._pause == FIRST_PAUSE:
-                    logger.warning("connections cannot be accepted for now: %s", error)
+                    logger.warning("%s: %s", self._trouble, error)
             else:
                 return
             await anyio.sleep(self._pause)
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
-    def _handle(self, stream: AnyByteStream) -> Awaitable[None]:
+    def accepted(self) -> None:
+        """Note that a connection has come: the next failure is another trouble."""
         self._pause = FIRST_PAUSE
-        return self._handler(stream)
+
+    def noting(
+        self, handler: Callable[[StreamT], Awaitable[None]]
+    ) -> Callable[[StreamT], Awaitable[None]]:
+        """Return a handler of connections that has each noted."""
+
+        def handle(stream: StreamT) -> Awaitable[None]:
+            self.accepted()
+            return handler(stream)
+
+        return handle

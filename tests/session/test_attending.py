@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import itertools
 import os
 import select
 import socket
@@ -14,16 +15,16 @@ from typing import Any, ClassVar
 
 import anyio
 import pytest
-from anyio.abc import ByteStream, SocketAttribute, TaskGroup
+from anyio.abc import ByteStream, SocketAttribute, SocketListener, TaskGroup
 
 import anyssh
 from anyssh.forwarding import carried, payloads
-from anyssh.forwarding.listening import Accepting
+from anyssh.forwarding.listening import Accepting, serve_connections
 from anyssh.forwarding.sockets import ConnectedSocket
-from anyssh.forwarding.watching import _TaskWatcher, make_watcher
+from anyssh.forwarding.watching import NOTHING, READING, Watched, _TaskWatcher, make_watcher
 from anyssh.protocol import core
 from anyssh.session._direct import DirectWriter
-from anyssh.testing import session_pair
+from anyssh.testing import memory_stream_pair, session_pair
 from anyssh.wire import Buffer
 from tests.session import test_forwarding as forwarding
 from tests.session.ends import (
@@ -584,3 +585,61 @@ async def test_without_descriptors_to_watch_a_listener_waits_until_there_are_som
         assert await forwarding.ask_port(number) == b"HELLO!"
     assert epolls.failures == 0
     assert "cannot accept connections" in caplog.text
+
+
+class Unwell(anyio.abc.Listener[ByteStream]):
+    """Cannot accept, but for one connection at the third time, and is closed at the sixth."""
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+
+    def ask(self, accept: Callable[[], object]) -> None:
+        self.asked.append(anyio.current_time())
+        if len(self.asked) == 3:
+            accept()
+        if len(self.asked) == 6:
+            raise anyio.ClosedResourceError
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def serve(self, handler: Callable[[ByteStream], Any], task_group: Any = None) -> None:
+        near, _ = memory_stream_pair()
+        self.ask(lambda: task_group.start_soon(handler, near))
+
+    async def aclose(self) -> None:
+        raise NotImplementedError
+
+
+class UnwellWatcher:
+    """Has a socket accept no more than an :class:`Unwell` does."""
+
+    def __init__(self, listener: Unwell) -> None:
+        self._listener = listener
+
+    def watch(self, source: object, watched: Watched, before: int, wanted: int) -> None:
+        if wanted != NOTHING:
+            self._listener.ask(lambda: watched.socket_ready(READING))
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("is_socket", [False, True])
+async def test_a_connection_in_between_makes_the_next_failure_another_trouble(
+    autojump_clock: object, caplog: pytest.LogCaptureFixture, is_socket: bool
+) -> None:
+    """It is waited for as shortly as the first one, and logged as well."""
+    unwell = Unwell()
+    came: list[ByteStream] = []
+
+    async def handle(stream: ByteStream) -> None:
+        came.append(stream)
+        await anyio.aclose_forcefully(stream)
+
+    with socket.create_server(("127.0.0.1", 0)) as raw:
+        raw.setblocking(False)
+        listener = await SocketListener.from_socket(raw) if is_socket else unwell
+        with socket.create_connection(raw.getsockname()):
+            async with anyio.create_task_group() as tasks:
+                await serve_connections(listener, handle, tasks, list, UnwellWatcher(unwell))
+    assert len(came) == 1
+    pauses = [later - before for before, later in itertools.pairwise(unwell.asked)]
+    assert pauses == pytest.approx([0.1, 0.2, 0.1, 0.2, 0.4])
+    assert caplog.text.count("cannot accept connections") == 2
