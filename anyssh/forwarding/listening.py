@@ -20,6 +20,7 @@ from anyio.abc import ByteStream, Listener, SocketAttribute, SocketListener, Tas
 from anyio.streams.stapled import MultiListener
 
 from ..errors import SSHError
+from ..session._waiting import Failure
 from ..session.accepting import AcceptLoop
 from .endpoints import Endpoint, UnixEndpoint, is_all_interfaces
 from .sockets import ConnectedSocket, listening_socket
@@ -219,8 +220,7 @@ class Accepting:
         self._tasks = tasks
         self._take = take
         self._waiting = anyio.CancelScope()
-        self._failed = anyio.Event()
-        self._failure: Exception
+        self._failure = Failure()
 
     async def run(self, watcher: Watcher) -> NoReturn:
         """Take connections, or run the handler for each as one of the tasks.
@@ -235,11 +235,10 @@ class Accepting:
         except SSHError as error:  # the session has ended
             raise anyio.ClosedResourceError from error
         try:
-            await self._failed.wait()
+            await self._failure.wait()
         finally:
             watcher.watch(self, self, READING, NOTHING)
             self._waiting.cancel()  # whoever closes the socket has nobody wait for it
-        raise self._failure
 
     def fileno(self) -> int:
         """Return the number that the system knows the socket by."""
@@ -264,15 +263,11 @@ class Accepting:
         except (BlockingIOError, ConnectionAbortedError):
             pass  # there are no more, or it has gone already
         except OSError as error:
-            self._fail(error)
+            self._failure.set(error)
         finally:
             for stream in self._take(accepted) if accepted else ():
                 self._tasks.start_soon(self._handler, stream)
 
     def abort(self) -> None:
         """Accept no more, as nobody watches."""
-        self._fail(anyio.ClosedResourceError())
-
-    def _fail(self, error: Exception) -> None:
-        self._failure = error
-        self._failed.set()
+        self._failure.set(anyio.ClosedResourceError())

@@ -15,6 +15,7 @@ import anyio
 from anyio.lowlevel import current_token
 
 from ..session._backend import callback_context
+from ..session._waiting import Failure
 
 __all__ = ["call_when_readable"]
 
@@ -37,24 +38,25 @@ async def call_when_readable(what: HasNumber, call: Callable[[], None]) -> NoRet
     watching = _Watching(call)
     if watching.begin(what.fileno()):
         try:
-            await watching.failed.wait()
+            await watching.failure.wait()
         finally:
             watching.end()
-        raise watching.failure
     while True:
         await anyio.wait_readable(what)
         call()
 
 
 class _Watching:
-    """A descriptor that an asyncio event loop watches."""
+    """A descriptor that an asyncio event loop watches.
+
+    :ivar failure: of the function that it calls
+    """
 
     def __init__(self, call: Callable[[], None]) -> None:
         self._call = call
         self._number = -1
         self._stop: Callable[[int], object]
-        self.failed = anyio.Event()
-        self.failure: Exception
+        self.failure: Failure = Failure()
 
     def begin(self, number: int) -> bool:
         """Have the event loop that runs watch a descriptor; return whether it can."""
@@ -79,5 +81,4 @@ class _Watching:
             self._call()
         except Exception as error:
             self.end()
-            self.failure = error
-            self.failed.set()
+            self.failure.set(error)

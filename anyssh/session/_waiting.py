@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from typing import NoReturn
 
 import anyio
 
-__all__ = ["Latch", "Notice"]
+__all__ = ["Failure", "Latch", "Notice"]
 
 
 class Notice:
@@ -54,3 +55,24 @@ class Latch:
         """Wait for :meth:`set`; does not yield if it has been called."""
         while not self._is_set:
             await self._notice.wait()
+
+
+class Failure:
+    """What fails outside of the task that waits for it, and is raised there."""
+
+    __slots__ = ("_error", "_notice")
+
+    def __init__(self) -> None:
+        self._notice = Notice()
+        self._error: Exception | None = None
+
+    def set(self, error: Exception) -> None:
+        """Have an exception raised in the task that waits, or will wait."""
+        self._error = error
+        self._notice.notify()
+
+    async def wait(self) -> NoReturn:
+        """Wait for :meth:`set`, and raise the exception."""
+        while self._error is None:
+            await self._notice.wait()
+        raise self._error
