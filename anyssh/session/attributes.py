@@ -1,14 +1,15 @@
-"""What can be asked of sessions and channels through AnyIO's ``extra()``."""
+"""What can be asked of streams, sessions and channels through AnyIO's ``extra()``."""
 
 from __future__ import annotations
 
 from anyio import TypedAttributeSet, typed_attribute
+from anyio.abc import AnyByteStream, SocketAttribute
 
 from ..identification import PeerVersion
 from ..keys import Key
 from ..protocol.negotiation import Algorithms
 
-__all__ = ["SSHAttribute"]
+__all__ = ["SSHAttribute", "displayed_address", "remote_address"]
 
 
 class SSHAttribute(TypedAttributeSet):
@@ -24,3 +25,18 @@ class SSHAttribute(TypedAttributeSet):
     """Who the client is; known to servers."""
     channel_type: str = typed_attribute()
     """The type that a channel was opened with."""
+
+
+def remote_address(stream: AnyByteStream) -> tuple[str, int] | None:
+    """Return the host and port at the other end of a stream, where it has them."""
+    try:
+        address = stream.extra(SocketAttribute.remote_address, None)
+    except (OSError, AttributeError):  # what sockets raise that are closed already
+        return None
+    return (address[0], address[1]) if isinstance(address, tuple) else None
+
+
+def displayed_address(address: tuple[str, int]) -> str:
+    """Return an address as people write it, one of IPv6 in brackets."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

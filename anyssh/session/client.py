@@ -26,13 +26,13 @@ from ..protocol.events import (
     KeyAccepted,
 )
 from ..trace import Progress, TraceHandler, TraceId, TraceLevel
-from .attributes import SSHAttribute
+from .attributes import SSHAttribute, remote_address
 from .client_authentication import Authenticator
 from .credentials import ClientCredentials
 from .guesses import Guess, Guesses
 from .host_keys import HostKeyVerifier, PresentedHostKey
 from .known_hosts import KnownHostVerifier
-from .life import ProgressHandler, Transport, remote_address
+from .life import ProgressHandler, Transport
 from .links import SessionState
 from .services import SessionService
 from .session import Session

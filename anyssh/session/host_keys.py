@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ..errors import HostKeyError
 from ..identification import PeerVersion
 from ..keys import Certificate, Key
+from .attributes import displayed_address
 
 __all__ = [
     "HostKeyVerifier",
@@ -56,7 +57,7 @@ def pin(*fingerprints: str) -> HostKeyVerifier:
         key = presented.key
         if key.fingerprint in pinned:
             return True
-        where = f" of {presented.address[0]}:{presented.address[1]}" if presented.address else ""
+        where = f" of {displayed_address(presented.address)}" if presented.address else ""
         raise HostKeyError(
             f"the {key.algorithm} host key{where} is {key.fingerprint}; "
             f"pinned: {', '.join(sorted(pinned))}",

@@ -36,7 +36,6 @@ from anyio.abc import (
     ByteStream,
     ByteStreamConnectable,
     ObjectStream,
-    SocketAttribute,
     TaskGroup,
 )
 
@@ -89,7 +88,6 @@ __all__ = [
     "SessionClosed",
     "SessionLife",
     "Transport",
-    "remote_address",
 ]
 
 logger: Logger = getLogger("anyssh")
@@ -172,15 +170,6 @@ class HostKeys(NamedTuple):
 
 
 NO_HOST_KEYS: Final = HostKeys((), {})
-
-
-def remote_address(stream: AnyByteStream) -> tuple[str, int] | None:
-    """Return the host and port at the other end of a stream, where it has them."""
-    try:
-        address = stream.extra(SocketAttribute.remote_address, None)
-    except (OSError, AttributeError):  # what sockets raise that are closed already
-        return None
-    return (address[0], address[1]) if isinstance(address, tuple) else None
 
 
 class SessionLife(TypedAttributeProvider):
@@ -830,10 +819,6 @@ class SessionLife(TypedAttributeProvider):
     @property
     def _stream(self) -> AnyByteStream | None:
         return None if self._state is SessionState.NEW else self._links.stream
-
-    def _remote_address(self) -> tuple[str, int] | None:
-        stream = self._stream
-        return None if stream is None else remote_address(stream)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._number} {self._state.name.lower()}>"

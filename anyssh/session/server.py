@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 import anyio
 import anyio.lowlevel
 from anyio import TASK_STATUS_IGNORED
-from anyio.abc import AnyByteStream, Listener, SocketAttribute, TaskGroup, TaskStatus
+from anyio.abc import AnyByteStream, Listener, TaskGroup, TaskStatus
 
 from ..config import ServerLimits, SessionConfig
 from ..constants import DisconnectReason
@@ -28,6 +28,7 @@ from ..trace import TraceHandler
 from ._waiting import Latch, Notice
 from .accepting import accept_connections
 from .admission import Admission, Refusal, Stage, Visit
+from .attributes import remote_address
 from .authorities import UserAuthorities
 from .credentials import CertifiedKey, KeyPair, as_signer, require_type
 from .life import HostKeys, ProgressHandler
@@ -206,9 +207,11 @@ class Server:
 
         :param stream: a client's, which has not been read from
         """
-        return self._session(stream, Visit())
+        return self._session(stream, Visit(), remote_address(stream))
 
-    def _session(self, stream: AnyByteStream, visit: Visit) -> ServerSession:
+    def _session(
+        self, stream: AnyByteStream, visit: Visit, address: tuple[str, int] | None
+    ) -> ServerSession:
         return ServerSession(
             stream,
             self._config,
@@ -219,6 +222,7 @@ class Server:
             authorize_reconnect=self._authorize_reconnect,
             reconnectable_sessions=self._reconnectable_sessions,
             visit=visit,
+            address=address,
             forwarding=self._forwarding,
             services=self._services,
             trace=self._trace,
@@ -320,13 +324,14 @@ class Server:
         if self._stop_time is not None:
             await _close(stream)
             return
-        host = _remote_host(stream)
+        address = remote_address(stream)
+        host = None if address is None else address[0]
         admitted = self._admission.admit(host, anyio.current_time(), _random.random())
         if isinstance(admitted, Refusal):
             logger.debug("a connection from %s is refused: %s", host, admitted.value)
             await self._refuse(stream, admitted)
             return
-        guest = _Guest(self._session(stream, admitted), admitted)
+        guest = _Guest(self._session(stream, admitted, address), admitted)
         self._guests[guest] = guests[guest] = None
         try:
             async with guest.session as session:
@@ -357,15 +362,6 @@ class Server:
         finally:
             self._refusing -= 1
             await _close(stream)
-
-
-def _remote_host(stream: AnyByteStream) -> str | None:
-    """Return the address that a connection comes from, as far as its stream tells."""
-    try:
-        address = stream.extra(SocketAttribute.remote_address, None)
-    except (OSError, AttributeError):  # what sockets raise that are closed already
-        return None
-    return str(address[0]) if isinstance(address, tuple) else None
 
 
 async def _close(stream: AnyByteStream) -> None:

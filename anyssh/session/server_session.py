@@ -9,7 +9,7 @@ from logging import Logger, getLogger
 from typing import Any, Final
 
 import anyio
-from anyio.abc import AnyByteStream
+from anyio.abc import AnyByteStream, SocketAttribute
 
 from ..config import SessionConfig
 from ..constants import DisconnectReason, ReconnectFailureReason
@@ -44,7 +44,7 @@ from ..protocol.events import (
 from ..trace import Progress, TraceHandler, TraceId, TraceLevel
 from ._waiting import Notice
 from .admission import Offence, Stage, Visit
-from .attributes import SSHAttribute
+from .attributes import SSHAttribute, displayed_address
 from .authorities import UserAuthorities
 from .errors import ConnectionLost
 from .life import HostKeys, ProgressHandler
@@ -76,6 +76,7 @@ class ServerSession(Session):
     """The server's end of a session; made by :meth:`Server.accept`."""
 
     __slots__ = (
+        "_address",
         "_authenticate",
         "_authorize_reconnect",
         "_is_claimed",
@@ -103,6 +104,7 @@ class ServerSession(Session):
         authorize_reconnect: AuthorizeReconnect | None,
         reconnectable_sessions: ReconnectableSessions,
         visit: Visit,
+        address: tuple[str, int] | None,
         forwarding: ForwardingPolicy | None = None,
         services: Mapping[type[SessionService], Any] | None = None,
         trace: TraceHandler | None = None,
@@ -120,6 +122,7 @@ class ServerSession(Session):
         self._authorize_reconnect = authorize_reconnect
         self._reconnectable = reconnectable_sessions
         self._visit = visit
+        self._address = address
         self._is_excused = False
         self._loss_number = 0
         self._is_claimed = False
@@ -143,7 +146,9 @@ class ServerSession(Session):
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         """The attributes of the stream, then those of :class:`SSHAttribute`."""
-        own = {SSHAttribute.principal: lambda: self.principal}
+        own: dict[Any, Callable[[], Any]] = {SSHAttribute.principal: lambda: self.principal}
+        if (address := self._address) is not None:  # sockets that are closed do not tell theirs
+            own[SocketAttribute.remote_address] = lambda: address
         return {**super().extra_attributes, **own}
 
     @property
@@ -275,6 +280,7 @@ class ServerSession(Session):
         except LocalProtocolError:
             await anyio.aclose_forcefully(stream)
             return
+        self._address = other._address
         event.accept(self._connection, anyio.current_time())
         attempt.link.advance()
 
@@ -290,7 +296,7 @@ class ServerSession(Session):
     async def _ask_whether_it_may_reconnect(self, other: ServerSession) -> bool:
         if self._authorize_reconnect is None:
             return True
-        return await self._ask(self._authorize_reconnect, self, other._remote_address()) is True
+        return await self._ask(self._authorize_reconnect, self, other._address) is True
 
     async def _hand_over(self) -> tuple[AnyByteStream, Core]:
         """End without touching the stream, which belongs to another session from now on."""
@@ -328,13 +334,11 @@ class ServerSession(Session):
 
     def _peer_name(self) -> str:
         """Return where the client is, for logs."""
-        address = self._remote_address()
-        return "a client" if address is None else f"{address[0]}:{address[1]}"
+        return "a client" if self._address is None else displayed_address(self._address)
 
     def _remote_host(self) -> str | None:
         """Return the address that the client comes from, if it has one."""
-        address = self._remote_address()
-        return None if address is None else address[0]
+        return None if self._address is None else self._address[0]
 
     async def _verdict(self, attempt: AuthAttempt) -> object | None:
         """Return the principal or a challenge, None to refuse; a likely mistake lets nobody in."""

@@ -558,6 +558,38 @@ async def test_failing_handlers_are_counted(caplog: pytest.LogCaptureFixture) ->
         await wait_for(lambda: place.statistics.handler_failures == 1)
 
 
+@pytest.mark.parametrize("host, shown", [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+async def test_the_log_tells_where_a_client_was_that_has_gone(
+    host: str, shown: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Sockets that are closed do not tell the address of their peer any more."""
+    caplog.set_level("INFO", "anyssh")
+    told: list[tuple[str, int]] = []
+
+    async def stay(session: anyssh.ServerSession) -> None:
+        closed = await session.wait_closed()
+        told.append(session.extra(SocketAttribute.remote_address))
+        raise closed.error
+
+    async with (
+        await anyio.create_tcp_listener(local_host=host, local_port=0) as listener,
+        anyio.create_task_group() as group,
+    ):
+        await group.start(server_of().serve, listener, stay)
+        port = listener.extra(SocketAttribute.local_port)
+        for client in (None, client_of):
+            stream = await anyio.connect_tcp(host, port)
+            place = f"{shown}:{stream.extra(SocketAttribute.local_port)}: the connection ended"
+            address = (host, stream.extra(SocketAttribute.local_port))
+            if client is None:
+                await stream.aclose()
+            else:
+                await run_end(client(stream), lambda _: anyio.lowlevel.checkpoint())
+            await wait_for(lambda place=place: place in caplog.text)
+        assert told == [address]
+        group.cancel_scope.cancel()
+
+
 # How it ends
 
 
