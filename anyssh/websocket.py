@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 import anyio
 import anyio.lowlevel
-from anyio import ResourceGuard
+from anyio import ConnectionFailed, ResourceGuard
 from anyio.abc import ByteStream, ByteStreamConnectable, Listener, TaskGroup
 
 try:
@@ -409,7 +409,16 @@ class WebSocketConnectable(ByteStreamConnectable):
 
     async def connect(self) -> WebSocketStream:
         """Connect; see :func:`connect_websocket`."""
-        return await _shake_hands(await self._open(), self.handshake_time, self._ask)
+        host = urlsplit(self.url).hostname
+        try:
+            stream = await self._open()
+        except ssl.SSLError:
+            raise
+        except OSError as error:
+            raise ConnectionFailed(f"error connecting to {host}:{self._port()}: {error}") from error
+        except (anyio.EndOfStream, anyio.BrokenResourceError) as error:
+            raise ConnectionFailed(f"{host}:{self._port()} does not speak TLS") from error
+        return await _shake_hands(stream, self.handshake_time, self._ask)
 
     async def _open(self) -> ByteStream:
         parts = urlsplit(self.url)
@@ -452,7 +461,8 @@ async def connect_websocket(url: str, **options: Any) -> WebSocketStream:
     :param options: those of :class:`WebSocketConnectable`
     :raises WebSocketError: the server refused, or does not speak WebSocket
     :raises ValueError: the URL is not one of a WebSocket
-    :raises ~anyio.ConnectionFailed: there is no way to the server
+    :raises ~anyio.ConnectionFailed: there is no way to the server, or no TLS for ``wss``
+    :raises ~ssl.SSLError: its certificate is not trusted, for one
     """
     return await WebSocketConnectable(url=url, **options).connect()
 

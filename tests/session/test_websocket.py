@@ -771,8 +771,24 @@ async def test_a_url_that_is_none(url: str) -> None:
 async def test_nobody_listens() -> None:
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
         port = listener.extra(SocketAttribute.local_port)
-    with pytest.raises(OSError):  # noqa: PT011
+    with pytest.raises(anyio.ConnectionFailed, match=f"connecting to 127.0.0.1:{port}"):
         await connect_websocket(f"ws://127.0.0.1:{port}/")
+
+
+async def test_a_server_without_tls_is_no_way_to_a_wss_url() -> None:
+    async def handle(stream: ByteStream) -> None:
+        async with stream:
+            await stream.receive()
+
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(listener.serve, handle)
+        port = listener.extra(SocketAttribute.local_port)
+        with pytest.raises(anyio.ConnectionFailed, match=f"127.0.0.1:{port} does not speak TLS"):
+            await connect_websocket(f"wss://127.0.0.1:{port}/")
+        group.cancel_scope.cancel()
 
 
 async def test_a_failed_handshake_leaves_the_listener_alone() -> None:
