@@ -283,6 +283,11 @@ class SessionConfig:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
+        for name in (*self._known, "extensions"):
+            if isinstance(getattr(self, name), str):
+                raise TypeError(f"{name} is a list of names, not one text: {getattr(self, name)!r}")
+        if not isinstance(self.limits, Limits):
+            raise TypeError(f"limits must be Limits, not {type(self.limits).__name__}")
         for name, known in self._known.items():
             chosen = tuple(getattr(self, name))
             object.__setattr__(self, name, chosen)

@@ -21,6 +21,7 @@ __all__ = [
     "is_all_interfaces",
     "is_guarded",
     "is_loopback",
+    "require_endpoints",
 ]
 
 IPAddress = IPv4Address | IPv6Address
@@ -38,6 +39,8 @@ class TcpEndpoint:
     port: int
 
     def __post_init__(self) -> None:
+        if not isinstance(self.port, int):
+            raise TypeError(f"a port is an int, not {self.port!r}")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"a port lies between 0 and 65535, not at {self.port!r}")
 
@@ -60,6 +63,18 @@ class UnixEndpoint:
 
 
 Endpoint = TcpEndpoint | UnixEndpoint
+
+
+def require_endpoints(*endpoints: Endpoint) -> None:
+    """Check that these are endpoints, and not pairs of a host and a port for example.
+
+    :raises TypeError: one is not
+    """
+    for endpoint in endpoints:
+        if not isinstance(endpoint, Endpoint):
+            kind = type(endpoint).__name__
+            raise TypeError(f"expected a TcpEndpoint or a UnixEndpoint, got {kind}")
+
 
 LOCALHOST: Final = "localhost"
 LONGEST_ADDRESS: Final = len("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255")

@@ -8,7 +8,7 @@ from anyio.abc import ByteStreamConnectable
 
 from ..session.channel import Channel
 from ..session.services import SessionService
-from .endpoints import Endpoint, TcpEndpoint
+from .endpoints import Endpoint, TcpEndpoint, require_endpoints
 from .local import LocalForward, RemoteConnectable, SocksForward
 from .policy import Connecting, ListenerFactory
 from .ports import ForwardedPort
@@ -76,6 +76,7 @@ class ForwardingMethods:
         Sockets in the file system are an extension of OpenSSH. One that we listen on is for our own
         user alone, and is removed in the end; one that is there already is in use.
         """
+        require_endpoints(local, remote)
         return LocalForward(self.forwarding, local, remote, connecting, listener)
 
     def forward_socks(
@@ -112,6 +113,7 @@ class ForwardingMethods:
 
     async def stream_to_remote(self, remote: Endpoint) -> Channel:
         """Connect like :meth:`stream_to_remote_port`, to a port or a socket."""
+        require_endpoints(remote)
         return await self.forwarding.connect(remote)
 
     def connectable(self, host: str, port: int) -> ByteStreamConnectable:
@@ -125,6 +127,7 @@ class ForwardingMethods:
 
     def connectable_to(self, remote: Endpoint) -> ByteStreamConnectable:
         """Return a way to a port or a socket that the peer reaches."""
+        require_endpoints(remote)
         return RemoteConnectable(self.forwarding, remote)
 
     # Having the peer listen
@@ -160,6 +163,7 @@ class ForwardingMethods:
         self, remote: Endpoint, local: Endpoint, *, connecting: Connecting | None = None
     ) -> RemoteForward:
         """Return a forward like :meth:`forward_from_remote_port`, for ports and sockets alike."""
+        require_endpoints(remote, local)
         return RemoteForward(self.forwarding, remote, local, connecting)
 
     def stream_from_remote_port(self, remote_host: str, remote_port: int) -> RemoteListener:
@@ -173,6 +177,7 @@ class ForwardingMethods:
 
     def stream_from_remote(self, remote: Endpoint) -> RemoteListener:
         """Return a listener like :meth:`stream_from_remote_port`, for a port or a socket."""
+        require_endpoints(remote)
         return RemoteListener(self.forwarding, remote)
 
     # What the peer has us listen on

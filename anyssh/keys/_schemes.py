@@ -271,6 +271,9 @@ _BY_BLOB_NAME: Final[dict[str, Scheme]] = {
     HostKeyAlgorithm.ED25519: ED25519,
     **{scheme.algorithm: scheme for scheme in CURVES},
 }
+ALGORITHMS: Final = tuple(_BY_BLOB_NAME)
+"""What keys can be made for."""
+
 _BY_CURVE: Final = {scheme.curve.name: scheme for scheme in CURVES}
 
 

@@ -289,12 +289,15 @@ def generate_key(algorithm: str, *, bits: int | None = None, comment: str = "") 
     """
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-    from ._schemes import MAX_RSA_BITS, MIN_RSA_BITS, EcdsaScheme, scheme_for
+    from ._schemes import ALGORITHMS, MAX_RSA_BITS, MIN_RSA_BITS, EcdsaScheme, scheme_for
 
     scheme = scheme_for(algorithm)
     private: object
     if scheme is None:
-        raise ValueError(f"not an algorithm that we have keys for: {algorithm!r}")
+        raise ValueError(
+            f"not an algorithm that we have keys for: {algorithm!r}; "
+            f"there are {', '.join(ALGORITHMS)}"
+        )
     if algorithm in _DEFAULT_RSA_BITS:
         size = _DEFAULT_RSA_BITS[algorithm] if bits is None else bits
         if not MIN_RSA_BITS <= size <= MAX_RSA_BITS:

@@ -151,6 +151,9 @@ class Challenge:
     def __post_init__(self) -> None:
         if len(self.prompts) > MAX_PROMPTS:
             raise ValueError(f"{len(self.prompts)} prompts; a challenge has at most {MAX_PROMPTS}")
+        for prompt in self.prompts:
+            if not isinstance(prompt, Prompt):
+                raise TypeError(f"prompts must be of Prompt, not {type(prompt).__name__}")
 
 
 def public_key_signed_data(

@@ -563,7 +563,7 @@ class Channel(ByteStream):
         :param exit_status: of the program that this end stands for
         :param signal: that ended this program, without ``SIG``
         :param message: goes with the signal
-        :raises ValueError: both a status and a signal were given
+        :raises ValueError: both a status and a signal were given, or a status below 0
         """
         self.close(exit_status=exit_status, signal=signal, message=message)
         await anyio.lowlevel.checkpoint()
@@ -580,10 +580,15 @@ class Channel(ByteStream):
         :param exit_status: as there
         :param signal: as there
         :param message: as there
-        :raises ValueError: both a status and a signal were given
+        :raises ValueError: both a status and a signal were given, or a status below 0
         """
         if exit_status is not None and signal is not None:
             raise ValueError("a program ends with a status or by a signal, not both")
+        if exit_status is not None and not 0 <= exit_status < 2**32:
+            raise ValueError(
+                f"an exit status lies between 0 and 2**32 - 1, not at {exit_status}; "
+                "a program that a signal has ended has signal="
+            )
         if not self._is_closed_here:
             self._close_now(exit_status, signal, message)
 

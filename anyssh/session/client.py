@@ -8,7 +8,7 @@ from typing import Any, Final, Self
 import anyio
 import anyio.lowlevel
 from anyio import ResourceGuard
-from anyio.abc import AnyByteStream, SocketStream
+from anyio.abc import AnyByteStream, ByteStream, ObjectStream, SocketStream
 
 from ..config import SessionConfig
 from ..constants import Service
@@ -26,6 +26,7 @@ from ..protocol.events import (
     KeyAccepted,
 )
 from ..trace import Progress, TraceHandler, TraceId, TraceLevel
+from ._arguments import check_type
 from .attributes import SSHAttribute, remote_address
 from .client_authentication import Authenticator
 from .credentials import ClientCredentials
@@ -71,6 +72,8 @@ class ClientSession(Session):
         trace: TraceHandler | None = None,
         on_progress: ProgressHandler | None = None,
     ) -> None:
+        check_type("credentials", credentials, ClientCredentials)
+        check_type("config", config, SessionConfig)
         config = config if config is not None else SessionConfig()
         if config.is_secure and not callable(verify_host):
             raise TypeError(
@@ -229,6 +232,7 @@ class ClientSession(Session):
         :raises SSHError: the session has ended
         """
         await anyio.lowlevel.checkpoint()
+        check_type("credentials", credentials, ClientCredentials)
         await self._authenticate(credentials)
 
     async def _authenticate(self, credentials: ClientCredentials) -> None:
@@ -254,7 +258,13 @@ class ClientSession(Session):
         :raises ConnectionLost: this stream was lost, too
         :raises SSHError: the handshake failed otherwise, or the session has ended
         :raises LocalProtocolError: the session has a stream, or is trying another one
+        :raises TypeError: it is no stream, but a connectable for example
         """
+        if not isinstance(stream, ObjectStream | ByteStream):
+            raise TypeError(
+                f"expected a byte stream, got {type(stream).__name__}; "
+                "connect() of a connectable gives one"
+            )
         try:
             await anyio.lowlevel.checkpoint()
             self._require_alive()

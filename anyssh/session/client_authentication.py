@@ -79,13 +79,13 @@ class Authenticator:
                 tried[method] = None
                 self._methods_left = reply.methods_left
         left = self._methods_left or ()
-        raise AuthenticationError(
-            f"the server did not let {credentials.username!r} in; "
-            f"refused: {', '.join(tried) or 'nothing'}, for nothing else could be tried; "
-            f"the server takes: {', '.join(left) or 'unknown'}"
-            + "".join(f"; {refusal}" for refusal in unsigned),
-            left,
-        )
+        outcome = f"it refused {', '.join(tried)}, and nothing else" if tried else "nothing"
+        parts = [
+            f"the server did not let {credentials.username!r} in: {outcome} could be tried",
+            *([f"the server takes: {', '.join(left)}"] if left else []),
+            *map(str, unsigned),
+        ]
+        raise AuthenticationError("; ".join(parts), left)
 
     async def query(self, username: str, key: Key) -> bool:
         """Ask whether a key is worth signing with."""
@@ -154,11 +154,10 @@ class Authenticator:
         if not isinstance(reply, KeyAccepted):
             return reply
         if isinstance(signer, Key):
-            if credentials.key_provider is None:
-                return None
-            found = await credentials.key_provider(signer)
+            provider = credentials.key_provider
+            found = None if provider is None else await provider(signer)
             if found is None:
-                return None
+                raise SigningRefused(f"the private half of {signer.fingerprint} was not found")
             key = CertifiedKey(found, key.certificate) if isinstance(key, CertifiedKey) else found
         return await self._prove(user, key)
 

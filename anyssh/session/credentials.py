@@ -123,11 +123,15 @@ class ClientCredentials:
         private half ``key_provider`` finds, each alone or as a :class:`CertifiedKey`; give both to
         try a key with and without certificate; or an async callable that gives them when they are
         needed, such as :meth:`Agent.identities`
-    :ivar password_provider: asked for the password when its turn has come; takes precedence over
-        ``password``; None or an empty text skips the method
-    :ivar key_provider: asked for the private half of a public key that the server would accept
-    :ivar respond: answers the prompts of keyboard-interactive, one text for each; None gives up
+    :ivar password_provider: an async callable without arguments, asked for the password when its
+        turn has come; takes precedence over ``password``; None or an empty text skips the method
+    :ivar key_provider: an async callable that is given a public key that the server would accept,
+        and returns what signs for it, or None; such as :meth:`Agent.find`
+    :ivar respond: an async callable that is given each :class:`Challenge` of keyboard-interactive
+        and returns its answers, one text for each prompt; None gives up
     :ivar host_based: the word of this machine
+    :raises TypeError: something is of a wrong type, such as one key that is not in a list
+    :raises ValueError: a key has no private half, and there is no ``key_provider``
     """
 
     username: str
@@ -151,4 +155,9 @@ class ClientCredentials:
         for key in keys:
             if isinstance(key, CertifiedKey):
                 require_type(key.certificate, CertificateType.USER)
+            held = key.key if isinstance(key, CertifiedKey) else key
+            if isinstance(held, Key) and not held.has_private and self.key_provider is None:
+                raise ValueError(
+                    f"{held!r} has no private half; give the private key, or a key_provider"
+                )
         object.__setattr__(self, "keys", tuple(keys))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import anyio
 
 from ..errors import SSHError
 
-__all__ = ["ConnectionLost"]
+__all__ = ["ConnectionLost", "is_end_of_peer"]
 
 
 class ConnectionLost(SSHError, anyio.BrokenResourceError):
@@ -14,3 +16,19 @@ class ConnectionLost(SSHError, anyio.BrokenResourceError):
 
     ``__cause__`` is the stream's own error, if it had one.
     """
+
+
+_ENDS: Final = (
+    SSHError,
+    anyio.BrokenResourceError,
+    anyio.ClosedResourceError,
+    anyio.EndOfStream,
+    anyio.IncompleteRead,
+)
+
+
+def is_end_of_peer(error: BaseException) -> bool:
+    """Whether a handler raised what it meets when its peer leaves, and not a mistake of its own."""
+    if isinstance(error, ExceptionGroup):
+        return all(map(is_end_of_peer, error.exceptions))
+    return isinstance(error, _ENDS)

@@ -72,7 +72,15 @@ def checked_fingerprints(fingerprints: Iterable[str]) -> frozenset[str]:
     """Return fingerprints in the form that keys tell theirs.
 
     :raises ValueError: one has another form
+    :raises TypeError: one is no text
     """
+    fingerprints = tuple(fingerprints)
+    for fingerprint in fingerprints:
+        if not isinstance(fingerprint, str):
+            kind = type(fingerprint).__name__
+            raise TypeError(
+                f"expected a fingerprint like SHA256:…, got {kind}; a Key tells its own"
+            )
     found = [fingerprint.rstrip("=") for fingerprint in fingerprints]
     for fingerprint in found:
         if not fingerprint.startswith("SHA256:") or len(fingerprint) != 50:

@@ -597,6 +597,8 @@ class SessionLife(TypedAttributeProvider):
     def _require_alive(self) -> None:
         if self._end is not None:
             raise self._failure()
+        if self._state is SessionState.NEW:
+            raise self._not_started()
 
     def _failure(self) -> SSHError:
         """Return a fresh exception that tells why the session has ended."""

@@ -21,16 +21,18 @@ from anyio.abc import AnyByteStream, Listener, TaskGroup, TaskStatus
 
 from ..config import ServerLimits, SessionConfig
 from ..constants import DisconnectReason
-from ..errors import SessionMoved, SSHError
+from ..errors import SessionMoved
 from ..forwarding.policy import ForwardingPolicy
 from ..keys import CertificateType, Key
 from ..trace import TraceHandler
+from ._arguments import check_type
 from ._waiting import Latch, Notice
 from .accepting import accept_connections
 from .admission import Admission, Refusal, Stage, Visit
 from .attributes import remote_address
 from .authorities import UserAuthorities
 from .credentials import CertifiedKey, KeyPair, as_signer, require_type
+from .errors import is_end_of_peer
 from .life import HostKeys, ProgressHandler
 from .metrics import ServerStatistics
 from .reconnectable import ReconnectableSessions
@@ -102,7 +104,7 @@ class Server:
     :param trace: called with what happens in every session, for developers
     :param on_progress: called with the stages of every session's set-up
     :raises ValueError: there is no usable host key, or a certificate is not for a host
-    :raises TypeError: there is no ``authenticate``
+    :raises TypeError: there is no ``authenticate``, or something is of a wrong type
     """
 
     def __init__(
@@ -121,6 +123,9 @@ class Server:
         trace: TraceHandler | None = None,
         on_progress: ProgressHandler | None = None,
     ) -> None:
+        check_type("config", config, SessionConfig)
+        check_type("limits", limits, ServerLimits)
+        check_type("forwarding", forwarding, ForwardingPolicy)
         self._config = config if config is not None else SessionConfig()
         self._host_keys = tuple(
             key if isinstance(key, CertifiedKey) else as_signer(key) for key in host_keys
@@ -338,12 +343,13 @@ class Server:
                 await handler(session)
         except SessionMoved as error:
             logger.debug("%s", error)
-        except SSHError as error:
-            logger.info("%s: the connection ended: %s", guest.session._peer_name(), error)
-        except Exception:
-            self._handler_failures += 1
+        except Exception as error:
             name = guest.session._peer_name()
-            logger.exception("%s: the handler of the connection failed", name)
+            if is_end_of_peer(error):
+                logger.info("%s: the connection ended: %s", name, str(error) or repr(error))
+            else:
+                self._handler_failures += 1
+                logger.exception("%s: the handler of the connection failed", name)
         finally:
             del self._guests[guest], guests[guest]
             guest.is_gone.set()

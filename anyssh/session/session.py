@@ -36,8 +36,10 @@ from ..protocol.events import (
     ServiceRequested,
 )
 from ..trace import TraceHandler, TraceId, TraceLevel
+from ._arguments import check_type
 from ._waiting import Notice
 from .channel import Channel
+from .errors import is_end_of_peer
 from .life import LIFE_HANDLERS, NO_HOST_KEYS, HostKeys, ProgressHandler, SessionLife, Transport
 from .link import Together
 from .links import SessionState
@@ -103,6 +105,7 @@ class Session(ForwardingMethods, SessionLife):
         trace: TraceHandler | None = None,
         on_progress: ProgressHandler | None = None,
     ) -> None:
+        check_type("forwarding", forwarding, ForwardingPolicy)
         policy = forwarding if forwarding is not None else _NO_FORWARDING
         registered: dict[type[SessionService], Any] = {PortForwarding: policy, **(services or {})}
         if policy.passes_on:
@@ -153,10 +156,12 @@ class Session(ForwardingMethods, SessionLife):
         :raises ChannelOpenError: the peer refused the channel
         :raises RequestDenied: the peer refused the request; the channel is closed again
         :raises SSHError: the session has ended
+        :raises TypeError: ``request`` is of another type, such as a text
         """
         await anyio.lowlevel.checkpoint_if_cancelled()
         await self._wait_for_room()
         try:
+            check_type("request", request, ChannelRequest)
             self._require_alive()
             state = self._connection.open_channel(channel_type, payload, window_size=window_size)
         except BaseException:
@@ -248,10 +253,11 @@ class Session(ForwardingMethods, SessionLife):
         async with channel:
             try:
                 await handler(channel)
-            except (SSHError, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-                logger.debug("%r ended: %r", channel, error)
-            except Exception:
-                logger.exception("the handler of %r failed", channel)
+            except Exception as error:
+                if is_end_of_peer(error):
+                    logger.debug("%r ended: %r", channel, error)
+                else:
+                    logger.exception("the handler of %r failed", channel)
 
     async def _next_opening(
         self, channel_type: str | None, end: Callable[[], Exception]
@@ -266,6 +272,7 @@ class Session(ForwardingMethods, SessionLife):
                     return opening
             if self._end is not None:
                 raise end()
+            self._require_alive()
             await self._opening_came.wait()
 
     def _accept_opening(
