@@ -147,7 +147,8 @@ class ForwardingMethods:
         peer may not or cannot listen, and :exc:`LocalProtocolError` when the session forwards this
         port already. A connection is confirmed once ours has come about.
 
-        :param remote_host: where the peer listens: an address, ``"localhost"``, or ``""`` for all
+        :param remote_host: where the peer listens: an address, ``"localhost"``, or ``""`` for all.
+            ``"127.0.0.1"`` is asked for as ``"localhost"``, which peers take for both families
         :param remote_port: 0 lets the peer choose; see :attr:`RemoteForward.remote_port`
         :param local_host: what to connect to
         :param connecting: may put something around each connection, or refuse it

@@ -138,7 +138,8 @@ class ClientSession(Session):
         :param services: classes of services, with a configuration or None for each
         :param trace: called with what happens, for developers
         :param on_progress: called with the stages of the set-up
-        :raises TypeError: there is no ``verify_host``
+        :raises TypeError: there is no ``verify_host``, or something is of a wrong type; the stream
+            is still the caller's then
         """
         return cls(
             transport,

@@ -145,7 +145,11 @@ class ServerSession(Session):
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        """The attributes of the stream, then those of :class:`SSHAttribute`."""
+        """The attributes of the stream, then those of :class:`SSHAttribute`.
+
+        :attr:`SocketAttribute.remote_address <anyio.abc.SocketAttribute.remote_address>`, where the
+        stream has it, is known also when the stream has gone.
+        """
         own: dict[Any, Callable[[], Any]] = {SSHAttribute.principal: lambda: self.principal}
         if (address := self._address) is not None:  # sockets that are closed do not tell theirs
             own[SocketAttribute.remote_address] = lambda: address

@@ -123,21 +123,23 @@ def test_the_tutorial_tells_what_one_sees(tmp_path: Path) -> None:
 QUICKSTART = "docs/quickstart.md"
 
 
-@executes(QUICKSTART, "KeyboardInteractiveAttempt", "test_my_handler")
-async def test_the_quickstart_asks_for_a_code() -> None:
+@executes(QUICKSTART, "KeyboardInteractiveAttempt", "getpass", "test_my_handler")
+async def test_the_quickstart_asks_for_a_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(text: str) -> str:
+        assert text == "Code: "
+        return codes.pop()
+
+    monkeypatch.setattr("getpass.getpass", ask)
     names: dict[str, Any] = {"anyssh": anyssh, "code_is_right": lambda name, code: code == "42"}
-    for text in ("KeyboardInteractiveAttempt", "test_my_handler"):
+    names["anyio"] = anyio
+    for text in ("KeyboardInteractiveAttempt", "getpass", "test_my_handler"):
         await run_block(block_with(QUICKSTART, text), names)
     await names["test_my_handler"]()
-
-    async def reply(challenge: anyssh.Challenge) -> list[str]:
-        assert [prompt.text for prompt in challenge.prompts] == ["Code: "]
-        return [codes.pop()]
 
     for codes in (["42"], ["41"]):
         pair = session_pair(
             authenticate=names["authenticate"],
-            credentials=anyssh.ClientCredentials("alice", respond=reply),
+            credentials=names["credentials"],
         )
         if codes == ["42"]:
             async with pair as (_, server):
