@@ -67,7 +67,7 @@ class Forward(AsyncContextManagerMixin):
         self._acceptor = self._service.carried.make_acceptor(bound, self._carry, self._carry_nowait)
         try:
             self._service.start_soon(self._acceptor.run)
-        except SSHError:
+        except BaseException:
             await close_listener(bound)
             raise
         try:

@@ -83,6 +83,7 @@ class SessionService:
         self.config = config
         self._scope = anyio.CancelScope()
         self._tasks: TaskGroup | None = None
+        self._starts_tasks = True
         self._early: list[tuple[Callable[..., Awaitable[object]], tuple[Any, ...]]] = []
         self._requests: deque[Callable[[], Awaitable[None]]] = deque()
         self._request_came = Notice()
@@ -97,7 +98,7 @@ class SessionService:
         The task is cancelled when the session has ended.
 
         :param function: an async callable, called with ``arguments``
-        :raises SSHError: the session has ended
+        :raises SSHError: the session has ended, or was cancelled
         """
         self.session._require_alive()
         self._start_task(function, *arguments)
@@ -107,6 +108,8 @@ class SessionService:
         function: Callable[[*Arguments], Awaitable[object]],
         *arguments: *Arguments,
     ) -> None:
+        if not self._starts_tasks:
+            raise LocalProtocolError("the session was cancelled: nothing starts in it any more")
         if self._tasks is None:
             self._early.append((function, arguments))
         else:
@@ -191,7 +194,10 @@ class SessionService:
                     for function, arguments in self._early:
                         tasks.start_soon(self._contain, function, arguments)
                     self._early.clear()
-                    await self._answer_requests()
+                    try:
+                        await self._answer_requests()
+                    finally:  # the body of a session that is cancelled may not know yet
+                        self._starts_tasks = False
         finally:
             limit = self.session.config.limits.close_time
             with anyio.move_on_after(limit, shield=True):

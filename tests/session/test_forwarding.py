@@ -28,7 +28,9 @@ from .life_support import (
     fast,
     host_key,
     nothing_left_behind,
+    run_end,
     server_of,
+    settle,
     wait_for,
 )
 from .network import RECONNECTING, network_pair
@@ -891,3 +893,21 @@ async def test_all_that_came_with_the_close_is_delivered_to_who_sends_meanwhile(
                 while True:
                     received += await stream.receive()
         assert received == answer
+
+
+async def test_a_forward_in_a_session_that_was_cancelled_leaves_no_listener() -> None:
+    """The services of the session have ended; its body has not seen the cancellation yet."""
+    near, far = memory_stream_pair()
+    async with nothing_left_behind(), anyio.create_task_group() as tasks:
+        tasks.start_soon(run_end, server_of().accept(far))
+        with anyio.CancelScope() as scope:
+            async with client_of(near) as client:
+                client.forwarding.start_soon(anyio.sleep_forever)
+                await settle()
+                scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    await settle()
+                    with pytest.raises(anyssh.LocalProtocolError, match="was cancelled"):
+                        async with client.forward_to_remote_port("127.0.0.1", 0, "localhost", 1):
+                            pass
+        tasks.cancel_scope.cancel()
