@@ -39,6 +39,7 @@ from tests.examples import (
     executes,
     free_port,
     run_block,
+    run_program,
     running,
     running_process,
     until,
@@ -175,6 +176,28 @@ def test_the_server_that_runs_commands(tmp_path: Path) -> None:
     program = block_with("docs/how-to/exec-server.md", "create_tcp_listener")
     with running(program, tmp_path) as (port, fingerprint):
         anyio.run(use_commands, int(port), fingerprint, tmp_path)
+
+
+@pytest.mark.skipif(shutil.which("sha256sum") is None, reason="no sha256sum")
+@executes("docs/how-to/files.md")
+def test_a_file_is_copied(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "a target"
+    source.write_bytes(os.urandom(3_000_000))
+    server = block_with("docs/how-to/exec-server.md", "create_tcp_listener")
+    (program,) = blocks("docs/how-to/files.md")
+    with running(server, tmp_path) as (port, fingerprint):
+        status, told, errors = run_program(
+            program, tmp_path, port, fingerprint, str(source), str(target)
+        )
+        assert (status, told) == (0, f"the same bytes are in {target}\n"), errors
+        assert target.read_bytes() == source.read_bytes()
+        nowhere = str(tmp_path / "nowhere" / "target")
+        status, told, errors = run_program(
+            program, tmp_path, port, fingerprint, str(source), nowhere
+        )
+    assert (status, told) == (1, "")
+    assert "OSError: " in errors.splitlines()[-1]
+    assert nowhere in errors.splitlines()[-1]
 
 
 async def use_commands(port: int, fingerprint: str, folder: Path) -> None:
