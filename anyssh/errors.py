@@ -7,9 +7,10 @@ layers that know no AnyIO never raise it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import Final, Self
 
-from .constants import ChannelOpenFailureReason, DisconnectReason
+from .constants import ChannelOpenFailureReason, DisconnectReason, ReconnectFailureReason
 
 __all__ = [
     "AgentError",
@@ -149,7 +150,7 @@ class Disconnected(SSHError):
         name = reason_name(reason)
         words = f": {description}" if description else ""
         super().__init__(f"{who} ended the session: {name}{words}")
-        self.reason = reason
+        self.reason = _named(DisconnectReason, reason)
         self.description = description
         self.by_peer = by_peer
 
@@ -162,12 +163,11 @@ class ChannelOpenError(SSHError):
     """
 
     def __init__(self, reason: int, description: str) -> None:
-        try:
-            name = ChannelOpenFailureReason(reason).name.lower().replace("_", " ")
-        except ValueError:
-            name = f"reason {reason}"
+        self.reason = _named(ChannelOpenFailureReason, reason)
+        name = f"reason {reason}"
+        if isinstance(self.reason, ChannelOpenFailureReason):
+            name = self.reason.name.lower().replace("_", " ")
         super().__init__(f"channel not opened: {name}: {description or 'no description'}")
-        self.reason = reason
         self.description = description
 
 
@@ -178,12 +178,12 @@ class RequestDenied(SSHError):
 class ReconnectError(SSHError):
     """A session could not go on over a new stream.
 
-    :ivar reason: the code of the reconnect extension: 1 to 4 from the server, 101 to 104 local
+    :ivar reason: a :class:`~anyssh.ReconnectFailureReason`, or the server's own number
     """
 
     def __init__(self, reason: int, message: str) -> None:
         super().__init__(message)
-        self.reason = reason
+        self.reason = _named(ReconnectFailureReason, reason)
 
 
 class ContourFormatError(SSHError, ValueError):
@@ -219,6 +219,14 @@ def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(names[:MAX_NAMES_SHOWN]) or "nothing"
     more = len(names) - MAX_NAMES_SHOWN
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _named(reasons: type[IntEnum], number: int) -> int:
+    """Return the member that a number is, where there is one."""
+    try:
+        return reasons(number)
+    except ValueError:
+        return number
 
 
 def reason_name(reason: int) -> str:

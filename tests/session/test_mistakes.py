@@ -178,3 +178,27 @@ async def test_a_private_half_that_is_not_found_is_told() -> None:
         "the server did not let 'alice' in: nothing could be tried; "
         f"the private half of {key.fingerprint} was not found"
     )
+
+
+async def test_the_reason_of_a_peer_has_a_name_where_there_is_one() -> None:
+    for reason in (anyssh.DisconnectReason.TOO_MANY_CONNECTIONS, 4711):
+        async with pair() as (client, server):
+            await server.disconnect(reason)
+            with anyio.fail_after(LIMIT):
+                closed = await client.wait_closed()
+        assert (closed.reason, type(closed.reason)) == (reason, type(reason))
+
+
+async def test_the_reason_of_a_refusal_has_a_name_where_there_is_one() -> None:
+    for reason in (anyssh.ChannelOpenFailureReason.RESOURCE_SHORTAGE, 4711):
+        async with pair() as (client, server), anyio.create_task_group() as tasks:
+            tasks.start_soon(refuse, server, reason)
+            with pytest.raises(anyssh.ChannelOpenError) as raised:
+                await client.open_channel()
+        assert (raised.value.reason, type(raised.value.reason)) == (reason, type(reason))
+
+
+async def refuse(server: anyssh.ServerSession, reason: int) -> None:
+    async for opening in server.incoming_channels():
+        await opening.reject(reason)
+        return
