@@ -361,8 +361,9 @@ class ClientSession(Session):
     def _reject_host_key(self, event: HostKeyPresented, error: Exception | None) -> None:
         if not isinstance(error, HostKeyError):
             key = event.key
+            why = "" if error is None else f": verify_host failed with {error!r}"
             refusal = HostKeyError(
-                f"the {key.algorithm} host key {key.fingerprint} was not accepted",
+                f"the {key.algorithm} host key {key.fingerprint} was not accepted{why}",
                 key.fingerprint,
                 key.algorithm,
             )

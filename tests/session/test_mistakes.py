@@ -13,7 +13,7 @@ import pytest
 import anyssh
 from anyssh.testing import memory_stream_pair
 
-from .life_support import LIMIT, client_of, host_key, pair, server_of, wait_for
+from .life_support import LIMIT, client_of, host_key, pair, run_end, server_of, wait_for
 
 ENDPOINTS: Any = (("127.0.0.1", 0), ("localhost", 80))
 
@@ -163,6 +163,15 @@ async def test_a_peer_that_leaves_is_no_mistake_of_a_handler(
         group.cancel_scope.cancel()
     assert {record.levelname for record in caplog.records} <= {"DEBUG", "INFO"}
     assert server.statistics.handler_failures == 0
+
+
+async def test_a_verifier_that_is_not_async_is_told() -> None:
+    left, right = memory_stream_pair()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run_end, server_of().accept(right))
+        with pytest.raises(anyssh.HostKeyError, match="verify_host failed with TypeError"):
+            async with client_of(left, verify_host=lambda presented: True):
+                pass
 
 
 async def test_a_private_half_that_is_not_found_is_told() -> None:
