@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from .constants import ChannelOpenFailureReason, DisconnectReason, ReconnectFailureReason
 
@@ -52,6 +52,10 @@ class SSHError(Exception):
             copy.__notes__ = list(self.__notes__)
         copy.__cause__ = self.__cause__
         return copy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are copied and pickled as a call with their args, which ours do not take.
+        return _restored, (type(self), self.args, self.__dict__)
 
 
 class ProtocolError(SSHError):
@@ -219,6 +223,13 @@ def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(names[:MAX_NAMES_SHOWN]) or "nothing"
     more = len(names) - MAX_NAMES_SHOWN
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _restored(kind: type[SSHError], args: tuple[Any, ...], attributes: dict[str, Any]) -> SSHError:
+    """Make an error that was pickled."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 def _named(reasons: type[IntEnum], number: int) -> int:
