@@ -589,7 +589,11 @@ class SessionLife(TypedAttributeProvider):
         return self._lost
 
     def events(self) -> AsyncIterator[SessionEvent]:
-        """Iterate over facts: keep-alive, for one. Unread facts beyond a bound are dropped."""
+        """Iterate over facts: keep-alive, for one. The iteration ends with the session.
+
+        Unread facts beyond :attr:`Limits.events` are dropped. Each is told once: of several tasks
+        that iterate, one gets it.
+        """
         return self._events
 
     # State
