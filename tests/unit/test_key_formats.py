@@ -746,10 +746,10 @@ def test_rsa_numbers_that_do_not_belong_together_are_refused_quickly() -> None:
         swapped,
         one,
     ):
-        started = time.perf_counter()
+        started = time.process_time()
         with pytest.raises(KeyFormatError):
             import_key(pkcs1(bad))
-        assert time.perf_counter() - started < 0.1
+        assert time.process_time() - started < 0.1
 
 
 def test_rsa_factors_that_are_not_prime_are_refused() -> None:
@@ -852,10 +852,10 @@ def test_odd_encodings_are_refused(data: bytes) -> None:
 )
 def test_large_texts_are_refused_quickly(begin: bytes, filling: bytes) -> None:
     data = begin + filling * ((1024 * 1024 - len(begin)) // len(filling))
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(KeyFormatError):
         import_key(data)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
     with pytest.raises(KeyFormatError, match="more than"):
         import_key(data + filling * 10)
 
@@ -883,10 +883,10 @@ def test_a_known_answer_of_bcrypt() -> None:  # ALG-22
 def test_bcrypt_rounds_are_bounded(rounds: int) -> None:  # HR-47, T-27
     """HR-47, T-27."""
     text = (DATA / "testkey-private-rsa2048-openssh-pw.txt").read_text()
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(KeyFormatError, match="bcrypt rounds"):
         import_key(rewrap(text, with_rounds(rounds)), PASSPHRASE)
-    assert time.perf_counter() - started < 0.1
+    assert time.process_time() - started < 0.1
 
 
 def pbes2(iterations: int, salt: bytes = bytes(8), *, length: int | None = None) -> bytes:
@@ -912,10 +912,10 @@ def test_pbkdf2_iterations_are_bounded() -> None:
     with pytest.raises(KeyFormatError, match="key length"):
         import_key(pbes2(1, length=16), "x")
     for iterations in (0, 5_000_001, 1 << 31, 1 << 4000):
-        started = time.perf_counter()
+        started = time.process_time()
         with pytest.raises(KeyFormatError, match="iterations"):
             import_key(pbes2(iterations), "x")
-        assert time.perf_counter() - started < 0.1
+        assert time.process_time() - started < 0.1
     for salt in (b"", bytes(2000)):
         with pytest.raises(KeyFormatError, match="salt"):
             import_key(pbes2(1, salt), "x")
@@ -1437,10 +1437,10 @@ def test_argon2_parameters_of_putty_files_are_bounded(tmp_path: Path) -> None:
         ("Private-Lines: 1", "Private-Lines: -1"),
     ):
         assert change[0] in text
-        started = time.perf_counter()
+        started = time.process_time()
         with pytest.raises(KeyFormatError):
             import_key(text.replace(*change), PASSPHRASE)
-        assert time.perf_counter() - started < 0.2
+        assert time.process_time() - started < 0.2
 
 
 @needs("puttygen")

@@ -217,10 +217,10 @@ def test_every_truncation_and_extension_of_a_blob_is_refused(key: Key) -> None:
 
 @pytest.mark.parametrize("bits", [1, 512, 1024, 2047, 16385, 30_000, 65_536])
 def test_rsa_moduli_outside_of_the_bounds_are_refused_quickly(bits: int) -> None:  # HR-42
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(KeyFormatError, match=r"bits|bytes"):
         Key.from_public_blob(rsa_blob((1 << (bits - 1)) | 1))
-    assert time.perf_counter() - started < 0.02
+    assert time.process_time() - started < 0.02
 
 
 @pytest.mark.parametrize("exponent", [-3, -1, 0, 1, 2, 4, 65536, (1 << 24) + 1, 1 << 2000])
@@ -455,9 +455,9 @@ def test_a_faulty_rsa_signature_does_not_leave() -> None:  # HR-45, T-25
 def test_the_largest_rsa_key_verifies_in_bounded_time() -> None:  # T-24
     key = Key.from_public_blob(rsa_blob((1 << 16383) | 1, (1 << 24) - 1))
     signature = string("rsa-sha2-512") + string(bytes(range(1, 256)) * 8)
-    started = time.perf_counter()
+    started = time.process_time()
     assert not key.verify(b"data", signature, "rsa-sha2-512")
-    assert time.perf_counter() - started < 0.05
+    assert time.process_time() - started < 0.05
 
 
 def test_ed25519_signs_as_rfc_8032_says() -> None:
