@@ -233,6 +233,7 @@ def offline(**limits: int) -> tuple[Offline, Journal, list[Event]]:
 
 
 def test_room_without_a_stream_is_that_of_both_bounds() -> None:
+    """HR-67."""
     link, made, _ = offline(pending_output=1000, unacknowledged_bytes=1500)
     before = made.size
     assert link.can_send

@@ -366,7 +366,7 @@ del SERVER_TOKENS["made with the server's key"]
 
 @pytest.mark.parametrize("case", SERVER_TOKENS)
 def test_a_server_that_does_not_prove_itself_gets_nothing(case: str) -> None:
-    """T-51."""
+    """HR-64, T-51."""
     lost = Lost()
     secret, number = lost.session_id(), lost.journal(SERVER).last_received
     pair = answer_falsely(lost, lambda pair: response(SERVER_TOKENS[case](pair, secret), number))

@@ -16,6 +16,7 @@ import anyssh
 from anyssh import ReconnectFailureReason, SessionState
 from anyssh.messages import GlobalRequest
 from anyssh.protocol import Phase
+from anyssh.session import server_session
 from anyssh.testing import Direction, FaultStream, memory_stream_pair
 
 from .ends import Call, receive_exactly, settle
@@ -505,6 +506,36 @@ async def test_an_old_stream_that_cannot_be_closed_keeps_nobody_waiting_for_long
         await client.wait_disconnected()
         with anyio.fail_after(5):
             await client.reconnect(await place.network.connect())
+        await check_both_ways(ours, theirs, b"and on")
+
+
+async def test_a_client_is_refused_while_its_old_stream_does_not_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """HR-64: nobody waits for it beyond a time, nor goes on before it has ended."""
+    monkeypatch.setattr(server_session, "TAKE_OVER_TIME", 0.05)
+    may_close = anyio.Event()
+
+    class Shielded(Recorder):
+        async def aclose(self) -> None:
+            with anyio.CancelScope(shield=True):
+                await may_close.wait()
+            await super().aclose()
+
+    async with house() as place:
+        near, far = memory_stream_pair()
+        place.group.start_soon(_start, place, Shielded(far))
+        client, server, _ = await place.connect(stream=near)
+        ours, theirs = await open_channel_pair(client, server)
+        near.abort()
+        await client.wait_disconnected()
+        try:
+            with anyio.fail_after(5), pytest.raises(anyssh.ReconnectError) as caught:
+                await client.reconnect(await place.network.connect())
+        finally:
+            may_close.set()
+        assert caught.value.reason == ReconnectFailureReason.UNKNOWN_SERVER_FAILURE
+        await client.reconnect(await place.network.connect())
         await check_both_ways(ours, theirs, b"and on")
 
 
