@@ -87,7 +87,7 @@ def noticed_by(removal: Removal, folder: Path) -> str | None:
         return None
     if done.returncode != FAILED:
         raise SystemExit(f"{removal}: the tests could not run\n{done.stdout}{done.stderr}")
-    found = re.search(r"^(?:FAILED|ERROR) (.*)", done.stdout, re.MULTILINE)
+    found = re.search(r"^(?:FAILED|ERROR) (tests/.*)", done.stdout, re.MULTILINE)
     return found[1] if found else "a test that took too long"
 
 
