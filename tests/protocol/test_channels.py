@@ -5,6 +5,8 @@ Everything here is well-behaved on both sides; what is not stands in ``test_conn
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from anyssh.constants import ChannelOpenFailureReason, DisconnectReason, MessageNumber
@@ -20,7 +22,7 @@ from anyssh.messages import (
 )
 from anyssh.protocol import Phase, Role
 from anyssh.protocol.channel import ChannelPhase, ChannelState, Half
-from anyssh.protocol.connection import Connection
+from anyssh.protocol.connection import PAYLOAD_MARGIN, Connection
 from anyssh.protocol.events import (
     ChannelClosed,
     ChannelDataReceived,
@@ -29,6 +31,8 @@ from anyssh.protocol.events import (
     ChannelOpened,
     ChannelOpenFailed,
     ChannelOpenReceived,
+    GlobalRequestReceived,
+    ReplyReceived,
 )
 
 from .core_pair import (
@@ -221,6 +225,31 @@ def test_an_open_that_cannot_be_encoded_changes_nothing() -> None:
     assert connection.channel_count == 0
     assert pair.sent(CLIENT) == sent
     pair.assert_usable()
+
+
+def test_what_the_application_adds_may_be_as_long_as_any_peer_takes() -> None:
+    """One byte more is refused here, rather than have the peer end the session."""
+    pair = held_back()
+    ours, theirs = pair.connections[CLIENT], pair.connections[SERVER]
+    longest = bytes(pair.client.config.limits.packet_size - PAYLOAD_MARGIN)
+
+    def fits(call: Callable[[bytes], object]) -> None:
+        with pytest.raises(LocalProtocolError, match=f"at most {len(longest)} fit"):
+            call(longest + b"x")
+        call(longest)
+        pair.pump()
+
+    fits(lambda payload: ours.open_channel("session", payload))
+    (offer,) = pair.of_type(SERVER, ChannelOpenReceived)
+    fits(lambda payload: theirs.accept_channel(offer.channel, payload))
+    (opened,) = pair.of_type(CLIENT, ChannelOpened)
+    channel = opened.channel
+    fits(lambda payload: ours.request_channel(channel, "x", payload, want_reply=False))
+    fits(lambda payload: ours.request_global("x", payload, want_reply=True))
+    (asked,) = pair.of_type(SERVER, GlobalRequestReceived)
+    fits(lambda payload: theirs.answer(asked.request, True, payload))
+    assert pair.of_type(CLIENT, ReplyReceived)[0].payload == longest
+    assert pair.client.phase is pair.server.phase is Phase.RUNNING
 
 
 # Giving up
@@ -602,5 +631,7 @@ def test_any_reason_to_disconnect_reaches_the_peer(role: Role) -> None:
         theirs = assert_terminated(pair, role.other)
         assert isinstance(theirs, Disconnected)
         assert (ours.by_peer, theirs.by_peer) == (False, True)
+        assert not pair.cores[role].peer_has_left
+        assert pair.cores[role.other].peer_has_left
         assert ours.reason == theirs.reason == reason
         assert ours.description == theirs.description == "so long \u2014 and thanks"

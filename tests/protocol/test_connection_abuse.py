@@ -802,6 +802,7 @@ def test_answers_that_the_peer_does_not_read_are_bounded(name: str, during_rekey
     flood.reads = False
     if during_rekey:
         flood.core.start_rekey(flood.pair.now)
+        assert flood.core.data_to_send(flood.pair.now)  # only answers wait
     flood.deliver(payload, FLOOD)
     waiting = flood.core.transport.pending + flood.connection.held_size
     assert waiting <= limits.pending_output + limits.unread_answers + 8 * KIB

@@ -21,7 +21,7 @@ from anyssh.errors import (
     RemoteProtocolError,
     SSHError,
 )
-from anyssh.messages import ExtInfo, Ignore
+from anyssh.messages import Disconnect, ExtInfo, Ignore
 from anyssh.protocol import Core, Phase, Role
 from anyssh.protocol.connection import Connection
 from anyssh.protocol.events import (
@@ -285,6 +285,14 @@ def test_a_rejected_host_key_ends_the_connection() -> None:
     assert pair.sent_numbers(CLIENT)[:-1] == [20, 30, 21]
     with pytest.raises(LocalProtocolError):
         _ = pair.client.client_authentication
+
+
+def test_a_long_error_of_ours_is_cut_for_the_peer() -> None:
+    error = SSHError("no " * 100)
+    pair = CorePair(answers=Answers(signature=lambda event, now: event.fail(error, now)))
+    pair.pump()
+    goodbye = Disconnect.decode(pair.sent(SERVER)[-1])
+    assert goodbye.description == str(error)[:256]
 
 
 def test_a_signature_that_fails_ends_the_connection() -> None:

@@ -653,7 +653,7 @@ def test_markers_are_in_the_first_kexinit_only() -> None:
 
 
 def test_every_cookie_is_random() -> None:
-    """RFC 4253 section 7.1, WIO-18: neither side alone decides what is signed."""
+    """HR-08, RFC 4253 section 7.1, WIO-18: neither side alone decides what is signed."""
     pair = running_pair()
     pair.rekey(CLIENT)
     cookies = {

@@ -415,6 +415,15 @@ def test_traffic_is_sign_enough() -> None:
     assert not pair.of_type(CLIENT, KeepAliveMissed)
 
 
+def test_the_time_decides_when_a_sign_of_life_is_asked_for() -> None:
+    """Not the call: one may come too early, for another reason, and most come a little late."""
+    pair = running_pair(fast_config(keep_alive_interval=1.0), fast_config())
+    assert pair.client.handle_timeout(pair.now + 0.9) == ()
+    (event,) = pair.client.handle_timeout(pair.now + 1.1)
+    assert isinstance(event, KeepAliveAnswered)
+    assert pair.client.next_deadline() == pair.now + 2.1
+
+
 def test_silence_is_counted() -> None:
     """KAL-03, KAL-05: the first time counts as answered; then 1, 2, 3; then all is well again"""
     pair = running_pair(fast_config(keep_alive_interval=1.0), fast_config(), channels=1)
