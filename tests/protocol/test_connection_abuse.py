@@ -778,6 +778,22 @@ def test_signs_of_life_behind_requests_of_many_channels_are_bounded() -> None:
     assert delivered <= 2 * flood.core.config.limits.noise_messages
 
 
+def test_the_bound_on_answers_of_many_channels_is_exact() -> None:
+    """HR-57: a burst of noise, and as many as may wait to be decided on each channel."""
+    flood = Flood(limits=Limits(noise_messages=8, requests=2))
+    flood.decide = None
+    channels = [flood.open(number) for number in range(4)]
+    for channel in channels:
+        flood.deliver(ChannelRequest(channel.local_id, "wait", True, b"").encode())
+    for number in range(8 + 2 * 4):
+        channel = channels[number % 4]
+        flood.deliver(ChannelRequest(channel.local_id, "keepalive@openssh.com", True).encode())
+        assert flood.core.phase is Phase.RUNNING
+    flood.deliver(ChannelRequest(channels[0].local_id, "keepalive@openssh.com", True).encode())
+    assert flood.core.phase is Phase.TERMINATED
+    assert "16 requests" in str(flood.error)
+
+
 PROVOCATIONS: dict[str, Callable[[Flood], bytes]] = {
     "sign of life": lambda flood: GlobalRequest("keepalive@openssh.com", True).encode(),
     "global request": lambda flood: GlobalRequest("please", True).encode(),

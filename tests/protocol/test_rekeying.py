@@ -1,17 +1,21 @@
-"""When new keys are due: the quick look for every packet never overlooks what the full one sees."""
+"""When new keys are due, to the byte, and how often the peer may have them."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anyssh.algorithms import packet_opener
+from anyssh.config import Limits
+from anyssh.constants import Encryption
 from anyssh.errors import RemoteProtocolError
 from anyssh.identification import PeerVersion
 from anyssh.protocol.acceptance import Role
-from anyssh.protocol.rekeying import MAX_BYTES, MAX_PACKETS, Rekeying
+from anyssh.protocol.rekeying import LITTLE_TRAFFIC, MAX_BYTES, MAX_PACKETS, Rekeying
 from anyssh.protocol.transport import Transport
 
 from .core_pair import fast_config
@@ -23,6 +27,8 @@ COUNTERS = ("bytes_sent", "bytes_received", "messages_sent", "messages_received"
 def rekeying(peer: str, start: int, **options: Any) -> tuple[Rekeying, Transport]:
     config = fast_config(**options)
     transport = Transport(Role.CLIENT, config.limits, "SSH-2.0-x", os.urandom)
+    sealed = packet_opener(Encryption.AES128_GCM, "", iv=bytes(16), key=bytes(16), mac_key=b"")
+    transport.install_opener(sealed, reset_sequence=False)
     made = Rekeying(config, transport)
     made.learn_peer(PeerVersion.parse(peer))
     for name in COUNTERS:
@@ -79,3 +85,71 @@ def test_what_comes_by_time_is_due_when_its_time_has_come(now: float, seconds: f
     assert deadline is not None
     assert watched.is_due(deadline)
     assert watched.may_be_due(deadline)
+
+
+def move(transport: Transport, **by: int) -> None:
+    for name, amount in by.items():
+        setattr(transport, name, getattr(transport, name) + amount)
+
+
+@pytest.mark.parametrize("counter", COUNTERS)
+def test_most_peers_are_asked_at_the_first_bound_that_is_reached(counter: str) -> None:
+    bound = 1000 if counter.startswith("bytes") else 50
+    watched, transport = rekeying(
+        PEERS[0], 12_345, rekey_bytes=1000, rekey_packets=50, rekey_time=60.0
+    )
+    assert watched.is_at_will
+    move(transport, **{counter: bound - 1})
+    assert not watched.is_due(159.0)
+    assert watched.is_due(160.0)
+    move(transport, **{counter: 1})
+    assert watched.is_due(100.0)
+
+
+def test_dev_tunnels_peers_are_asked_when_they_ask_themselves() -> None:
+    """They count the bytes of both directions without the length and the tag of each packet."""
+    watched, transport = rekeying(
+        PEERS[1], 12_345, rekey_bytes=1000, rekey_packets=1, rekey_time=60.0
+    )
+    assert not watched.is_at_will
+    assert watched.deadline is None
+    move(transport, bytes_sent=600, bytes_received=460, messages_sent=2, messages_received=1)
+    assert not watched.is_due(1000.0)
+    move(transport, bytes_received=1)
+    assert watched.is_due(100.0)
+
+
+def test_the_go_member_is_never_asked() -> None:
+    watched, transport = rekeying(
+        PEERS[2], 12_345, rekey_bytes=1000, rekey_packets=1, rekey_time=60.0
+    )
+    assert not watched.is_at_will
+    assert watched.deadline is None
+    move(transport, **dict.fromkeys(COUNTERS, 10**6))
+    assert not watched.is_due(1000.0)
+
+
+@pytest.mark.parametrize("peer", PEERS)
+@pytest.mark.parametrize("counter", COUNTERS)
+def test_keys_that_are_used_up_end_the_session(peer: str, counter: str) -> None:
+    watched, transport = rekeying(peer, 12_345, rekey_bytes=2 * MAX_BYTES)
+    move(transport, **{counter: (MAX_BYTES if counter.startswith("bytes") else MAX_PACKETS) - 1})
+    watched.is_due(100.0)
+    move(transport, **{counter: 1})
+    assert watched.may_be_due(100.0)
+    with pytest.raises(RemoteProtocolError, match="used up"):
+        watched.is_due(100.0)
+
+
+@pytest.mark.parametrize("rekey_bytes, enough", [(2**30, LITTLE_TRAFFIC), (1000, 1000)])
+def test_a_peer_may_have_new_keys_after_traffic_and_now_and_then(
+    rekey_bytes: int, enough: int
+) -> None:
+    limits = Limits(rekey_burst=3, rekey_interval=10.0)
+    watched, transport = rekeying(PEERS[0], 12_345, rekey_bytes=rekey_bytes, limits=limits)
+    move(transport, bytes_sent=enough - 500, bytes_received=499)
+    assert [watched.peer_may_start(100.0) for _ in range(4)] == [True, True, True, False]
+    move(transport, bytes_received=1)
+    assert watched.peer_may_start(100.0)
+    watched.keys_changed(110.0)
+    assert [watched.peer_may_start(120.0) for _ in range(2)] == [True, False]
