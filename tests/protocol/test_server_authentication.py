@@ -652,6 +652,11 @@ def point(key: Key) -> bytes:
     return key.public_blob[-(2 * ((key.bits + 7) // 8) + 1) :]
 
 
+def off_the_curve(key: Key) -> bytes:
+    right = point(key)
+    return right[:-1] + bytes([right[-1] ^ 1])
+
+
 def rsa_blob(exponent: bytes, modulus: bytes) -> bytes:
     return string("ssh-rsa") + exponent + modulus
 
@@ -692,7 +697,7 @@ WRONG_BLOBS: dict[str, tuple[str, bytes]] = {
     "no point": ("ecdsa-sha2-nistp256", CURVE + string(b"")),
     "compressed": ("ecdsa-sha2-nistp256", CURVE + string(b"\x02" + point(P256)[1:33])),
     "hybrid form": ("ecdsa-sha2-nistp256", CURVE + string(b"\x06" + point(P256)[1:])),
-    "off the curve": ("ecdsa-sha2-nistp256", CURVE + string(point(P256)[:-1] + b"\0")),
+    "off the curve": ("ecdsa-sha2-nistp256", CURVE + string(off_the_curve(P256))),
     "origin": ("ecdsa-sha2-nistp256", CURVE + string(b"\x04" + bytes(64))),
     "point cut": ("ecdsa-sha2-nistp256", CURVE + string(point(P256)[:-1])),
     "point and more": ("ecdsa-sha2-nistp256", CURVE + string(point(P256) + b"\0")),
