@@ -17,6 +17,7 @@ import math
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from enum import Enum, auto
 from functools import partial
 from random import Random
@@ -560,7 +561,8 @@ class FaultStream(ByteStream):
 
 
 def _linger_not(stream: ByteStream) -> None:
-    """Have a TCP socket answer its close with RST instead of FIN."""
-    raw_socket = stream.extra(SocketAttribute.raw_socket, None)
-    if raw_socket is not None and raw_socket.family in (socket.AF_INET, socket.AF_INET6):
-        raw_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    """Have a TCP socket answer its close with RST instead of FIN, unless it is closed already."""
+    with suppress(OSError, AttributeError):  # what sockets raise that are closed already
+        raw_socket = stream.extra(SocketAttribute.raw_socket, None)
+        if raw_socket is not None and raw_socket.family in (socket.AF_INET, socket.AF_INET6):
+            raw_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

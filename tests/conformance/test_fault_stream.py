@@ -684,6 +684,16 @@ async def test_cut_by_hand_wakes_a_receive_on_a_socket() -> None:
         assert await drain(right) == ([], anyio.BrokenResourceError)
 
 
+async def test_a_socket_that_is_closed_already_can_be_cut() -> None:
+    """Its connection may have broken by itself; event loops have several words for that."""
+    async with tcp_pair() as (left, _):
+        stream = FaultStream(left)
+        await left.aclose()
+        await anyio.wait_all_tasks_blocked()  # a transport closes its socket a turn later
+        stream.cut()
+        assert await drain(stream) == ([], anyio.BrokenResourceError)
+
+
 # Plans --------------------------------------------------------------------------------------
 
 
