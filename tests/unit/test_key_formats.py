@@ -880,7 +880,7 @@ def test_a_known_answer_of_bcrypt() -> None:  # ALG-22
 
 
 @pytest.mark.parametrize("rounds", [0, 2049, 1 << 31, (1 << 32) - 1])
-def test_bcrypt_rounds_are_bounded(rounds: int) -> None:  # HR-47, T-27
+def test_bcrypt_rounds_are_bounded(rounds: int) -> None:
     """HR-47, T-27."""
     text = (DATA / "testkey-private-rsa2048-openssh-pw.txt").read_text()
     started = time.process_time()

@@ -216,7 +216,8 @@ def test_every_truncation_and_extension_of_a_blob_is_refused(key: Key) -> None:
 
 
 @pytest.mark.parametrize("bits", [1, 512, 1024, 2047, 16385, 30_000, 65_536])
-def test_rsa_moduli_outside_of_the_bounds_are_refused_quickly(bits: int) -> None:  # HR-42
+def test_rsa_moduli_outside_of_the_bounds_are_refused_quickly(bits: int) -> None:
+    """HR-42."""
     started = time.process_time()
     with pytest.raises(KeyFormatError, match=r"bits|bytes"):
         Key.from_public_blob(rsa_blob((1 << (bits - 1)) | 1))
@@ -224,7 +225,8 @@ def test_rsa_moduli_outside_of_the_bounds_are_refused_quickly(bits: int) -> None
 
 
 @pytest.mark.parametrize("exponent", [-3, -1, 0, 1, 2, 4, 65536, (1 << 24) + 1, 1 << 2000])
-def test_rsa_exponents_outside_of_the_bounds_are_refused(exponent: int) -> None:  # HR-42
+def test_rsa_exponents_outside_of_the_bounds_are_refused(exponent: int) -> None:
+    """HR-42."""
     with pytest.raises(KeyFormatError, match="exponent"):
         Key.from_public_blob(rsa_blob(modulus_of(KEYS["ssh-rsa"]), exponent))
 
@@ -252,7 +254,8 @@ def test_rsa_numbers_that_are_even_negative_or_not_minimal_are_refused() -> None
 
 
 @pytest.mark.parametrize("curve", ["nistp256", "nistp384", "nistp521"])
-def test_points_in_any_but_the_uncompressed_form_are_refused(curve: str) -> None:  # HR-43
+def test_points_in_any_but_the_uncompressed_form_are_refused(curve: str) -> None:
+    """HR-43."""
     name = f"ecdsa-sha2-{curve}"
     head = string(name) + string(curve)
     reader = Reader(KEYS[name].public_blob)
@@ -324,7 +327,8 @@ def test_signatures_name_their_algorithm_and_verify(key: Key, algorithm: str) ->
     assert key.sign(b"data").startswith(string(key.signature_algorithms[0]))
 
 
-def test_a_signature_counts_only_for_its_key_and_algorithm() -> None:  # HR-40: all pairs
+def test_a_signature_counts_only_for_its_key_and_algorithm() -> None:
+    """HR-40: all pairs."""
     names = (*SIGNATURE_ALGORITHMS, "ssh-rsa", "ssh-dss", "", "\ud800")
     for signer in KEYS.values():
         for signed_as in signer.signature_algorithms:
@@ -337,7 +341,8 @@ def test_a_signature_counts_only_for_its_key_and_algorithm() -> None:  # HR-40: 
                 assert verifier.verify(b"data", relabelled, name) is expected
 
 
-def test_sha1_is_neither_signed_nor_verified() -> None:  # HR-41
+def test_sha1_is_neither_signed_nor_verified() -> None:
+    """HR-41."""
     key = KEYS["ssh-rsa"]
     raw = key.to_cryptography().sign(b"data", padding.PKCS1v15(), hashes.SHA1())
     for label in ("ssh-rsa", "rsa-sha2-256", "rsa-sha2-512"):
@@ -381,7 +386,8 @@ def test_garbage_is_never_a_signature(key: Key, garbage: bytes) -> None:
 
 
 @pytest.mark.parametrize("curve", ORDERS)
-def test_ecdsa_numbers_out_of_range_or_form_are_refused(curve: str) -> None:  # HR-43
+def test_ecdsa_numbers_out_of_range_or_form_are_refused(curve: str) -> None:
+    """HR-43."""
     name = f"ecdsa-sha2-{curve}"
     key = KEYS[name]
     order = ORDERS[curve]
@@ -414,7 +420,8 @@ def test_many_ecdsa_signatures_verify() -> None:
             assert key.verify(data, key.sign(data), key.algorithm)
 
 
-def test_rsa_signatures_may_lack_leading_zeros_but_not_be_long() -> None:  # HR-42
+def test_rsa_signatures_may_lack_leading_zeros_but_not_be_long() -> None:
+    """HR-40."""
     key = KEYS["ssh-rsa"]
     for number in range(5000):
         data = number.to_bytes(2, "big")
@@ -441,7 +448,7 @@ class FaultyRsaKey:
         return bytes(signature)
 
 
-def test_a_faulty_rsa_signature_does_not_leave() -> None:  # HR-45, T-25
+def test_a_faulty_rsa_signature_does_not_leave() -> None:
     """HR-45, T-25."""
     sound = generate_key("rsa-sha2-256")
     key = sound.with_comment("faulty")
@@ -452,7 +459,8 @@ def test_a_faulty_rsa_signature_does_not_leave() -> None:  # HR-45, T-25
     assert sound.verify(b"data", sound.sign(b"data"), "rsa-sha2-512")
 
 
-def test_the_largest_rsa_key_verifies_in_bounded_time() -> None:  # T-24
+def test_the_largest_rsa_key_verifies_in_bounded_time() -> None:
+    """T-24."""
     key = Key.from_public_blob(rsa_blob((1 << 16383) | 1, (1 << 24) - 1))
     signature = string("rsa-sha2-512") + string(bytes(range(1, 256)) * 8)
     started = time.process_time()
