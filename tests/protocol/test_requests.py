@@ -229,6 +229,35 @@ def test_a_request_that_cannot_be_encoded_takes_no_place(asker: Asker) -> None:
     assert asker.replies == [(good, True, b"")]
 
 
+def test_a_connection_is_at_rest_once_all_that_was_asked_is_answered() -> None:
+    """Then nothing but the goodbye can be lost when the stream is closed at once."""
+    pair = running_pair()
+    connection = pair.connections[CLIENT]
+    assert connection.is_at_rest
+    pair.open_channel()
+    assert not connection.is_at_rest
+    connection.close(pair.channels[0][0])
+    assert not connection.is_at_rest
+    pair.pump()
+    assert connection.is_at_rest
+    connection.request_global("x", b"", want_reply=True)
+    assert not connection.is_at_rest
+    pair.pump()
+    assert connection.is_at_rest
+    pair.client.request_service(Service.CONNECTION)
+    assert not connection.is_at_rest
+    pair.pump()
+    assert connection.is_at_rest
+    pair.client.start_rekey(pair.now)
+    connection.send_service_message(b"\xc8")
+    assert not connection.is_at_rest
+    pair.pump()
+    assert connection.is_at_rest
+    connection.request_global("x", b"", want_reply=False)
+    pair.pump()
+    assert not connection.is_at_rest
+
+
 # How many
 
 
