@@ -7,24 +7,36 @@ connection breaks, and the number could then belong to something else.
 
 On asyncio's loops, a task that waits for such a stream has it watched by the loop, is woken a turn
 after there are bytes, and has the watching ended, each time. There the loop may as well go on to
-watch it, and hand over what comes by calling a function. On Trio, whose loop calls nobody, such a
-stream tries to read before it waits; where the peer has to answer first, that is in vain.
+watch it, and hand over what comes by calling a function, while the task rests. On Trio, whose loop
+calls nobody, such a stream tries to read before it waits; where the peer has to answer first, that
+is in vain.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
+from logging import Logger, getLogger
 from typing import Any, Final, Self
 
 from anyio import EndOfStream
-from anyio.abc import AnyByteStream, AsyncBackend, SocketAttribute, SocketStream
+from anyio.abc import (
+    AnyByteStream,
+    AsyncBackend,
+    ByteReceiveStream,
+    SocketAttribute,
+    SocketStream,
+)
 from anyio.lowlevel import current_token
 
 from ._backend import callback_context
+from ._waiting import Notice
 
-__all__ = ["DirectReader", "DirectWriter", "PatientReader"]
+__all__ = ["DirectReader", "DirectWriter", "PatientReader", "RestingReader", "receive_from"]
+
+logger: Logger = getLogger("anyssh")
 
 PIECE_BYTES: Final = 64 * 1024
 DISCARDED_PIECES: Final = 16
@@ -211,6 +223,129 @@ def _unwanted(what: object) -> None:
     """Stand in for whoever is no longer told."""
 
 
+class RestingReader:
+    """Reads by a task that rests while the event loop has what comes handled.
+
+    What is called by the event loop has nobody to raise its exceptions to. They are mistakes of
+    ours, and raised in the task.
+
+    :param direct: reads the stream
+    :param take: handles bytes, outside of any task; returns whether it has. If not, they wait for
+        the task
+    :param broken: called with the error of a connection that breaks
+    """
+
+    __slots__ = (
+        "_broken",
+        "_direct",
+        "_has_ended",
+        "_is_closed",
+        "_mistake",
+        "_take",
+        "_untaken",
+        "_wanted",
+    )
+
+    def __init__(
+        self,
+        direct: DirectReader,
+        take: Callable[[bytes], bool],
+        broken: Callable[[Exception], None],
+    ) -> None:
+        self._direct = direct
+        self._take = take
+        self._broken = broken
+        self._wanted = Notice()
+        self._untaken: bytes | None = None
+        self._has_ended = False
+        self._mistake: Exception | None = None
+        self._is_closed = False
+
+    @classmethod
+    def open(
+        cls,
+        stream: AnyByteStream,
+        take: Callable[[bytes], bool],
+        broken: Callable[[Exception], None],
+    ) -> Self | None:
+        """Return a reader for a stream, None if it cannot be read in this way."""
+        direct = DirectReader.open(stream)
+        return None if direct is None else cls(direct, take, broken)
+
+    def start(self) -> bool:
+        """Have the event loop handle what comes; return whether to :meth:`receive` here."""
+        return (
+            self._direct.is_at_work
+            or self._has_ended
+            or self._untaken is not None
+            or self._mistake is not None
+            or self._direct.start(self._received, self._ended)
+        )
+
+    async def receive(self) -> bytes | None:
+        """Rest until something takes a task; return bytes if these do, None if something else.
+
+        :raises ~anyio.EndOfStream: no more come
+        :raises Exception: a mistake was made outside of tasks
+        """
+        try:
+            while self._direct.is_at_work:
+                await self._wanted.wait()
+        finally:
+            self._direct.stop()
+        mistake, self._mistake = self._mistake, None
+        if mistake is not None:
+            raise mistake
+        data, self._untaken = self._untaken, None
+        if self._has_ended and data is None:
+            raise EndOfStream
+        return data
+
+    def wake(self) -> None:
+        """Have the task go on."""
+        self._direct.stop()
+        self._wanted.notify()
+
+    def call_later(self, turns: int, act: Callable[[], object]) -> None:
+        """Have something done after so many turns of the loop, behind those woken by now."""
+        self._direct.call_later(turns, partial(self._call, act))
+
+    def close(self) -> None:
+        """Leave what comes from now on to the stream."""
+        self._is_closed = True
+        self._direct.stop()
+
+    # What the event loop calls
+
+    def _received(self, data: bytes) -> None:
+        try:
+            if self._take(data):
+                return
+        except Exception as mistake:
+            self._raise_in_task(mistake)
+        else:
+            self._untaken = data
+            self.wake()
+
+    def _ended(self, error: Exception | None) -> None:
+        if error is not None:
+            self._broken(error)
+        self._has_ended = True
+        self.wake()
+
+    def _call(self, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except Exception as mistake:
+            self._raise_in_task(mistake)
+
+    def _raise_in_task(self, mistake: Exception) -> None:
+        if self._is_closed:  # the link has ended, and nobody reads any more
+            logger.error("a session that has ended made a mistake", exc_info=mistake)
+        self._mistake = mistake
+        self.wake()
+
+
 class PatientReader:
     """A second way to read from a stream of AnyIO's on Trio: it waits, then reads its socket.
 
@@ -248,3 +383,16 @@ class PatientReader:
             if not data:
                 raise EndOfStream
             return data
+
+
+def receive_from(
+    stream: AnyByteStream, backend: type[AsyncBackend], max_bytes: int
+) -> Callable[[], Awaitable[bytes]]:
+    """Return what receives from a stream, in the best way that a task has there.
+
+    :param max_bytes: to receive at once, where the stream can be told
+    """
+    source = PatientReader.open(stream, backend) or stream
+    if isinstance(source, ByteReceiveStream | PatientReader):
+        return partial(source.receive, max_bytes)
+    return source.receive

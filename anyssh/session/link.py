@@ -1,7 +1,7 @@
 """One byte stream under a session: a reader, and as far as needed a writer and a timer.
 
 The reader awaits nothing but the stream, so nobody can hold it up. On a plain socket of asyncio's
-it rests: the event loop hands over what comes, which is handled outside of any task, until that
+it *rests*: the event loop hands over what comes, which is handled outside of any task, until that
 takes one, such as to wait for the turn of a handshake. What is to be sent goes, on a plain socket,
 right into the kernel's buffer, from whatever task it comes up in; small answers then need no turn
 of the event loop. What does not fit there, or has another kind of stream below it, is the business
@@ -24,20 +24,19 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from enum import Enum, auto
-from functools import partial
 from logging import Logger, getLogger
 from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import AnyByteStream, AsyncBackend, ByteReceiveStream
+from anyio.abc import AnyByteStream, AsyncBackend
 
 from ..config import Limits
 from ..contour import SessionContour
 from ..errors import SSHError
 from ..protocol import Core, Phase
 from ..protocol.events import Event, nobody
-from ._direct import DirectReader, DirectWriter, PatientReader
+from ._direct import DirectWriter, RestingReader, receive_from
 from ._waiting import Latch, Notice
 from .errors import ConnectionLost
 from .handshakes import Handshakes
@@ -109,29 +108,25 @@ class Link:
     __slots__ = (
         "_alarm",
         "_backend",
-        "_bug",
         "_contour",
         "_direct",
         "_error",
         "_finished",
         "_handshakes",
         "_has_crowd",
-        "_has_ended",
         "_is_held",
         "_is_released",
         "_is_steady",
         "_is_together",
-        "_is_wanted",
         "_limits",
         "_output",
         "_read_until",
-        "_reader",
         "_reading",
         "_receive",
         "_rest",
+        "_resting",
         "_start_task",
         "_unpaused",
-        "_untaken",
         "_write_until",
         "_writer",
         "_writing",
@@ -156,25 +151,21 @@ class Link:
         self.dispatch: Callable[[Sequence[Event]], None] = dispatch
         self._limits = limits
         self._contour = contour
-        source = PatientReader.open(stream, backend) or stream
-        self._receive: Callable[[], Awaitable[bytes]] = (
-            partial(source.receive, RECEIVE_BYTES)
-            if isinstance(source, ByteReceiveStream | PatientReader)
-            else source.receive
-        )
+        self._receive: Callable[[], Awaitable[bytes]] = receive_from(stream, backend, RECEIVE_BYTES)
         self._start_task = start_task
         self._backend = backend
         self._direct: DirectWriter | None = None
-        self._reader: DirectReader | None = None
-        self._is_wanted = Notice()
-        self._has_ended = False
-        self._bug: Exception | None = None
+        self._resting: RestingReader | None = None
         self._writer = _Writer.NEW
         self._output = Notice()
         self._rest = b""
-        self._is_held = False
+        # Why what is to be sent does not leave at once: reasons that may come together.
         self._is_together = False
+        """Somebody collects it, who will call :meth:`end_together`."""
+        self._is_held = False
+        """Tasks were woken that will soon have more to send, and have not had their turn."""
         self._has_crowd = False
+        """The last chunk held several small messages, whose answers are to be collected."""
         self._writing: anyio.CancelScope | None = None
         self._write_until = math.inf
         self._written = Notice()
@@ -186,7 +177,6 @@ class Link:
         self._is_released = False
         self._handshakes: Handshakes | None = None
         self._unpaused = Notice()
-        self._untaken = b""
         self._finished = Latch()
 
     @property
@@ -274,12 +264,12 @@ class Link:
         self._handshakes.begin()
         self._writer = _ABSENT
         self._direct = DirectWriter.open(self.stream)
-        self._reader = DirectReader.open(self.stream)
+        self._resting = RestingReader.open(self.stream, self._take_directly, self._lost)
         if self._direct is None:
             self._start_task(self._keep_time)
         self.advance()
-        if self._reader is not None:
-            self._start_listening(self._reader)
+        if self._resting is not None:
+            self._resting.start()
 
     async def run(self) -> None:
         """Move bytes until the end, then close the stream.
@@ -309,9 +299,9 @@ class Link:
             self._write_until = -math.inf
             if self._writing is not None:
                 self._writing.cancel()
-            if self._reader is not None:
-                self._reader.stop()
-                self._reader = None  # its context may know the session
+            if self._resting is not None:
+                self._resting.close()
+                self._resting = None  # its context may know the session
             if not self._is_released:
                 await self._close_stream()
             direct, self._direct = self._direct, None
@@ -364,7 +354,8 @@ class Link:
     def begin_together(self) -> bool:
         """Have all that is sent from now on leave together; return whether it is not so already.
 
-        Whoever was told so calls :meth:`end_together`, without awaiting anything before.
+        Whoever was told so calls :meth:`end_together`, a turn of the event loop or two later at the
+        most: others wait for it.
         """
         if self._is_together:
             return False
@@ -453,30 +444,17 @@ class Link:
 
     async def _receive_all(self) -> None:
         core = self.core
-        while True:
-            while core.has_backlog:
-                await anyio.lowlevel.checkpoint()
-                self._tell_core(core.receive_data, b"")
-                if self._is_held:
-                    await self._let_others_go_on()
-            while core.is_paused:
-                if self._is_released:
-                    return
-                await self._unpaused.wait()
-            if core.peer_has_left:
-                return
-            if not self._untaken and self._reader is not None and await self._listen(self._reader):
-                if self._has_ended and not self._untaken:
-                    return
-                continue
+        while await self._takes_more():
+            resting = self._resting
             try:
-                data = self._untaken or await self._receive()
+                if resting is not None and resting.start():
+                    data = await resting.receive()
+                    if data is None:
+                        continue
+                else:
+                    data = await self._receive_or_lose()
             except anyio.EndOfStream:
                 return
-            except Exception as error:  # whatever a stream raises means that it is gone
-                self._lost(error)
-                return
-            self._untaken = b""
             if self._handshakes is not None and self._waits_for_turn(self._handshakes):
                 await self._handshakes.take_turn(core.config.key_exchanges)
             self._tell_core(self._take, data)
@@ -484,72 +462,56 @@ class Link:
             # To wait for the stream takes a while to begin; who was woken does not wait for that.
             await self._let_others_go_on()
 
-    async def _listen(self, reader: DirectReader) -> bool:
-        """Leave it to the event loop to have what comes handled, until that takes a task.
+    async def _takes_more(self) -> bool:
+        """Have the core handle what it has, wait while it is paused; tell whether more may come."""
+        core = self.core
+        while core.has_backlog:
+            await anyio.lowlevel.checkpoint()
+            self._tell_core(core.receive_data, b"")
+            if self._is_held:
+                await self._let_others_go_on()
+        while core.is_paused:
+            if self._is_released:
+                return False
+            await self._unpaused.wait()
+        return not core.peer_has_left
 
-        Returns whether it was possible.
+    async def _receive_or_lose(self) -> bytes:
+        """Return what the stream gives.
+
+        :raises ~anyio.EndOfStream: it gives no more, or is lost
         """
-        if self._bug is None and not (reader.is_at_work or self._start_listening(reader)):
-            return False
         try:
-            while reader.is_at_work:
-                await self._is_wanted.wait()
-        finally:
-            reader.stop()
-        bug, self._bug = self._bug, None
-        if bug is not None:
-            raise bug
+            return await self._receive()
+        except anyio.EndOfStream:
+            raise
+        except Exception as error:  # whatever a stream raises means that it is gone
+            self._lost(error)
+            raise anyio.EndOfStream from None
+
+    def _take_directly(self, data: bytes) -> bool:
+        """Handle what has come, outside of any task, unless it has to wait for its turn."""
+        if self._handshakes is not None and self._waits_for_turn(self._handshakes):
+            return False
+        self._tell_core(self._take, data)
+        resting, core = self._resting, self.core
+        if resting is not None:
+            self._call_after_others(resting)
+            if core.has_backlog or core.is_paused or core.peer_has_left:
+                resting.wake()
         return True
 
-    def _start_listening(self, reader: DirectReader) -> bool:
-        return reader.start(self._take_directly, self._end_directly)
-
-    def _take_directly(self, data: bytes) -> None:
-        """Handle what has come; called by the event loop, outside of any task."""
-        if self._handshakes is not None and self._waits_for_turn(self._handshakes):
-            self._untaken = data
-            self._want_task()
-        else:
-            self._outside_tasks(partial(self._tell_core, self._take, data))
-            self._see_to_woken()
-
-    def _see_to_woken(self) -> None:
-        """Have what those who were woken will send leave together, in place of a task."""
-        core, reader = self.core, self._reader
-        if reader is not None:
-            if self._has_crowd and self.begin_together():
-                # Who has answered yields, and often has more to say then.
-                reader.call_later(2, partial(self._outside_tasks, self._end_crowd))
-            elif self._is_held:
-                reader.call_later(1, partial(self._outside_tasks, self._release_held))
-        if core.has_backlog or core.is_paused or core.peer_has_left:
-            self._want_task()
-
-    def _outside_tasks(self, act: Callable[[], None]) -> None:
-        """Do something; should it raise, which is a mistake of ours, the reader's task does."""
-        try:
-            act()
-        except Exception as mistake:
-            if self._reader is None:  # the link has ended, and nobody reads any more
-                logger.exception("a session that has ended made a mistake")
-            self._bug = mistake
-            self._want_task()
+    def _call_after_others(self, resting: RestingReader) -> None:
+        """Do as :meth:`_let_others_go_on` does, where no task can wait."""
+        if self._has_crowd and self.begin_together():
+            # Who has answered yields, and often has more to say then.
+            resting.call_later(2, self._end_crowd)
+        elif self._is_held:
+            resting.call_later(1, self._release_held)
 
     def _end_crowd(self) -> None:
         self._is_held = False
         self.end_together()
-
-    def _end_directly(self, error: Exception | None) -> None:
-        """Note that no more comes; called by the event loop."""
-        if error is not None:
-            self._lost(error)
-        self._has_ended = True
-        self._want_task()
-
-    def _want_task(self) -> None:
-        if self._reader is not None:
-            self._reader.stop()
-        self._is_wanted.notify()
 
     def _release_held(self) -> None:
         if self._is_held:
