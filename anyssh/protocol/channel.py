@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Final
 
+from ..config import Limits
 from ..errors import LocalProtocolError, RemoteProtocolError
 
 __all__ = [
@@ -19,12 +20,14 @@ __all__ = [
     "ChannelState",
     "Half",
     "PendingRequest",
+    "ReceiveMemory",
     "ReceiveWindow",
     "ReplySlot",
     "RequestLine",
     "SendWait",
 ]
 
+MIN_WINDOW: Final = 32 * 1024
 MAX_WINDOW = 2**32 - 1
 
 
@@ -110,6 +113,30 @@ class ReceiveWindow:
         adjustment, self._consumed = self._consumed, 0
         self.remaining += adjustment
         return adjustment
+
+
+class ReceiveMemory:
+    """What the peer may send on all channels together.
+
+    :ivar granted: bytes of the windows that were given out
+    """
+
+    __slots__ = ("_unreserved", "granted")
+
+    def __init__(self, limits: Limits) -> None:
+        self._unreserved = limits.receive_memory - limits.channels * MIN_WINDOW
+        self.granted: int = 0
+
+    def grant(self, wanted: int) -> ReceiveWindow:
+        """Give a window out, so large that the channels to come still get one each."""
+        free = max(0, self._unreserved - self.granted)
+        size = min(wanted, max(MIN_WINDOW, free // 4 if free < 4 * wanted else wanted))
+        self.granted += size
+        return ReceiveWindow(size)
+
+    def take_back(self, window: ReceiveWindow) -> None:
+        """Count a window no longer."""
+        self.granted -= window.limit
 
 
 @dataclass(slots=True, eq=False)

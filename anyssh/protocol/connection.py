@@ -43,7 +43,7 @@ from .channel import (
     ChannelState,
     Half,
     PendingRequest,
-    ReceiveWindow,
+    ReceiveMemory,
     ReplySlot,
     RequestLine,
     SendWait,
@@ -64,10 +64,10 @@ from .events import (
     RoomMade,
 )
 from .journal import Continuity
+from .undecided import Undecided
 
 __all__ = ["Connection", "Link"]
 
-MIN_WINDOW: Final = 32 * 1024
 MAX_CLOSING: Final = 1024
 MAX_CHANNEL_ID: Final = 2**31 - 1
 MAX_NAME: Final = 256
@@ -129,26 +129,23 @@ class Connection:
 
     __slots__ = (
         "__weakref__",
-        "_answers_waiting",
         "_asked_without_reply",
         "_attachment",
         "_channels",
         "_closing",
         "_config",
         "_gathered",
-        "_granted",
         "_held",
-        "_kept_bytes",
         "_limits",
         "_link",
+        "_memory",
         "_next_id",
-        "_offered",
         "_packet_size",
         "_remote_ids",
         "_replies",
         "_requests",
         "_room_is_awaited",
-        "_service_requests",
+        "_undecided",
         "_waiting_for_turn",
         "continuity",
         "gathering",
@@ -162,7 +159,6 @@ class Connection:
         self, config: SessionConfig, service_requests: Collection[str] = frozenset()
     ) -> None:
         self._config = config
-        self._service_requests = service_requests
         self._limits = config.limits
         self._packet_size = config.packet_size_with(None)
         self._attachment = _Attachment.NEVER
@@ -180,13 +176,11 @@ class Connection:
         self._waiting_for_turn: dict[ChannelState, None] = {}
         self._room_is_awaited = False
         self._next_id = 0
-        self._granted = 0
-        self._offered = 0
-        self._kept_bytes = 0
+        self._memory = ReceiveMemory(config.limits)
+        self._undecided = Undecided(config.limits, service_requests)
         self._replies: list[ReplySlot] = []
         self._asked_without_reply = False
         self._requests = RequestLine()
-        self._answers_waiting = 0
         self.handlers: dict[int, Callable[[Buffer], None]] = _Handlers(self)
 
     def learn_peer(self, version: PeerVersion) -> None:
@@ -365,7 +359,7 @@ class Connection:
             _check_window(window_size)
             self._resize_window(channel, window_size)
         channel.move(ChannelPhase.OPEN)
-        self._no_longer_offered(channel)
+        self._undecided.forget_open(channel.open_size)
         self._send(
             ChannelOpenConfirmation(
                 channel.remote_id,
@@ -382,13 +376,9 @@ class Connection:
         :raises LocalProtocolError: it was answered before, or the peer has gone
         """
         self._require_offered(channel)
-        self._no_longer_offered(channel)
+        self._undecided.forget_open(channel.open_size)
         self._remove(channel)
         self._send(ChannelOpenFailure(channel.remote_id, reason, description).encode())
-
-    def _no_longer_offered(self, channel: ChannelState) -> None:
-        self._offered -= 1
-        self._kept_bytes -= channel.open_size
 
     def _require_offered(self, channel: ChannelState) -> None:
         if channel.phase is not ChannelPhase.OFFERED:
@@ -405,7 +395,7 @@ class Connection:
     ) -> ChannelState:
         if self._next_id > MAX_CHANNEL_ID:
             raise LocalProtocolError("this session has used up its channel numbers")
-        window = ReceiveWindow(self._grant(window_size))
+        window = self._memory.grant(window_size)
         channel = ChannelState(
             self._next_id, channel_type, phase, window, min(packet_size, window.limit)
         )
@@ -413,23 +403,15 @@ class Connection:
         self._channels[channel.local_id] = channel
         return channel
 
-    def _grant(self, wanted: int) -> int:
-        """Take a window out of the session's memory, so that 1,024 channels still get one each."""
-        reserved = self._limits.channels * MIN_WINDOW
-        free = max(0, self._limits.receive_memory - reserved - self._granted)
-        size = min(wanted, max(MIN_WINDOW, free // 4 if free < 4 * wanted else wanted))
-        self._granted += size
-        return size
-
     def _resize_window(self, channel: ChannelState, wanted: int) -> None:
-        self._granted -= channel.receive_window.limit
-        channel.receive_window = ReceiveWindow(self._grant(wanted))
+        self._memory.take_back(channel.receive_window)
+        channel.receive_window = self._memory.grant(wanted)
         channel.receive_packet_size = min(channel.receive_packet_size, channel.receive_window.limit)
 
     def _remove(self, channel: ChannelState) -> None:
         if self._channels.pop(channel.local_id, None) is not None:
             if channel.phase is not ChannelPhase.CLOSING:
-                self._granted -= channel.receive_window.limit
+                self._memory.take_back(channel.receive_window)
             self._remote_ids.pop(channel.remote_id, None)
         channel.move(ChannelPhase.CLOSED)
 
@@ -598,7 +580,7 @@ class Connection:
         Its window counts no longer: what still comes is dropped.
         """
         channel.move(ChannelPhase.CLOSING)
-        self._granted -= channel.receive_window.limit
+        self._memory.take_back(channel.receive_window)
         self._drop_requests(channel)
         self._closing[channel.local_id] = channel
         if len(self._closing) > max(MAX_CLOSING, self._limits.channels):
@@ -607,9 +589,7 @@ class Connection:
 
     def _drop_requests(self, channel: ChannelState) -> None:
         """Forget the peer's requests; answer ours with no, as no reply will count."""
-        self._kept_bytes -= channel.requests.size
-        self._answers_waiting -= channel.requests.answers_waiting
-        channel.requests.clear()
+        self._undecided.clear(channel.requests)
         replies, channel.replies = channel.replies, []
         for slot in replies:
             self._emit(ReplyReceived(slot, False, b""))
@@ -657,11 +637,7 @@ class Connection:
             return
         self._check_payload(payload)
         line = self._requests if channel is None else channel.requests
-        before, waited = line.size, line.answers_waiting
-        ready = line.decide(request, is_success, payload)
-        self._kept_bytes -= before - line.size
-        self._answers_waiting += line.answers_waiting - waited
-        for answered in ready:
+        for answered in self._undecided.decide(line, request, is_success, payload):
             self._reply(answered)
 
     def _reply(self, request: PendingRequest) -> None:
@@ -694,9 +670,8 @@ class Connection:
             self._packet_size,
         )
         self._set_peer(channel, remote_id, message.initial_window_size, message.maximum_packet_size)
-        self._offered += 1
         channel.open_size = len(message.payload)
-        self._kept_bytes += channel.open_size
+        self._undecided.keep_open(channel.open_size)
         self._emit(ChannelOpenReceived(channel, message.payload))
 
     def _refusal(self, message: ChannelOpen) -> tuple[int, str] | None:
@@ -710,8 +685,7 @@ class Connection:
         if (
             self._next_id > MAX_CHANNEL_ID
             or self._open_count() >= self._limits.channels
-            or self._offered >= self._limits.unaccepted_channels
-            or self._kept_bytes + len(message.payload) > self._limits.waiting_bytes
+            or not self._undecided.has_room_for_open(len(message.payload))
         ):
             return ChannelOpenFailureReason.RESOURCE_SHORTAGE, "too many channels"
         return None
@@ -888,35 +862,20 @@ class Connection:
 
     def _keep(self, line: RequestLine, request: PendingRequest) -> bool:
         """Keep a request for the application, or refuse it when too much waits already."""
-        size = len(request.payload)
-        # Services answer by themselves, and peers ask them for much at once.
-        is_for_service = request.channel is None and request.name in self._service_requests
-        bound = self._limits.service_requests if is_for_service else self._limits.requests
-        if line.undecided >= bound or self._kept_bytes + size > self._limits.waiting_bytes:
-            self._count_noise(size)
+        if not self._undecided.has_room_for(line, request):
+            self._count_noise(len(request.payload))
             self._refuse_in_turn(line, request)
             return False
-        self._check_length(line)
-        line.append(request)
-        self._kept_bytes += size
+        self._undecided.append(line, request, len(self._channels))
         return True
 
     def _refuse_in_turn(self, line: RequestLine, request: PendingRequest) -> None:
         """Refuse a request without asking; its refusal waits for the answers before it."""
         if not request.want_reply:
             return
-        self._check_length(line)
         request.payload = b""
-        line.append(request)
+        self._undecided.append(line, request, len(self._channels))
         self.answer(request, False)
-
-    def _check_length(self, line: RequestLine) -> None:
-        """Let no more answers pile up behind those that are not decided, on whatever channel."""
-        limits = self._limits
-        most = limits.noise_messages + limits.requests * len(self._channels)
-        if len(line) >= limits.noise_messages or self._answers_waiting >= most:
-            waiting = max(len(line), self._answers_waiting)
-            raise RemoteProtocolError(f"{waiting} requests of the peer wait for answers")
 
     def _request_success(self, payload: Buffer) -> None:
         self._replied(self._replies, True, RequestSuccess.decode(payload).payload)

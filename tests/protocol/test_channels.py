@@ -546,7 +546,8 @@ def table_sizes(pair: CorePair, role: Role) -> dict[str, int]:
     names = set(Connection.__slots__) - {"handlers", "__weakref__"}
     tables = {name: getattr(connection, name) for name in names}
     sizes = {name: len(value) for name, value in tables.items() if hasattr(value, "__len__")}
-    return sizes | {"granted": connection._granted, "offered": connection._offered}
+    granted, offered = connection._memory.granted, connection._undecided.opens
+    return sizes | {"granted": granted, "offered": offered}
 
 
 def test_sixty_four_channels_wait_for_the_application() -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -563,7 +564,7 @@ class Machine(RuleBasedStateMachine):
         self.settle()
         for role, connection in self.pair.connections.items():
             assert connection.channel_count == 0
-            kept = {name: getattr(connection, name) for name in TABLES}
+            kept = {name: attrgetter(name)(connection) for name in TABLES}
             assert not any(kept.values()), (role, kept)
         for line in self.lines:
             for end in line.ends.values():
@@ -574,12 +575,13 @@ class Machine(RuleBasedStateMachine):
 TABLES = {
     "_channels",
     "_closing",
-    "_granted",
     "_held",
-    "_kept_bytes",
-    "_offered",
+    "_memory.granted",
     "_remote_ids",
     "_replies",
+    "_undecided.answers_waiting",
+    "_undecided.kept_bytes",
+    "_undecided.opens",
     "_waiting_for_turn",
 }
 

@@ -99,8 +99,8 @@ def test_one_large_gulp_returns_all_of_it() -> None:
 def test_half_a_window_of_any_size(limit: int) -> None:
     """The peer is told once what it may send and what lies unread is half of the limit."""
     pair = running_pair(answers=idle_reader())
-    pair.connections[SERVER]._granted = -(2**40)  # memory enough for every size
-    pair.connections[CLIENT]._granted = -(2**40)
+    pair.connections[SERVER]._memory.granted = -(2**40)  # memory enough for every size
+    pair.connections[CLIENT]._memory.granted = -(2**40)
     client, server = pair.open_channel(SERVER, window_size=limit)
     assert (server.receive_window.limit, client.send_window) == (limit, limit)
     step = limit - limit // 2

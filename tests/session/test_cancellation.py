@@ -521,7 +521,7 @@ async def test_accepting_channels(how: str) -> None:
                         channel = await accept()
                 assert isinstance(channel, anyssh.Channel)
         assert len(opened) == len(server.channels) == 8
-        assert server._connection._offered == 0
+        assert server._connection._undecided.opens == 0
 
 
 @pytest.mark.parametrize("decision", ["accept", "reject"])
@@ -547,7 +547,7 @@ async def test_deciding_about_an_opening(decision: str) -> None:
                             await decide()
             wanted = anyssh.Channel if decision == "accept" else anyssh.ChannelOpenError
             assert isinstance(results[0], wanted)
-        assert server._connection._offered == 0
+        assert server._connection._undecided.opens == 0
 
 
 async def test_waiting_for_requests_and_facts() -> None:
