@@ -20,11 +20,12 @@ from collections.abc import (
     Coroutine,
     Iterable,
     Mapping,
+    Sequence,
 )
 from dataclasses import dataclass
 from logging import Logger, getLogger
 from types import TracebackType
-from typing import Any, ClassVar, Final, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, Final, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -46,13 +47,12 @@ from ..contour import SessionContour
 from ..errors import (
     Disconnected,
     HostKeyError,
-    KeyExchangeFailed,
     LocalProtocolError,
     ReconnectError,
     SSHError,
 )
 from ..identification import PeerVersion, local_identification
-from ..keys import Identity, Key
+from ..keys import Identity
 from ..protocol import Connection, Core, Phase, Role
 from ..protocol.events import (
     ConnectionTerminated,
@@ -63,7 +63,6 @@ from ..protocol.events import (
     KeyExchangeCompleted,
     LatencyMeasured,
     SessionResumed,
-    SignatureRequested,
     VersionReceived,
 )
 from ..protocol.latency import LatencyStatistics
@@ -73,17 +72,13 @@ from ._backend import running_backend
 from ._waiting import Notice
 from .attributes import SSHAttribute
 from .connecting import open_stream
-from .credentials import CertifiedKey, KeyPair, Signer
 from .errors import ConnectionLost
 from .events import Disconnected as DisconnectedEvent
 from .events import EventQueue, KeepAliveFailed, KeepAliveSucceeded, Reconnected, SessionEvent
 from .links import NEXT_STATES, Links, SessionState
 from .metrics import SessionMetrics
-from .signing import identity_of, public_key_of, signed, signer_of, signs_quickly
 
 __all__ = [
-    "NO_HOST_KEYS",
-    "HostKeys",
     "ProgressHandler",
     "SessionClosed",
     "SessionLife",
@@ -147,31 +142,6 @@ def _contained(callback: Callable[[E], None] | None) -> Callable[[E], None] | No
     return call
 
 
-class HostKeys(NamedTuple):
-    """What all sessions of one server prove themselves with.
-
-    :ivar shown: certificates and plain keys
-    :ivar signers: who signs for each key
-    """
-
-    shown: tuple[Identity, ...]
-    signers: Mapping[Key, Key | Signer]
-
-    @classmethod
-    def of(cls, keys: Iterable[KeyPair | CertifiedKey]) -> Self:
-        """Take host keys apart."""
-        shown: dict[Identity, None] = {}
-        signers: dict[Key, Key | Signer] = {}
-        for key in keys:
-            shown[identity_of(key)] = None
-            shown[public_key_of(key)] = None
-            signers.setdefault(public_key_of(key), signer_of(key))
-        return cls(tuple(shown), signers)
-
-
-NO_HOST_KEYS: Final = HostKeys((), {})
-
-
 class SessionLife(TypedAttributeProvider):
     """One end of a session, as far as it does not matter what the session is for.
 
@@ -192,7 +162,6 @@ class SessionLife(TypedAttributeProvider):
         "_ended",
         "_events",
         "_host_identities",
-        "_host_keys",
         "_latency",
         "_links",
         "_lost",
@@ -217,7 +186,6 @@ class SessionLife(TypedAttributeProvider):
         connection: Connection,
         *,
         service_names: Collection[str],
-        host_keys: HostKeys = NO_HOST_KEYS,
         trace: TraceHandler | None = None,
         on_progress: ProgressHandler | None = None,
     ) -> None:
@@ -230,7 +198,6 @@ class SessionLife(TypedAttributeProvider):
         self._config = config
         self._connection = connection
         self._service_names = service_names
-        self._host_keys = host_keys
         self._trace_handler = _contained(trace)
         self._on_progress = _contained(on_progress)
         self._number = next(_session_numbers)
@@ -444,7 +411,7 @@ class SessionLife(TypedAttributeProvider):
             random=os.urandom,
             identification=local_identification(__version__),
             connection=self._connection,
-            host_keys=self._host_keys.shown,
+            host_keys=self._shown_host_keys,
             takes_certificates=self._takes_certificates,
             guesses_key_exchange=self._guesses_key_exchange(stream),
             delay_secret=_process_secret,
@@ -458,6 +425,11 @@ class SessionLife(TypedAttributeProvider):
         if self._state is SessionState.CONNECTING:
             self._move(SessionState.CONNECTED)
             self._links.current.end_handshake()
+
+    @property
+    def _shown_host_keys(self) -> Sequence[Identity]:
+        """What a server proves itself with."""
+        return ()
 
     @property
     def _takes_certificates(self) -> bool:
@@ -644,19 +616,6 @@ class SessionLife(TypedAttributeProvider):
 
     # Asking the application
 
-    def _signature_requested(self, event: SignatureRequested) -> None:
-        key = self._host_keys.signers[event.key]
-        if isinstance(key, Key) and signs_quickly(key):
-            # Signing here takes less time than a task would.
-            try:
-                signature = key.sign(event.data, event.algorithm)
-            except SSHError as error:
-                self._signing_failed(event, error)
-            else:
-                event.supply(signature, self._backend.current_time())
-        else:
-            self._start_callback(self._sign, event, key)
-
     def _start_callback(self, callback: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         """Run something that asks the application as a service of the session."""
         self._callbacks_running += 1
@@ -669,22 +628,6 @@ class SessionLife(TypedAttributeProvider):
             await callback(*arguments)
         finally:
             self._callbacks_running -= 1
-
-    async def _sign(self, event: SignatureRequested, signer: Key | Signer) -> None:
-        try:
-            with anyio.fail_after(self._config.limits.handler_time):
-                signature = await signed(signer, event.data, event.algorithm)
-        except Exception as error:
-            self._signing_failed(event, error)
-        else:
-            event.supply(signature, anyio.current_time())
-        self._advance()
-
-    def _signing_failed(self, event: SignatureRequested, error: Exception) -> None:
-        logger.error("the host key %s could not sign", event.key.fingerprint, exc_info=error)
-        failure = KeyExchangeFailed("the host key could not sign")
-        failure.__cause__ = error
-        event.fail(failure, anyio.current_time())
 
     # Events of the core
 
@@ -837,7 +780,6 @@ class SessionLife(TypedAttributeProvider):
 LIFE_HANDLERS: Final[dict[type[Event], Callable[[Any, Any], None]]] = {
     VersionReceived: SessionLife._version_received,
     KeyExchangeCompleted: SessionLife._key_exchange_completed,
-    SignatureRequested: SessionLife._signature_requested,
     DebugReceived: SessionLife._debug_received,
     KeepAliveAnswered: SessionLife._keep_alive_answered,
     KeepAliveMissed: SessionLife._keep_alive_missed,

@@ -33,12 +33,12 @@ from .attributes import remote_address
 from .authorities import UserAuthorities
 from .credentials import CertifiedKey, KeyPair, as_signer, require_type
 from .errors import is_end_of_peer
-from .life import HostKeys, ProgressHandler
+from .life import ProgressHandler
 from .metrics import ServerStatistics
 from .reconnectable import ReconnectableSessions
 from .server_session import Authenticate, AuthorizeReconnect, MayUseKey, ServerSession
 from .services import SessionService
-from .signing import public_key_of, signer_of
+from .signing import HostKeys, public_key_of, signer_of
 
 __all__ = ["Server"]
 

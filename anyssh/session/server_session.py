@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from logging import Logger, getLogger
 from typing import Any, Final
 
@@ -16,14 +16,16 @@ from ..constants import DisconnectReason, ReconnectFailureReason
 from ..errors import (
     CertificateError,
     Disconnected,
+    KeyExchangeFailed,
     LocalProtocolError,
     NegotiationError,
     ReconnectError,
     RemoteProtocolError,
     SessionMoved,
+    SSHError,
 )
 from ..forwarding.policy import ForwardingPolicy
-from ..keys import Certificate, Key
+from ..keys import Certificate, Identity, Key
 from ..protocol import Core, Phase, Role
 from ..protocol.authentication import (
     AuthAttempt,
@@ -40,18 +42,21 @@ from ..protocol.events import (
     KeyQueried,
     ReconnectRequested,
     SessionResumed,
+    SignatureRequested,
 )
 from ..trace import Progress, TraceHandler, TraceId, TraceLevel
 from ._waiting import Notice
 from .admission import Offence, Stage, Visit
 from .attributes import SSHAttribute, displayed_address
 from .authorities import UserAuthorities
+from .credentials import Signer
 from .errors import ConnectionLost
-from .life import HostKeys, ProgressHandler
+from .life import ProgressHandler
 from .links import SessionState
 from .reconnectable import ReconnectableSessions
 from .services import SessionService
 from .session import Session
+from .signing import HostKeys, signed, signs_quickly
 
 __all__ = [
     "Authenticate",
@@ -79,6 +84,7 @@ class ServerSession(Session):
         "_address",
         "_authenticate",
         "_authorize_reconnect",
+        "_host_keys",
         "_is_claimed",
         "_is_excused",
         "_loss_number",
@@ -113,12 +119,12 @@ class ServerSession(Session):
         super().__init__(
             stream,
             config,
-            host_keys=host_keys,
             forwarding=forwarding,
             services=services,
             trace=trace,
             on_progress=on_progress,
         )
+        self._host_keys = host_keys
         self._authorize_reconnect = authorize_reconnect
         self._reconnectable = reconnectable_sessions
         self._visit = visit
@@ -154,6 +160,10 @@ class ServerSession(Session):
         if (address := self._address) is not None:  # sockets that are closed do not tell theirs
             own[SocketAttribute.remote_address] = lambda: address
         return {**super().extra_attributes, **own}
+
+    @property
+    def _shown_host_keys(self) -> Sequence[Identity]:
+        return self._host_keys.shown
 
     @property
     def _takes_certificates(self) -> bool:
@@ -192,6 +202,37 @@ class ServerSession(Session):
                     self._reconnectable._add(self)
             case ReconnectRequested():
                 self._start_callback(self._find_session, event)
+
+    # The host key
+
+    def _signature_requested(self, event: SignatureRequested) -> None:
+        key = self._host_keys.signers[event.key]
+        if isinstance(key, Key) and signs_quickly(key):
+            # Signing here takes less time than a task would.
+            try:
+                signature = key.sign(event.data, event.algorithm)
+            except SSHError as error:
+                self._signing_failed(event, error)
+            else:
+                event.supply(signature, self._backend.current_time())
+        else:
+            self._start_callback(self._sign, event, key)
+
+    async def _sign(self, event: SignatureRequested, signer: Key | Signer) -> None:
+        try:
+            with anyio.fail_after(self._config.limits.handler_time):
+                signature = await signed(signer, event.data, event.algorithm)
+        except Exception as error:
+            self._signing_failed(event, error)
+        else:
+            event.supply(signature, anyio.current_time())
+        self._advance()
+
+    def _signing_failed(self, event: SignatureRequested, error: Exception) -> None:
+        logger.error("the host key %s could not sign", event.key.fingerprint, exc_info=error)
+        failure = KeyExchangeFailed("the host key could not sign")
+        failure.__cause__ = error
+        event.fail(failure, anyio.current_time())
 
     # Going on over another stream
 
@@ -308,6 +349,8 @@ class ServerSession(Session):
         self._end_now(error)
         return await self._links.hand_over()
 
+    # The client
+
     async def _judge(self, event: AttemptMade) -> None:
         attempt = event.attempt
         self._progress(Progress.STARTING_AUTHENTICATION)
@@ -408,6 +451,7 @@ ServerSession._handlers = {
     **Session._handlers,
     KeyExchangeCompleted: ServerSession._keys_exchanged,
     SessionResumed: ServerSession._resumed,
+    SignatureRequested: ServerSession._signature_requested,
 }
 
 

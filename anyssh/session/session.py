@@ -40,7 +40,7 @@ from ._arguments import check_type
 from ._waiting import Notice
 from .channel import Channel
 from .errors import is_end_of_peer
-from .life import LIFE_HANDLERS, NO_HOST_KEYS, HostKeys, ProgressHandler, SessionLife, Transport
+from .life import LIFE_HANDLERS, ProgressHandler, SessionLife, Transport
 from .link import Together
 from .links import SessionState
 from .opening import ChannelOpening
@@ -99,7 +99,6 @@ class Session(ForwardingMethods, SessionLife):
         transport: Transport,
         config: SessionConfig,
         *,
-        host_keys: HostKeys = NO_HOST_KEYS,
         forwarding: ForwardingPolicy | None = None,
         services: Mapping[type[SessionService], Any] | None = None,
         trace: TraceHandler | None = None,
@@ -117,7 +116,6 @@ class Session(ForwardingMethods, SessionLife):
             config,
             connection,
             service_names=self._service_host.service_requests,
-            host_keys=host_keys,
             trace=trace,
             on_progress=on_progress,
         )

@@ -8,7 +8,8 @@ processor is left. All other keys of ours take less time than the way to a threa
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple, Self
 
 import anyio.to_thread
 from anyio import CapacityLimiter
@@ -19,7 +20,7 @@ from ..errors import LocalProtocolError
 from ..keys import Identity, Key, key_type_for
 from .credentials import CertifiedKey, KeyPair, Signer, as_signer
 
-__all__ = ["identity_of", "public_key_of", "signed", "signer_of", "signs_quickly"]
+__all__ = ["HostKeys", "identity_of", "public_key_of", "signed", "signer_of", "signs_quickly"]
 
 THREADS: Final = 4
 
@@ -46,6 +47,28 @@ def identity_of(key: KeyPair | CertifiedKey) -> Identity:
 def signs_quickly(signer: Key | Signer) -> bool:
     """Tell whether :meth:`Key.sign` is to be called right away, and nothing awaited."""
     return isinstance(signer, Key) and signer.algorithm != _RSA
+
+
+class HostKeys(NamedTuple):
+    """What all sessions of one server prove themselves with.
+
+    :ivar shown: certificates and plain keys
+    :ivar signers: who signs for each key
+    """
+
+    shown: tuple[Identity, ...]
+    signers: Mapping[Key, Key | Signer]
+
+    @classmethod
+    def of(cls, keys: Iterable[KeyPair | CertifiedKey]) -> Self:
+        """Take host keys apart."""
+        shown: dict[Identity, None] = {}
+        signers: dict[Key, Key | Signer] = {}
+        for key in keys:
+            shown[identity_of(key)] = None
+            shown[public_key_of(key)] = None
+            signers.setdefault(public_key_of(key), signer_of(key))
+        return cls(tuple(shown), signers)
 
 
 async def signed(key: KeyPair, data: bytes, algorithm: str) -> bytes:
