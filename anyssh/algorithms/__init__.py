@@ -10,7 +10,8 @@ Nothing here knows a message. Three things are asked of this package, each by an
 from __future__ import annotations
 
 from .derivation import derive_key
-from .key_exchanges import ClientShare, KeyExchangeAlgorithm, is_available, key_exchange
+from .key_exchanges import is_available, key_exchange
+from .methods import ClientShare, KeyExchangeAlgorithm
 from .packets import PacketOpener, PacketSealer
 from .parameters import (
     EncryptionParameters,

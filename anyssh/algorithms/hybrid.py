@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import (
 
 from ..wire import string
 from .agreement import X25519_SIZE, X25519Pair, peer_value_error
-from .key_exchanges import ClientShare, KeyExchangeAlgorithm
+from .methods import ClientShare, KeyExchangeAlgorithm
 
 __all__ = ["CIPHERTEXT_SIZE", "ENCAPSULATION_KEY_SIZE", "HybridExchange"]
 
