@@ -261,11 +261,6 @@ class Core:
         return self._is_halted and self.phase is not Phase.TERMINATED
 
     @property
-    def is_attached(self) -> bool:
-        """Whether the connection works, or worked last, over this stream."""
-        return self._is_attached
-
-    @property
     def client_authentication(self) -> ClientAuthentication:
         """The client's authentication.
 

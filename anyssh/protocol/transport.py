@@ -232,11 +232,6 @@ class Transport:
         if reset_sequence:
             self.send_sequence = 0
 
-    def discard_output(self) -> None:
-        """Forget what waits for the stream, which is no more."""
-        self._output = []
-        self.pending = 0
-
     def take_output(self) -> bytes:
         """Return, and forget, the bytes that wait for the stream."""
         output = self._output

@@ -95,14 +95,6 @@ def test_a_packet_may_come_in_any_pieces() -> None:
     assert far.messages_received == 2
 
 
-def test_discarded_output_is_gone() -> None:
-    near, _ = pair()
-    near.send(b"\x02")
-    near.discard_output()
-    assert near.pending == 0
-    assert near.take_output() == b""
-
-
 def test_whoever_watches_is_told_of_whole_payloads() -> None:
     told: list[tuple[int, int]] = []
     near = transport(on_send=lambda number, sequence: told.append((number, sequence)))
