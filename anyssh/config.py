@@ -162,7 +162,7 @@ class Limits:
             if not getattr(self, name) > 0:
                 raise ValueError(f"Limits.{name} must be positive, not {getattr(self, name)!r}")
         if self.packet_size > 1024 * 1024:
-            raise ValueError("Limits.packet_size can be at most 1 MiB")
+            raise ValueError(f"Limits.packet_size can be at most 1 MiB, not {self.packet_size}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,9 +217,13 @@ class ServerLimits:
             elif not value > 0:
                 raise ValueError(f"ServerLimits.{name} must be positive, not {value!r}")
         if self.early_drop_chance > 1:
-            raise ValueError("ServerLimits.early_drop_chance can be at most 1")
+            chance = self.early_drop_chance
+            raise ValueError(f"ServerLimits.early_drop_chance can be at most 1, not {chance!r}")
         if self.longest_penalty < self.shortest_penalty:
-            raise ValueError("ServerLimits.longest_penalty is shorter than the shortest")
+            raise ValueError(
+                f"ServerLimits.longest_penalty, {self.longest_penalty!r}, is shorter than "
+                f"shortest_penalty, {self.shortest_penalty!r}"
+            )
 
 
 _OFFENCES: Final = ("no_login", "failed_login", "protocol_error", "failed_reconnect")
@@ -298,8 +302,9 @@ class SessionConfig:
                 )
             if not chosen:
                 raise ValueError(f"{name} is empty; a session needs at least one")
-            if len(set(chosen)) != len(chosen):
-                raise ValueError(f"{name} names an entry twice")
+            twice = [value for value in chosen if chosen.count(value) > 1]
+            if twice:
+                raise ValueError(f"{name} names an entry twice: {twice[0]!r}")
         object.__setattr__(self, "extensions", tuple(self.extensions))
         if Extension.SESSION_RECONNECT in self.extensions and not self.is_secure:
             raise ValueError("a session without encryption cannot prove itself when it reconnects")
@@ -319,16 +324,28 @@ class SessionConfig:
     def _check_numbers(self) -> None:
         packet_size = self.packet_size_with(None)
         if not 1024 <= packet_size <= self.limits.packet_size - 1024:
+            most = self.limits.packet_size - 1024
             raise ValueError(
-                "max_packet_size must lie between 1 KiB and limits.packet_size - 1 KiB"
+                f"max_packet_size must lie between 1 KiB and limits.packet_size - 1 KiB, {most}; "
+                f"it is {packet_size}"
             )
         if not packet_size <= self.window_size < 2**32:
-            raise ValueError("window_size must lie between max_packet_size and 2**32 - 1")
+            raise ValueError(
+                f"window_size must lie between max_packet_size, {packet_size}, and 2**32 - 1; "
+                f"it is {self.window_size}"
+            )
         # Written so that a number that is none is refused too.
-        if not (0 < self.rekey_packets <= 2**31 and self.rekey_bytes > 0 and self.rekey_time > 0):
-            raise ValueError("rekey limits must be positive, rekey_packets at most 2**31")
-        if not (self.keep_alive_interval >= 0 and self.keep_alive_count >= 1):
-            raise ValueError("keep_alive_interval must not be negative, keep_alive_count positive")
+        if not 0 < self.rekey_packets <= 2**31:
+            raise ValueError(
+                f"rekey_packets must be positive and at most 2**31, not {self.rekey_packets}"
+            )
+        for name in ("rekey_bytes", "rekey_time", "keep_alive_count"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)!r}")
+        if not self.keep_alive_interval >= 0:
+            raise ValueError(
+                f"keep_alive_interval cannot be negative, as {self.keep_alive_interval!r} is"
+            )
 
     @property
     def is_secure(self) -> bool:

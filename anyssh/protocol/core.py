@@ -267,7 +267,9 @@ class Core:
         :raises LocalProtocolError: it is not time for it, or this is not a client
         """
         if not isinstance(self._authentication, ClientAuthentication):
-            raise LocalProtocolError("there is nothing to authenticate to yet")
+            raise LocalProtocolError(
+                f"a client authenticates once keys are exchanged; this {self._whereabouts()}"
+            )
         self._require_connection()
         if not self.exchanger.host_key_is_accepted:
             raise LocalProtocolError("the host key was not accepted yet")
@@ -312,7 +314,11 @@ class Core:
         :raises RemoteProtocolError: there were too many
         """
         if not self._budget.takes_noise(size, self._now):
-            raise RemoteProtocolError("too many messages without effect")
+            limits = self.config.limits
+            raise RemoteProtocolError(
+                f"more than {limits.noise_messages} messages without effect, or "
+                f"{limits.noise_bytes} bytes of them, and more than {limits.noise_rate:g} a second"
+            )
 
     # Feeding and draining
 
@@ -601,10 +607,17 @@ class Core:
         return True
 
     def _illegal(self, number: int) -> RemoteProtocolError:
-        phase = self.phase.name.lower().replace("_", " ")
         return RemoteProtocolError(
-            f"{message_name(number)} ({number}) is not allowed in the {phase} phase"
+            f"{message_name(number)} ({number}) is not allowed in the {self._phase_name} phase"
         )
+
+    @property
+    def _phase_name(self) -> str:
+        return self.phase.name.lower().replace("_", " ")
+
+    def _whereabouts(self) -> str:
+        """Return words for errors of ours: which end this is, and how far it has come."""
+        return f"is a {self.role.name.lower()} in the {self._phase_name} phase"
 
     # Conditions
 
@@ -638,7 +651,11 @@ class Core:
     def _peer_may_rekey(self) -> bool:
         if self.exchanger.is_running or self._rekeying.peer_may_start(self._now):
             return True
-        raise RemoteProtocolError("the peer starts key exchanges too often")
+        limits = self.config.limits
+        raise RemoteProtocolError(
+            f"the peer starts more than {limits.rekey_burst} key exchanges without much traffic "
+            f"between them, and more than one in {limits.rekey_interval:g} seconds"
+        )
 
     @property
     def _server_owes_reply(self) -> bool:
@@ -912,9 +929,12 @@ class Core:
         :raises LocalProtocolError: a request is under way, or this is not the time
         """
         if self.role is Role.SERVER or not self.is_running:
-            raise LocalProtocolError("services are requested by an authenticated client")
-        if self._connection.pending_service is not None:
-            raise LocalProtocolError("a service request is under way")
+            raise LocalProtocolError(
+                f"only an authenticated client requests services; this {self._whereabouts()}"
+            )
+        pending = self._connection.pending_service
+        if pending is not None:
+            raise LocalProtocolError(f"the service {pending!r} was requested and not granted yet")
         self._connection.pending_service = name
         self._connection.send_service_message(ServiceRequest(name).encode())
 
@@ -957,7 +977,9 @@ class Core:
         """
         self._now = now
         if not (self.config.is_secure and self.is_running):
-            raise LocalProtocolError("only a running, secure session can exchange new keys")
+            raise LocalProtocolError(
+                f"only a running, secure session can exchange new keys; this {self._whereabouts()}"
+            )
         if not self._rekeying.is_at_will:
             raise LocalProtocolError("this peer exchanges new keys only when it wants them itself")
         if not self.exchanger.is_running:

@@ -354,8 +354,10 @@ class Links:
             raise LocalProtocolError("the stream was lost while it was handed over")
         running = self._running
         is_trying = running is not None and not running.is_over.is_set()
-        if self._is_over or self._attempt is not None or is_trying:
-            raise LocalProtocolError("the session is over, or another stream is being tried")
+        if self._is_over:
+            raise LocalProtocolError("the session has ended and takes no other stream")
+        if self._attempt is not None or is_trying:
+            raise LocalProtocolError("another stream is being tried; try again if that fails")
         self._attempt = Attempt(self, stream, core or self._make_core(stream))
         self._attempt_came.notify()
         if self._connecting is not None:

@@ -42,8 +42,9 @@ class ReconnectableSessions:
         max_per_principal: int = 10,
         max_bytes: int = MAX_BYTES,
     ) -> None:
-        if min(max_sessions, max_per_principal, max_bytes) < 1:
-            raise ValueError("the limits of reconnectable sessions must be positive")
+        least = min(max_sessions, max_per_principal, max_bytes)
+        if least < 1:
+            raise ValueError(f"the limits of reconnectable sessions must be positive, not {least}")
         self._max_sessions = max_sessions
         self._max_per_principal = max_per_principal
         self._max_bytes = max_bytes
