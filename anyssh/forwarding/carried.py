@@ -57,54 +57,37 @@ class Owner(Protocol):
         """Own a relay no longer."""
 
 
-class _CarriedRelay(SocketRelay):
-    """The relay of one connection.
+class _Known:
+    """A connection as others know it: its channel, its port, whoever traces.
 
     :param endpoint: where it goes to, or where it arrived
     :param originator: where it comes from, as far as that is known
     :param is_incoming: whether the peer has opened the channel
     :param port: where it belongs, if anywhere
-    :param owner: whoever accepted it
+    :ivar channel: its channel, once that is open
     """
 
-    __slots__ = (
-        "_endpoint",
-        "_has_opened",
-        "_is_incoming",
-        "_originator",
-        "_owner",
-        "_port",
-        "_service",
-    )
+    __slots__ = ("_endpoint", "_is_incoming", "_originator", "_port", "_service", "channel")
 
     def __init__(
         self,
         service: PortForwarding,
-        relays: Relays,
-        stream: ConnectedSocket,
         endpoint: Endpoint,
         originator: TcpEndpoint | None,
         *,
         is_incoming: bool = False,
         port: ForwardedPort | None = None,
-        owner: Owner | None = None,
     ) -> None:
-        super().__init__(stream, relays)
         self._service = service
         self._endpoint = endpoint
         self._originator = originator
         self._is_incoming = is_incoming
         self._port = port
-        self._owner = owner
-        self._has_opened = False
-        if owner is not None:
-            owner.relay_began(self)
+        self.channel: Channel | None = None
 
     def opened(self, channel: Channel) -> None:
         """Make the connection known."""
-        self._has_opened = True
-        if self._owner is not None:
-            self._owner.relay_opened(self)
+        self.channel = channel
         if self._is_incoming or self._port is not None:
             describe(channel, local=self._endpoint, remote=self._originator)
         else:
@@ -115,28 +98,61 @@ class _CarriedRelay(SocketRelay):
             origin = f" from {self._originator}" if self._originator else ""
             self._trace(TraceId.PORT_FORWARD_CHANNEL_OPENED, TraceLevel.INFO, origin)
 
-    def channel_refused(self, error: ChannelOpenError) -> None:
-        """Break off, which is all that whoever has connected will see."""
+    def refused(self, error: ChannelOpenError) -> None:
+        """Tell that there is no channel for it."""
         what = TraceId.PORT_FORWARD_CHANNEL_OPEN_FAILED
         self._trace(what, TraceLevel.WARNING, f": {error}", error)
-        super().channel_refused(error)
 
     def ended(self) -> None:
-        """Forget the connection."""
-        if self._has_opened:
-            if self._port is not None and self._channel is not None:
-                self._service.ports_of(self._port).remove_channel(self._port, self._channel)
-            if self._service.is_traced:
-                self._trace(TraceId.PORT_FORWARD_CHANNEL_CLOSED, TraceLevel.INFO, ": ended")
-        if self._owner is not None:
-            if not self._has_opened:
-                self._owner.relay_opened(self)
-            self._owner.relay_ended(self)
+        """Have the connection forgotten, if it was known."""
+        if self.channel is None:
+            return
+        if self._port is not None:
+            self._service.ports_of(self._port).remove_channel(self._port, self.channel)
+        if self._service.is_traced:
+            self._trace(TraceId.PORT_FORWARD_CHANNEL_CLOSED, TraceLevel.INFO, ": ended")
 
     def _trace(
         self, trace_id: TraceId, level: TraceLevel, what: str, error: Exception | None = None
     ) -> None:
         self._service.trace(trace_id, level, displayable(f"{self._endpoint}{what}"), error)
+
+
+class _CarriedRelay(SocketRelay):
+    """The relay of one connection.
+
+    :param owner: whoever accepted it
+    """
+
+    __slots__ = ("_known", "_owner")
+
+    def __init__(
+        self, stream: ConnectedSocket, relays: Relays, known: _Known, owner: Owner | None = None
+    ) -> None:
+        super().__init__(stream, relays)
+        self._known = known
+        self._owner = owner
+        if owner is not None:
+            owner.relay_began(self)
+
+    def opened(self, channel: Channel) -> None:
+        """Make the connection known."""
+        if self._owner is not None:
+            self._owner.relay_opened(self)
+        self._known.opened(channel)
+
+    def channel_refused(self, error: ChannelOpenError) -> None:
+        """Break off, which is all that whoever has connected will see."""
+        self._known.refused(error)
+        super().channel_refused(error)
+
+    def ended(self) -> None:
+        """Forget the connection."""
+        self._known.ended()
+        if self._owner is not None:
+            if self._known.channel is None:
+                self._owner.relay_opened(self)
+            self._owner.relay_ended(self)
 
 
 class Carried:
@@ -157,14 +173,8 @@ class Carried:
         self, opening: ChannelOpening, arrival: Opening, stream: ConnectedSocket
     ) -> None:
         """Accept a channel whose connection has come about, and begin to relay without a task."""
-        relay = _CarriedRelay(
-            self._service,
-            self._relays,
-            stream,
-            arrival.endpoint,
-            arrival.originator,
-            is_incoming=True,
-        )
+        known = _Known(self._service, arrival.endpoint, arrival.originator, is_incoming=True)
+        relay = _CarriedRelay(stream, self._relays, known)
         try:
             channel = opening.accept_nowait()
             relay.opened(channel)
@@ -244,15 +254,8 @@ class Carried:
         if connecting is not None or self._service.policy.idle_time != inf:
             return False
         origin = originator_of(stream)
-        relay = _CarriedRelay(
-            self._service,
-            self._relays,
-            stream,
-            endpoint,
-            origin,
-            port=port,
-            owner=acceptor,
-        )
+        known = _Known(self._service, endpoint, origin, port=port)
+        relay = _CarriedRelay(stream, self._relays, known, acceptor)
         try:
             channel_type, payload = payloads.channel_opening(way, endpoint, origin)
             relay.open(self._service.session, channel_type, payload)
@@ -282,19 +285,17 @@ class Carried:
         :param about: what the connection is; its stream is replaced
         :raises SSHError: the channel did not come about; the stream was reset
         """
-        opened: list[Channel] = []
+        known = _Known(
+            self._service,
+            about.endpoint,
+            about.originator,
+            is_incoming=about.is_incoming,
+            port=port,
+        )
 
         async def establish() -> tuple[Channel, ByteStream]:
             channel = await open_channel()
-            opened.append(channel)
-            if about.is_incoming or port is not None:
-                describe(channel, local=about.endpoint, remote=about.originator)
-            else:
-                describe(channel, local=None, remote=about.endpoint)
-            if port is not None:
-                self._service.ports_of(port).add_channel(port, channel)
-            if self._service.is_traced:
-                self._trace_opened(channel, about)
+            known.opened(channel)
             return channel, await self._prepared(channel, about, connecting)
 
         idle_time = self._service.policy.idle_time
@@ -304,15 +305,7 @@ class Carried:
             else:
                 await Relay(stream, early=early, idle_time=idle_time).run(establish)
         finally:
-            for channel in opened:
-                if port is not None:
-                    self._service.ports_of(port).remove_channel(port, channel)
-                if self._service.is_traced:
-                    self._service.trace(
-                        TraceId.PORT_FORWARD_CHANNEL_CLOSED,
-                        TraceLevel.INFO,
-                        f"{about.endpoint}: ended",
-                    )
+            known.ended()
 
     async def _carry_socket(
         self,
@@ -350,12 +343,6 @@ class Carried:
             await reset(channel)
             raise LocalProtocolError("the application refused a forwarded connection")
         return stream
-
-    def _trace_opened(self, channel: Channel, about: ForwardedConnection) -> None:
-        origin = f" from {about.originator}" if about.originator else ""
-        self._service.trace(
-            TraceId.PORT_FORWARD_CHANNEL_OPENED, TraceLevel.INFO, f"{about.endpoint}{origin}"
-        )
 
     def note_channel(self, port: ForwardedPort, channel: Channel) -> None:
         """Count a channel that the application took among those of a port, until it is closed."""
