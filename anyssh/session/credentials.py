@@ -120,9 +120,9 @@ class ClientCredentials:
     :ivar username: whom to log in as
     :ivar password: sent once the host key was verified
     :ivar keys: pairs, signers, private keys of the cryptography package, or public keys whose
-        private half ``key_provider`` finds, each alone or as a :class:`CertifiedKey`; give both to
-        try a key with and without certificate; or an async callable that gives them when they are
-        needed, such as :meth:`Agent.identities`
+        private half ``key_provider`` finds, and that are passed over without it; each alone or as a
+        :class:`CertifiedKey`; give both to try a key with and without certificate; or an async
+        callable that gives them when they are needed, such as :meth:`Agent.identities`
     :ivar password_provider: an async callable without arguments, asked for the password when its
         turn has come; takes precedence over ``password``; None or an empty text skips the method
     :ivar key_provider: an async callable that is given a public key that the server would accept,
@@ -131,7 +131,6 @@ class ClientCredentials:
         and returns its answers, one text for each prompt; None gives up
     :ivar host_based: the word of this machine
     :raises TypeError: something is of a wrong type, such as one key that is not in a list
-    :raises ValueError: a key has no private half, and there is no ``key_provider``
     """
 
     username: str
@@ -155,9 +154,4 @@ class ClientCredentials:
         for key in keys:
             if isinstance(key, CertifiedKey):
                 require_type(key.certificate, CertificateType.USER)
-            held = key.key if isinstance(key, CertifiedKey) else key
-            if isinstance(held, Key) and not held.has_private and self.key_provider is None:
-                raise ValueError(
-                    f"{held!r} has no private half; give the private key, or a key_provider"
-                )
         object.__setattr__(self, "keys", tuple(keys))
