@@ -154,7 +154,7 @@ class Disconnected(SSHError):
         name = reason_name(reason)
         words = f": {description}" if description else ""
         super().__init__(f"{who} ended the session: {name}{words}")
-        self.reason = _named(DisconnectReason, reason)
+        self.reason: int = _named(DisconnectReason, reason)
         self.description = description
         self.by_peer = by_peer
 
@@ -167,7 +167,7 @@ class ChannelOpenError(SSHError):
     """
 
     def __init__(self, reason: int, description: str) -> None:
-        self.reason = _named(ChannelOpenFailureReason, reason)
+        self.reason: int = _named(ChannelOpenFailureReason, reason)
         name = f"reason {reason}"
         if isinstance(self.reason, ChannelOpenFailureReason):
             name = self.reason.name.lower().replace("_", " ")
@@ -187,7 +187,7 @@ class ReconnectError(SSHError):
 
     def __init__(self, reason: int, message: str) -> None:
         super().__init__(message)
-        self.reason = _named(ReconnectFailureReason, reason)
+        self.reason: int = _named(ReconnectFailureReason, reason)
 
 
 class ContourFormatError(SSHError, ValueError):
