@@ -52,7 +52,7 @@ def serve(arguments: argparse.Namespace, home: Path) -> None:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         threading.Thread(target=follow, args=(process, port), daemon=True).start()
         sys.stdin.read()
-        process.terminate()
+        process.kill()  # SIGTERM is lost if it comes just after the SIGCHLD of a connection
 
 
 def follow(process: subprocess.Popen[str], port: int) -> None:
