@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from random import Random
 from typing import Any
 
 import anyio
-from anyio.abc import ByteStream, SocketAttribute, TaskGroup
+from anyio.abc import ByteStream, Listener, SocketStream, TaskGroup
+from anyio.lowlevel import checkpoint
 
 from anyssh.testing import (
     Cut,
@@ -24,7 +26,7 @@ from anyssh.testing import (
 
 from .network import Network
 
-__all__ = ["BROKEN", "Faulty", "FaultyNetwork", "Proxy", "listening"]
+__all__ = ["BROKEN", "Faulty", "FaultyNetwork", "Proxy", "TcpListener", "listen", "listening"]
 
 BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError, RuntimeError)
 """What sockets of all event loops raise that are broken."""
@@ -136,15 +138,71 @@ class FaultyNetwork(Network):
         return self._faulty.around(await super().connect())
 
 
+class TcpListener(Listener[SocketStream]):
+    """Listens on loopback, and loses no connection when it is cancelled.
+
+    What asyncio accepts just then is given to nobody, which its event loop complains of.
+
+    :param raw: listens
+    """
+
+    def __init__(self, raw: socket.socket) -> None:
+        self._socket = raw
+        self.port: int = raw.getsockname()[1]
+
+    async def serve(
+        self, handler: Callable[[Any], Any], task_group: TaskGroup | None = None
+    ) -> None:
+        """Have each connection handled, as one of the tasks."""
+        async with anyio.create_task_group() as own:
+            while True:
+                await anyio.wait_readable(self._socket)
+                with suppress(BlockingIOError, ConnectionAbortedError):
+                    connection, _ = self._socket.accept()
+                    (task_group or own).start_soon(self._handle, connection, handler)
+
+    async def _handle(self, connection: socket.socket, handler: Callable[[Any], Any]) -> None:
+        try:
+            stream = await SocketStream.from_socket(connection)
+        except BaseException as error:
+            connection.close()
+            if not isinstance(error, (OSError, ValueError)):  # it was reset meanwhile
+                raise
+        else:
+            await handler(stream)
+
+    async def aclose(self) -> None:
+        """Close the socket, which nobody waits for any more."""
+        self._socket.close()
+        await checkpoint()
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """None."""
+        return {}
+
+
+def listen(buffers: int | None = None) -> TcpListener:
+    """Return a listener on a port that was free.
+
+    :param buffers: bytes that the system keeps of what is sent and received, the usual if None
+    """
+    raw = socket.create_server(("127.0.0.1", 0))
+    raw.setblocking(False)
+    if buffers is not None:
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            raw.setsockopt(socket.SOL_SOCKET, option, buffers)
+    return TcpListener(raw)
+
+
 @asynccontextmanager
-async def listening(handle: Callable[[Any], Awaitable[object]]) -> AsyncIterator[int]:
-    """Give the port of a listener on loopback."""
-    async with (
-        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
-        anyio.create_task_group() as tasks,
-    ):
+async def listening(
+    handle: Callable[[Any], Awaitable[object]], buffers: int | None = None
+) -> AsyncIterator[int]:
+    """Have whoever connects to a port handled; give the port."""
+    async with listen(buffers) as listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, handle)
         try:
-            yield listener.extra(SocketAttribute.local_port)
+            yield listener.port
         finally:
             tasks.cancel_scope.cancel()

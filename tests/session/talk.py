@@ -76,6 +76,8 @@ class End:
     :ivar saw_eof: whether it has read to the end
     :ivar status: what it has closed the channel with
     :ivar was_told: what the other end has closed the channel with
+    :ivar has_begun: whether its channel is open
+    :ivar has_ended: whether it has said that it sends no more
     :ivar sent_all: set when nothing more is sent
     :ivar read_all: set when nothing more is read
     :ivar over: set when it has left the channel
@@ -93,6 +95,7 @@ class End:
     orders: deque[Order] = field(default_factory=deque)
     ordered: anyio.Event = field(default_factory=anyio.Event)
     has_begun: bool = False
+    has_ended: bool = False
     sent_all: anyio.Event = field(default_factory=anyio.Event)
     read_all: anyio.Event = field(default_factory=anyio.Event)
     over: anyio.Event = field(default_factory=anyio.Event)
@@ -121,9 +124,8 @@ class End:
             self.over.set()
 
     async def _obey(self, channel: anyssh.Channel) -> None:
-        order = Order("nothing")
         async with anyio.create_task_group() as askers:
-            while order.what not in ("eof", "close"):
+            while not self.has_ended:
                 while not self.orders:
                     self.ordered = anyio.Event()
                     await self.ordered.wait()
@@ -148,8 +150,10 @@ class End:
                     await self._send_burst(channel, order.size)
                 case "eof":
                     await channel.send_eof()
+                    self.has_ended = True
                 case "close":
                     self.is_closed, self.status = True, order.size
+                    self.has_ended = True
                     await channel.aclose(exit_status=order.size)
 
     async def _send(

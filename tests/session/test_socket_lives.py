@@ -45,7 +45,7 @@ import anyssh
 from anyssh.session.link import Link
 from tests.tls import self_signed
 
-from .faulty import BROKEN, Faulty, FaultyNetwork, Proxy, listening
+from .faulty import BROKEN, Faulty, FaultyNetwork, Proxy, listen, listening
 from .life_support import ALICE, accept_password, host_key, nothing_left_behind
 from .reconnect_support import FINAL
 from .talk import GONE, Bytes, Line, Order, patience
@@ -141,7 +141,7 @@ async def visit(chance: Random, port: int, *, task_status: TaskStatus[None]) -> 
             match chance.randrange(5):
                 case 0:
                     return
-                case 1:
+                case 3:
                     await _tell(stream, what, size)
                 case _:
                     group.start_soon(_tell, stream, what, size)
@@ -206,6 +206,7 @@ class Life:
         self.reconnects = chance.choice(("never", "by hand", "by itself"))
         self.ending = chance.choice(("in order",) * 6 + EARLY_ENDS)
         self.lines = [Line(number, self._some()) for number in range(chance.randint(1, 6))]
+        self.buffers = chance.choice((None, 4 * KIB, 64 * KIB))
         self.is_spared = chance.random() < 0.3
         self.faulty = Faulty(self._some(), spared=self.is_spared)
         self.server = anyssh.Server(
@@ -256,7 +257,7 @@ class Life:
         with anyio.fail_after(PATIENCE):
             async with (
                 self._network() as (listener, connectable),
-                listening(answer) as self.target,
+                listening(answer, self.buffers) as self.target,
                 anyio.create_task_group() as self.tasks,
             ):
                 self.tasks.start_soon(self.server.serve, listener, self._serve)
@@ -277,14 +278,14 @@ class Life:
             network = FaultyNetwork(self.faulty)
             yield network, network
             return
-        listener: Listener[Any]
-        connectable: ByteStreamConnectable
-        async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
-            proxy = Proxy(self.faulty, listener.extra(SocketAttribute.local_port))
-            async with listening(proxy.handle) as port:
-                connectable = anyio.TCPConnectable("127.0.0.1", port)
-                if self.transport == "tls":
-                    listener, connectable = self._over_tls(listener, connectable)
+        async with (
+            listen(self.buffers) as listener,
+            listening(Proxy(self.faulty, listener.port).handle, self.buffers) as port,
+        ):
+            connectable = anyio.TCPConnectable("127.0.0.1", port)
+            if self.transport == "tls":
+                yield self._over_tls(listener, connectable)
+            else:
                 yield listener, connectable
 
     def _over_tls(
@@ -381,17 +382,17 @@ class Life:
         for _ in range(chance.choice((20, 60, 200))):
             either = chance.choice([session, self.server_session or session])
             match chance.randrange(24):
-                case 0 | 11:
+                case 0 | 1 | 2:
                     self.faulty.disturb()
-                case 1:
-                    self.tasks.start_soon(self._try, either.rekey)
-                case 2:
-                    self.tasks.start_soon(self._try, partial(self._ask, either))
                 case 3:
+                    self.tasks.start_soon(self._try, either.rekey)
+                case 4:
+                    self.tasks.start_soon(self._try, partial(self._ask, either))
+                case 5:
                     self.tasks.start_soon(self._try, partial(self._use_service, session))
-                case 4 | 5:
+                case 6 | 7:
                     self.tasks.start_soon(self._try, partial(self._forward, session, self._some()))
-                case 6 | 7 | 8 | 9 | 10:
+                case 8 | 9 | 10 | 11 | 12:
                     await anyio.sleep(chance.choice(self.pauses))
                 case _:
                     chance.choice(chance.choice(self.lines).ends).tell(self._order())
