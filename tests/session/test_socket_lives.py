@@ -22,7 +22,7 @@ import socket
 import ssl
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -391,7 +391,8 @@ class Life:
                 case 5:
                     self.tasks.start_soon(self._try, partial(self._use_service, session))
                 case 6 | 7:
-                    self.tasks.start_soon(self._try, partial(self._forward, session, self._some()))
+                    forward = partial(self._forward, session, self._some())
+                    self.tasks.start_soon(self._try, forward, (None, None, 0, 0.05))
                 case 8 | 9 | 10 | 11 | 12:
                     await anyio.sleep(chance.choice(self.pauses))
                 case _:
@@ -409,9 +410,13 @@ class Life:
         size = int(10 ** chance.uniform(0, chance.choice((2, 4, 5, 6))))
         return Order(chance.choice(("send", "send", "burst", "errors")), size, seconds)
 
-    async def _try(self, what: Callable[[], Awaitable[object]]) -> None:
-        """Do something that may be refused, and change one's mind."""
-        with suppress(*REFUSALS), patience(self.chance.choice((None, 0, 0.001, 0.02))):
+    async def _try(
+        self,
+        what: Callable[[], Awaitable[object]],
+        times: Sequence[float | None] = (None, 0, 0.001, 0.02),
+    ) -> None:
+        """Do something that may be refused, and change one's mind after one of these times."""
+        with suppress(*REFUSALS), patience(self.chance.choice(times)):
             await what()
 
     async def _ask(self, session: anyssh.Session) -> None:
@@ -446,7 +451,7 @@ class Life:
             for _ in range(chance.randrange(5)):
                 await self.tasks.start(visit, Random(chance.random()), port)
                 await anyio.sleep(chance.choice((0, 0, 0.001)))
-            await anyio.sleep(chance.choice((0, 0.01, 0.1)))
+            await anyio.sleep(chance.choice((0, 0.01, 0.1, 0.5)))
 
     # The end
 
