@@ -934,7 +934,7 @@ class Core:
             )
         pending = self._connection.pending_service
         if pending is not None:
-            raise LocalProtocolError(f"the service {pending!r} was requested and not granted yet")
+            raise LocalProtocolError(f"a request for the service {pending!r} is under way")
         self._connection.pending_service = name
         self._connection.send_service_message(ServiceRequest(name).encode())
 
