@@ -57,124 +57,95 @@ class Owner(Protocol):
         """Own a relay no longer."""
 
 
-class _Known:
-    """A connection as others know it: its channel, its port, whoever traces.
+class _CarriedRelay(SocketRelay):
+    """The relay of one connection.
 
     :param endpoint: where it goes to, or where it arrived
     :param originator: where it comes from, as far as that is known
     :param is_incoming: whether the peer has opened the channel
     :param port: where it belongs, if anywhere
-    :ivar channel: its channel, once that is open
+    :param owner: whoever accepted it
     """
 
-    __slots__ = ("_endpoint", "_is_incoming", "_originator", "_port", "_service", "channel")
+    __slots__ = (
+        "_carried",
+        "_endpoint",
+        "_has_opened",
+        "_is_incoming",
+        "_originator",
+        "_owner",
+        "_port",
+    )
 
     def __init__(
         self,
-        service: PortForwarding,
+        carried: Carried,
+        stream: ConnectedSocket,
         endpoint: Endpoint,
         originator: TcpEndpoint | None,
         *,
         is_incoming: bool = False,
         port: ForwardedPort | None = None,
+        owner: Owner | None = None,
     ) -> None:
-        self._service = service
+        super().__init__(stream, carried.relays)
+        self._carried = carried
         self._endpoint = endpoint
         self._originator = originator
         self._is_incoming = is_incoming
         self._port = port
-        self.channel: Channel | None = None
-
-    def opened(self, channel: Channel) -> None:
-        """Make the connection known."""
-        self.channel = channel
-        if self._is_incoming or self._port is not None:
-            describe(channel, local=self._endpoint, remote=self._originator)
-        else:
-            describe(channel, local=None, remote=self._endpoint)
-        if self._port is not None:
-            self._service.ports_of(self._port).add_channel(self._port, channel)
-        if self._service.is_traced:
-            origin = f" from {self._originator}" if self._originator else ""
-            self._trace(TraceId.PORT_FORWARD_CHANNEL_OPENED, TraceLevel.INFO, origin)
-
-    def refused(self, error: ChannelOpenError) -> None:
-        """Tell that there is no channel for it."""
-        what = TraceId.PORT_FORWARD_CHANNEL_OPEN_FAILED
-        self._trace(what, TraceLevel.WARNING, f": {error}", error)
-
-    def ended(self) -> None:
-        """Have the connection forgotten, if it was known."""
-        if self.channel is None:
-            return
-        if self._port is not None:
-            self._service.ports_of(self._port).remove_channel(self._port, self.channel)
-        if self._service.is_traced:
-            self._trace(TraceId.PORT_FORWARD_CHANNEL_CLOSED, TraceLevel.INFO, ": ended")
-
-    def _trace(
-        self, trace_id: TraceId, level: TraceLevel, what: str, error: Exception | None = None
-    ) -> None:
-        self._service.trace(trace_id, level, displayable(f"{self._endpoint}{what}"), error)
-
-
-class _CarriedRelay(SocketRelay):
-    """The relay of one connection.
-
-    :param owner: whoever accepted it
-    """
-
-    __slots__ = ("_known", "_owner")
-
-    def __init__(
-        self, stream: ConnectedSocket, relays: Relays, known: _Known, owner: Owner | None = None
-    ) -> None:
-        super().__init__(stream, relays)
-        self._known = known
         self._owner = owner
+        self._has_opened = False
         if owner is not None:
             owner.relay_began(self)
 
     def opened(self, channel: Channel) -> None:
         """Make the connection known."""
+        self._has_opened = True
         if self._owner is not None:
             self._owner.relay_opened(self)
-        self._known.opened(channel)
+        self._carried.make_known(
+            channel, self._endpoint, self._originator, self._is_incoming, self._port
+        )
 
     def channel_refused(self, error: ChannelOpenError) -> None:
         """Break off, which is all that whoever has connected will see."""
-        self._known.refused(error)
+        what = TraceId.PORT_FORWARD_CHANNEL_OPEN_FAILED
+        self._carried.trace(what, TraceLevel.WARNING, f"{self._endpoint}: {error}", error)
         super().channel_refused(error)
 
     def ended(self) -> None:
         """Forget the connection."""
-        self._known.ended()
+        if self._has_opened and self._channel is not None:
+            self._carried.forget(self._channel, self._endpoint, self._port)
         if self._owner is not None:
-            if self._known.channel is None:
+            if not self._has_opened:
                 self._owner.relay_opened(self)
             self._owner.relay_ended(self)
 
 
 class Carried:
-    """The connections of one session."""
+    """The connections of one session.
+
+    :ivar relays: those that have no task
+    """
 
     def __init__(self, service: PortForwarding) -> None:
         self._service = service
-        self._relays = Relays(make_watcher(service.start_soon, service.session.together))
+        self.relays: Relays = Relays(make_watcher(service.start_soon, service.session.together))
 
     def make_acceptor(
         self, listener: Listener[ByteStream], carry: Carry, carry_nowait: CarryNowait
     ) -> Acceptor:
         """Return what accepts connections and has them carried; see :class:`Acceptor`."""
         limit = self._service.policy.pending_connections
-        return Acceptor(listener, carry, limit, carry_nowait, self._relays.watcher)
+        return Acceptor(listener, carry, limit, carry_nowait, self.relays.watcher)
 
     def accept_nowait(
         self, opening: ChannelOpening, arrival: Opening, stream: ConnectedSocket
     ) -> None:
         """Accept a channel whose connection has come about, and begin to relay without a task."""
-        known = _Known(self._service, arrival.endpoint, arrival.originator, is_incoming=True)
-        relay = _CarriedRelay(stream, self._relays, known)
+        relay = _CarriedRelay(self, stream, arrival.endpoint, arrival.originator, is_incoming=True)
         try:
             channel = opening.accept_nowait()
             relay.opened(channel)
@@ -254,8 +225,7 @@ class Carried:
         if connecting is not None or self._service.policy.idle_time != inf:
             return False
         origin = originator_of(stream)
-        known = _Known(self._service, endpoint, origin, port=port)
-        relay = _CarriedRelay(stream, self._relays, known, acceptor)
+        relay = _CarriedRelay(self, stream, endpoint, origin, port=port, owner=acceptor)
         try:
             channel_type, payload = payloads.channel_opening(way, endpoint, origin)
             relay.open(self._service.session, channel_type, payload)
@@ -285,17 +255,12 @@ class Carried:
         :param about: what the connection is; its stream is replaced
         :raises SSHError: the channel did not come about; the stream was reset
         """
-        known = _Known(
-            self._service,
-            about.endpoint,
-            about.originator,
-            is_incoming=about.is_incoming,
-            port=port,
-        )
+        opened: list[Channel] = []
 
         async def establish() -> tuple[Channel, ByteStream]:
             channel = await open_channel()
-            known.opened(channel)
+            opened.append(channel)
+            self.make_known(channel, about.endpoint, about.originator, about.is_incoming, port)
             return channel, await self._prepared(channel, about, connecting)
 
         idle_time = self._service.policy.idle_time
@@ -305,7 +270,8 @@ class Carried:
             else:
                 await Relay(stream, early=early, idle_time=idle_time).run(establish)
         finally:
-            known.ended()
+            for channel in opened:
+                self.forget(channel, about.endpoint, port)
 
     async def _carry_socket(
         self,
@@ -318,7 +284,7 @@ class Carried:
         except BaseException:
             stream.close(resets=True)
             raise
-        await SocketRelay(stream, self._relays).run(channel, early)
+        await SocketRelay(stream, self.relays).run(channel, early)
 
     async def _prepared(
         self, channel: Channel, about: ForwardedConnection, connecting: Connecting | None
@@ -343,6 +309,39 @@ class Carried:
             await reset(channel)
             raise LocalProtocolError("the application refused a forwarded connection")
         return stream
+
+    def make_known(
+        self,
+        channel: Channel,
+        endpoint: Endpoint,
+        originator: TcpEndpoint | None,
+        is_incoming: bool,
+        port: ForwardedPort | None,
+    ) -> None:
+        """Tell a channel, its port and whoever traces of the connection that it carries."""
+        if is_incoming or port is not None:
+            describe(channel, local=endpoint, remote=originator)
+        else:
+            describe(channel, local=None, remote=endpoint)
+        if port is not None:
+            self._service.ports_of(port).add_channel(port, channel)
+        if self._service.is_traced:
+            origin = f" from {originator}" if originator else ""
+            what = TraceId.PORT_FORWARD_CHANNEL_OPENED
+            self.trace(what, TraceLevel.INFO, f"{endpoint}{origin}")
+
+    def forget(self, channel: Channel, endpoint: Endpoint, port: ForwardedPort | None) -> None:
+        """Tell its port and whoever traces that a connection has ended."""
+        if port is not None:
+            self._service.ports_of(port).remove_channel(port, channel)
+        if self._service.is_traced:
+            self.trace(TraceId.PORT_FORWARD_CHANNEL_CLOSED, TraceLevel.INFO, f"{endpoint}: ended")
+
+    def trace(
+        self, trace_id: TraceId, level: TraceLevel, text: str, error: Exception | None = None
+    ) -> None:
+        """Trace what becomes of a connection."""
+        self._service.trace(trace_id, level, displayable(text), error)
 
     def note_channel(self, port: ForwardedPort, channel: Channel) -> None:
         """Count a channel that the application took among those of a port, until it is closed."""
