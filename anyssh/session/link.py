@@ -8,6 +8,11 @@ of the event loop. What does not fit there, or has another kind of stream below 
 of the writer: a task that is started when there first is such a thing, and the only one that awaits
 sending, so packets are never torn by a cancelled user.
 
+Output leaves at once, unless more of it will leave in the same write for waiting a little: while
+the events of one chunk are handed on, or somebody sends several things *together*; while a task was
+woken that will soon have more to say, and whoever woke it has what there is *held*; and for a turn
+or two after several small messages in one chunk, whose answers come from a *crowd* of tasks.
+
 On a plain socket the reader also keeps the time: its receiving is cancelled when the core has
 something to do, which loses no bytes there. Of other streams nobody knows, so they get a timer, a
 task of its own. Either way the *alarm* is a cancel scope whose deadline is the core's.
