@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from logging import Logger, getLogger
 from typing import Any, Final, Self
 
@@ -237,13 +237,15 @@ class Session(ForwardingMethods, SessionLife):
         Returns when the session has ended and every handler has returned. A channel is closed when
         its handler returns; an exception of a handler closes its channel and is logged.
         """
+        openings = self.incoming_channels()
+        opening = await anext(openings, None)
+        if opening is None:
+            return  # without a task group, which takes longer than to find this out
         async with anyio.create_task_group() as handlers:
-            async for opening in self.incoming_channels():
-                try:
-                    channel = opening.accept_nowait()
-                except SSHError:
-                    continue
-                handlers.start_soon(self._run_handler, handler, channel)
+            while opening is not None:
+                with suppress(SSHError):  # it is gone meanwhile, and so the session may be
+                    handlers.start_soon(self._run_handler, handler, opening.accept_nowait())
+                opening = await anext(openings, None)
 
     async def _run_handler(
         self, handler: Callable[[Channel], Awaitable[object]], channel: Channel

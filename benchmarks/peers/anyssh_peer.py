@@ -62,18 +62,14 @@ class StreamChannel:
 
 
 async def _answer(channel: anyssh.Channel) -> None:
-    async with channel:
-        async for request in channel.requests():
-            if request.name != "exec":
-                await request.reject()
-                continue
-            await request.accept()
-            try:
-                command = anyssh.wire.Reader(request.payload).text()
-                await answer(command, StreamChannel(channel))
-            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-                pass  # the client has what it wanted
-            return
+    async for request in channel.requests():
+        if request.name != "exec":
+            await request.reject()
+            continue
+        await request.accept()
+        command = anyssh.wire.Reader(request.payload).text()
+        await answer(command, StreamChannel(channel))
+        return
 
 
 class _Idle(anyssh.SessionService):
@@ -87,9 +83,7 @@ class _Idle(anyssh.SessionService):
 
 
 async def _handle(session: anyssh.ServerSession) -> None:
-    async with anyio.create_task_group() as answers:
-        async for opening in session.incoming_channels():
-            answers.start_soon(_answer, opening.accept_nowait())
+    await session.serve(_answer)
 
 
 @cache
