@@ -9,8 +9,8 @@ connection. What those tell goes out as events. Any error of the peer ends in on
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
-from typing import Any, Final
+from functools import lru_cache, partial
+from typing import Any, Final, TypeVar
 
 from ..config import SessionConfig
 from ..constants import (
@@ -36,6 +36,7 @@ from ..messages import (
     Disconnect,
     ExtInfo,
     GlobalRequest,
+    Message,
     RequestFailure,
     ServiceAccept,
     ServiceRequest,
@@ -84,6 +85,9 @@ from .transport import Transport
 
 __all__ = ["Core"]
 
+MessageT = TypeVar("MessageT", bound=Message)
+
+MAX_FAMILIAR_BYTES: Final = 512
 MESSAGES_PER_CALL: Final = 512
 """Messages handled before the caller may do something else, however small they are."""
 LEAST_MESSAGES_PER_CALL: Final = 64
@@ -104,6 +108,22 @@ _WAITED_FOR: Final = {
     Phase.RUNNING: "new keys",
     Phase.REKEYING: "new keys",
 }
+
+
+def _familiar(kind: type[MessageT]) -> Callable[[bytes], MessageT]:
+    """Return what decodes a kind of message of which most peers send the same bytes."""
+    remembered = lru_cache(maxsize=16)(kind.decode)
+
+    def decode(payload: bytes) -> MessageT:
+        return (remembered if len(payload) <= MAX_FAMILIAR_BYTES else kind.decode)(payload)
+
+    return decode
+
+
+_decode_disconnect: Final = _familiar(Disconnect)
+_decode_ext_info: Final = _familiar(ExtInfo)
+_decode_service_accept: Final = _familiar(ServiceAccept)
+_decode_service_request: Final = _familiar(ServiceRequest)
 
 
 class Core:
@@ -745,7 +765,7 @@ class Core:
             raise RemoteProtocolError("reconnecting was turned on twice, or never announced")
 
     def _disconnect_came(self, payload: bytes) -> None:
-        message = Disconnect.decode(payload)
+        message = _decode_disconnect(payload)
         self.peer_has_left = True
         error = Disconnected(message.reason, displayable(message.description))
         self._end(error, is_loss=message.reason == DisconnectReason.CONNECTION_LOST)
@@ -861,7 +881,7 @@ class Core:
         self._keep_alive.start(self._now)
 
     def _ext_info_came(self, payload: bytes) -> None:
-        extensions = ExtInfo.decode(payload).extensions
+        extensions = _decode_ext_info(payload).extensions
         self._reconnector.learn_extensions(frozenset(extensions))
         self._success_is_due = self.phase is Phase.AUTHENTICATION
         if isinstance(self._authentication, ClientAuthentication):
@@ -939,7 +959,7 @@ class Core:
         self._connection.send_service_message(ServiceRequest(name).encode())
 
     def _service_request_came(self, payload: bytes) -> None:
-        name = ServiceRequest.decode(payload).service_name
+        name = _decode_service_request(payload).service_name
         if self.phase is Phase.ENCRYPTED and name == Service.USERAUTH:
             self._set_phase(Phase.AUTHENTICATION)
         elif name in self._services and self.is_running:
@@ -949,14 +969,14 @@ class Core:
                 f'Service "{displayable(name)}" not available',
                 DisconnectReason.SERVICE_NOT_AVAILABLE,
             )
-        accept = ServiceAccept(name).encode()
+        accept = _acceptance_of(name)
         if self.is_running:
             self._connection.send_service_message(accept)
         else:
             self.transport.send(accept)
 
     def _service_accept_came(self, payload: bytes) -> None:
-        name = ServiceAccept.decode(payload).service_name
+        name = _decode_service_accept(payload).service_name
         expected = self._connection.pending_service
         if name != expected:
             raise RemoteProtocolError(
@@ -1090,6 +1110,11 @@ class _Handlers(dict[int, Callable[..., None]]):
             return core._first_connection_message
         found = self[number] = core._connection.handlers[number]
         return found
+
+
+@lru_cache(maxsize=16)
+def _acceptance_of(service: str) -> bytes:
+    return ServiceAccept(service).encode()
 
 
 def _public_words(error: SSHError) -> str:
