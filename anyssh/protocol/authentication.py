@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import ClassVar, Final
 
 from .. import wire
@@ -160,9 +161,15 @@ def public_key_signed_data(
     session_id: bytes, username: str, service: str, algorithm: str, public_blob: bytes
 ) -> bytes:
     """Return what a client signs for ``publickey`` (RFC 4252 section 7)."""
+    return wire.string(session_id) + _signed_request(username, service, algorithm, public_blob)
+
+
+# The same few users come again and again with the same few keys.
+@lru_cache(maxsize=32)
+def _signed_request(username: str, service: str, algorithm: str, public_blob: bytes) -> bytes:
+    """Return a request with a key up to its signature."""
     return (
-        wire.string(session_id)
-        + _request_head(username, service, AuthenticationMethod.PUBLIC_KEY)
+        _request_head(username, service, AuthenticationMethod.PUBLIC_KEY)
         + PublicKeyFields(True, algorithm, public_blob).signed_fields()
     )
 
