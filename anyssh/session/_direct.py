@@ -318,6 +318,14 @@ class RestingReader:
     # What the event loop calls
 
     def _received(self, data: bytes) -> None:
+    def end(self) -> bool:
+        """Have the task end if it rests, which takes less than to cancel it; return whether."""
+        if not self._direct.is_at_work:
+            return False
+        self._has_ended = True
+        self.wake()
+        return True
+
         try:
             if self._take(data):
                 return

@@ -314,7 +314,7 @@ class SessionLife(TypedAttributeProvider):
             try:
                 self._links.begin()
             finally:
-                self._services.start_soon(self._links.run)
+                self._services.create_task(self._links.run())
             await self._set_up()
             self._ready()
         except BaseException as error:
@@ -395,7 +395,7 @@ class SessionLife(TypedAttributeProvider):
         self._progress(Progress.STARTING_VERSION_EXCHANGE)
 
     def _start_task(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._services.start_soon(task)
+        self._services.create_task(task())
 
     @property
     def _connectable(self) -> ByteStreamConnectable | None:
@@ -619,7 +619,7 @@ class SessionLife(TypedAttributeProvider):
     def _start_callback(self, callback: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         """Run something that asks the application as a service of the session."""
         self._callbacks_running += 1
-        self._services.start_soon(self._run_callback, callback, arguments)
+        self._services.create_task(self._run_callback(callback, arguments))
 
     async def _run_callback(
         self, callback: Callable[..., Awaitable[None]], arguments: tuple[Any, ...]

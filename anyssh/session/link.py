@@ -221,7 +221,8 @@ class Link:
 
     def _stop_reading(self) -> None:
         self._read_until = -math.inf
-        if self._reading is not None:
+        has_ended = self._resting is not None and self._resting.end()
+        if not has_ended and self._reading is not None:
             self._reading.cancel()
 
     def hurry(self) -> None:
