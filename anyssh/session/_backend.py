@@ -7,18 +7,33 @@ what most of them do then.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextvars import Context, copy_context
-from typing import Any
+from typing import Any, NamedTuple
 
 from anyio.abc import AsyncBackend
 from anyio.lowlevel import current_token
 
-__all__ = ["callback_context", "running_backend"]
+__all__ = ["RunningLoop", "callback_context", "running_loop"]
 
 
-def running_backend() -> type[AsyncBackend]:
-    """Return what AnyIO calls on the event loop that runs; for as long as that one runs."""
-    return current_token().backend_class
+class RunningLoop(NamedTuple):
+    """An event loop, for as long as it runs.
+
+    :ivar backend: what AnyIO calls on it
+    :ivar clock: tells its time, in seconds
+    """
+
+    backend: type[AsyncBackend]
+    clock: Callable[[], float]
+
+
+def running_loop() -> RunningLoop:
+    """Return the event loop that runs."""
+    token = current_token()
+    backend = token.backend_class
+    # Those of asyncio tell the time themselves, and AnyIO asks them once it has found them.
+    return RunningLoop(backend, getattr(token.native_token, "time", backend.current_time))
 
 
 def callback_context() -> Context:

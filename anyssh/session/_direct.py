@@ -29,12 +29,18 @@ from anyio.abc import (
     SocketAttribute,
     SocketStream,
 )
-from anyio.lowlevel import current_token
 
 from ._backend import callback_context
 from ._waiting import Notice
 
-__all__ = ["DirectReader", "DirectWriter", "PatientReader", "RestingReader", "receive_from"]
+__all__ = [
+    "DirectReader",
+    "DirectWriter",
+    "PatientReader",
+    "RestingReader",
+    "plain_socket",
+    "receive_from",
+]
 
 logger: Logger = getLogger("anyssh")
 
@@ -43,6 +49,19 @@ DISCARDED_PIECES: Final = 16
 
 _ASYNCIO_STREAMS: Final = "anyio._backends._asyncio"
 _TRIO_STREAMS: Final = "anyio._backends._trio"
+
+
+def plain_socket(stream: AnyByteStream) -> socket.socket | None:
+    """Return the socket below a stream, None if the stream is anything but a plain socket.
+
+    A class of somebody else's may do more than pass bytes on, even if it is a
+    :class:`~anyio.abc.SocketStream` and shows the socket below.
+    """
+    if not type(stream).__module__.startswith("anyio.") or not isinstance(stream, SocketStream):
+        return None
+    # To tell one attribute, AnyIO makes all of them, with two system calls.
+    found: socket.socket | None = getattr(stream, "_raw_socket", None)
+    return stream.extra(SocketAttribute.raw_socket) if found is None else found
 
 
 class DirectWriter:
@@ -59,17 +78,12 @@ class DirectWriter:
 
     @classmethod
     def open(cls, stream: AnyByteStream) -> Self | None:
-        """Return a writer for a stream, None if it is anything but a plain socket.
-
-        A class of somebody else's may do more than pass bytes on, even if it is a
-        :class:`~anyio.abc.SocketStream` and shows the socket below.
-        """
-        if os.name != "posix" or not isinstance(stream, SocketStream):
-            return None
-        if not type(stream).__module__.startswith("anyio."):
+        """Return a writer for a stream, None if it is anything but a plain socket."""
+        if os.name != "posix":
             return None
         try:
-            return cls(os.dup(stream.extra(SocketAttribute.raw_socket).fileno()))
+            raw = plain_socket(stream)
+            return None if raw is None else cls(os.dup(raw.fileno()))
         except (OSError, AttributeError):  # what sockets raise that are closed already
             return None
 
@@ -121,8 +135,8 @@ class DirectReader:
 
     It takes the place of the stream's protocol at its transport, passes on what it is told, and
     keeps the bytes for us. Nothing public leads from a stream to its transport, or tells whether it
-    holds bytes that it has not handed over; so this looks into it, the only one of AnyIO's objects
-    that we do that with. One that looks different than expected is read in the ordinary way.
+    holds bytes that it has not handed over; so this looks into it. One that looks different than
+    expected is read in the ordinary way.
 
     :param stream: one of those that :meth:`open` knows
     :ivar is_at_work: whether it was started, and not stopped since
@@ -139,7 +153,9 @@ class DirectReader:
     )
 
     def __init__(self, stream: Any) -> None:
-        self._loop: Any = current_token().native_token
+        import asyncio  # where this is used, it was before
+
+        self._loop = asyncio.get_running_loop()
         self._transport = stream._transport
         self._protocol = stream._protocol
         self._received: Callable[[bytes], None] = _unwanted
@@ -282,15 +298,16 @@ class RestingReader:
             or self._direct.start(self._received, self._ended)
         )
 
-    async def receive(self) -> bytes | None:
+    async def receive(self, backend: type[AsyncBackend]) -> bytes | None:
         """Rest until something takes a task; return bytes if these do, None if something else.
 
+        :param backend: what AnyIO calls on the event loop that runs
         :raises ~anyio.EndOfStream: no more come
         :raises Exception: a mistake was made outside of tasks
         """
         try:
             while self._direct.is_at_work:
-                await self._wanted.wait()
+                await self._wanted.wait(backend)
         finally:
             self._direct.stop()
         mistake, self._mistake = self._mistake, None
@@ -300,6 +317,14 @@ class RestingReader:
         if self._has_ended and data is None:
             raise EndOfStream
         return data
+
+    def end(self) -> bool:
+        """Have the task end if it rests, which takes less than to cancel it; return whether."""
+        if not self._direct.is_at_work:
+            return False
+        self._has_ended = True
+        self.wake()
+        return True
 
     def wake(self) -> None:
         """Have the task go on."""
@@ -318,14 +343,6 @@ class RestingReader:
     # What the event loop calls
 
     def _received(self, data: bytes) -> None:
-    def end(self) -> bool:
-        """Have the task end if it rests, which takes less than to cancel it; return whether."""
-        if not self._direct.is_at_work:
-            return False
-        self._has_ended = True
-        self.wake()
-        return True
-
         try:
             if self._take(data):
                 return
@@ -371,9 +388,8 @@ class PatientReader:
     @classmethod
     def open(cls, stream: AnyByteStream, backend: type[AsyncBackend]) -> Self | None:
         """Return a reader for a stream, None if it cannot be read in this way."""
-        if not isinstance(stream, SocketStream) or type(stream).__module__ != _TRIO_STREAMS:
-            return None
-        return cls(stream.extra(SocketAttribute.raw_socket), backend)
+        raw = plain_socket(stream) if type(stream).__module__ == _TRIO_STREAMS else None
+        return None if raw is None else cls(raw, backend)
 
     async def receive(self, max_bytes: int) -> bytes:
         """Receive at least one and at most ``max_bytes`` bytes. Cancelling loses none.

@@ -6,6 +6,7 @@ from collections.abc import Awaitable
 from typing import NoReturn
 
 import anyio
+from anyio.abc import AsyncBackend
 
 __all__ = ["Failure", "Latch", "Notice"]
 
@@ -18,11 +19,14 @@ class Notice:
     def __init__(self) -> None:
         self._event: anyio.Event | None = None
 
-    def wait(self) -> Awaitable[None]:
-        """Wait for the next :meth:`notify`."""
+    def wait(self, backend: type[AsyncBackend] | None = None) -> Awaitable[None]:
+        """Wait for the next :meth:`notify`.
+
+        :param backend: what AnyIO calls on the event loop that runs, where that is known
+        """
         event = self._event
         if event is None:
-            event = self._event = anyio.Event()
+            event = self._event = anyio.Event() if backend is None else backend.create_event()
         return event.wait()
 
     def notify(self) -> None:
@@ -51,10 +55,13 @@ class Latch:
         self._is_set = True
         self._notice.notify()
 
-    async def wait(self) -> None:
-        """Wait for :meth:`set`; does not yield if it has been called."""
+    async def wait(self, backend: type[AsyncBackend] | None = None) -> None:
+        """Wait for :meth:`set`; does not yield if it has been called.
+
+        :param backend: what AnyIO calls on the event loop that runs, where that is known
+        """
         while not self._is_set:
-            await self._notice.wait()
+            await self._notice.wait(backend)
 
 
 class Failure:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 from anyio import TypedAttributeSet, typed_attribute
 from anyio.abc import AnyByteStream, SocketAttribute
 
 from ..identification import PeerVersion
 from ..keys import Key
 from ..protocol.negotiation import Algorithms
+from ._direct import plain_socket
 
 __all__ = ["SSHAttribute", "displayed_address", "remote_address"]
+
+IPV4_FIELDS: Final = 2
+"""Of other addresses AnyIO says more than the socket module."""
 
 
 class SSHAttribute(TypedAttributeSet):
@@ -30,7 +36,10 @@ class SSHAttribute(TypedAttributeSet):
 def remote_address(stream: AnyByteStream) -> tuple[str, int] | None:
     """Return the host and port at the other end of a stream, where it has them."""
     try:
-        address = stream.extra(SocketAttribute.remote_address, None)
+        raw = plain_socket(stream)
+        address: Any = None if raw is None else raw.getpeername()
+        if not isinstance(address, tuple) or len(address) > IPV4_FIELDS:
+            address = stream.extra(SocketAttribute.remote_address, None)
     except (OSError, AttributeError):  # what sockets raise that are closed already
         return None
     return (address[0], address[1]) if isinstance(address, tuple) else None

@@ -299,7 +299,9 @@ class ClientSession(Session):
 
     def _begin_authenticating(self) -> Authenticator:
         if self._authenticator is None:
-            self._authenticator = Authenticator(self._core, self._config, self._advance)
+            self._authenticator = Authenticator(
+                self._core, self._config, self._advance, self._backend
+            )
         return self._authenticator
 
     async def request_service(self, name: str = Service.CONNECTION) -> None:
@@ -348,7 +350,7 @@ class ClientSession(Session):
             self._reject_host_key(event, error)
         else:
             if verdict is True:
-                event.accept(self._backend.current_time())
+                event.accept(self._clock())
             else:
                 self._reject_host_key(event, None)
         self._require_alive()

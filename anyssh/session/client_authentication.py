@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
+from anyio.abc import AsyncBackend
+
 from ..config import SessionConfig
 from ..constants import AuthenticationMethod
 from ..errors import AuthenticationError, SigningRefused
@@ -35,6 +37,7 @@ class Authenticator:
     """Makes the attempts of one session to authenticate, one at a time.
 
     :param flush: sends what the core has queued
+    :param backend: what AnyIO calls on the event loop that runs
     """
 
     def __init__(
@@ -42,10 +45,12 @@ class Authenticator:
         core: Core,
         config: SessionConfig,
         flush: Callable[[], None],
+        backend: type[AsyncBackend],
     ) -> None:
         self._core = core
         self._config = config
         self._flush = flush
+        self._backend = backend
         self._reply: AuthenticationReply | None = None
         self._notice = Notice()
         self._is_owed_reply = False
@@ -234,7 +239,7 @@ class Authenticator:
         self._flush()
         self._is_owed_reply = True
         while self._reply is None:
-            await self._notice.wait()
+            await self._notice.wait(self._backend)
         self._is_owed_reply = False
         reply, self._reply = self._reply, None
         return reply
@@ -242,6 +247,6 @@ class Authenticator:
     async def _settle(self) -> None:
         """Wait for the reply to a request whose caller was cancelled, and forget it."""
         while self._is_owed_reply and self._reply is None:
-            await self._notice.wait()
+            await self._notice.wait(self._backend)
         self._is_owed_reply = False
         self._reply = None

@@ -68,7 +68,7 @@ from ..protocol.events import (
 from ..protocol.latency import LatencyStatistics
 from ..protocol.negotiation import Algorithms
 from ..trace import Progress, ProgressEvent, TraceEvent, TraceHandler, TraceId, TraceLevel
-from ._backend import running_backend
+from ._backend import running_loop
 from ._waiting import Notice
 from .attributes import SSHAttribute
 from .connecting import open_stream
@@ -155,6 +155,7 @@ class SessionLife(TypedAttributeProvider):
         "_backend",
         "_callbacks_running",
         "_changed",
+        "_clock",
         "_config",
         "_connection",
         "_contour",
@@ -204,6 +205,7 @@ class SessionLife(TypedAttributeProvider):
         self._state = SessionState.NEW
         self._links: Links
         self._backend: type[AsyncBackend]
+        self._clock: Callable[[], float]
         self._latency = LatencyStatistics()
         self._contour: SessionContour
         self._reconnections = 0
@@ -378,8 +380,9 @@ class SessionLife(TypedAttributeProvider):
         return transport
 
     def _prepare(self, stream: AnyByteStream) -> None:
-        self._backend = running_backend()
-        self._contour = SessionContour(start=self._backend.current_time())
+        loop = running_loop()
+        self._backend, self._clock = loop
+        self._contour = SessionContour(start=self._clock())
         self._links = Links(
             stream,
             self._config.limits,
@@ -388,7 +391,7 @@ class SessionLife(TypedAttributeProvider):
             self._dispatch,
             self._connectable,
             self._start_task,
-            self._backend,
+            loop,
         )
         self._move(SessionState.CONNECTING)
         self._trace(TraceId.SESSION_CONNECTING, TraceLevel.INFO, "connecting")
@@ -407,7 +410,7 @@ class SessionLife(TypedAttributeProvider):
         return Core(
             self._role,
             self._config,
-            now=self._backend.current_time(),
+            now=self._clock(),
             random=os.urandom,
             identification=local_identification(__version__),
             connection=self._connection,
@@ -415,7 +418,7 @@ class SessionLife(TypedAttributeProvider):
             takes_certificates=self._takes_certificates,
             guesses_key_exchange=self._guesses_key_exchange(stream),
             delay_secret=_process_secret,
-            clock=self._backend.current_time,
+            clock=self._clock,
             services=self._service_names,
             trace=self._trace_handler,
         )
@@ -590,7 +593,7 @@ class SessionLife(TypedAttributeProvider):
         :raises TimeoutError: it took longer
         """
         self._require_alive()
-        deadline = self._backend.current_time() + seconds
+        deadline = self._clock() + seconds
         with self._backend.create_cancel_scope(deadline=deadline) as scope:
             self._waiting_scopes[scope] = None
             try:
@@ -605,7 +608,7 @@ class SessionLife(TypedAttributeProvider):
             self._require_alive()
             if condition():
                 return
-            await self._changed.wait()
+            await self._changed.wait(self._backend)
 
     def _advance(self, *, is_urgent: bool = True) -> None:
         """Go on with what a call on the core or the connection has brought about.

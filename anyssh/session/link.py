@@ -34,13 +34,14 @@ from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import AnyByteStream, AsyncBackend
+from anyio.abc import AnyByteStream
 
 from ..config import Limits
 from ..contour import SessionContour
 from ..errors import SSHError
 from ..protocol import Core, Phase
 from ..protocol.events import Event, nobody
+from ._backend import RunningLoop
 from ._direct import DirectWriter, RestingReader, receive_from
 from ._waiting import Latch, Notice
 from .errors import ConnectionLost
@@ -107,12 +108,13 @@ class Link:
     :param contour: told what is moved
     :param dispatch: called with the events of the core, in order; must not raise
     :param start_task: starts a task that ends with the session at the latest
-    :param backend: what AnyIO calls on this event loop
+    :param loop: the event loop that runs
     """
 
     __slots__ = (
         "_alarm",
         "_backend",
+        "_clock",
         "_contour",
         "_direct",
         "_error",
@@ -149,16 +151,18 @@ class Link:
         contour: SessionContour,
         dispatch: Callable[[Sequence[Event]], None],
         start_task: StartTask,
-        backend: type[AsyncBackend],
+        loop: RunningLoop,
     ) -> None:
         self.stream: AnyByteStream = stream
         self.core: Core = core
         self.dispatch: Callable[[Sequence[Event]], None] = dispatch
         self._limits = limits
         self._contour = contour
-        self._receive: Callable[[], Awaitable[bytes]] = receive_from(stream, backend, RECEIVE_BYTES)
+        self._receive: Callable[[], Awaitable[bytes]] = receive_from(
+            stream, loop.backend, RECEIVE_BYTES
+        )
         self._start_task = start_task
-        self._backend = backend
+        self._backend, self._clock = loop
         self._direct: DirectWriter | None = None
         self._resting: RestingReader | None = None
         self._writer = _Writer.NEW
@@ -209,12 +213,12 @@ class Link:
         """Give the goodbye its time to leave, and the peer its time to close."""
         if self._read_until == math.inf:
             self._limit_writing()
-            self._read_until = self._backend.current_time() + self._limits.close_time
+            self._read_until = self._clock() + self._limits.close_time
             if self._reading is not None:
                 self._reading.deadline = min(self._reading.deadline, self._read_until)
 
     def _limit_writing(self) -> None:
-        deadline = self._backend.current_time() + self._limits.disconnect_time
+        deadline = self._clock() + self._limits.disconnect_time
         self._write_until = min(self._write_until, deadline)
         if self._writing is not None:
             self._writing.deadline = self._write_until
@@ -255,7 +259,7 @@ class Link:
 
     async def wait_finished(self) -> None:
         """Wait until the stream is closed, or released."""
-        await self._finished.wait()
+        await self._finished.wait(self._backend)
 
     # Life
 
@@ -298,7 +302,7 @@ class Link:
             if not self._is_released:
                 self._tell_core(self.core.receive_eof)
             while self._writer in _AT_WORK:
-                await self._written.wait()
+                await self._written.wait(self._backend)
         finally:
             self._writer = _Writer.GONE
             self.end_handshake()
@@ -397,7 +401,7 @@ class Link:
         ends.
         """
         try:
-            events = tell(*what, self._backend.current_time())
+            events = tell(*what, self._clock())
         except Exception as bug:
             logger.exception("a session ends by an internal error")
             error = SSHError("the session ended by an internal error")
@@ -444,7 +448,7 @@ class Link:
                     self._set_alarm()
                 await self._receive_all()
                 return
-            if self._backend.current_time() >= self._read_until:
+            if self._clock() >= self._read_until:
                 return
             is_due = True
 
@@ -454,7 +458,7 @@ class Link:
             resting = self._resting
             try:
                 if resting is not None and resting.start():
-                    data = await resting.receive()
+                    data = await resting.receive(self._backend)
                     if data is None:
                         continue
                 else:
@@ -479,7 +483,7 @@ class Link:
         while core.is_paused:
             if self._is_released:
                 return False
-            await self._unpaused.wait()
+            await self._unpaused.wait(self._backend)
         return not core.peer_has_left
 
     async def _receive_or_lose(self) -> bytes:
@@ -567,7 +571,7 @@ class Link:
                 self._write_at_once(direct)
 
     def _write_at_once(self, direct: DirectWriter) -> None:
-        now = self._backend.current_time()
+        now = self._clock()
         data = self.core.data_to_send(now)
         written = self._write_directly(direct, data, now)
         if written < len(data):
@@ -622,7 +626,7 @@ class Link:
                     if self._is_released:
                         break
                     self._writer = _IDLE
-                    await self._output.wait()
+                    await self._output.wait(self._backend)
         except _StreamFailed:
             # The peer's last words may still be on their way to the reader.
             self._give_last_time()
@@ -638,7 +642,7 @@ class Link:
             if self._rest:
                 rest, self._rest = self._rest, b""
                 await self._send(rest)
-            now = self._backend.current_time()
+            now = self._clock()
             data = self.core.data_to_send(now)
             has_news = self.core.has_events
             if has_news:
@@ -655,7 +659,7 @@ class Link:
     async def _send(self, data: bytes) -> None:
         try:
             await self.stream.send(data)
-            self._contour.record_sent(self._backend.current_time(), len(data))
+            self._contour.record_sent(self._clock(), len(data))
         except Exception as error:  # whatever a stream raises means that it is gone
             self._lost(error)
             raise _StreamFailed from error

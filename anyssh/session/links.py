@@ -16,7 +16,7 @@ from secrets import SystemRandom
 from typing import TYPE_CHECKING, Final
 
 import anyio
-from anyio.abc import AnyByteStream, AsyncBackend, ByteStreamConnectable
+from anyio.abc import AnyByteStream, ByteStreamConnectable
 
 from ..config import Limits
 from ..constants import ReconnectFailureReason
@@ -25,6 +25,7 @@ from ..errors import HostKeyError, LocalProtocolError, ReconnectError, SSHError
 from ..protocol import Core, Phase
 from ..protocol.events import ConnectionTerminated, Event, SessionResumed, nobody
 from ..protocol.transport import NO_TRAFFIC, Traffic
+from ._backend import RunningLoop
 from ._waiting import Latch, Notice
 from .connecting import open_stream
 from .errors import ConnectionLost
@@ -145,13 +146,12 @@ class Links:
     :param dispatch: called with the events of the link that the session works over
     :param connectable: makes further streams, if the session is to look for them itself
     :param start_task: starts a task that ends with the session at the latest
-    :param backend: what AnyIO calls on this event loop
+    :param loop: the event loop that runs
     """
 
     __slots__ = (
         "_attempt",
         "_attempt_came",
-        "_backend",
         "_bad_attempts",
         "_connectable",
         "_connecting",
@@ -164,6 +164,7 @@ class Links:
         "_last_error",
         "_limits",
         "_link",
+        "_loop",
         "_make_core",
         "_past",
         "_running",
@@ -180,10 +181,10 @@ class Links:
         dispatch: Callable[[Sequence[Event]], None],
         connectable: ByteStreamConnectable | None,
         start_task: StartTask,
-        backend: type[AsyncBackend],
+        loop: RunningLoop,
     ) -> None:
         self._limits = limits
-        self._backend = backend
+        self._loop = loop
         self._start_task = start_task
         self._contour = contour
         self._make_core = make_core
@@ -227,7 +228,7 @@ class Links:
     ) -> Link:
         """Return a link for one stream."""
         return Link(
-            stream, core, self._limits, self._contour, dispatch, self._start_task, self._backend
+            stream, core, self._limits, self._contour, dispatch, self._start_task, self._loop
         )
 
     # Life
@@ -267,7 +268,7 @@ class Links:
 
     async def wait_finished(self) -> None:
         """Wait until the last stream is closed."""
-        await self._finished.wait()
+        await self._finished.wait(self._loop.backend)
 
     def lost(self) -> None:
         """Note that the present stream is lost."""

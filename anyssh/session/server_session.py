@@ -172,7 +172,7 @@ class ServerSession(Session):
     async def _set_up(self) -> None:
         self._require_alive()
         while not self._core.is_running:
-            await self._let_in.wait()
+            await self._let_in.wait(self._backend)
             self._require_alive()
         if self._visit.stage is Stage.STRANGER:  # nobody authenticates without keys
             self._visit.move(Stage.AUTHENTICATED)
@@ -214,7 +214,7 @@ class ServerSession(Session):
             except SSHError as error:
                 self._signing_failed(event, error)
             else:
-                event.supply(signature, self._backend.current_time())
+                event.supply(signature, self._clock())
         else:
             self._start_callback(self._sign, event, key)
 
@@ -361,7 +361,7 @@ class ServerSession(Session):
         )
         verdict = await self._ask(self._verdict, attempt)
         self._progress(Progress.COMPLETED_AUTHENTICATION)
-        now = self._backend.current_time()
+        now = self._clock()
         if isinstance(verdict, Challenge):
             event.challenge(verdict, now)
         elif verdict is not None:
@@ -428,7 +428,7 @@ class ServerSession(Session):
         """Ask the application; an exception or too much time means no."""
         seconds = self._config.limits.handler_time
         try:
-            deadline = self._backend.current_time() + seconds
+            deadline = self._clock() + seconds
             with self._backend.create_cancel_scope(deadline=deadline):
                 return await callback(*question)
             raise TimeoutError(f"there was no answer within {seconds:g} seconds")

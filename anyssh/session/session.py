@@ -273,7 +273,7 @@ class Session(ForwardingMethods, SessionLife):
             if self._end is not None:
                 raise end()
             self._require_alive()
-            await self._opening_came.wait()
+            await self._opening_came.wait(self._backend)
 
     def _accept_opening(
         self, state: ChannelState, open_payload: bytes, payload: bytes, window_size: int | None

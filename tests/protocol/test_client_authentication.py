@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from anyio.abc import AsyncBackend
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 
@@ -707,7 +708,7 @@ def test_the_server_narrows_our_algorithms(told: bytes | None, rsa: str | None) 
     """
     host = Host(extensions=None if told is None else ext_info(server_sig_algs=told))
     config = fast_config(host_key_algorithms=["rsa-sha2-512", "rsa-sha2-256", "ssh-ed25519"])
-    authenticator = Authenticator(host.core, config, lambda: None)
+    authenticator = Authenticator(host.core, config, lambda: None, AsyncBackend)
     assert authenticator._algorithm_for(RSA_KEY) == rsa
     assert authenticator._algorithm_for(USER_KEY) == "ssh-ed25519"
     assert authenticator._algorithm_for(host_key("ecdsa-sha2-nistp256", 20)) is None
