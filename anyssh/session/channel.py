@@ -347,7 +347,7 @@ class Channel(ByteStream):
         Small pieces that are sent in one turn of the event loop share a message, and leave when
         the turn is over. None can leave while another task is sending, or while keys are exchanged.
         If less than everything could, :meth:`send` the rest; an attendant of the channel is told
-        when more can.
+        when more can, after this has returned.
 
         :param item: the bytes
         :param is_urgent: whether they leave at once
@@ -358,9 +358,20 @@ class Channel(ByteStream):
         self._require_sendable()
         if self._is_sending:
             return 0
+        data = memoryview(item).cast("B")
+        self._is_sending = True
+        try:
+            sent = self._send_some(data, is_urgent)
+            while sent < len(data) and self._attendant is not None and self._may_send_on:
+                sent += self._send_some(data[sent:], is_urgent)
+        finally:
+            self._is_sending = False
+        return sent
+
+    def _send_some(self, data: memoryview, is_urgent: bool) -> int:
+        """Send what can leave, and have it leave; return how many bytes it was."""
         state, session = self._state, self._session
         connection = session._connection
-        data = memoryview(item).cast("B")
         if is_urgent:
             sent = connection.send_data(state, data)
         else:
@@ -686,7 +697,8 @@ class Channel(ByteStream):
 
     def _became_writable(self) -> None:
         self._writable.notify()
-        if self._attendant is not None and self._can_send:
+        # Who is sending finds out by himself, and does not know yet how much he has sent.
+        if self._attendant is not None and self._can_send and not self._is_sending:
             self._tell_recipient(self._attendant.channel_writable)
 
     def _peer_closed(self) -> None:
@@ -738,6 +750,11 @@ class Channel(ByteStream):
     def _can_send(self) -> bool:
         state = self._state
         return self._closed is None and state.phase is _OPEN and state.send_half is _HALF_OPEN
+
+    @property
+    def _may_send_on(self) -> bool:
+        """Whether what has left has made room meanwhile."""
+        return self._state.send_wait is SendWait.NOTHING and self._can_send
 
     @property
     def _has_ended(self) -> bool:

@@ -121,6 +121,7 @@ class Link:
         "_finished",
         "_handshakes",
         "_has_crowd",
+        "_is_handing_on",
         "_is_held",
         "_is_released",
         "_is_steady",
@@ -168,6 +169,7 @@ class Link:
         self._writer = _Writer.NEW
         self._output = Notice()
         self._rest = b""
+        self._is_handing_on = False
         # Why what is to be sent does not leave at once: reasons that may come together.
         self._is_together = False
         """Somebody collects it, who will call :meth:`end_together`."""
@@ -344,7 +346,7 @@ class Link:
         """
         if is_urgent and not self._is_together and self.core.has_output:
             self._write_soon()  # the peer need not wait for what else it brings about
-        self._hand_on(self.core.poll_events())
+        self._hand_on_news()
         if self._is_together and self.core.transport.pending < TOGETHER_BYTES:
             return  # whoever has begun it does the rest
         if not is_urgent and self._may_wait():
@@ -375,7 +377,7 @@ class Link:
     def end_together(self) -> None:
         """Let what was sent since :meth:`begin_together` leave."""
         try:
-            self._hand_on(self.core.poll_events())
+            self._hand_on_news()
         finally:
             self._is_together = False
         self._see_to_output()
@@ -389,10 +391,25 @@ class Link:
         """
         self._is_held = True
 
+    def _hand_on_news(self) -> None:
+        """Hand on what the core has come to, unless somebody is at it, who comes to that as well.
+
+        Who is told of something may bring about the next, and would be told of that before he has
+        returned; so calls would go as deep as a peer has them.
+        """
+        if not self._is_handing_on:
+            self._hand_on(self.core.poll_events())
+
     def _hand_on(self, events: Sequence[Event]) -> None:
-        while events:
-            self.dispatch(events)
-            events = self.core.poll_events()
+        if not events:
+            return
+        self._is_handing_on = True
+        try:
+            while events:
+                self.dispatch(events)
+                events = self.core.poll_events()
+        finally:
+            self._is_handing_on = False
 
     def _tell_core(self, tell: Callable[..., Sequence[Event]], *what: bytes) -> None:
         """Tell the core something and the time, and go on with what that brings about.
@@ -577,9 +594,7 @@ class Link:
         if written < len(data):
             self._rest = data[written:]
             self._wake_writer()
-        events = self.core.poll_events()
-        if events:
-            self._hand_on(events)
+        self._hand_on_news()
         if self.core.transport.pending:
             self._wake_writer()
 

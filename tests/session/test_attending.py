@@ -11,6 +11,7 @@ import socket
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
+from traceback import walk_stack
 from typing import Any, ClassVar
 
 import anyio
@@ -36,7 +37,9 @@ from tests.session.ends import (
     receive_all,
     settle,
 )
+from tests.session.life_support import wait_for
 from tests.session.test_delivery import Sink, noise
+from tests.session.test_sockets import sockets
 
 MIB = 1024 * 1024
 LIMIT = 20.0
@@ -67,6 +70,16 @@ class Attendant(Sink):
         self.rest = self.rest[self.channel.send_nowait(self.rest) :]
 
 
+async def serve_until_closed(session: anyssh.ServerSession) -> None:
+    async with session:
+        await session.serve(echo)
+
+
+async def echo(channel: anyssh.Channel) -> None:
+    async for chunk in channel:
+        await channel.send(chunk)
+
+
 @asynccontextmanager
 async def sessions() -> AsyncIterator[tuple[anyssh.ClientSession, anyssh.ServerSession]]:
     async with session_pair() as pair:
@@ -93,6 +106,39 @@ async def test_an_attendant_is_told_all_of_its_channel() -> None:
         assert attendant.told == ["opened", "eof", "closed here"]
         assert attendant.data == b"light"
         assert await receive_all(far) == b"dark"
+
+
+class DeepAttendant(Attendant):
+    """Notes how deep in calls it sends."""
+
+    depths: ClassVar[list[int]] = []
+
+    def send_rest(self) -> None:
+        self.depths.append(len(list(walk_stack(None))))
+        super().send_rest()
+
+
+@pytest.mark.parametrize("count", [1, 40])
+async def test_attendants_are_told_of_room_once_they_have_sent(count: int) -> None:
+    """Told within that, one would send the same bytes again, and others go deeper each."""
+    tiny = anyssh.SessionConfig(max_packet_size=1024)
+    data = noise(200_000)
+    attendants = [DeepAttendant() for _ in range(count)]
+    DeepAttendant.depths.clear()
+    async with sockets() as (near, far), anyio.create_task_group() as group:
+        group.start_soon(serve_until_closed, make_server(config=tiny).accept(far))
+        async with anyssh.ClientSession.connect(
+            near, credentials=ALICE, verify_host=pinned()
+        ) as client:
+            for attendant in attendants:
+                attendant.channel = await client.open_channel()
+                attendant.channel.attend(attendant)
+                attendant.rest = data
+            for attendant in attendants:
+                attendant.send_rest()
+            await wait_for(lambda: all(len(one.data) == len(data) for one in attendants))
+            assert all(one.data == data for one in attendants)
+    assert max(DeepAttendant.depths) - min(DeepAttendant.depths) < 30
 
 
 async def test_a_channel_has_a_slot_for_all_that_it_keeps() -> None:
