@@ -428,6 +428,8 @@ class SocketRelay:
             # The peer has closed it, which we are told behind all that came before.
             self._rest, self._to_channel = b"", _ENDED
             return
+        if self._outcome is not _Outcome.NONE:
+            return  # what sending has brought about has ended us
         self._rest = b"" if sent == len(chunk) else memoryview(chunk)[sent:]
         self._to_channel = _BLOCKED if self._rest else _FLOWING
 

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from traceback import walk_stack
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import anyio
 import pytest
@@ -21,6 +21,7 @@ from anyio.abc import ByteStream, SocketAttribute, SocketListener, TaskGroup
 import anyssh
 from anyssh.forwarding import carried, payloads
 from anyssh.forwarding.listening import Accepting, serve_connections
+from anyssh.forwarding.relay import Relays, SocketRelay
 from anyssh.forwarding.sockets import ConnectedSocket
 from anyssh.forwarding.watching import NOTHING, READING, Watched, _TaskWatcher, make_watcher
 from anyssh.protocol import core
@@ -139,6 +140,35 @@ async def test_attendants_are_told_of_room_once_they_have_sent(count: int) -> No
             await wait_for(lambda: all(len(one.data) == len(data) for one in attendants))
             assert all(one.data == data for one in attendants)
     assert max(DeepAttendant.depths) - min(DeepAttendant.depths) < 30
+
+
+async def test_a_relay_that_its_own_sending_ends_watches_nothing() -> None:
+    """Its socket is closed, and the number may soon be that of another."""
+    wanted: list[int] = []
+
+    class Notes:
+        def watch(self, source: object, watched: Watched, before: int, now: int) -> None:
+            wanted.append(now)
+
+    class Breaking:
+        closed = None
+
+        def send_nowait(self, data: Buffer) -> int:
+            relay.abort()
+            return len(data)
+
+        def attend(self, attendant: object) -> None: ...
+
+        def close(self, signal: str | None) -> None: ...
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        relay = SocketRelay(ConnectedSocket(ours), Relays(Notes()))
+        relay.begin(cast("anyssh.Channel", Breaking()))
+        assert wanted == [READING]
+        theirs.send(b"the end")
+        relay.socket_ready(READING)
+    assert wanted == [READING, NOTHING]
 
 
 async def test_a_channel_has_a_slot_for_all_that_it_keeps() -> None:
