@@ -48,7 +48,7 @@ __all__ = [
     "wait_for",
 ]
 
-LIMIT = 10
+LIMIT = 20
 """Seconds after which a test no longer believes that something will happen."""
 
 ALICE = anyssh.ClientCredentials("alice", password="wonderland")

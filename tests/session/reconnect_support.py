@@ -25,7 +25,7 @@ from .life_support import ALICE, accept_password, host_key
 
 __all__ = ["LIMIT", "Connection", "Network", "World", "reconnecting", "world"]
 
-LIMIT = 10.0
+LIMIT = 20.0
 """Seconds after which a test no longer believes that something will happen."""
 
 FINAL = {2, 4, 102, 103, 104}

@@ -119,7 +119,7 @@ async def test_a_cut_in_the_body_does_not_spoil_its_end() -> None:
         faults.append(FaultStream(inner))
         return faults[-1]
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         async with session_pair(client_stream=wrap) as (client, _):
             faults[0].cut()
             with pytest.raises(anyssh.SSHError):
