@@ -652,6 +652,20 @@ def test_markers_are_in_the_first_kexinit_only() -> None:
         assert second == {METHOD}
 
 
+@pytest.mark.parametrize("is_right", [True, False])
+def test_whether_a_guess_would_have_been_right_is_known_of_the_first_exchange(
+    is_right: bool,
+) -> None:
+    """A client guesses next time, if so; later exchanges are with a peer that is known."""
+    pair = running_pair(
+        fast_config(key_exchanges=METHODS[:2]),
+        fast_config(key_exchanges=METHODS[:2] if is_right else METHODS[1:2]),
+    )
+    assert [core.exchanger.guess_is_right for core in pair.cores.values()] == [is_right] * 2
+    pair.rekey(CLIENT)
+    assert [core.exchanger.guess_is_right for core in pair.cores.values()] == [is_right] * 2
+
+
 def test_every_cookie_is_random() -> None:
     """HR-08, RFC 4253 section 7.1, WIO-18: neither side alone decides what is signed."""
     pair = running_pair()

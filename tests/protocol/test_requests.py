@@ -39,6 +39,7 @@ from anyssh.protocol.events import (
     ReplyReceived,
     ServiceAccepted,
 )
+from anyssh.protocol.keep_alive import KeepAlive
 
 from .core_pair import (
     CLIENT,
@@ -474,6 +475,22 @@ def test_silence_is_counted() -> None:
     pair.advance(1.1)
     assert [event.count for event in pair.of_type(CLIENT, KeepAliveAnswered)] == [1, 1]
     pair.assert_usable()
+
+
+def test_what_is_counted_begins_anew_with_each_change() -> None:
+    clock = KeepAlive(1.0)
+    clock.start(0.0)
+    told = [clock.judge(1.0), clock.judge(2.0), clock.judge(3.0)]
+    clock.received(3.5)
+    assert clock.deadline == 4.5
+    told += [clock.judge(4.5), clock.judge(5.5)]
+    assert told == [
+        KeepAliveAnswered(1),
+        KeepAliveMissed(1),
+        KeepAliveMissed(2),
+        KeepAliveAnswered(1),
+        KeepAliveMissed(1),
+    ]
 
 
 def test_replies_to_signs_of_life_reach_no_other_caller() -> None:
