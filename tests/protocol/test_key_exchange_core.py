@@ -55,6 +55,7 @@ from anyssh.protocol.events import (
     ReplyReceived,
     SignatureRequested,
 )
+from anyssh.protocol.key_exchange import ExchangeKeys
 from anyssh.protocol.negotiation import Algorithms, negotiate
 
 from .core_pair import (
@@ -650,6 +651,24 @@ def test_markers_are_in_the_first_kexinit_only() -> None:
         )
         assert first - second == expected[role]
         assert second == {METHOD}
+
+
+@pytest.mark.parametrize("mac", MACS)
+def test_each_key_has_the_letter_of_the_standard(mac: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 4253 section 7.2: initial vector, key and MAC key, by direction; both sides agree."""
+    derived: dict[bytes, set[bytes]] = {}
+    derive = ExchangeKeys.derive
+
+    def watched(self: ExchangeKeys, letter: bytes, size: int) -> bytes:
+        key = derive(self, letter, size)
+        derived.setdefault(letter, set()).add(key)
+        return key
+
+    monkeypatch.setattr(ExchangeKeys, "derive", watched)
+    pair = CorePair(fast_config(encryptions=(Encryption.AES256_CTR,), macs=(mac,)))
+    pair.pump()
+    assert sorted(derived) == [b"A", b"B", b"C", b"D", b"E", b"F"]
+    assert all(len(keys) == 1 for keys in derived.values())
 
 
 @pytest.mark.parametrize("is_right", [True, False])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from anyssh.config import Limits, SessionConfig
-from anyssh.constants import DisconnectReason
+from anyssh.constants import DisconnectReason, MessageNumber
 from anyssh.errors import SSHError
 from anyssh.messages import Ignore
 from anyssh.protocol import Phase, Role
@@ -155,6 +155,21 @@ def test_a_peer_that_acknowledges_nothing_is_asked_to() -> None:
     data = bytes(300 * KIB)
     pair.send(CLIENT, ours, data)
     assert pair.received[SERVER, theirs.local_id] == data
+
+
+def test_it_is_asked_to_at_half_of_the_bound() -> None:
+    for lacking in (1, 0):
+        limits = Limits(unacknowledged_bytes=64 * KIB)
+        pair = running_pair(reconnecting_config(limits=limits), channels=1)
+        head = 9
+        size = 32 * KIB - journal(pair, CLIENT).size - ENTRY_OVERHEAD - head - lacking
+        data = memoryview(bytes(size))
+        assert pair.connections[CLIENT].send_data(pair.channels[0][0], data) == size
+        assert journal(pair, CLIENT).size == 32 * KIB - lacking
+        before = pair.sent_numbers(CLIENT).count(MessageNumber.GLOBAL_REQUEST)
+        pair.client.data_to_send(pair.now)
+        asked = pair.sent_numbers(CLIENT).count(MessageNumber.GLOBAL_REQUEST) - before
+        assert asked == (not lacking)
 
 
 def test_a_liar_that_repeats_its_receipt_is_cut_off() -> None:

@@ -17,7 +17,7 @@ from anyssh.messages import (
 )
 from anyssh.protocol import Role
 from anyssh.protocol.channel import ChannelState
-from anyssh.protocol.events import ChannelOpenReceived, ChannelWritable
+from anyssh.protocol.events import ChannelOpenReceived, ChannelWritable, RoomMade
 
 from .core_pair import CLIENT, SERVER, Answers, CorePair, fast_config, running_pair
 
@@ -297,6 +297,19 @@ def test_messages_among_ourselves_carry_more(server: str, size: int) -> None:
     client, _ = pair.channels[0]
     pair.send(CLIENT, client, bytes(3 * size + 1))
     assert data_sizes(pair, CLIENT) == [size] * 3 + [1]
+
+
+def test_who_asks_for_room_is_told_once() -> None:
+    """For what is asked of the peer beside data; nobody is told who did not ask."""
+    pair = running_pair(fast_config(window_size=8 * MIB), channels=1)
+    connection = pair.connections[CLIENT]
+    for asks in (False, True, False):
+        pair.events[CLIENT].clear()
+        assert not connection.wait_for_room()
+        connection.send_data(pair.channels[0][0], memoryview(bytes(2 * MIB)))
+        assert not asks or connection.wait_for_room()
+        pair.pump()
+        assert len(pair.of_type(CLIENT, RoomMade)) == asks
 
 
 def full_output(channels: int) -> CorePair:

@@ -330,6 +330,9 @@ class TestDiffieHellman:
         monkeypatch.setattr(f"{package}.dh", emptied, raising=False)
         monkeypatch.setitem(sys.modules, f"{package}.dh", emptied)
         assert finite_field._library.__wrapped__() is None
+        monkeypatch.delattr(f"{package}.dh")
+        monkeypatch.setitem(sys.modules, f"{package}.dh", None)
+        assert finite_field._library.__wrapped__() is None
 
     def test_exponents_have_their_full_size(self) -> None:
         # A small group shows the exponent by trial.
