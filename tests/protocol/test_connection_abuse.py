@@ -794,6 +794,27 @@ def test_the_bound_on_answers_of_many_channels_is_exact() -> None:
     assert "16 requests" in str(flood.error)
 
 
+@pytest.mark.parametrize("we_close_first", [True, False])
+def test_requests_of_channels_that_are_closed_count_no_longer(we_close_first: bool) -> None:
+    """HR-57: neither as waiting nor, however the channel is closed, as less than none."""
+    flood = Flood(limits=Limits(noise_messages=8, requests=2))
+    flood.decide = None
+    for number in range(20):
+        channel = flood.open(number)
+        for name in ("wait", "wait", "keepalive@openssh.com"):
+            flood.deliver(ChannelRequest(channel.local_id, name, True, b"").encode())
+        if we_close_first:
+            flood.connection.close(channel)
+        flood.deliver(ChannelClose(channel.local_id).encode())
+    flood.open(20)
+    flood.deliver(GlobalRequest("wait", True, b"").encode())
+    for _ in range(7):
+        flood.deliver(GlobalRequest("keepalive@openssh.com", True).encode())
+    assert flood.core.phase is Phase.RUNNING
+    flood.deliver(GlobalRequest("keepalive@openssh.com", True).encode())
+    assert flood.core.phase is Phase.TERMINATED
+
+
 PROVOCATIONS: dict[str, Callable[[Flood], bytes]] = {
     "sign of life": lambda flood: GlobalRequest("keepalive@openssh.com", True).encode(),
     "global request": lambda flood: GlobalRequest("please", True).encode(),

@@ -251,22 +251,32 @@ def test_negotiation(theirs: KexInit, ours: KexInit, we_are: Role, strict: bool)
 
 
 @pytest.mark.parametrize(
-    "client, server",
+    "client, server, kind",
     [
-        ({"key_exchanges": METHODS[:1]}, {"key_exchanges": METHODS[1:]}),
-        ({"encryptions": ENCRYPTIONS[:2]}, {"encryptions": ENCRYPTIONS[2:]}),
+        (
+            {"key_exchanges": METHODS[:1]},
+            {"key_exchanges": METHODS[1:]},
+            "key exchange method",
+        ),
+        (
+            {"encryptions": ENCRYPTIONS[:2]},
+            {"encryptions": ENCRYPTIONS[2:]},
+            "encryption client to server",
+        ),
         (
             {"encryptions": ENCRYPTIONS[3:4], "macs": MACS[:1]},
             {"encryptions": ENCRYPTIONS[3:4], "macs": MACS[1:]},
+            "MAC client to server",
         ),
         (
             {"host_key_algorithms": [HostKeyAlgorithm.ECDSA_NISTP256]},
             {"host_key_algorithms": [HostKeyAlgorithm.ED25519]},
+            "host key algorithm",
         ),
     ],
     ids=["key exchange", "encryption", "MAC", "host key"],
 )
-def test_nothing_in_common(client: dict[str, Any], server: dict[str, Any]) -> None:
+def test_nothing_in_common(client: dict[str, Any], server: dict[str, Any], kind: str) -> None:
     """KEX-05: both sides end, and say what each of them offered."""
     pair = CorePair(fast_config(**client), fast_config(**server))
     pair.pump()
@@ -274,6 +284,7 @@ def test_nothing_in_common(client: dict[str, Any], server: dict[str, Any]) -> No
     for role in Role:
         error = assert_terminated(pair, role, DisconnectReason.KEY_EXCHANGE_FAILED)
         assert isinstance(error, NegotiationError)
+        assert error.kind == kind
         assert error.ours == tuple(offered[role])
         assert error.theirs == tuple(offered[role.other])
 

@@ -9,8 +9,10 @@ import warnings
 from collections.abc import Callable
 from importlib.resources import files
 from types import ModuleType
+from unittest.mock import Mock
 
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -324,6 +326,15 @@ class TestDiffieHellman:
                 DiffieHellmanPair(group, group.prime - 1).agree, contents(3)
             )
 
+    def test_powers_are_left_to_the_library(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The time that Python takes depends on the exponent."""
+        if finite_field._library() is None:
+            pytest.skip("this library has no Diffie-Hellman")
+        monkeypatch.setattr(finite_field, "pow", None, raising=False)
+        for group in (GROUP14, GROUP16):
+            ours, theirs = DiffieHellmanPair(group), DiffieHellmanPair(group)
+            assert ours.agree(theirs.public) == theirs.agree(ours.public)
+
     def test_a_library_without_diffie_hellman(self, monkeypatch: pytest.MonkeyPatch) -> None:
         emptied = ModuleType("dh")
         package = "cryptography.hazmat.primitives.asymmetric"
@@ -402,6 +413,19 @@ class TestHybrid:
         public, secret = algorithm.server_reply(share.public)
         changed = bytes([public[0] ^ 1]) + public[1:]
         assert share.finish(changed) != secret
+
+
+@needs_hybrid
+def test_a_library_may_know_ml_kem_and_not_be_able_to_do_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from anyssh.algorithms import hybrid
+
+    exchange = hybrid.HybridExchange(KeyExchange.MLKEM768_X25519_SHA256, "sha256")
+    assert exchange.is_supported()
+    generate = Mock(side_effect=UnsupportedAlgorithm("an older OpenSSL"))
+    monkeypatch.setattr(hybrid, "MLKEM768PrivateKey", Mock(generate=generate))
+    assert not exchange.is_supported()
 
 
 def test_without_ml_kem_the_hybrid_is_not_available(monkeypatch: pytest.MonkeyPatch) -> None:
