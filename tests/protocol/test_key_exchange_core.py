@@ -60,6 +60,7 @@ from anyssh.protocol.negotiation import Algorithms, negotiate
 
 from .core_pair import (
     CLIENT,
+    FAST,
     SERVER,
     START,
     Answers,
@@ -676,10 +677,19 @@ def test_each_key_has_the_letter_of_the_standard(mac: str, monkeypatch: pytest.M
         return key
 
     monkeypatch.setattr(ExchangeKeys, "derive", watched)
-    pair = CorePair(fast_config(encryptions=(Encryption.AES256_CTR,), macs=(mac,)))
+    lists = {"encryptions": (Encryption.AES256_CTR,), "macs": (mac,)}
+    pair = CorePair(SessionConfig.with_reconnect(**FAST | lists))
     pair.pump()
     assert sorted(derived) == [b"A", b"B", b"C", b"D", b"E", b"F"]
     assert all(len(keys) == 1 for keys in derived.values())
+    for role in Role:
+        exchanger = pair.cores[role].exchanger
+        assert exchanger.mac_key(to_server=True)[1] in derived[b"E"]
+        assert exchanger.mac_key(to_server=False)[1] in derived[b"F"]
+    pair.authenticate()
+    for role in Role:
+        with pytest.raises(LocalProtocolError, match="not complete"):
+            pair.cores[role].exchanger.mac_key(to_server=True)
 
 
 @pytest.mark.parametrize("is_right", [True, False])

@@ -40,6 +40,7 @@ from anyssh.protocol.events import (
     ServiceAccepted,
 )
 from anyssh.protocol.keep_alive import KeepAlive
+from anyssh.trace import TraceEvent, TraceId
 
 from .core_pair import (
     CLIENT,
@@ -456,7 +457,9 @@ def test_the_time_decides_when_a_sign_of_life_is_asked_for() -> None:
 
 def test_silence_is_counted() -> None:
     """KAL-03, KAL-05: the first time counts as answered; then 1, 2, 3; then all is well again"""
-    pair = running_pair(fast_config(keep_alive_interval=1.0), fast_config(), channels=1)
+    traces: list[TraceEvent] = []
+    config = fast_config(keep_alive_interval=1.0)
+    pair = running_pair(config, fast_config(), channels=1, trace=traces.append)
     kept: list[bytes] = []
 
     def swallow(sender: Role, index: int, packet: bytes) -> list[bytes]:
@@ -467,6 +470,8 @@ def test_silence_is_counted() -> None:
     pair.advance(4.5)
     assert [event.count for event in pair.of_type(CLIENT, KeepAliveAnswered)] == [1]
     assert [event.count for event in pair.of_type(CLIENT, KeepAliveMissed)] == [1, 2, 3]
+    told = [trace.message for trace in traces if trace.id is TraceId.KEEP_ALIVE_FAILED]
+    assert told == [f"no sign of life, {count}" for count in (1, 2, 3)]
 
     pair.middle = None
     assert len(kept) == 4
