@@ -515,6 +515,13 @@ def test_all_windows_together_fit_the_budget(wanted: int) -> None:
     assert all(channel.receive_packet_size <= channel.receive_window.limit for channel in channels)
 
 
+def test_a_large_window_takes_a_quarter_of_what_is_left() -> None:
+    """Of 64 MiB, half of which is for the least that each of 1,024 channels gets."""
+    connection = running_pair(fast_config(window_size=64 * MIB)).connections[CLIENT]
+    windows = [connection.open_channel("session").receive_window.limit for _ in range(3)]
+    assert windows == [8 * MIB, 6 * MIB, 4.5 * MIB]
+
+
 def test_memory_comes_back_when_channels_close() -> None:
     """HR-51"""
     pair = running_pair(channels=200)
