@@ -897,7 +897,7 @@ def test_room_for_no_bytes_is_bounded(victim: Role) -> None:
 def test_payloads_that_wait_are_bounded_in_bytes(victim: Role) -> None:
     """HR-50, HR-57: of opens and requests together; what was answered counts no more"""
     payload = bytes(30_000)
-    limits = Limits(waiting_bytes=3 * len(payload) + 100)
+    limits = Limits(waiting_bytes=3 * len(payload))
     answers = Answers(accept_channels=None, grant_requests=None)
     pair = running_pair(fast_config(limits=limits), channels=0, answers=answers)
     connection = pair.connections[victim]

@@ -311,6 +311,19 @@ def test_only_a_lost_connection_survives_a_goodbye(reason: int) -> None:
         assert isinstance(ending(pair, role).error, Disconnected)
 
 
+@pytest.mark.parametrize("role", Role)
+def test_silence_in_an_exchange_of_keys_costs_the_stream_only(role: Role) -> None:
+    """It is no fault of the peer, who may not be there any more; nobody is told goodbye."""
+    pair = reconnecting_pair()
+    core = pair.cores[role]
+    core.start_rekey(pair.now)
+    assert core.data_to_send(pair.now)
+    pair.handle(role, core.handle_timeout(pair.now + core.config.limits.key_exchange_time))
+    assert ending(pair, role).is_survivable
+    assert "too long for new keys" in str(ending(pair, role).error)
+    assert core.data_to_send(pair.now) == b""
+
+
 def test_latency_is_measured_from_receipts() -> None:
     pair = reconnecting_pair()
     client, _ = pair.channels[0]
