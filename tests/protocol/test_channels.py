@@ -34,6 +34,7 @@ from anyssh.protocol.events import (
     GlobalRequestReceived,
     ReplyReceived,
 )
+from anyssh.trace import TraceEvent, TraceId
 
 from .core_pair import (
     CLIENT,
@@ -79,6 +80,7 @@ def test_an_opened_channel_is_known_to_both_sides_by_both_numbers(opener: Role) 
     assert ours.channel_type == theirs.channel_type == "direct"
     assert ours.phase is theirs.phase is ChannelPhase.OPEN
     assert pair.of_type(opener.other, ChannelOpenReceived)[-1].payload == b"more fields"
+    assert pair.of_type(opener, ChannelOpened)[-1].payload == b""
 
 
 @BOTH
@@ -341,6 +343,16 @@ def test_channels_do_not_mix() -> None:
     pair.pump()
     for number, data in expected.items():
         assert pair.received[SERVER, number] == data
+
+
+@pytest.mark.parametrize("is_wanted", [True, False])
+def test_data_is_traced_if_wanted(is_wanted: bool) -> None:
+    traces: list[TraceEvent] = []
+    config = fast_config(trace_channel_data=is_wanted)
+    running_pair(config, channels=1, trace=traces.append).assert_usable()
+    told = {trace.id for trace in traces}
+    of_data = {TraceId.SENDING_CHANNEL_DATA, TraceId.RECEIVING_CHANNEL_DATA}
+    assert told & of_data == (of_data if is_wanted else set())
 
 
 def test_extended_data_arrives_with_its_type() -> None:

@@ -492,6 +492,7 @@ def test_the_stream_ends_before_the_identification(role: Role) -> None:
     """An end in the middle of the line breaks no rule: the connection is lost, as it is later."""
     core = lone_core(role)
     core.receive_data(b"SSH-2.0-pe", START)
+    assert not core.is_running
     assert core.receive_eof(START) == [ConnectionTerminated(None, Phase.VERSION)]
     assert core.transport.said_instead == "SSH-2.0-pe"
 

@@ -234,7 +234,7 @@ def test_transfers_larger_than_the_windows(client_window: int, server_window: in
     assert adjustments(pair, SERVER)[0] >= server_window - server_window // 2
 
 
-@pytest.mark.parametrize("size", [512 * KIB, 5 * MIB])
+@pytest.mark.parametrize("size", [8 * KIB, 512 * KIB, 5 * MIB])
 def test_either_side_chooses_the_window_of_one_channel(size: int) -> None:
     """CHN-09"""
     pair = running_pair(answers=Answers(accept_channels=None))
@@ -246,6 +246,9 @@ def test_either_side_chooses_the_window_of_one_channel(size: int) -> None:
     pair.pump()
     assert ours.send_window == event.channel.receive_window.limit == size + 1000
     assert ours.receive_window.limit == size
+    assert ours.receive_packet_size == event.channel.send_packet_size == min(size, 32 * KIB)
+    theirs = min(size + 1000, 32 * KIB)
+    assert ours.send_packet_size == event.channel.receive_packet_size == theirs
 
 
 def test_a_blocked_sender_is_told_once() -> None:
