@@ -549,6 +549,7 @@ def assert_terminated(
     :param match: must be part of the error's text
     """
     assert pair.cores[role].phase is Phase.TERMINATED
+    assert not pair.cores[role].has_backlog
     error = pair.termination(role)
     assert isinstance(pair.events[role][-1], ConnectionTerminated)
     disconnects = [

@@ -474,6 +474,14 @@ def test_a_signal_comes_with_the_close(name: str, message: str) -> None:
     assert (server.exit_status, server.core_dumped) == (None, False)
 
 
+def test_a_signal_needs_no_words() -> None:
+    pair = running_pair(channels=1)
+    client, server = pair.channels[0]
+    pair.connections[SERVER].close(server, signal="TERM")
+    pair.pump()
+    assert (client.exit_signal, client.exit_message) == ("TERM", "")
+
+
 def test_a_status_that_does_not_fit_leaves_the_channel_open() -> None:
     pair = running_pair(channels=1)
     client, _ = pair.channels[0]
