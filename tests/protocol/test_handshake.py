@@ -323,6 +323,10 @@ def test_nothing_follows_the_goodbye(role: Role) -> None:
     pair = running_pair(channels=1)
     core, connection = pair.cores[role], pair.connections[role]
     channel = pair.channels[0][0 if role is CLIENT else 1]
+    core.start_rekey(START)
+    connection.request_global("it waits for new keys", b"", want_reply=False)
+    assert connection.held_size > 0
+    core.poll_events()
     core.disconnect(DisconnectReason.BY_APPLICATION, "bye")
     assert core.data_to_send(START)
     calls: list[Callable[[], object]] = [
