@@ -152,7 +152,7 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session
 def mutation(session: nox.Session) -> None:
-    """Mutation testing of the core; takes an hour, ``-- --sample N`` takes some mutants only."""
+    """Mutation testing of the core; takes hours, ``-- --sample N`` takes some mutants only."""
     install(session, "test")
     session.run("python", "-m", "tests.security.mutation", *session.posargs)
 

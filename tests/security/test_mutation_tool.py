@@ -12,12 +12,14 @@ from types import ModuleType
 import pytest
 
 from tests.security.mutation import runner
+from tests.security.mutation.__main__ import report
 from tests.security.mutation.equivalent import EQUIVALENT
 from tests.security.mutation.mutants import Mutant, mutants_of, mutated
 from tests.security.mutation.patching import Unpatchable, patch_module, patched_modules
 from tests.security.mutation.runner import (
     GROUPS,
     MODULES,
+    Options,
     _users,
     all_mutants,
     key_of,
@@ -197,6 +199,16 @@ def test_every_module_that_counts_has_changes() -> None:
     for group in GROUPS:
         names = [mutant.name for mutant in all_mutants([group])]
         assert len(names) == len(set(names)) > 100, group
+
+
+def test_the_table_keeps_what_was_said_of_groups_that_are_not_asked_for(tmp_path: Path) -> None:
+    options = Options(tmp_path, ["reconnect"], budget=0, effort=0, sample=0, seed=1)
+    before = "| head |\n|---|\n| packets | 9 | 9 | 9 | 0 | 100.0% |\n| reconnect | 1 |\n"
+    table, is_enough = report(options, before)
+    _, _, packets, reconnect = table.splitlines()
+    assert packets == "| packets | 9 | 9 | 9 | 0 | 100.0% |"
+    assert reconnect.endswith("| 0 | 0 | 0 | 0.0% |")
+    assert not is_enough
 
 
 def test_tests_of_what_uses_a_constant_or_a_field_come_first() -> None:

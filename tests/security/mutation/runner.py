@@ -57,6 +57,22 @@ GROUPS: Final = {
         "protocol.server_authentication",
     ),
     "reconnect": ("protocol.reconnect", "protocol.journal", "protocol.offline"),
+    "key exchange": (
+        "protocol.key_exchange",
+        "protocol.negotiation",
+        "protocol.rekeying",
+        "algorithms.agreement",
+        "algorithms.finite_field",
+        "algorithms.hybrid",
+    ),
+    "connection": (
+        "protocol.core",
+        "protocol.connection",
+        "protocol.channel",
+        "protocol.undecided",
+        "protocol.budget",
+        "protocol.keep_alive",
+    ),
 }
 MODULES: Final = {
     f"anyssh.{module}": group for group, modules in GROUPS.items() for module in modules
