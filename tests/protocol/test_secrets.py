@@ -575,6 +575,7 @@ def test_secrets_are_let_go_when_they_have_served(
     }
     watched.authenticate()
     assert watched.pair.client.is_running
+    assert watched.pair.server._authentication is None  # with all that it was told
     assert held_secrets(watched) <= KEPT
     watched.talk()
     watched.pair.rekey(CLIENT)

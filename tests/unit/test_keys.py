@@ -161,6 +161,7 @@ def test_cryptography_keys_that_ssh_does_not_use_are_refused(foreign: object) ->
 
 
 def test_the_private_part_is_neither_shown_nor_pickled() -> None:
+    """HR-71."""
     key = KEYS["ssh-ed25519"].with_comment("a\nb\x1b[31m")
     secret = key.to_cryptography().private_bytes_raw()
     shown = repr(key) + str(key) + f"{key}"
