@@ -408,8 +408,12 @@ class SocketRelay:
 
     def _read(self) -> None:
         """Pass on what has come on the socket; watch it if there is nothing."""
+        channel = self._channel
+        if channel is None:
+            return
         try:
-            chunk = self._stream.receive_nowait(RECEIVE_BYTES)
+            # Of small packets, as many as are sent in one turn: others are to have theirs.
+            chunk = self._stream.receive_nowait(min(RECEIVE_BYTES, channel.turn_size))
             if chunk:
                 self._send(chunk)
             elif chunk is not None:

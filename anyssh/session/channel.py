@@ -23,6 +23,7 @@ from ..constants import EXTENDED_DATA_STDERR
 from ..errors import ChannelOpenError, RequestDenied, SSHError
 from ..messages import Signal
 from ..protocol.channel import ChannelPhase, ChannelState, Half, PendingRequest, SendWait
+from ..protocol.connection import MESSAGES_PER_TURN
 from ..wire import Buffer
 from ._bytes import ByteQueue
 from ._waiting import Notice
@@ -238,6 +239,14 @@ class Channel(ByteStream):
         if self._stderr is None:
             self._stderr = StderrStream(self)
         return self._stderr
+
+    @property
+    def turn_size(self) -> int:
+        """Bytes that the peer takes in so few messages that sending them holds nobody up.
+
+        For whoever sends without waiting, and leaves others their turn between two pieces.
+        """
+        return MESSAGES_PER_TURN * self._state.send_packet_size
 
     @property
     def metrics(self) -> ChannelMetrics:

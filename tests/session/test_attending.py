@@ -25,6 +25,7 @@ from anyssh.forwarding.relay import Relays, SocketRelay
 from anyssh.forwarding.sockets import ConnectedSocket
 from anyssh.forwarding.watching import NOTHING, READING, Watched, _TaskWatcher, make_watcher
 from anyssh.protocol import core
+from anyssh.protocol.connection import MESSAGES_PER_TURN
 from anyssh.session._direct import DirectWriter
 from anyssh.testing import memory_stream_pair, session_pair
 from anyssh.wire import Buffer
@@ -152,6 +153,7 @@ async def test_a_relay_that_its_own_sending_ends_watches_nothing() -> None:
 
     class Breaking:
         closed = None
+        turn_size = MIB
 
         def send_nowait(self, data: Buffer) -> int:
             relay.abort()
@@ -169,6 +171,32 @@ async def test_a_relay_that_its_own_sending_ends_watches_nothing() -> None:
         theirs.send(b"the end")
         relay.socket_ready(READING)
     assert wanted == [READING, NOTHING]
+
+
+async def test_a_relay_sends_no_more_small_packets_in_one_turn_than_others_do() -> None:
+    """A peer that takes one byte in each would hold up the event loop with what it asks for."""
+
+    class NobodyWatches:
+        def watch(self, *what: object) -> None: ...
+
+    data = noise(200_000)
+    tiny = anyssh.SessionConfig(max_packet_size=1024)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MIB)
+        theirs.sendall(data)
+        async with session_pair(client_config=tiny) as (client, server):
+            near, far = await channel_pair(client, server)
+            relay = SocketRelay(ConnectedSocket(ours), Relays(NobodyWatches()))
+            relay.begin(far)
+            received = b""
+            with anyio.fail_after(LIMIT):
+                while len(received) < len(data):
+                    before = far.metrics.bytes_sent
+                    relay.socket_ready(READING)
+                    assert far.metrics.bytes_sent - before <= MESSAGES_PER_TURN * 1024
+                    received += await near.receive()
+            assert received == data
 
 
 async def test_a_channel_has_a_slot_for_all_that_it_keeps() -> None:
