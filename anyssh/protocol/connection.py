@@ -443,6 +443,7 @@ class Connection:
             self.send_gathered()
         link = self._link
         if link is None:
+            channel.send_wait = SendWait.TURN  # which never comes: the end is about to be told
             return 0
         size = len(data)
         sent = 0

@@ -143,6 +143,46 @@ async def test_attendants_are_told_of_room_once_they_have_sent(count: int) -> No
     assert max(DeepAttendant.depths) - min(DeepAttendant.depths) < 30
 
 
+class Answering(Attendant):
+    """Sends back what it is told."""
+
+    def deliver(self, data: Buffer) -> int:
+        self.rest += bytes(data)
+        self.send_rest()
+        return super().deliver(data)
+
+
+async def test_an_attendant_sends_nothing_more_once_the_peer_has_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What came before the goodbye, in the same piece, is told when nothing can be sent any more.
+
+    To try again and again until the channel is closed would hold up that very news for ever.
+    """
+    tries: list[int] = []
+
+    def send_some(channel: anyssh.Channel, data: memoryview, is_urgent: bool) -> int:
+        if channel is near:
+            tries.append(len(data))
+            assert len(tries) < 10
+        return original(channel, data, is_urgent)
+
+    original = anyssh.Channel._send_some
+    async with sessions() as (client, server):
+        near, far = await channel_pair(client, server)
+        attendant = Answering()
+        attendant.channel = near
+        near.attend(attendant)
+        monkeypatch.setattr(anyssh.Channel, "_send_some", send_some)
+        with server.together():
+            far.send_nowait(b"the last")
+            server._say_goodbye(anyssh.DisconnectReason.BY_APPLICATION, "")
+        await settle()
+        assert attendant.told == ["closed by the peer"]
+        assert attendant.data == attendant.rest == b"the last"
+    assert tries == [8]
+
+
 async def test_a_relay_that_its_own_sending_ends_watches_nothing() -> None:
     """Its socket is closed, and the number may soon be that of another."""
     wanted: list[int] = []
