@@ -881,7 +881,7 @@ class Core:
         self._keep_alive.start(self._now)
 
     def _ext_info_came(self, payload: bytes) -> None:
-        extensions = _decode_ext_info(payload).extensions
+        extensions = dict(_decode_ext_info(payload).extensions)  # that one is for all who say so
         self._reconnector.learn_extensions(frozenset(extensions))
         self._success_is_due = self.phase is Phase.AUTHENTICATION
         if isinstance(self._authentication, ClientAuthentication):

@@ -370,9 +370,10 @@ class Channel(ByteStream):
         data = memoryview(item).cast("B")
         self._is_sending = True
         try:
-            sent = self._send_some(data, is_urgent)
-            while sent < len(data) and self._attendant is not None and self._may_send_on:
-                sent += self._send_some(data[sent:], is_urgent)
+            sent = more = self._send_some(data, is_urgent)
+            while more and sent < len(data) and self._attendant is not None and self._may_send_on:
+                more = self._send_some(data[sent:], is_urgent)
+                sent += more
         finally:
             self._is_sending = False
         return sent
