@@ -522,14 +522,17 @@ class Mistakes(logging.Handler):
 @contextmanager
 def no_mistakes() -> Iterator[None]:
     """Check that nothing is logged that points to a mistake of ours."""
-    handler, logger = Mistakes(), logging.getLogger("anyssh")
-    logger.addHandler(handler)
-    logger.propagate = False  # pytest keeps what is logged, and with it the sessions
+    handler, ours = Mistakes(), logging.getLogger("anyssh")
+    loggers = ours, logging.getLogger("anyio")  # which logs each TLS handshake that is cut
+    ours.addHandler(handler)
+    for logger in loggers:
+        logger.propagate = False  # pytest keeps what is logged, and with it the sessions
     try:
         yield
     finally:
-        logger.propagate = True
-        logger.removeHandler(handler)
+        for logger in loggers:
+            logger.propagate = True
+        ours.removeHandler(handler)
     formatter = logging.Formatter()
     assert not handler.found, "\n".join(map(formatter.format, handler.found))
 
