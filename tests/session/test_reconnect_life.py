@@ -492,6 +492,19 @@ async def _start(place: House, stream: Any) -> None:
     await place.network._handler(stream)
 
 
+async def cut_off_from(
+    place: House, end: type[Recorder]
+) -> tuple[anyssh.ClientSession, anyssh.Channel, anyssh.Channel]:
+    """Give a client that has lost a stream whose far end is special, and a channel's two ends."""
+    near, far = memory_stream_pair()
+    place.group.start_soon(_start, place, end(far))
+    client, server, _ = await place.connect(stream=near)
+    ours, theirs = await open_channel_pair(client, server)
+    near.abort()
+    await client.wait_disconnected()
+    return client, ours, theirs
+
+
 async def test_an_old_stream_that_cannot_be_closed_keeps_nobody_waiting_for_long() -> None:
     """HR-64: a stream whose end hangs."""
 
@@ -500,12 +513,7 @@ async def test_an_old_stream_that_cannot_be_closed_keeps_nobody_waiting_for_long
             await anyio.sleep_forever()
 
     async with house() as place:
-        near, far = memory_stream_pair()
-        place.group.start_soon(_start, place, Stubborn(far))
-        client, server, _ = await place.connect(stream=near)
-        ours, theirs = await open_channel_pair(client, server)
-        near.abort()
-        await client.wait_disconnected()
+        client, ours, theirs = await cut_off_from(place, Stubborn)
         with anyio.fail_after(5):
             await client.reconnect(await place.network.connect())
         await check_both_ways(ours, theirs, b"and on")
@@ -525,12 +533,7 @@ async def test_a_client_is_refused_while_its_old_stream_does_not_end(
             await super().aclose()
 
     async with house() as place:
-        near, far = memory_stream_pair()
-        place.group.start_soon(_start, place, Shielded(far))
-        client, server, _ = await place.connect(stream=near)
-        ours, theirs = await open_channel_pair(client, server)
-        near.abort()
-        await client.wait_disconnected()
+        client, ours, theirs = await cut_off_from(place, Shielded)
         try:
             with anyio.fail_after(5), pytest.raises(anyssh.ReconnectError) as caught:
                 await client.reconnect(await place.network.connect())
