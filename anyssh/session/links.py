@@ -22,7 +22,7 @@ from ..config import Limits
 from ..constants import ReconnectFailureReason
 from ..contour import SessionContour
 from ..errors import HostKeyError, LocalProtocolError, ReconnectError, SSHError
-from ..protocol import Core, Phase
+from ..protocol import Core, Phase, Role
 from ..protocol.events import ConnectionTerminated, Event, SessionResumed, nobody
 from ..protocol.transport import NO_TRAFFIC, Traffic
 from ._backend import RunningLoop
@@ -114,7 +114,8 @@ class Attempt:
             error.__cause__ = self.link.error
         self.error = error
         self.is_over.set()
-        self.link.hurry()
+        if self.link.core.role is Role.CLIENT:  # one that we refuse is to read why
+            self.link.hurry()
         self._links.attempt_failed(error)
 
     async def wait(self) -> None:
@@ -287,9 +288,11 @@ class Links:
                 attempt.abort("the session has ended")
 
     def hurry(self) -> None:
-        """End the present link soon, if there is one."""
+        """End the present link soon, if there is one, and that of the last attempt."""
         if self._link is not None:
             self._link.hurry()
+        if self._running is not None:
+            self._running.link.hurry()
 
     async def hand_over(self) -> tuple[AnyByteStream, Core]:
         """Return the present stream and its core, for another session to work over."""
@@ -359,6 +362,8 @@ class Links:
             raise LocalProtocolError("the session has ended and takes no other stream")
         if self._attempt is not None or is_trying:
             raise LocalProtocolError("another stream is being tried; try again if that fails")
+        if running is not None:
+            running.link.hurry()
         self._attempt = Attempt(self, stream, core or self._make_core(stream))
         self._attempt_came.notify()
         if self._connecting is not None:

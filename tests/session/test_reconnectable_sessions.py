@@ -470,6 +470,28 @@ async def test_the_third_impossible_number_ends_the_session() -> None:
         assert client.state is SessionState.CLOSED
 
 
+async def test_who_is_refused_may_have_more_on_its_way() -> None:
+    """A socket that was closed would answer that by a reset, and why it was refused be lost."""
+    patient = config(anyssh.Limits(close_time=LIMIT))
+    async with house(config=patient) as place:
+        client, server, stream = await place.connect()
+        await lose(client, server, stream=stream)
+        near = await place.network.connect()
+        continuity = client._connection.continuity
+        assert continuity is not None
+        continuity.journal.last_received += 1000
+        error = await ask_as_twin(client, near)
+        assert isinstance(error, anyssh.ReconnectError)
+        assert error.reason == ReconnectFailureReason.SERVER_DROPPED_MESSAGES
+        with pytest.raises(anyio.EndOfStream):
+            await near.receive()
+        await settle()
+        await near.send(b"what was on its way")
+        continuity.journal.last_received -= 1000
+        with anyio.fail_after(LIMIT / 2):  # nor does the stream hold up the next one
+            await client.reconnect(await place.network.connect())
+
+
 # Who comes back
 
 
@@ -520,6 +542,5 @@ async def ask_as_twin(client: anyssh.ClientSession, stream: MemoryStream) -> Exc
     while core.phase is not Phase.TERMINATED:
         await stream.send(core.data_to_send(anyio.current_time()))
         events += core.receive_data(await stream.receive(), anyio.current_time())
-    await stream.aclose()
     (end,) = [event for event in events if isinstance(event, ConnectionTerminated)]
     return end.error
