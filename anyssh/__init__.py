@@ -117,6 +117,7 @@ if TYPE_CHECKING:
     from .session.authorities import HostAuthorities, HostCertificateVerifier, UserAuthorities
     from .session.channel import Channel, ChannelClosed, StderrStream
     from .session.client import ClientSession
+    from .session.commands import CommandFailed, CompletedCommand
     from .session.credentials import CertifiedKey, ClientCredentials, HostBasedCredentials, Signer
     from .session.errors import ConnectionLost
     from .session.events import (
@@ -166,6 +167,8 @@ __all__ = [
     "ChannelRequest",
     "ClientCredentials",
     "ClientSession",
+    "CommandFailed",
+    "CompletedCommand",
     "Compression",
     "ConnectFailed",
     "Connecting",
@@ -348,6 +351,7 @@ _NAMES = {
     ".session.authorities": "HostAuthorities HostCertificateVerifier UserAuthorities",
     ".session.channel": "Channel ChannelClosed StderrStream",
     ".session.client": "ClientSession",
+    ".session.commands": "CommandFailed CompletedCommand",
     ".session.credentials": "CertifiedKey ClientCredentials HostBasedCredentials Signer",
     ".session.errors": "ConnectionLost",
     ".session.events": (

@@ -29,6 +29,7 @@ from ..trace import Progress, TraceHandler, TraceId, TraceLevel
 from ._arguments import check_type
 from .attributes import SSHAttribute, remote_address
 from .client_authentication import Authenticator
+from .commands import OUTPUT_BYTES, CompletedCommand, run_command
 from .credentials import ClientCredentials
 from .guesses import Guess, Guesses
 from .host_keys import HostKeyVerifier, PresentedHostKey
@@ -317,6 +318,36 @@ class ClientSession(Session):
         self._granted_service = None
         self._advance()
         await self._wait_until(lambda: self._granted_service is not None)
+
+    async def run_command(
+        self,
+        command: str,
+        *,
+        input: bytes = b"",
+        check: bool = True,
+        max_output: int = OUTPUT_BYTES,
+    ) -> CompletedCommand:
+        """Run a command at the server and wait for its end (RFC 4254 section 6.5).
+
+        It gets a channel of its own, so any number may run side by side. Who wants to follow what
+        a command writes, or to send it more than fits into memory, opens that channel himself. When
+        cancelled, the channel is closed; it is for the server to end the command.
+
+        :param command: what the server's shell is given; quote words with :func:`shlex.join`
+        :param input: all of what the command reads from its standard input
+        :param check: whether any end but exit status 0 is an error
+        :param max_output: bytes that the command may write to both outputs together
+        :raises CommandFailed: it did not end with exit status 0, or has written more
+        :raises RequestDenied: the server runs no commands
+        :raises ChannelOpenError: the server gives no channel for it
+        :raises SSHError: the session has ended
+        :raises TypeError: ``command`` is no text, or ``input`` no bytes
+        """
+        if not isinstance(command, str):
+            kind = type(command).__name__
+            raise TypeError(f"command must be of str, not {kind}; shlex.join() makes one of words")
+        check_type("input", input, bytes)
+        return await run_command(self, command, input, check=check, max_output=max_output)
 
     # Events of the core
 

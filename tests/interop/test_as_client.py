@@ -131,6 +131,19 @@ async def test_exec(site: Site, credentials: anyssh.ClientCredentials) -> None:
     assert closed.exit_signal is None
 
 
+async def test_run_command(site: Site, credentials: anyssh.ClientCredentials) -> None:
+    data = pattern(MEBIBYTE)
+    async with our_client(site.port, site.hosts, credentials) as session:
+        reported = await session.run_command(REPORT, check=False)
+        with pytest.raises(anyssh.CommandFailed, match="ended with status 42: errors"):
+            await session.run_command(REPORT)
+        echoed = await session.run_command(ECHO, input=data)
+        ended = await session.run_command(SIGNAL, check=False)
+    assert reported == anyssh.CompletedCommand(REPORT, b"output", b"errors", 42)
+    assert (echoed.stdout == data, echoed.exit_status) == (True, 0)
+    assert (ended.exit_signal, ended.exit_status) == ("TERM", None)
+
+
 async def test_exit_signal(site: Site, credentials: anyssh.ClientCredentials) -> None:
     async with our_client(site.port, site.hosts, credentials) as session:
         closed = await (await execute(session, SIGNAL)).wait_closed()

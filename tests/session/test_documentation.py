@@ -109,19 +109,21 @@ def test_the_server_and_the_client_of_the_readme(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "b'hello'\n", "")
 
 
-@executes("docs/quickstart.md", "wait_closed", "incoming_channels")
+@executes("docs/quickstart.md", "run_command", "wait_closed", "incoming_channels")
 async def test_commands_of_the_quickstart(capsys: pytest.CaptureFixture[str]) -> None:
-    client_side = block_with("docs/quickstart.md", "wait_closed")
+    in_one_call = block_with("docs/quickstart.md", "run_command")
+    by_a_channel = block_with("docs/quickstart.md", "wait_closed")
     server_side = block_with("docs/quickstart.md", "incoming_channels")
     names: dict[str, Any] = {"anyssh": anyssh}
     exec(compiled(server_side), names)  # noqa: S102
     async with session_pair() as (client, server), anyio.create_task_group() as tasks:
         tasks.start_soon(names["handle"], server)
         names["session"] = client
-        await eval(compiled(client_side), names)  # noqa: S307
+        for client_side in (in_one_call, by_a_channel):
+            await eval(compiled(client_side), names)  # noqa: S307
         tasks.cancel_scope.cancel()
     told = "0 b'this is standard output\\n' b'and this is standard error\\n'\n"
-    assert capsys.readouterr().out == told
+    assert capsys.readouterr().out == 2 * told
 
 
 @pytest.mark.skipif(
@@ -237,22 +239,9 @@ def exec_request(command: str) -> anyssh.ChannelRequest:
 async def outcome(
     session: anyssh.ClientSession, command: str, given: bytes = b""
 ) -> tuple[int | str | None, bytes, bytes]:
-    async with await session.open_channel(request=exec_request(command)) as channel:
-
-        async def feed() -> None:
-            try:
-                await channel.send(given)
-                await channel.send_eof()
-            except anyio.BrokenResourceError:
-                return
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(feed)
-            output = b"".join([chunk async for chunk in channel])
-            errors = b"".join([chunk async for chunk in channel.stderr])
-        closed = await channel.wait_closed()
-    how = closed.exit_signal if closed.exit_status is None else closed.exit_status
-    return how, output, errors
+    ended = await session.run_command(command, input=given, check=False)
+    how = ended.exit_signal if ended.exit_status is None else ended.exit_status
+    return how, ended.stdout, ended.stderr
 
 
 @executes("docs/how-to/reconnect.md", "create_tcp_listener")

@@ -568,19 +568,21 @@ async def test_what_one_did_with_asyncssh(
         is_right = isinstance(attempt, anyssh.PublicKeyAttempt) and attempt.public_key == key
         return attempt.username if is_right else None
 
-    async def pretend(session: anyssh.ServerSession) -> None:
-        channel = await session.accept_channel()
+    async def greet(channel: anyssh.Channel) -> None:
         async for request in channel.requests():
             await request.accept()
             await channel.send(b"hello\n")
             await channel.aclose(exit_status=0)
+
+    async def pretend(session: anyssh.ServerSession) -> None:
+        await session.serve(greet)
 
     server = make_server(authenticate=authenticate)
     async with listening(lambda listener: server.serve(listener, pretend)) as port:
         known = await anyssh.KnownHosts.load(tmp_path / ".ssh" / "known_hosts")
         await known.add(host_key(), "127.0.0.1", port)
         await names["connect"]("127.0.0.1", port, "alice")
-    assert capsys.readouterr().out == "(0, b'hello\\n', b'')\n"
+    assert capsys.readouterr().out == "b'hello\\n' (0, b'hello\\n', b'')\n"
 
 
 @executes("docs/migration/paramiko.md")

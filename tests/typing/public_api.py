@@ -113,6 +113,10 @@ async def use(session: anyssh.ClientSession) -> None:
     assert_type(reply, anyssh.Reply)
     assert_type(reply.payload, bytes)
     assert_type(await session.accept_channel(), anyssh.Channel)
+    completed = await session.run_command("ls", input=b"", check=False, max_output=1000)
+    assert_type(completed, anyssh.CompletedCommand)
+    assert_type(completed.stdout, bytes)
+    assert_type(completed.exit_status, int | None)
 
 
 async def forward(session: anyssh.ClientSession) -> None:
