@@ -79,18 +79,27 @@ class IncomingRequest:
         :param payload: goes with the reply; only requests of the session have one
         :raises LocalProtocolError: it was answered before
         """
-        await self._answer(True, payload)
+        await anyio.lowlevel.checkpoint()
+        self.accept_nowait(payload)
+
+    def accept_nowait(self, payload: bytes = b"") -> None:
+        """Grant the request at once; see :meth:`accept`.
+
+        :param payload: as for :meth:`accept`
+        """
+        self._session._answer_request(self._pending, True, payload)
 
     async def reject(self) -> None:
         """Refuse the request.
 
         :raises LocalProtocolError: it was answered before
         """
-        await self._answer(False, b"")
-
-    async def _answer(self, is_success: bool, payload: bytes) -> None:
         await anyio.lowlevel.checkpoint()
-        self._session._answer_request(self._pending, is_success, payload)
+        self.reject_nowait()
+
+    def reject_nowait(self) -> None:
+        """Refuse the request at once; see :meth:`reject`."""
+        self._session._answer_request(self._pending, False, b"")
 
     def __repr__(self) -> str:
         return f"<IncomingRequest {self.name!r} want_reply={self.want_reply}>"

@@ -80,6 +80,19 @@ async def test_a_request_is_granted_or_refused(level: Levels) -> None:
             assert bool(reply) is reply.is_success is granted
 
 
+async def test_a_request_is_answered_at_once(level: Levels) -> None:
+    async with level() as ends, anyio.create_task_group() as group:
+        requests = ends.answerer.requests()
+        for granted in (True, False):
+            asking = Call(group, partial(ends.asker.request, "question"))
+            request = await anext(requests)
+            (request.accept_nowait if granted else request.reject_nowait)()
+            for again in (request.accept_nowait, request.reject_nowait):
+                with pytest.raises(anyssh.LocalProtocolError):
+                    again()
+            assert bool(await asking.result()) is granted
+
+
 async def test_five_requests_come_in_their_order(level: Levels) -> None:
     async with level() as ends:
         requests = ends.answerer.requests()
