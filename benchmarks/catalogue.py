@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -82,6 +82,23 @@ def _connections(in_flight: int) -> Workload:
     )
 
 
+def _piped(write_kib: int) -> tuple[Workload, Workload]:
+    """Return an upload to a server, and the same through a gateway."""
+    suffix = "" if write_kib == 256 else f"-{write_kib}"
+    alone = Workload(
+        name=f"direct-upload{suffix}",
+        text=f"upload without a gateway, writes of {write_kib} KiB",
+        figure=Figure.BULK,
+        action="upload",
+        write_kib=write_kib,
+        mib=256,
+        ours=True,
+    )
+    text = f"upload through a gateway's pipe, writes of {write_kib} KiB"
+    name = f"pipe-upload{suffix}"
+    return alone, replace(alone, name=name, text=text, basis=alone.name, through_gateway=True)
+
+
 _OPEN_CLOSE: Final = [
     Workload(
         name="open-close" + (f"-{width}" if width > 1 else ""),
@@ -132,6 +149,7 @@ GROUPS: Final[tuple[tuple[Workload, ...], ...]] = (
         Workload(name="forward", text="forwarded TCP", figure=Figure.BULK, mib=128),
         _connections(1),
         _connections(16),
+        _connections(64),
     ),
     (
         Workload(
@@ -204,26 +222,8 @@ GROUPS: Final[tuple[tuple[Workload, ...], ...]] = (
             ours=True,
         ),
     ),
-    (
-        Workload(
-            name="direct-upload",
-            text="upload without a gateway",
-            figure=Figure.BULK,
-            action="upload",
-            mib=256,
-            ours=True,
-        ),
-        Workload(
-            name="pipe-upload",
-            text="upload through a gateway's pipe",
-            figure=Figure.BULK,
-            action="upload",
-            mib=256,
-            basis="direct-upload",
-            through_gateway=True,
-            ours=True,
-        ),
-    ),
+    _piped(256),
+    _piped(32),
     (
         Workload(
             name="pipe-ping-pong",

@@ -331,6 +331,7 @@ _LINES: Final = (
     _Line("forward", "rate", "forwarded TCP, MB/s"),
     _Line("forward-connections", "rate", "forwarded connections a second, one at a time"),
     _Line("forward-connections-16", "rate", "… 16 in parallel"),
+    _Line("forward-connections-64", "rate", "… 64 in parallel"),
     _Line("fairness", "p99_milliseconds", "p99 of ping-pong beside a bulk channel, ms"),
     _Line("idle-sessions", "server_bytes_each", "memory of an idle session, server, KiB", KIB),
     _Line("idle-channels", "server_bytes_each", "memory of an idle channel, server, KiB", KIB),
@@ -346,6 +347,7 @@ _OWN_LINES: Final = (
     ("turns-sessions", "of_basis", "rate", "ping-pong over 500 sessions in turn, of one's"),
     ("turns-sessions", "of_basis", "cpu_milliseconds_each", "… its CPU time, of one's"),
     ("pipe-upload", "of_basis", "rate", "upload through a gateway's pipe, of a session's"),
+    ("pipe-upload-32", "of_basis", "rate", "… with writes of 32 KiB"),
     ("pipe-stuck", "of_basis", "rate", "ping-pong in a pipe beside a stuck channel, of without"),
     ("pipe-stuck", "of_basis", "p99_milliseconds", "… its p99, of without"),
 )

@@ -21,7 +21,11 @@ from typing import Any, Final
 
 from .peers.common import HOST, emit, summary, writes
 
-CONNECTIONS: Final = {"forward-connections": 1, "forward-connections-16": 16}
+CONNECTIONS: Final = {
+    "forward-connections": 1,
+    "forward-connections-16": 16,
+    "forward-connections-64": 64,
+}
 HELD: Final = 1000
 COUNT_BYTES: Final = 8
 _RECEIVE_SIZE: Final = 1024 * 1024

@@ -300,6 +300,7 @@ const MEASURES = {
   forward: carry,
   'forward-connections': carry,
   'forward-connections-16': carry,
+  'forward-connections-64': carry,
 };
 
 const OPTIONS = [

@@ -397,4 +397,10 @@ MEASURES: Final = {
     "beside-stuck": _measure_beside_stuck,
     "slow-reader": _measure_slow_reader,
 }
-FORWARDS: Final = ("forward", "forward-connections", "forward-connections-16", "forward-memory")
+FORWARDS: Final = (
+    "forward",
+    "forward-connections",
+    "forward-connections-16",
+    "forward-connections-64",
+    "forward-memory",
+)
