@@ -30,7 +30,13 @@ from ..algorithms import (
 )
 from ..config import SessionConfig
 from ..constants import Extension, KeyExchange, Marker
-from ..errors import HostKeyError, KeyFormatError, LocalProtocolError, RemoteProtocolError
+from ..errors import (
+    HostKeyError,
+    KeyFormatError,
+    LocalProtocolError,
+    NegotiationError,
+    RemoteProtocolError,
+)
 from ..identification import PeerVersion
 from ..keys import (
     Certificate,
@@ -51,7 +57,14 @@ from .events import (
     SignatureRequested,
     nobody,
 )
-from .negotiation import Algorithms, guess_is_right, is_strict, negotiate, wants_ext_info
+from .negotiation import (
+    Algorithms,
+    guess_is_right,
+    is_strict,
+    negotiate,
+    unsafe_protection,
+    wants_ext_info,
+)
 from .transport import Transport
 
 __all__ = ["ExchangeKeys", "KeyExchanger"]
@@ -89,6 +102,7 @@ class _Exchange:
     step: _Step = _Step.KEXINIT
     their_payload: bytes = b""
     algorithms: Algorithms | None = None
+    refusal: NegotiationError | None = None
     share: ClientShare | None = None
     guessed: str = ""
     keys: ExchangeKeys | None = None
@@ -298,6 +312,9 @@ class KeyExchanger:
             self.peer_wants_ext_info = wants_ext_info(self._role.other, kexinit)
         algorithms = negotiate(self._role, client, server, strict=self.is_strict)
         exchange.algorithms = algorithms
+        exchange.refusal = unsafe_protection(self._role, algorithms, client, server)
+        if exchange.refusal is not None and self._role is Role.CLIENT:
+            raise exchange.refusal
         if algorithms.key_exchange == KeyExchange.NONE:
             self._complete(exchange)
             return
@@ -354,6 +371,9 @@ class KeyExchanger:
     ) -> None:
         reply = KexDhReply(host_key.public_blob, public, signature)
         self._transport.send(reply.encode())
+        if exchange.refusal is not None:
+            # Not before, as programs that only want to know our host keys go no further.
+            raise exchange.refusal
         self._send_newkeys(exchange)
 
     def _host_key_for(self, algorithm: str) -> Identity:

@@ -18,7 +18,14 @@ from ..errors import NegotiationError
 from ..messages import KexInit
 from .acceptance import Role
 
-__all__ = ["Algorithms", "guess_is_right", "is_strict", "negotiate", "wants_ext_info"]
+__all__ = [
+    "Algorithms",
+    "guess_is_right",
+    "is_strict",
+    "negotiate",
+    "unsafe_protection",
+    "wants_ext_info",
+]
 
 _MARKERS: Final = frozenset(
     {
@@ -69,10 +76,35 @@ def negotiate(role: Role, client: KexInit, server: KexInit, *, strict: bool) -> 
 
     ``strict`` is whether the first exchange of this connection agreed on strict key exchange.
 
-    :raises NegotiationError: for some kind the lists have nothing in common, or what they have
-        in common needs strict key exchange and the peer does not keep it
+    :raises NegotiationError: for some kind the lists have nothing in common
     """
     return _negotiate(role, _LISTS(client), _LISTS(server), strict)
+
+
+def unsafe_protection(
+    role: Role, algorithms: Algorithms, client: KexInit, server: KexInit
+) -> NegotiationError | None:
+    """Return why nothing may be sent under the algorithms that were agreed on, None if it may.
+
+    Some need strict key exchange, or packets could be cut off unseen. A client that does not keep
+    it may prefer them all the same.
+    """
+    if algorithms.is_strict:
+        return None
+    chosen = (
+        (algorithms.encryption_client_to_server, algorithms.mac_client_to_server),
+        (algorithms.encryption_server_to_client, algorithms.mac_server_to_client),
+    )
+    directions = (_Offer.of(_LISTS(kexinit))[2:] for kexinit in (client, server))
+    for (encryption, mac), of_client, of_server in zip(chosen, *directions, strict=True):
+        if needs_strict_key_exchange(encryption, mac):
+            return _Chooser(role).refusal(
+                f"safe encryption {of_client.name}",
+                of_client.encryptions,
+                of_server.encryptions,
+                f"{encryption} needs strict key exchange here, which the peer does not offer",
+            )
+    return None
 
 
 _Names = tuple[str, ...]
@@ -125,8 +157,8 @@ def _negotiate(
     choose = _Chooser(role)
     key_exchange = choose("key exchange method", _methods(client.methods), _methods(server.methods))
     host_key = choose("host key algorithm", client.host_keys, server.host_keys)
-    to_server = _protection(choose, client.to_server, server.to_server, strict)
-    to_client = _protection(choose, client.to_client, server.to_client, strict)
+    to_server = _protection(choose, client.to_server, server.to_server)
+    to_client = _protection(choose, client.to_client, server.to_client)
     return Algorithms(
         key_exchange,
         host_key,
@@ -146,22 +178,13 @@ class _Protection(NamedTuple):
     compression: str
 
 
-def _protection(
-    choose: _Chooser, client: _Direction, server: _Direction, strict: bool
-) -> _Protection:
+def _protection(choose: _Chooser, client: _Direction, server: _Direction) -> _Protection:
     encryption = choose(f"encryption {client.name}", client.encryptions, server.encryptions)
     # The MAC of an authenticated cipher only keys reconnect tokens: none in common is no error.
     if encryption_parameters(encryption).is_aead:
         mac = _first_common(client.macs, server.macs) or ""
     else:
         mac = choose(f"MAC {client.name}", client.macs, server.macs)
-    if needs_strict_key_exchange(encryption, mac) and not strict:
-        raise choose.refusal(
-            f"safe encryption {client.name}",
-            client.encryptions,
-            server.encryptions,
-            f"{encryption} needs strict key exchange here, which the peer does not offer",
-        )
     compression = choose(f"compression {client.name}", client.compressions, server.compressions)
     return _Protection(encryption, mac, compression)
 

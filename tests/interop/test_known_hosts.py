@@ -57,6 +57,16 @@ async def test_what_ssh_keyscan_writes(
     await login(site, keys, known.for_host(ADDRESS, site.port))
 
 
+async def test_ssh_keyscan_finds_our_keys(keys: Keys) -> None:
+    """It prefers ChaCha20-Poly1305 and keeps no strict key exchange, which do not go together."""
+    hosts = [keys.host[name] for name in ("ed25519", "ecdsa256", "rsa")]
+    async with our_server(Gate(USER), hosts) as server:
+        text = await run("ssh-keyscan", "-p", str(server.port), ADDRESS)
+    known = anyssh.KnownHosts.parse(text)
+    assert known.problems == ()
+    assert set(known.keys_for(ADDRESS, server.port)) == {our_key(file) for file in hosts}
+
+
 @pytest.mark.parametrize("name", ["ed25519", "ecdsa256", "ecdsa384", "ecdsa521", "rsa"])
 async def test_the_one_key_that_is_known_is_asked_for(site: Site, keys: Keys, name: str) -> None:
     known = anyssh.KnownHosts.parse(f"[{ADDRESS}]:{site.port} {keys.host[name].line}")

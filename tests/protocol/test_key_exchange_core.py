@@ -43,7 +43,7 @@ from anyssh.messages import (
     KexInit,
     Unimplemented,
 )
-from anyssh.protocol import Phase, Role
+from anyssh.protocol import Phase, Role, key_exchange
 from anyssh.protocol.events import (
     ChannelClosed,
     ChannelDataReceived,
@@ -56,7 +56,7 @@ from anyssh.protocol.events import (
     SignatureRequested,
 )
 from anyssh.protocol.key_exchange import ExchangeKeys
-from anyssh.protocol.negotiation import Algorithms, negotiate
+from anyssh.protocol.negotiation import Algorithms, negotiate, unsafe_protection
 
 from .core_pair import (
     CLIENT,
@@ -199,9 +199,11 @@ def kexinits(draw: st.DrawFn, extra: Sequence[str] = ()) -> KexInit:
 def outcome(role: Role, client: KexInit, server: KexInit, strict: bool) -> object:
     """Return what one side makes of two KEXINITs."""
     try:
-        return negotiate(role, client, server, strict=strict)
+        algorithms = negotiate(role, client, server, strict=strict)
     except NegotiationError as error:
         return error.kind
+    refusal = unsafe_protection(role, algorithms, client, server)
+    return algorithms if refusal is None else refusal.kind
 
 
 @settings(max_examples=100)
@@ -306,18 +308,34 @@ TERRAPIN = [
 ]
 
 
-@pytest.mark.parametrize("lax", Role)
 @pytest.mark.parametrize("encryption, mac", TERRAPIN)
-def test_what_needs_strict_key_exchange(encryption: str, mac: str, lax: Role) -> None:
-    """HR-14: refused toward a peer without it, even if the two have something else in common."""
+def test_what_needs_strict_key_exchange(encryption: str, mac: str) -> None:
+    """HR-14: a client leaves a server without it, even if the two have something else in common."""
     assert needs_strict_key_exchange(encryption, mac)
     config = fast_config(encryptions=[encryption, Encryption.AES256_CTR], macs=[mac])
-    offer: dict[str, Any] = {f"{lax.name.lower()}_offer": not_strict}
-    pair = CorePair(config, **offer)
+    pair = CorePair(config, server_offer=not_strict)
     pair.pump()
-    for role in Role:
-        assert_terminated(pair, role, DisconnectReason.KEY_EXCHANGE_FAILED, "strict")
+    assert_terminated(pair, CLIENT, DisconnectReason.KEY_EXCHANGE_FAILED, "strict")
     running_pair(config).assert_usable()
+
+
+@pytest.mark.parametrize("encryption, mac", TERRAPIN)
+def test_a_server_shows_its_key_and_no_more(
+    encryption: str, mac: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HR-14: ssh-keyscan prefers such a cipher, but goes no further than the host key."""
+
+    def only_servers_care(role: Role, *negotiated: Any) -> NegotiationError | None:
+        return unsafe_protection(role, *negotiated) if role is SERVER else None
+
+    monkeypatch.setattr(key_exchange, "unsafe_protection", only_servers_care)
+    config = fast_config(encryptions=[encryption, Encryption.AES256_CTR], macs=[mac])
+    pair = CorePair(config, client_offer=not_strict)
+    pair.pump()
+    assert_terminated(pair, SERVER, DisconnectReason.KEY_EXCHANGE_FAILED, "strict")
+    assert pair.client.exchanger.host_key is not None
+    assert MessageNumber.NEWKEYS not in pair.sent_numbers(SERVER)
+    assert pair.server.exchanger.completed_count == 0
 
 
 # Without protection
