@@ -102,7 +102,8 @@ def unsafe_protection(
                 f"safe encryption {of_client.name}",
                 of_client.encryptions,
                 of_server.encryptions,
-                f"{encryption} needs strict key exchange here, which the peer does not offer",
+                f"{encryption} needs strict key exchange here, which the peer does not offer; "
+                "a configuration that does not name it may agree on another",
             )
     return None
 
