@@ -187,7 +187,8 @@ TABLE: Final = (
     ),
     Row((N.NEWKEYS,), _BOTH, (Phase.KEY_EXCHANGE, Phase.REKEYING), Condition.NEWKEYS_EXPECTED),
     # Authentication
-    Row((N.SERVICE_REQUEST,), _SERVER, (Phase.ENCRYPTED,)),
+    # Some clients ask for the service anew before each of their attempts.
+    Row((N.SERVICE_REQUEST,), _SERVER, _UNAUTHENTICATED),
     Row((N.SERVICE_ACCEPT,), _CLIENT, (Phase.ENCRYPTED,), Condition.SERVICE_PENDING),
     Row((N.EXT_INFO,), _BOTH, _UNAUTHENTICATED, Condition.EXT_INFO_EXPECTED),
     Row((N.USERAUTH_REQUEST,), _SERVER, (Phase.AUTHENTICATION,)),

@@ -960,8 +960,9 @@ class Core:
 
     def _service_request_came(self, payload: bytes) -> None:
         name = _decode_service_request(payload).service_name
-        if self.phase is Phase.ENCRYPTED and name == Service.USERAUTH:
-            self._set_phase(Phase.AUTHENTICATION)
+        if name == Service.USERAUTH and not self.is_running:
+            if self.phase is Phase.ENCRYPTED:
+                self._set_phase(Phase.AUTHENTICATION)
         elif name in self._services and self.is_running:
             self._events.append(ServiceRequested(name))
         elif name != Service.CONNECTION or not (self.is_running or self._peer_is_dev_tunnels):

@@ -82,6 +82,16 @@ async def test_unknown_key_is_refused(keys: Keys, peer: Peer, side: Side) -> Non
         assert server.visits == []
 
 
+@pytest.mark.parametrize("peer", ["openssh", "asyncssh", "paramiko"], indirect=True)
+async def test_a_password_after_an_unknown_key(keys: Keys, peer: Peer) -> None:
+    password, hosts = token(), keys.hosts(peer)
+    options = {"key": [keys.stranger["ecdsa384"]], "password": password}
+    async with our_server(Gate(USER, authorized=[], password=password), hosts) as server:
+        report = await peer.play(server.port, "echo", host_public_key=hosts, **options)
+        assert report.one("result")["received"] == GREETING.decode()
+        assert (await server.visit()).session.principal == "password"
+
+
 async def test_the_peer_refuses_an_unexpected_host_key(keys: Keys, peer: Peer, side: Side) -> None:
     options = side.options | {"host_public_key": [keys.stranger["rsa"]]}
     async with our_server(side.gate, [keys.host["rsa"]]) as server:

@@ -142,10 +142,7 @@ class Model:
             is_formed = number == 82 or detail == "reconnect"
             return Verdict.ENDED if is_formed else Verdict.REFUSED
         if number == 5 and self.is_server:
-            if detail == "ssh-connection":
-                return Verdict.ANSWERED if self.dev_tunnels else Verdict.SERVICE_REFUSED
-            self.phase = "A"
-            return Verdict.ANSWERED
+            return self._judge_service_request(detail)
         if number == 6 and not self.is_server and self.request:
             self.phase = "A"
             return Verdict.HANDLED
@@ -153,6 +150,13 @@ class Model:
             self.halted = True
             return Verdict.HANDLED
         return self._judge_too_early(number, detail)
+
+    def _judge_service_request(self, detail: str) -> Verdict:
+        """As often as the client likes: nothing in the standards says only once."""
+        if detail == "ssh-connection":
+            return Verdict.ANSWERED if self.dev_tunnels else Verdict.SERVICE_REFUSED
+        self.phase = "A"
+        return Verdict.ANSWERED
 
     def _announced(self, detail: str) -> None:
         """The first announcement counts."""
@@ -168,6 +172,8 @@ class Model:
 
     def _judge_authentication(self, number: int, detail: str) -> Verdict:
         if self.is_server:
+            if number == 5:
+                return self._judge_service_request(detail)
             if number in (51, 52) and self.dev_tunnels:
                 return Verdict.UNREAD
             if number == 61 and self.challenged:

@@ -929,6 +929,21 @@ def test_requests_may_come_with_the_service_request() -> None:
     assert replies == [b"\x06" + string("ssh-userauth"), b"\x34"]
 
 
+def test_the_service_may_be_asked_for_anew() -> None:
+    """Some clients do so before each attempt; it is neither an attempt nor the end of one."""
+    client = Stranger()
+    wanted, granted = b"\x05" + string("ssh-userauth"), b"\x06" + string("ssh-userauth")
+    assert client.say(wanted, password("bad"), wanted) == [granted, granted]
+    client.answer("reject")
+    assert [reply[0] for reply in client.wait()] == [FAILURE]
+    assert client.say(wanted, interactive()) == [granted]
+    assert [reply[0] for reply in client.answer("challenge", TWO)] == [QUESTION]
+    assert client.say(wanted, responses("1", "2")) == [granted]
+    assert client.answer("accept", "in") == [b"\x34"]
+    client.say(wanted)
+    client.assert_over(DisconnectReason.SERVICE_NOT_AVAILABLE)
+
+
 def test_a_request_waits_for_the_verdict_on_the_one_before() -> None:
     """One question to the application at a time, and none while a failure waits."""
     client = Stranger()
@@ -1397,12 +1412,6 @@ def test_hosts_that_prove_nothing() -> None:
 
 
 # Services
-
-
-def test_the_service_is_granted_once() -> None:
-    client = Stranger()
-    client.say(b"\x05" + string("ssh-userauth"))
-    client.assert_over(DisconnectReason.PROTOCOL_ERROR)
 
 
 @pytest.mark.parametrize(

@@ -337,8 +337,12 @@ def authenticate(transport: paramiko.Transport, arguments: argparse.Namespace) -
         return answers[: len(prompts)]
 
     if arguments.key:
-        transport.auth_publickey(arguments.user, paramiko.PKey.from_path(arguments.key[0]))
-        return "publickey"
+        try:
+            transport.auth_publickey(arguments.user, paramiko.PKey.from_path(arguments.key[0]))
+            return "publickey"
+        except paramiko.AuthenticationException:
+            if arguments.password is None:
+                raise
     if arguments.interactive:
         transport.auth_interactive(arguments.user, answer)
         return "keyboard-interactive"
