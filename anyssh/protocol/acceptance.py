@@ -94,6 +94,8 @@ class Condition(Enum):
     SERVICE_PENDING = auto()
     EXT_INFO_EXPECTED = auto()
     USERAUTH_REPLY_EXPECTED = auto()
+    FEW_BANNERS = auto()
+    """At any time during authentication (RFC 4252 section 5.4), but not without end."""
     USERAUTH_METHOD_MESSAGE_EXPECTED = auto()
     INFO_RESPONSE_EXPECTED = auto()
     CONNECTION_UNUSED = auto()
@@ -200,11 +202,12 @@ TABLE: Final = (
         Disposition.DROP,
     ),
     Row(
-        (N.USERAUTH_FAILURE, N.USERAUTH_SUCCESS, N.USERAUTH_BANNER),
+        (N.USERAUTH_FAILURE, N.USERAUTH_SUCCESS),
         _CLIENT,
         (Phase.AUTHENTICATION,),
         Condition.USERAUTH_REPLY_EXPECTED,
     ),
+    Row((N.USERAUTH_BANNER,), _CLIENT, (Phase.AUTHENTICATION,), Condition.FEW_BANNERS),
     Row(
         (N.USERAUTH_FAILURE, N.USERAUTH_SUCCESS),
         _SERVER,

@@ -100,6 +100,11 @@ class ClientAuthentication:
         return self._waiting not in _NO_REPLY
 
     @property
+    def takes_banner(self) -> bool:
+        """Whether the server may send one more text for the user; it need not be asked."""
+        return self._banners < MAX_BANNERS
+
+    @property
     def expects_method_message(self) -> bool:
         """Whether message 60 has a meaning now."""
         return self._waiting in (_Waiting.QUERY_REPLY, _Waiting.INTERACTIVE_REPLY)
@@ -217,8 +222,6 @@ class ClientAuthentication:
     def _banner_came(self, payload: bytes) -> None:
         """Pass a text for the user on."""
         self._banners += 1
-        if self._banners > MAX_BANNERS:
-            raise RemoteProtocolError(f"more than {MAX_BANNERS} authentication banners")
         self._emit(BannerReceived(displayable_lines(UserauthBanner.decode(payload).message)))
 
     def _method_message_came(self, payload: bytes) -> None:

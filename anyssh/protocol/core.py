@@ -683,6 +683,11 @@ class Core:
         return isinstance(authentication, ClientAuthentication) and authentication.expects_reply
 
     @property
+    def _server_may_send_banner(self) -> bool:
+        authentication = self._authentication
+        return isinstance(authentication, ClientAuthentication) and authentication.takes_banner
+
+    @property
     def _server_owes_method_message(self) -> bool:
         authentication = self._authentication
         return (
@@ -1066,6 +1071,7 @@ _CONDITIONS: Final[dict[Condition, Callable[[Core, bytes], bool]]] = {
     Condition.RECONNECT_REPLY_EXPECTED: (lambda core, payload: core._reconnector.is_awaiting_reply),
     Condition.EXT_INFO_EXPECTED: lambda core, payload: core._expects_ext_info,
     Condition.USERAUTH_REPLY_EXPECTED: lambda core, payload: core._server_owes_reply,
+    Condition.FEW_BANNERS: lambda core, payload: core._server_may_send_banner,
     Condition.USERAUTH_METHOD_MESSAGE_EXPECTED: (
         lambda core, payload: core._server_owes_method_message
     ),

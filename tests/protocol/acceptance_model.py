@@ -191,7 +191,7 @@ class Model:
             return Verdict.HANDLED
         if number == 53:
             self.banners += 1
-            return self._legal(self.request is not None and self.banners <= 16)
+            return self._legal(self.banners <= 16)
         if number == 60 and self.request in ("query", "interactive"):
             self.request = None
             return Verdict.HANDLED

@@ -391,7 +391,6 @@ UNASKED = {
     "failure": failure("password"),
     "key accepted": key_accepted("ssh-ed25519", USER_KEY.public_blob),
     "question": question(("?", False)),
-    "banner": banner("hello"),
 }
 
 
@@ -643,6 +642,22 @@ def test_a_banner_without_a_language() -> None:
     host.say(b"\x35" + string("hello"), SUCCESS)
     assert [event.message for event in host.told(BannerReceived)] == ["hello"]
     assert host.core.phase is Phase.RUNNING
+
+
+def test_banners_between_requests() -> None:
+    """RFC 4252 section 5.4: at any time before success, which the server cannot time better."""
+    cases = dict(idle())
+    for case in ("a request was refused", "a query was answered", "the answers are ours"):
+        host = cases[case]
+        host.say(banner("hello"), banner("again"))
+        assert [event.message for event in host.told(BannerReceived)] == ["hello", "again"], case
+        host.do(REQUESTS["password"])
+        host.say(SUCCESS)
+        assert host.core.phase is Phase.RUNNING
+    for case in ("nothing requested", "authenticated"):
+        cases[case].say(banner("hello"))
+        cases[case].assert_over()
+        assert not cases[case].told(BannerReceived)
 
 
 def test_no_more_than_sixteen_banners() -> None:
