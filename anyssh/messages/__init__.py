@@ -24,6 +24,7 @@ from .authentication import (
     UserauthFailure,
     UserauthInfoRequest,
     UserauthInfoResponse,
+    UserauthPasswdChangereq,
     UserauthPkOk,
     UserauthRequest,
     UserauthSuccess,
@@ -147,6 +148,7 @@ __all__ = [
     "UserauthFailure",
     "UserauthInfoRequest",
     "UserauthInfoResponse",
+    "UserauthPasswdChangereq",
     "UserauthPkOk",
     "UserauthRequest",
     "UserauthSuccess",
@@ -173,6 +175,7 @@ MESSAGES: Final[tuple[type[Message], ...]] = (
     UserauthSuccess,
     UserauthBanner,
     UserauthPkOk,
+    UserauthPasswdChangereq,
     UserauthInfoRequest,
     GroupedUserauthInfoRequest,
     UserauthInfoResponse,
@@ -199,4 +202,4 @@ MESSAGES_BY_NUMBER: Final[Mapping[int, tuple[type[Message], ...]]] = MappingProx
         for number in sorted({int(message.number) for message in MESSAGES})
     }
 )
-"""The classes of each number: one, but three for 60, whose meaning the state decides."""
+"""The classes of each number: one, but four for 60, whose meaning the state decides."""

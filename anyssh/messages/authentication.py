@@ -38,6 +38,7 @@ __all__ = [
     "UserauthFailure",
     "UserauthInfoRequest",
     "UserauthInfoResponse",
+    "UserauthPasswdChangereq",
     "UserauthPkOk",
     "UserauthRequest",
     "UserauthSuccess",
@@ -151,6 +152,16 @@ class UserauthPkOk(Message):
 
     algorithm: str = text()
     public_key: bytes = string()
+
+
+@declared
+class UserauthPasswdChangereq(Message):
+    """The password that was sent has expired (RFC 4252 section 8)."""
+
+    number: ClassVar[int] = MessageNumber.USERAUTH_PASSWD_CHANGEREQ
+
+    prompt: str = lenient_text()
+    language: str = lenient_text(default="", optional=True)
 
 
 class Prompt(NamedTuple):

@@ -26,6 +26,7 @@ from ..messages import (
     UserauthFailure,
     UserauthInfoRequest,
     UserauthInfoResponse,
+    UserauthPasswdChangereq,
     UserauthPkOk,
     UserauthRequest,
     UserauthSuccess,
@@ -38,6 +39,7 @@ from .events import (
     ChallengeReceived,
     Event,
     KeyAccepted,
+    PasswordExpired,
 )
 
 __all__ = ["ClientAuthentication"]
@@ -52,12 +54,18 @@ class _Waiting(Enum):
     NOTHING = auto()
     REPLY = auto()
     QUERY_REPLY = auto()
+    PASSWORD_REPLY = auto()
     INTERACTIVE_REPLY = auto()
     OUR_ANSWERS = auto()
     DONE = auto()
 
 
 _NO_REPLY: Final = (_Waiting.NOTHING, _Waiting.OUR_ANSWERS, _Waiting.DONE)
+_METHOD_MESSAGE: Final = (
+    _Waiting.QUERY_REPLY,
+    _Waiting.PASSWORD_REPLY,
+    _Waiting.INTERACTIVE_REPLY,
+)
 
 
 class ClientAuthentication:
@@ -107,7 +115,7 @@ class ClientAuthentication:
     @property
     def expects_method_message(self) -> bool:
         """Whether message 60 has a meaning now."""
-        return self._waiting in (_Waiting.QUERY_REPLY, _Waiting.INTERACTIVE_REPLY)
+        return self._waiting in _METHOD_MESSAGE
 
     @property
     def deadline(self) -> float | None:
@@ -132,7 +140,7 @@ class ClientAuthentication:
     def request_password(self, username: str, password: str) -> None:
         """Offer a password."""
         fields = PasswordFields(False, password).encode()
-        self._request(username, AuthenticationMethod.PASSWORD, fields, _Waiting.REPLY)
+        self._request(username, AuthenticationMethod.PASSWORD, fields, _Waiting.PASSWORD_REPLY)
 
     def query_key(self, username: str, identity: Identity, algorithm: str) -> None:
         """Ask whether a key, or a certificate for one, is worth signing with."""
@@ -232,6 +240,11 @@ class ClientAuthentication:
                 raise RemoteProtocolError("the server accepted a key that we did not ask about")
             self._waiting = _Waiting.NOTHING
             self._emit(KeyAccepted())
+        elif self._waiting is _Waiting.PASSWORD_REPLY:
+            # Passwords are not changed here; another method may follow (RFC 4252 section 8).
+            demand = UserauthPasswdChangereq.decode(payload)
+            self._waiting = _Waiting.NOTHING
+            self._emit(PasswordExpired(displayable(demand.prompt)))
         else:
             challenge = self._decode_challenge(payload)
             self._prompt_count = len(challenge.prompts)

@@ -53,6 +53,7 @@ __all__ = [
     "KeyExchangeStarted",
     "KeyQueried",
     "Obligation",
+    "PasswordExpired",
     "Refused",
     "ReplyReceived",
     "RoomMade",
@@ -327,6 +328,13 @@ class AuthenticationFailed(Event):
 @dataclass(slots=True)
 class KeyAccepted(Event):
     """The server would accept a signature with the key that was queried."""
+
+
+@dataclass(slots=True)
+class PasswordExpired(Event):
+    """The server wants a new password before it looks at this one; the text is safe to show."""
+
+    prompt: str
 
 
 @dataclass(slots=True)

@@ -24,6 +24,7 @@ from ..protocol.events import (
     Event,
     HostKeyPresented,
     KeyAccepted,
+    PasswordExpired,
 )
 from ..trace import Progress, TraceHandler, TraceId, TraceLevel
 from ._arguments import check_type
@@ -358,7 +359,13 @@ class ClientSession(Session):
                 self._changed.notify()
                 # Our new keys and the first request of authentication then share a segment.
                 self._links.current.hold()
-            case AuthenticationFailed() | KeyAccepted() | ChallengeReceived() | Authenticated():
+            case (
+                AuthenticationFailed()
+                | KeyAccepted()
+                | PasswordExpired()
+                | ChallengeReceived()
+                | Authenticated()
+            ):
                 self._is_authenticated |= isinstance(event, Authenticated)
                 if self._authenticator is not None:
                     self._authenticator.reply_received(event)

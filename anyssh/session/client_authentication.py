@@ -22,6 +22,7 @@ from ..protocol.events import (
     AuthenticationFailed,
     ChallengeReceived,
     KeyAccepted,
+    PasswordExpired,
 )
 from ._waiting import Notice
 from .credentials import CertifiedKey, ClientCredentials, HostBasedCredentials, KeyPair
@@ -29,7 +30,9 @@ from .signing import identity_of, public_key_of, signed, signer_of
 
 __all__ = ["Authenticator"]
 
-AuthenticationReply = AuthenticationFailed | KeyAccepted | ChallengeReceived | Authenticated
+AuthenticationReply = (
+    AuthenticationFailed | KeyAccepted | PasswordExpired | ChallengeReceived | Authenticated
+)
 Step = tuple[str, Callable[[], Awaitable[AuthenticationReply | None]]]
 
 
@@ -69,17 +72,20 @@ class Authenticator:
         await self._settle()
         self._methods_left = None
         tried: dict[str, None] = {}
-        unsigned: list[SigningRefused] = []
+        remarks: list[str] = []
         for method, step in self._steps(credentials, await self._keys(credentials)):
             if self._methods_left is not None and method not in self._methods_left:
                 continue
             try:
                 reply = await step()
             except SigningRefused as refusal:
-                unsigned.append(refusal)
+                remarks.append(str(refusal))
                 continue
             if isinstance(reply, Authenticated):
                 return
+            if isinstance(reply, PasswordExpired):
+                tried[method] = None
+                remarks.append(f"it wants a new password first: {reply.prompt!r}")
             if isinstance(reply, AuthenticationFailed):
                 tried[method] = None
                 self._methods_left = reply.methods_left
@@ -88,7 +94,7 @@ class Authenticator:
         parts = [
             f"the server did not let {credentials.username!r} in: {outcome} could be tried",
             *([f"the server takes: {', '.join(left)}"] if left else []),
-            *map(str, unsigned),
+            *remarks,
         ]
         raise AuthenticationError("; ".join(parts), left)
 

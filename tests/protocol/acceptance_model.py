@@ -192,7 +192,7 @@ class Model:
         if number == 53:
             self.banners += 1
             return self._legal(self.banners <= 16)
-        if number == 60 and self.request in ("query", "interactive"):
+        if number == 60 and self.request in ("query", "password", "interactive"):
             self.request = None
             return Verdict.HANDLED
         if number == 51 and self.request:

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 
 from anyssh.constants import DisconnectReason
-from anyssh.errors import LocalProtocolError, RemoteProtocolError
-from anyssh.messages import Disconnect, HostBasedFields
+from anyssh.errors import AuthenticationError, LocalProtocolError, RemoteProtocolError
+from anyssh.messages import Disconnect, HostBasedFields, UserauthRequest
 from anyssh.protocol import Phase
 from anyssh.protocol.authentication import Challenge, Prompt
 from anyssh.protocol.client_authentication import ClientAuthentication
@@ -29,9 +29,11 @@ from anyssh.protocol.events import (
     ConnectionTerminated,
     Event,
     KeyAccepted,
+    PasswordExpired,
     ServiceAccepted,
 )
 from anyssh.session.client_authentication import Authenticator
+from anyssh.session.credentials import ClientCredentials
 
 from .core_pair import CLIENT, fast_config, host_key
 from .scripted_peer import ScriptedPeer
@@ -505,14 +507,32 @@ def test_keys_that_were_not_asked_about(payload: bytes) -> None:
     assert not host.told(KeyAccepted, ChallengeReceived)
 
 
-@pytest.mark.parametrize("kind", ["none", "password", "publickey", "hostbased"])
-def test_60_belongs_to_queries_and_questions_alone(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["none", "publickey", "hostbased"])
+def test_60_belongs_to_queries_and_questions_and_passwords(kind: str) -> None:
     """T-23: no other method has a message 60, so it cannot stand for success either."""
     for payload in (UNASKED["key accepted"], UNASKED["question"], b"\x3c"):
         host = Host(REQUESTS[kind])
         host.say(payload)
         host.assert_over()
         assert not host.told(KeyAccepted, ChallengeReceived, Authenticated)
+
+
+def test_a_password_that_has_expired() -> None:
+    """RFC 4252 section 8: that the server wants another one is no breach; other methods may do."""
+    host = Host(REQUESTS["password"])
+    assert host.say(b"\x3c" + string("Choose \x1b[2J another:") + string("en")) == []
+    assert [event.prompt for event in host.told(PasswordExpired)] == ["Choose \\x1b[2J another:"]
+    assert host.do(REQUESTS["publickey"]) == [ON_THE_WIRE["publickey"]]
+    host.say(SUCCESS)
+    assert host.core.phase is Phase.RUNNING
+
+
+@pytest.mark.parametrize("payload", [b"\x3c", question(("?", False))], ids=["empty", "question"])
+def test_a_password_is_answered_in_its_own_form(payload: bytes) -> None:
+    host = Host(REQUESTS["password"])
+    host.say(payload)
+    host.assert_over()
+    assert not host.told(PasswordExpired, ChallengeReceived)
 
 
 def test_60_is_no_success() -> None:
@@ -727,6 +747,45 @@ def test_the_server_narrows_our_algorithms(told: bytes | None, rsa: str | None) 
     assert authenticator._algorithm_for(RSA_KEY) == rsa
     assert authenticator._algorithm_for(USER_KEY) == "ssh-ed25519"
     assert authenticator._algorithm_for(host_key("ecdsa-sha2-nistp256", 20)) is None
+
+
+# Credentials one after the other
+
+
+def try_all(credentials: ClientCredentials, replies: dict[str, list[bytes]]) -> list[str]:
+    """Let a client try what it has, and answer it by method; return the methods that it tried."""
+    host, tried = Host(), []
+
+    def answer() -> None:
+        first = len(host.heard)
+        host.say()
+        (sent,) = [each for each in host.heard[first:] if each[0] == 0x32]
+        tried.append(UserauthRequest.decode(sent).method_name)
+        seen = len(host.events)
+        host.say(*[GRANTED] * (len(tried) == 1), replies[tried[-1]].pop(0))
+        for event in host.events[seen:]:
+            if isinstance(event, AuthenticationFailed | PasswordExpired | Authenticated):
+                authenticator.reply_received(event)
+
+    authenticator = Authenticator(host.core, fast_config(), answer, AsyncBackend)
+    running = authenticator.run(credentials)
+    with pytest.raises(StopIteration):  # no reply is waited for
+        running.send(None)
+    return tried
+
+
+def test_an_expired_password_is_told_and_others_are_tried() -> None:
+    credentials = ClientCredentials(USER, password="old", respond=no_answer)
+    expired = b"\x3c" + string("Choose another") + string("")
+    replies = {"password": [expired], "keyboard-interactive": [SUCCESS]}
+    assert try_all(credentials, replies) == ["password", "keyboard-interactive"]
+    replies = {"password": [expired], "keyboard-interactive": [failure("password")]}
+    with pytest.raises(AuthenticationError, match="new password first: 'Choose another'"):
+        try_all(credentials, replies)
+
+
+async def no_answer(challenge: Challenge) -> None:
+    raise AssertionError("nobody asks")
 
 
 def test_extensions_without_signatures_change_nothing() -> None:
