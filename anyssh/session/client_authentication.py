@@ -1,12 +1,15 @@
 """Trying a client's credentials one after the other (RFC 4252 section 5).
 
 Each credential that the server may take becomes one step. After a refusal, the methods that the
-server still names decide which of the remaining steps are worth taking.
+server still names decide which of the remaining steps are worth taking. Some servers demand several
+proofs, in an order of their own: after one that is good, but not enough, they name what they want
+next, and steps that were not wanted before have their turn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 from anyio.abc import AsyncBackend
@@ -34,6 +37,37 @@ AuthenticationReply = (
     AuthenticationFailed | KeyAccepted | PasswordExpired | ChallengeReceived | Authenticated
 )
 Step = tuple[str, Callable[[], Awaitable[AuthenticationReply | None]]]
+
+
+@dataclass(slots=True)
+class _Account:
+    """What has come of the steps, for the error if none was enough."""
+
+    accepted: dict[str, None] = field(default_factory=dict)
+    refused: dict[str, None] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+    def note(self, method: str, reply: AuthenticationReply | None) -> None:
+        """Note the last reply to a step."""
+        if isinstance(reply, AuthenticationFailed) and reply.partial_success:
+            self.accepted[method] = None
+        elif isinstance(reply, AuthenticationFailed | PasswordExpired):
+            self.refused[method] = None
+        if isinstance(reply, PasswordExpired):
+            self.remarks.append(f"it wants a new password first: {reply.prompt!r}")
+
+    def error(self, username: str, methods_left: Sequence[str]) -> AuthenticationError:
+        """Return the error that tells it all."""
+        accepted, refused = ", ".join(self.accepted), ", ".join(self.refused)
+        parts = [
+            f"the server did not let {username!r} in: "
+            + (f"it took {accepted} and wants more, " if accepted else "")
+            + (f"it refused {refused}, and nothing else" if refused else "nothing")
+            + " could be tried",
+            *([f"the server takes: {', '.join(methods_left)}"] if methods_left else []),
+            *self.remarks,
+        ]
+        return AuthenticationError("; ".join(parts), methods_left)
 
 
 class Authenticator:
@@ -71,32 +105,34 @@ class Authenticator:
         """
         await self._settle()
         self._methods_left = None
-        tried: dict[str, None] = {}
-        remarks: list[str] = []
-        for method, step in self._steps(credentials, await self._keys(credentials)):
-            if self._methods_left is not None and method not in self._methods_left:
+        account = _Account()
+        steps = self._steps(credentials, await self._keys(credentials))
+        unwanted: list[Step] = []
+        while steps:
+            method, step = steps.pop(0)
+            if not self._is_wanted(method):
+                unwanted.append((method, step))
                 continue
             try:
                 reply = await step()
             except SigningRefused as refusal:
-                remarks.append(str(refusal))
+                account.remarks.append(str(refusal))
                 continue
             if isinstance(reply, Authenticated):
                 return
-            if isinstance(reply, PasswordExpired):
-                tried[method] = None
-                remarks.append(f"it wants a new password first: {reply.prompt!r}")
+            account.note(method, reply)
             if isinstance(reply, AuthenticationFailed):
-                tried[method] = None
                 self._methods_left = reply.methods_left
-        left = self._methods_left or ()
-        outcome = f"it refused {', '.join(tried)}, and nothing else" if tried else "nothing"
-        parts = [
-            f"the server did not let {credentials.username!r} in: {outcome} could be tried",
-            *([f"the server takes: {', '.join(left)}"] if left else []),
-            *remarks,
-        ]
-        raise AuthenticationError("; ".join(parts), left)
+                if reply.partial_success:
+                    # What was not wanted before may be now.
+                    steps, unwanted = unwanted + steps, []
+                elif not self._is_wanted(method):
+                    unwanted.append((method, step))
+        raise account.error(credentials.username, self._methods_left or ())
+
+    def _is_wanted(self, method: str) -> bool:
+        """Tell whether the server takes a method now, as far as it has said."""
+        return self._methods_left is None or method in self._methods_left
 
     async def query(self, username: str, key: Key) -> bool:
         """Ask whether a key is worth signing with."""

@@ -115,7 +115,8 @@ class ClientCredentials:
     """Who a client is and how it can prove it.
 
     Tried in this order, as far as the server takes the method: keys, host-based, password,
-    answers to prompts; with none of these, the bare user name.
+    answers to prompts; with none of these, the bare user name. A server that demands several proofs
+    gets them in the order in which it wants them.
 
     :ivar username: whom to log in as
     :ivar password: sent once the host key was verified

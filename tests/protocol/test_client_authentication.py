@@ -774,6 +774,48 @@ def try_all(credentials: ClientCredentials, replies: dict[str, list[bytes]]) -> 
     return tried
 
 
+def test_a_method_that_is_wanted_only_after_another() -> None:
+    """RFC 4252 section 5.1: what a server did not take before it may after a partial success."""
+    credentials = ClientCredentials(USER, keys=[USER_KEY], password="right", respond=no_answer)
+    replies = {
+        "publickey": [failure("keyboard-interactive", "password"), SUCCESS],
+        "password": [failure("publickey", partial=True)],
+    }
+    assert try_all(credentials, replies) == ["publickey", "password", "publickey"]
+
+
+def test_a_method_that_was_passed_over_comes_after_another() -> None:
+    """Nor does what was never sent count as refused."""
+    credentials = ClientCredentials(
+        USER, keys=[USER_KEY, OTHER_KEY], password="right", respond=no_answer
+    )
+    replies = {
+        "publickey": [
+            failure("keyboard-interactive"),
+            failure("publickey", "password", partial=True),
+            SUCCESS,
+        ],
+        "password": [],
+        "keyboard-interactive": [failure("publickey", partial=True)],
+    }
+    tried = ["publickey", "keyboard-interactive", "publickey", "publickey"]
+    assert try_all(credentials, replies) == tried
+
+
+def test_what_was_wrong_is_not_offered_again() -> None:
+    """A partial success makes no credential right that the server has looked at and refused."""
+    credentials = ClientCredentials(USER, keys=[USER_KEY], password="right")
+    replies = {
+        "publickey": [failure("publickey", "password")],
+        "password": [failure("publickey", partial=True)],
+    }
+    expected = "it took password and wants more, it refused publickey, and nothing else"
+    with pytest.raises(AuthenticationError, match=expected) as caught:
+        try_all(credentials, replies)
+    assert caught.value.methods_left == ("publickey",)
+    assert not any(replies.values())
+
+
 def test_an_expired_password_is_told_and_others_are_tried() -> None:
     credentials = ClientCredentials(USER, password="old", respond=no_answer)
     expired = b"\x3c" + string("Choose another") + string("")
