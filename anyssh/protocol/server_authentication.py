@@ -85,6 +85,8 @@ class ServerAuthentication:
         grouped_prompts: bool,
     ) -> None:
         self._methods = tuple(config.authentication_methods)
+        # RFC 4252 section 5.2: "none" is never listed, whether or not it lets anybody in.
+        self._listed = tuple(name for name in self._methods if name != AuthenticationMethod.NONE)
         self._algorithms = tuple(config.host_key_algorithms)
         self._user_algorithms = (
             with_certificates(self._algorithms) if takes_certificates else self._algorithms
@@ -320,7 +322,7 @@ class ServerAuthentication:
         return FAILURE_TIME + FAILURE_TIME_SPREAD * digest[0] / 255
 
     def _send_failure(self, *, counts: bool) -> None:
-        self._conclude(UserauthFailure(self._methods, False))
+        self._conclude(UserauthFailure(self._listed, False))
         if counts:
             self._failures += 1
             if self._failures >= self._limits.authentication_failures:
