@@ -233,7 +233,10 @@ def _read_sec1(body: der.DerReader, curve: EcdsaScheme | None) -> Key:
         curve = named
     if curve is None:
         raise KeyFormatError("DER: the key names no curve")
-    # Some writers leave out leading zeros; more than the curve's size is no scalar.
+    # Some writers leave out leading zeros, PuTTYgen adds the one that a signed number would have;
+    # more than the curve's size is no scalar.
+    if scalar[:1] == b"\0" and scalar[1:2] >= b"\x80":
+        scalar = scalar[1:]
     if len(scalar) > curve.coordinate_size:
         raise KeyFormatError(f"DER: a scalar of {len(scalar)} bytes is too long for the curve")
     point = None

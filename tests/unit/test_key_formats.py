@@ -592,6 +592,21 @@ def test_short_scalars_are_written_whole_and_read_either_way() -> None:
         import_key(der.sequence(too_long[2:]))
 
 
+def test_scalars_with_the_zero_of_a_signed_number() -> None:
+    """As PuTTYgen exports them in OpenSSH's old form: half of all P-256 and P-384 keys."""
+    key = next(iter(large_scalar_keys()))
+    scalar = key.to_cryptography().private_numbers().private_value.to_bytes(33, "big")
+
+    def sec1(scalar: bytes) -> bytes:
+        curve = der.context(0, der.object_identifier("1.2.840.10045.3.1.7"))
+        return der.sequence(der.integer(1), der.octet_string(scalar), curve)
+
+    assert import_key(sec1(scalar)) == key
+    for wrong in (b"\0" + scalar, scalar + b"\0", b"\x01" + scalar[1:]):
+        with pytest.raises(KeyFormatError):
+            import_key(sec1(wrong))
+
+
 def test_ed25519_with_its_public_key_inside_pkcs8() -> None:  # RFC 8410 section 10.3
     text = (
         "-----BEGIN PRIVATE KEY-----\n"
