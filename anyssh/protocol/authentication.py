@@ -128,7 +128,7 @@ class HostBasedAttempt(AuthAttempt):
 class Prompt:
     """One question of a challenge.
 
-    :ivar text: what to show
+    :ivar text: what to show; some servers send several lines
     :ivar echo: whether the answer may be shown while it is typed
     """
 

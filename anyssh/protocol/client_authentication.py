@@ -261,5 +261,8 @@ class ClientAuthentication:
             message = layouts[0].decode(payload)
         except WireError:
             message = layouts[1].decode(payload)
-        prompts = tuple(Prompt(displayable(prompt.text), prompt.echo) for prompt in message.prompts)
+        # Servers with a second factor put a whole menu before the question.
+        prompts = tuple(
+            Prompt(displayable_lines(prompt.text), prompt.echo) for prompt in message.prompts
+        )
         return Challenge(displayable(message.name), displayable_lines(message.instruction), prompts)

@@ -602,13 +602,25 @@ def test_questions_are_safe_to_show() -> None:
     """HR-06: no control or direction characters, no long lines."""
     evil = "\x1b[2J\r\x07\u202e\x9b" + "x" * 10_000
     host = Host(REQUESTS["interactive"])
-    host.say(question((evil, False), name=evil, instruction=f"one\n{evil}\nthree"))
+    lines = f"one\n{evil}\nthree"
+    host.say(question((lines, False), name=evil, instruction=lines))
     (event,) = host.told(ChallengeReceived)
     challenge = event.challenge
-    for text in (challenge.name, challenge.prompts[0].text, *challenge.instruction.split("\n")):
+    texts = (challenge.instruction, challenge.prompts[0].text)
+    for text in (challenge.name, *texts[0].split("\n"), *texts[1].split("\n")):
         assert text.isprintable()
         assert len(text) <= 256
-    assert challenge.instruction.startswith("one\n")
+    assert all(text.startswith("one\n") and text.endswith("\nthree") for text in texts)
+
+
+def test_a_menu_before_a_question_is_shown_whole() -> None:
+    """As servers with a second factor send it; the question itself comes last."""
+    menu = "".join(f" {number}. Call +XX XXX XXX {number:04}\n" for number in range(9))
+    text = f"Second factor for alice\n\nChoose one of these:\n\n{menu}\nOption (1-9): "
+    host = Host(REQUESTS["interactive"])
+    host.say(question((text, True)))
+    (event,) = host.told(ChallengeReceived)
+    assert event.challenge.prompts == (Prompt(text, echo=True),)
 
 
 def test_questions_that_are_not_utf8_are_mended() -> None:
