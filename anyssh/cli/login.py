@@ -274,6 +274,8 @@ class Login:
             if answer is None:
                 return None
             answers.append(answer)
+        if introduction:
+            say(introduction)
         return answers
 
     async def _is_new_host_welcome(self, presented: anyssh.PresentedHostKey) -> bool:

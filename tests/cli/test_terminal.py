@@ -222,6 +222,8 @@ async def asking_server(
                 prompts = [anyssh.Prompt("Your name? ", echo=True), anyssh.Prompt("And the word? ")]
                 return anyssh.Challenge("A riddle", "Answer it.", prompts)
             case anyssh.KeyboardInteractiveAttempt(responses=("Alice", "jabberwock")):
+                return anyssh.Challenge("Well done", "Nothing more is asked.")
+            case anyssh.KeyboardInteractiveAttempt(responses=(), round=2):
                 return "alice"
         return None
 
@@ -282,6 +284,7 @@ async def test_the_servers_own_questions(user: Anyssh) -> None:
         await screen.see("And the word. ")
         assert not screen.shows_what_is_typed
         screen.type("jabberwock")
+        await screen.see("Well done Nothing more is asked.")
         await screen.see("hello")
         assert await screen.status() == 0
         assert "jabberwock" not in screen.seen
