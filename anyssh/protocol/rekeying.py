@@ -8,7 +8,7 @@ we count as they do and start for no other reason; the Go member is never asked.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
 
@@ -16,7 +16,7 @@ from ..config import SessionConfig
 from ..errors import RemoteProtocolError
 from ..identification import PeerVersion
 from .rate import Bucket
-from .transport import NO_TRAFFIC, Transport
+from .transport import NO_TRAFFIC, Traffic, Transport
 
 __all__ = ["Rekeying"]
 
@@ -26,7 +26,8 @@ MAX_BYTES: Final = 2**32 * 16
 
 PACKET_LENGTH_FIELD: Final = 4
 LITTLE_TRAFFIC: Final = 16 * 1024
-"""OpenSSH with a small RekeyLimit changes keys after every full packet."""
+"""OpenSSH with a small RekeyLimit changes keys after every full packet, and before one that small
+ones precede."""
 
 
 class _Habit(Enum):
@@ -54,6 +55,7 @@ class Rekeying:
     __slots__ = (
         "_bucket",
         "_config",
+        "_earlier",
         "_habit",
         "_last",
         "_last_time",
@@ -69,6 +71,7 @@ class Rekeying:
         self._overhead = 0
         self._bucket: Bucket | None = None  # most peers never need it
         self._last = NO_TRAFFIC
+        self._earlier = NO_TRAFFIC
         self._last_time = 0.0
         self._quiet_until = _Mark(0, 0, 0, 0, 0.0)
 
@@ -81,7 +84,10 @@ class Rekeying:
 
     def keys_changed(self, now: float) -> None:
         """Count from here on."""
-        self._last = self._transport.traffic
+        # What lies behind the peer's NEWKEYS, in one read with it, is under the new keys.
+        so_far = replace(self._transport.traffic, bytes_received=self._bytes_read)
+        self._earlier = so_far if self._last is NO_TRAFFIC else self._last
+        self._last = so_far
         self._last_time = now
         self._overhead = PACKET_LENGTH_FIELD + self._transport.trailer_size
         last, config = self._last, self._config
@@ -110,6 +116,10 @@ class Rekeying:
         )
 
     @property
+    def _bytes_read(self) -> int:
+        return self._transport.bytes_received - self._transport.unread
+
+    @property
     def is_at_will(self) -> bool:
         """Whether the peer can be asked for new keys at any time."""
         return self._habit is _Habit.STANDARD
@@ -128,7 +138,7 @@ class Rekeying:
         """
         transport, last, config = self._transport, self._last, self._config
         sent = transport.bytes_sent - last.bytes_sent
-        received = transport.bytes_received - last.bytes_received
+        received = self._bytes_read - last.bytes_received
         packets_sent = transport.messages_sent - last.messages_sent
         packets_received = transport.messages_received - last.messages_received
         if max(packets_sent, packets_received) >= MAX_PACKETS or max(sent, received) >= MAX_BYTES:
@@ -147,16 +157,18 @@ class Rekeying:
     def peer_may_start(self, now: float) -> bool:
         """Whether the peer may have new keys again.
 
-        An exchange after a good deal of traffic, or when it is due here as well, is always
-        welcome; others are rationed.
+        An exchange after a good deal of traffic, on average of it and the one before, or when it is
+        due here as well, is always welcome; others are rationed.
         """
-        transport, last = self._transport, self._last
-        traffic = transport.bytes_sent + transport.bytes_received
-        traffic -= last.bytes_sent + last.bytes_received
         enough = min(LITTLE_TRAFFIC, self._config.rekey_bytes)
-        if traffic >= enough:
+        if self._since(self._last) >= enough or self._since(self._earlier) >= 2 * enough:
             return True
         if self._bucket is None:
             limits = self._config.limits
             self._bucket = Bucket(limits.rekey_burst, 1 / limits.rekey_interval)
         return self._bucket.take(1, now)
+
+    def _since(self, mark: Traffic) -> int:
+        """Return the bytes in both directions since a key exchange."""
+        now = self._transport.bytes_sent + self._bytes_read
+        return now - mark.bytes_sent - mark.bytes_received

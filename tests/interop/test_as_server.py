@@ -168,6 +168,17 @@ async def test_they_rekey(peer: Peer, side: Side) -> None:
     assert (result["sha256"], result["status"]) == (sha256(pattern(size)), 0)
 
 
+@pytest.mark.parametrize("peer", ["openssh"], indirect=True)
+async def test_they_rekey_around_every_packet(peer: Peer, side: Side) -> None:
+    """As OpenSSH does when its limit is small: T-17."""
+    options = side.options | {"rekey_bytes": 64 * 1024, "bytes": 4 * MEBIBYTE}
+    async with our_server(side.gate, side.hosts) as server:
+        report = await peer.play(server.port, "bulk", **options)
+        assert server.watch.key_exchanges >= 64
+    result = report.one("result")
+    assert (result["sha256"], result["status"]) == (sha256(pattern(4 * MEBIBYTE)), 0)
+
+
 async def test_goodbye_of_the_peer(peer: Peer, side: Side) -> None:
     async with our_server(side.gate, side.hosts) as server:
         options = side.options | {"reason": 9999, "message": "good night"}

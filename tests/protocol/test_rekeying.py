@@ -155,3 +155,28 @@ def test_a_peer_may_have_new_keys_after_traffic_and_now_and_then(
     assert watched.peer_may_start(100.0)
     watched.keys_changed(110.0)
     assert [watched.peer_may_start(120.0) for _ in range(2)] == [True, False]
+
+
+def test_a_full_packet_between_exchanges_is_traffic_enough() -> None:
+    """T-17: OpenSSH with a small RekeyLimit; sometimes before the packet instead of behind it."""
+    limits = Limits(rekey_burst=1, rekey_interval=10.0)
+    watched, transport = rekeying(PEERS[0], 12_345, limits=limits)
+    for size in (2 * LITTLE_TRAFFIC, LITTLE_TRAFFIC, *(2 * LITTLE_TRAFFIC, 40) * 50):
+        move(transport, bytes_received=size)
+        assert watched.peer_may_start(100.0)
+        watched.keys_changed(100.0)
+    move(transport, bytes_received=40)
+    assert [watched.peer_may_start(100.0) for _ in range(2)] == [True, False]
+
+
+def test_what_comes_in_one_read_with_newkeys_counts_for_the_new_keys() -> None:
+    limits = Limits(rekey_burst=1, rekey_interval=10.0)
+    watched, transport = rekeying(PEERS[0], 12_345, rekey_bytes=LITTLE_TRAFFIC, limits=limits)
+    for _ in range(5):
+        transport.feed(bytes(100 + LITTLE_TRAFFIC))
+        transport._offset += 100  # NEWKEYS
+        watched.keys_changed(100.0)
+        assert not watched.is_due(100.0)
+        transport._offset += LITTLE_TRAFFIC
+        assert watched.is_due(100.0)
+        assert watched.peer_may_start(100.0)
