@@ -364,7 +364,9 @@ class Login:
                     break
                 again = await _refusal(session, credentials)
                 if again is not None and not again.methods_left:
-                    break  # nobody answered
+                    # Nobody answered, or the server would not look at an expired password.
+                    refusal = refusal if self._password is None else again
+                    break
                 refusal, self._password, self._hint = again, None, "That was not it. "
         if refusal is not None:
             raise refusal

@@ -16,6 +16,8 @@ import pytest
 from anyio.abc import SocketAttribute
 
 import anyssh
+from anyssh.messages import UserauthPasswdChangereq, UserauthRequest
+from anyssh.protocol.server_authentication import _JUDGES, ServerAuthentication
 
 from .conftest import know
 from .program import DEADLINE, ROOT, Anyssh
@@ -264,6 +266,21 @@ async def test_a_password_is_asked_for_again_when_it_is_wrong(user: Anyssh) -> N
         await screen.see("hello")
         assert await screen.status() == 0
         assert "wonderland" not in screen.seen
+
+
+async def test_an_expired_password_is_told(user: Anyssh, monkeypatch: pytest.MonkeyPatch) -> None:
+    def expired(judge: ServerAuthentication, request: UserauthRequest) -> None:
+        judge._conclude(UserauthPasswdChangereq("Choose another."))
+
+    monkeypatch.setitem(_JUDGES, anyssh.AuthenticationMethod.PASSWORD, expired)
+    async with (
+        asking_server(user, KEYS_AND_PASSWORDS) as port,
+        console(user, "exec", f"alice@127.0.0.1:{port}", "--", "greet") as screen,
+    ):
+        await screen.see("Enter the password of alice@127.0.0.1: ")
+        screen.type("wonderland")
+        await screen.see("it wants a new password first: 'Choose another.'")
+        assert await screen.status() == 255
 
 
 async def test_the_servers_own_questions(user: Anyssh) -> None:
