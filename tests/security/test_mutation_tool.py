@@ -156,7 +156,7 @@ def test_the_table_is_compiled_again() -> None:
 
     name = "anyssh.protocol.acceptance"
     source = path_of(name).read_text()
-    what = "without Row((N.SERVICE_REQUEST,), _SERVER, (Phase.ENCRYPTED,)) in a tuple"
+    what = "without Row((N.SERVICE_REQUEST,), _SERVER, _UNAUTHENTICATED) in a tuple"
     (mutant,) = [mutant for mutant in mutants_of(name, source) if mutant.what == what]
     before = [(module, vars(module).copy()) for module in patched_modules()]
     try:
