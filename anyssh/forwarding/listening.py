@@ -230,6 +230,7 @@ class Accepting:
         """
         if self._raw.fileno() < 0:
             raise anyio.ClosedResourceError
+        self._failure = Failure()  # what failed before may work now
         try:
             watcher.watch(self, self, NOTHING, READING)
         except SSHError as error:  # the session has ended

@@ -731,6 +731,31 @@ async def test_without_descriptors_to_watch_a_listener_waits_until_there_are_som
     assert "cannot accept connections" in caplog.text
 
 
+@pytest.mark.parametrize("direction", ["to", "from"])
+async def test_without_descriptors_to_accept_a_listener_waits_until_there_are_some(
+    direction: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not for ever, though the connection it could not accept is the same."""
+    async with (
+        forwarding.service() as port,
+        forwarding.pair() as (client, _),
+        forwarding.forwarding(client, direction, port) as number,
+    ):
+        failed = anyio.Event()
+
+        def fail(self: socket.socket) -> tuple[socket.socket, object]:
+            failed.set()
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        with monkeypatch.context() as without:
+            without.setattr(socket.socket, "accept", fail)
+            stream = await anyio.connect_tcp("127.0.0.1", number)
+            await failed.wait()
+            await wait_for(lambda: "cannot accept connections" in caplog.text)
+        assert await forwarding.ask(stream) == b"HELLO!"
+        assert await forwarding.ask_port(number) == b"HELLO!"
+
+
 class Unwell(anyio.abc.Listener[ByteStream]):
     """Cannot accept, but for one connection at the third time, and is closed at the sixth."""
 
