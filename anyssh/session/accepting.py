@@ -6,7 +6,7 @@ raise then, and so does what their callers wait for.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from logging import Logger, getLogger
 from typing import Final, TypeVar
@@ -23,6 +23,9 @@ FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 5.0
 
 StreamT = TypeVar("StreamT", bound=AnyByteStream)
+
+_CLOSED: Final = anyio.ClosedResourceError
+_EXPECTED: Final = (OSError, anyio.BrokenResourceError, _CLOSED)
 
 
 async def accept_connections(
@@ -66,11 +69,15 @@ class AcceptLoop:
         while True:
             try:
                 await accept()
-            except anyio.ClosedResourceError:
-                return
-            except (OSError, anyio.BrokenResourceError) as error:
+            except Exception as error:
+                causes = _causes(error)
+                if not all(isinstance(cause, _EXPECTED) for cause in causes):
+                    raise
+                troubles = [each for each in causes if not isinstance(each, _CLOSED)]
+                if not troubles:
+                    return
                 if self._pause == FIRST_PAUSE:
-                    logger.warning("%s: %s", self._trouble, error)
+                    logger.warning("%s: %s", self._trouble, troubles[0])
             else:
                 return
             await anyio.sleep(self._pause)
@@ -90,3 +97,10 @@ class AcceptLoop:
             return handler(stream)
 
         return handle
+
+
+def _causes(error: Exception) -> Sequence[Exception]:
+    """Return what was raised by the parts of a listener that has several, and a task for each."""
+    if not isinstance(error, ExceptionGroup):
+        return [error]
+    return [cause for each in error.exceptions for cause in _causes(each)]

@@ -895,3 +895,40 @@ async def test_a_client_needs_nothing_but_what_anyio_has(host: str, is_connectab
         with pytest.raises(OSError, match="connect"):
             async with client_of(anyio.as_connectable(address)):
                 pass
+
+
+class Around(Listener[From]):
+    """Passes on what another listener accepts, as those for TLS and WebSockets do."""
+
+    def __init__(self, inner: Listener[From]) -> None:
+        self._inner = inner
+
+    async def serve(self, handler: Callable[[From], Any], task_group: Any = None) -> None:
+        await self._inner.serve(handler, task_group)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+@pytest.mark.trio
+async def test_a_listener_around_several_is_asked_again_until_it_is_closed(
+    autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """T-15, HR-81: those of several families fail, and end, as a group of errors."""
+    street, other = Unwell(1, OSError(errno.EMFILE, "Too many open files")), Street()
+    around = Around(MultiListener([Around(MultiListener([street])), other]))
+    async with anyio.create_task_group() as group:
+        ended = anyio.Event()
+
+        async def serve() -> None:
+            await server_of().serve(around, lambda session: session.serve(echo))
+            ended.set()
+
+        group.start_soon(serve)
+        for each in (street, other):
+            async with client_of(await each.connect()) as client:
+                await echoes(client)
+        assert len(street.asked) == 2
+        await around.aclose()
+        await ended.wait()
+    assert "cannot be accepted for now: [Errno 24]" in caplog.text
