@@ -12,8 +12,9 @@ from anyio.abc import ByteStream, Listener, SocketAttribute, TaskGroup
 from ..errors import SSHError
 from .endpoints import TcpEndpoint
 from .listening import close_listener, loses_nothing, serve_connections
-from .relay import SocketRelay, reset
+from .relay import SocketRelay
 from .sockets import ConnectedSocket
+from .turns import Turns
 from .watching import Watcher
 
 __all__ = ["Acceptor", "Carry", "CarryNowait", "contained", "originator_of"]
@@ -60,10 +61,10 @@ class Acceptor:
     A failure of one of them is logged and leaves the others and the listener alone.
 
     :param carry: takes over a connection and closes it
-    :param limit: connections that may be waiting for the other side; more are reset
+    :param limit: connections that may be waiting for the other side
     :param carry_nowait: is asked before to do so without a task
     :param watcher: watches sockets of our own
-    :ivar waiting: how many do, counted by those who carry them
+    :ivar turns: those to wait for the other side, taken by who carries a connection
     """
 
     def __init__(
@@ -76,12 +77,11 @@ class Acceptor:
     ) -> None:
         self._listener = listener
         self._carry = carry
-        self._limit = limit
         self._carry_nowait = carry_nowait
         self._watcher = watcher
         self._relays: dict[SocketRelay, None] = {}
         self._relays_changed = anyio.Event()
-        self.waiting: int = 0
+        self.turns: Turns = Turns(limit)
         self._scope = anyio.CancelScope()
         self._accepting = anyio.CancelScope(shield=True)
         self._accepted = anyio.Event()
@@ -112,7 +112,12 @@ class Acceptor:
         try:
             with self._accepting:
                 await serve_connections(
-                    self._listener, self._handle, connections, self._take, self._watcher
+                    self._listener,
+                    self._handle,
+                    connections,
+                    self._take,
+                    self.turns,
+                    self._watcher,
                 )
         finally:
             self._accepted.set()
@@ -131,19 +136,17 @@ class Acceptor:
     def _take(self, streams: Sequence[ConnectedSocket]) -> Sequence[ConnectedSocket]:
         """Carry what takes no task; return what is left."""
         return [
-            stream
-            for stream in streams
-            if self.waiting >= self._limit or not self._carry_nowait(stream)
+            stream for stream in streams if not (self.turns.free and self._carry_nowait(stream))
         ]
 
     def relay_began(self, relay: SocketRelay) -> None:
         """Own a relay, which waits for its channel."""
         self._relays[relay] = None
-        self.waiting += 1
+        self.turns.take_nowait()
 
     def relay_opened(self, relay: SocketRelay) -> None:
         """Note that a relay waits no longer."""
-        self.waiting -= 1
+        self.turns.give_back()
 
     def relay_ended(self, relay: SocketRelay) -> None:
         """Own a relay no longer."""
@@ -153,10 +156,6 @@ class Acceptor:
             self._relays_changed = anyio.Event()
 
     async def _handle(self, stream: ByteStream) -> None:
-        if self.waiting >= self._limit:
-            logger.warning("a forwarded port has %d connections waiting; one is reset", self._limit)
-            await reset(stream)
-            return
         await contained(self._carry(stream))
 
     async def _close_listener(self) -> None:

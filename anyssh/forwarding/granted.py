@@ -174,11 +174,8 @@ class Granted:
         origin = originator_of(stream)
 
         async def open_channel() -> Channel:
-            acceptor.waiting += 1
-            try:
+            async with acceptor.turns.turn():
                 return await self._service.open(Way.FORWARDED, granted.key, origin)
-            finally:
-                acceptor.waiting -= 1
 
         await self._service.carried.carry(
             stream,

@@ -24,6 +24,7 @@ from ..session._waiting import Failure
 from ..session.accepting import AcceptLoop
 from .endpoints import Endpoint, UnixEndpoint, is_all_interfaces
 from .sockets import ConnectedSocket, listening_socket
+from .turns import Turns
 from .watching import NOTHING, READING, Watcher
 
 __all__ = [
@@ -40,7 +41,8 @@ logger: Logger = getLogger("anyssh")
 TRIES: Final = 8
 ACCEPTED_AT_ONCE: Final = 8
 """Connections that may be accepted before others have their turn."""
-BACKLOG: Final = 128
+BACKLOG: Final = 4096
+"""Who connects to a socket in the file system does not wait for more, but fails."""
 PRIVATE: Final = 0o600
 ONE_FAMILY: Final = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 """Errors of the second family's socket on a system that does not have it."""
@@ -178,21 +180,32 @@ Handler = Callable[[ByteStream], Coroutine[Any, Any, None]]
 
 
 async def serve_connections(
-    listener: Listener[ByteStream], handler: Handler, tasks: TaskGroup, take: Take, watcher: Watcher
+    listener: Listener[ByteStream],
+    handler: Handler,
+    tasks: TaskGroup,
+    take: Take,
+    turns: Turns,
+    watcher: Watcher,
 ) -> None:
     """Have each connection taken or handled, until the listener is closed.
 
     :param handler: runs as one of ``tasks``, for each connection that is not taken
     :param take: is given sockets that were accepted; returns those that it does not take
+    :param turns: without one that is free, sockets of our own accept nobody
     :param watcher: watches sockets of our own
     """
     async with anyio.create_task_group() as loops:
         for each in _parts(listener):
-            loops.start_soon(_accept_from, each, handler, tasks, take, watcher)
+            loops.start_soon(_accept_from, each, handler, tasks, take, turns, watcher)
 
 
 async def _accept_from(
-    one: Listener[ByteStream], handler: Handler, tasks: TaskGroup, take: Take, watcher: Watcher
+    one: Listener[ByteStream],
+    handler: Handler,
+    tasks: TaskGroup,
+    take: Take,
+    turns: Turns,
+    watcher: Watcher,
 ) -> None:
     loop = AcceptLoop("a forwarded port cannot accept connections")
     raw = listening_socket(one)
@@ -204,7 +217,7 @@ async def _accept_from(
         loop.accepted()
         return take(accepted)
 
-    await loop.run(partial(Accepting(raw, handler, tasks, note_and_take).run, watcher))
+    await loop.run(partial(Accepting(raw, handler, tasks, note_and_take, turns).run, watcher))
 
 
 class Accepting:
@@ -214,13 +227,18 @@ class Accepting:
     beginning of the next.
     """
 
-    def __init__(self, raw: socket.socket, handler: Handler, tasks: TaskGroup, take: Take) -> None:
+    def __init__(
+        self, raw: socket.socket, handler: Handler, tasks: TaskGroup, take: Take, turns: Turns
+    ) -> None:
         self._raw = raw
         self._handler = handler
         self._tasks = tasks
         self._take = take
+        self._turns = turns
+        self._watcher: Watcher
+        self._watched_for = NOTHING
         self._waiting = anyio.CancelScope()
-        self._failure = Failure()
+        self._failure: Failure
 
     async def run(self, watcher: Watcher) -> NoReturn:
         """Take connections, or run the handler for each as one of the tasks.
@@ -228,18 +246,37 @@ class Accepting:
         :raises OSError: the system cannot accept connections now
         :raises ~anyio.ClosedResourceError: the socket is closed, or nobody watches any more
         """
-        if self._raw.fileno() < 0:
-            raise anyio.ClosedResourceError
+        self._watcher = watcher
         self._failure = Failure()  # what failed before may work now
-        try:
-            watcher.watch(self, self, NOTHING, READING)
-        except SSHError as error:  # the session has ended
-            raise anyio.ClosedResourceError from error
+        self._watch()
         try:
             await self._failure.wait()
         finally:
-            watcher.watch(self, self, READING, NOTHING)
+            self._turns.forget(self._watch)
+            self._watch_for(NOTHING)
             self._waiting.cancel()  # whoever closes the socket has nobody wait for it
+
+    def _watch(self) -> None:
+        """Have the socket watched if a turn is free, or as soon as one is."""
+        is_free = self._turns.free > 0
+        if not is_free:
+            self._turns.tell_when_free(self._watch)
+        try:
+            self._watch_for(READING if is_free else NOTHING)
+        except SSHError:  # the session has ended
+            self._failure.set(anyio.ClosedResourceError())
+        except OSError as error:
+            self._failure.set(error)
+
+    def _watch_for(self, wanted: int) -> None:
+        before = self._watched_for
+        if wanted == before:
+            return
+        if before == NOTHING and self._raw.fileno() < 0:
+            self._failure.set(anyio.ClosedResourceError())
+            return
+        self._watcher.watch(self, self, before, wanted)
+        self._watched_for = wanted
 
     def fileno(self) -> int:
         """Return the number that the system knows the socket by."""
@@ -257,8 +294,9 @@ class Accepting:
     def socket_ready(self, ready: int) -> None:
         """Accept what has come, up to a few, so that others have their turn."""
         accepted: list[ConnectedSocket] = []
+        most = min(ACCEPTED_AT_ONCE, self._turns.free)
         try:
-            while len(accepted) < ACCEPTED_AT_ONCE:
+            while len(accepted) < most:
                 connection, address = self._raw.accept()
                 accepted.append(ConnectedSocket(connection, address))
         except (BlockingIOError, ConnectionAbortedError):
@@ -268,6 +306,8 @@ class Accepting:
         finally:
             for stream in self._take(accepted) if accepted else ():
                 self._tasks.start_soon(self._handler, stream)
+            if not self._turns.free:
+                self._watch()
 
     def abort(self) -> None:
         """Accept no more, as nobody watches."""

@@ -91,11 +91,8 @@ class Forward(AsyncContextManagerMixin):
     async def _open(self, remote: Endpoint, origin: TcpEndpoint | None) -> Channel:
         if self._acceptor is None:
             raise RuntimeError("the forward was never entered")
-        self._acceptor.waiting += 1
-        try:
+        async with self._acceptor.turns.turn():
             return await self._service.open(Way.DIRECT, remote, origin)
-        finally:
-            self._acceptor.waiting -= 1
 
     async def _carry_to(
         self,

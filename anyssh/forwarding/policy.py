@@ -117,12 +117,14 @@ class ForwardingPolicy:
     :ivar connect_time: seconds for a connection to come about
     :ivar idle_time: seconds without a byte after which a connection is ended
     :ivar listeners: that one session may have at the same time
-    :ivar pending_connections: of one listener that wait for the peer; more are reset
+    :ivar pending_connections: of one listener, those that wait for the peer at the same time, which
+        is asked to hold no more than we would; others are accepted when it is their turn. What
+        another listener has accepted already is in line, up to 512; more are reset
     :ivar passes_on: True for a session that is to be piped: what its peer asks for is neither
         allowed nor refused, but reaches :func:`pipe`, or whoever takes the session's channels and
         requests, like all else; the session itself forwards nothing then
-    :raises ValueError: a pattern does not have the form of one, or what is passed on would also
-        be decided
+    :raises ValueError: a pattern does not have the form of one, what is passed on would also
+        be decided, or no connection may wait for the peer
     """
 
     connect_to: Sequence[str] | None = None
@@ -135,13 +137,17 @@ class ForwardingPolicy:
     connect_time: float = 10.0
     idle_time: float = math.inf
     listeners: int = 32
-    pending_connections: int = 128
+    pending_connections: int = 64
     passes_on: bool = False
 
     def __post_init__(self) -> None:
         decides = self.connect_to is not None or self.listen_on is not None or self.decide
         if self.passes_on and decides:
             raise ValueError("a policy that passes everything on allows and refuses nothing itself")
+        if self.pending_connections < 1:
+            raise ValueError(
+                f"pending_connections must be at least 1, not {self.pending_connections}"
+            )
         for name in ("connect_to", "listen_on"):
             patterns = getattr(self, name)
             if patterns is None:

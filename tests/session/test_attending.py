@@ -23,6 +23,7 @@ from anyssh.forwarding import carried, payloads
 from anyssh.forwarding.listening import Accepting, serve_connections
 from anyssh.forwarding.relay import Relays, SocketRelay
 from anyssh.forwarding.sockets import ConnectedSocket
+from anyssh.forwarding.turns import Turns
 from anyssh.forwarding.watching import NOTHING, READING, Watched, _TaskWatcher, make_watcher
 from anyssh.protocol import core
 from anyssh.protocol.connection import MESSAGES_PER_TURN
@@ -614,7 +615,7 @@ def no_connection_comes(raw: socket.socket, tasks: TaskGroup) -> Accepting:
         raise AssertionError("a connection came")
 
     raw.setblocking(False)
-    return Accepting(raw, handle, tasks, take)
+    return Accepting(raw, handle, tasks, take, Turns(1))
 
 
 async def test_nobody_waits_any_more_for_a_listener_that_is_to_be_closed() -> None:
@@ -807,7 +808,8 @@ async def test_a_connection_in_between_makes_the_next_failure_another_trouble(
         listener = await SocketListener.from_socket(raw) if is_socket else unwell
         with socket.create_connection(raw.getsockname()):
             async with anyio.create_task_group() as tasks:
-                await serve_connections(listener, handle, tasks, list, UnwellWatcher(unwell))
+                watcher = UnwellWatcher(unwell)
+                await serve_connections(listener, handle, tasks, list, Turns(1), watcher)
     assert len(came) == 1
     pauses = [later - before for before, later in itertools.pairwise(unwell.asked)]
     assert pauses == pytest.approx([0.1, 0.2, 0.1, 0.2, 0.4])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -10,10 +11,12 @@ from typing import Any
 
 import anyio
 import pytest
-from anyio.abc import ByteStream, SocketAttribute
+from anyio.abc import ByteStream, Listener, SocketAttribute
 
 import anyssh
 from anyssh import ForwardingPolicy, TcpEndpoint, messages
+from anyssh.forwarding import listening
+from anyssh.forwarding.turns import Turns
 from anyssh.protocol import Role
 from anyssh.protocol.events import ChannelOpened, ChannelOpenFailed, GlobalRequestReceived
 from anyssh.testing import memory_stream_pair, session_pair
@@ -698,30 +701,194 @@ async def test_forwards_that_live_at_the_end_of_the_session() -> None:
 # Bounds
 
 
-async def test_connections_that_wait_are_bounded() -> None:
-    """HR-76: more than the limit are reset, and the listener goes on."""
-    asked = anyio.Event()
-    may_answer = anyio.Event()
+class Undecided:
+    """A policy of a peer that does not answer yet; counts what it was asked."""
 
-    async def decide(request: anyssh.ForwardingRequest) -> bool:
-        asked.set()
-        await may_answer.wait()
+    def __init__(self) -> None:
+        self.asked = 0
+        self._may_answer = anyio.Event()
+        self.policy = ForwardingPolicy(decide=self._decide, listen_on=["localhost:*"])
+
+    async def _decide(self, request: anyssh.ForwardingRequest) -> bool:
+        if request.action is anyssh.ForwardingAction.CONNECT:
+            self.asked += 1
+            await self._may_answer.wait()
         return True
 
+    def answer(self) -> None:
+        self._may_answer.set()
+
+
+@asynccontextmanager
+async def slow_forward(
+    kind: str, ours: ForwardingPolicy, port: int
+) -> AsyncIterator[tuple[anyssh.LocalForward, Undecided]]:
+    """Give a forward to a port, whose peer does not answer yet."""
+    peer = Undecided()
+
+    async def factory(endpoint: Any) -> Any:
+        inner = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
+        return Lent(inner)
+
+    async def hook(connection: anyssh.ForwardedConnection) -> ByteStream:
+        return connection.stream
+
+    options = {"socket": {}, "hook": {"connecting": hook}, "factory": {"listener": factory}}[kind]
+    async with pair(peer.policy, ours) as (client, _):
+        forward = client.forward_to_remote_port("127.0.0.1", 0, "127.0.0.1", port, **options)
+        async with forward:
+            yield forward, peer
+
+
+class Lent(Listener[ByteStream]):
+    """Accepts when it likes, unlike a socket of our own."""
+
+    def __init__(self, inner: Listener[Any]) -> None:
+        self._inner = inner
+
+    async def serve(self, handler: Any, task_group: Any = None) -> None:
+        await self._inner.serve(handler, task_group)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    @property
+    def extra_attributes(self) -> Any:
+        return self._inner.extra_attributes
+
+
+KINDS = ["socket", "hook", "factory"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_connections_that_wait_are_bounded(kind: str) -> None:
+    """HR-76: those beyond the limit wait for their turn, and nobody is reset."""
     ours = ForwardingPolicy(pending_connections=3)
-    async with (
-        service() as port,
-        pair(ForwardingPolicy(decide=decide), ours) as (client, _),
-        forwarding(client, "to", port) as number,
-    ):
-        streams = [await anyio.connect_tcp("127.0.0.1", number) for _ in range(3)]
-        await asked.wait()
+    async with service() as port, slow_forward(kind, ours, port) as (forward, peer):
+        number = forward.local_port
+        streams = [await anyio.connect_tcp("127.0.0.1", number) for _ in range(8)]
+        await wait_for(lambda: peer.asked == 3)
         await settle()
-        await assert_reset(await anyio.connect_tcp("127.0.0.1", number))
-        may_answer.set()
+        assert peer.asked == 3
+        peer.answer()
         for stream in streams:
             assert await ask(stream) == b"HELLO!"
         assert await ask_port(number) == b"HELLO!"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_burst_of_connections_is_served(kind: str) -> None:
+    """HR-76: more of them at once than may wait for the peer, or with it (HR-50)."""
+    async with service() as port, slow_forward(kind, ForwardingPolicy(), port) as (forward, peer):
+        answers: list[bytes] = []
+
+        async def come() -> None:
+            answers.append(await ask_port(forward.local_port))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(300):
+                tasks.start_soon(come)
+            await wait_for(lambda: peer.asked == 64)
+            peer.answer()
+        assert answers == [b"HELLO!"] * 300
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_who_was_accepted_is_served_though_nobody_listens_any_more(kind: str) -> None:
+    ours = ForwardingPolicy(pending_connections=1)
+    async with service() as port, slow_forward(kind, ours, port) as (forward, peer):
+        stream = await anyio.connect_tcp("127.0.0.1", forward.local_port)
+        await wait_for(lambda: peer.asked == 1)
+        others = []
+        if kind == "factory":  # sockets of our own accept nobody else
+            others = [await anyio.connect_tcp("127.0.0.1", forward.local_port) for _ in range(3)]
+            await settle()
+        await forward.stop_listening()
+        peer.answer()
+        for each in (stream, *others):
+            assert await ask(each) == b"HELLO!"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_nothing_is_left_of_who_waits_for_his_turn(kind: str) -> None:
+    ours = ForwardingPolicy(pending_connections=1)
+    async with nothing_left_behind(), service() as port:
+        async with slow_forward(kind, ours, port) as (forward, peer):
+            streams = [await anyio.connect_tcp("127.0.0.1", forward.local_port) for _ in range(5)]
+            await wait_for(lambda: peer.asked == 1)
+        for stream in streams:
+            await assert_reset(stream)
+
+
+def test_somebody_must_be_able_to_wait() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        ForwardingPolicy(pending_connections=0)
+
+
+async def test_too_many_in_line_are_reset(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """HR-76: a listener that accepts without asking is bounded, too."""
+    monkeypatch.setattr("anyssh.forwarding.turns.MOST_IN_LINE", 2)
+    ours = ForwardingPolicy(pending_connections=1)
+    async with service() as port, slow_forward("factory", ours, port) as (forward, peer):
+        streams = [await anyio.connect_tcp("127.0.0.1", forward.local_port) for _ in range(3)]
+        await wait_for(lambda: peer.asked == 1)
+        await settle()
+        await assert_reset(await anyio.connect_tcp("127.0.0.1", forward.local_port))
+        assert "2 connections in line" in caplog.text
+        peer.answer()
+        for stream in streams:
+            assert await ask(stream) == b"HELLO!"
+
+
+@pytest.mark.parametrize("has_epoll", [True, False])
+async def test_who_waits_to_be_accepted_costs_no_turn_of_the_event_loop(
+    has_epoll: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_epoll:
+        monkeypatch.delattr(select, "epoll", raising=False)
+    woken = 0
+    socket_ready = listening.Accepting.socket_ready
+
+    def count(accepting: listening.Accepting, ready: int) -> None:
+        nonlocal woken
+        woken += 1
+        socket_ready(accepting, ready)
+
+    monkeypatch.setattr(listening.Accepting, "socket_ready", count)
+    ours = ForwardingPolicy(pending_connections=1)
+    async with service() as port, slow_forward("socket", ours, port) as (forward, peer):
+        streams = [await anyio.connect_tcp("127.0.0.1", forward.local_port) for _ in range(3)]
+        await wait_for(lambda: peer.asked == 1)
+        before = woken
+        await settle()
+        assert woken == before
+        peer.answer()
+        for stream in streams:
+            assert await ask(stream) == b"HELLO!"
+
+
+async def test_a_turn_goes_on_when_its_taker_has_left() -> None:
+    """Whoever is cancelled as he is called leaves the turn to the next, or to the listener."""
+    few = Turns(1)
+    told: list[str] = []
+    async with anyio.create_task_group() as tasks, few.turn():
+        first, second = (Call(tasks, lambda: take_a_turn(few, told)) for _ in range(2))
+        await settle()
+        few.tell_when_free(lambda: told.append("free"))
+        first.scope.cancel()
+        few.give_back()
+        assert told == []
+        await second.done.wait()
+        assert told == ["turn", "free"]
+        few.take_nowait()
+    assert few.free == 1
+
+
+async def take_a_turn(few: Turns, told: list[str]) -> None:
+    async with few.turn():
+        told.append("turn")
 
 
 @pytest.mark.trio
