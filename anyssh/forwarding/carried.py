@@ -127,12 +127,14 @@ class _CarriedRelay(SocketRelay):
 class Carried:
     """The connections of one session.
 
-    :ivar relays: those that have no task
+    :ivar relays: what those that move its bytes share
     """
 
     def __init__(self, service: PortForwarding) -> None:
         self._service = service
-        self.relays: Relays = Relays(make_watcher(service.start_soon, service.session.together))
+        session = service.session
+        watcher = make_watcher(service.start_soon, session.together)
+        self.relays: Relays = Relays(watcher, session.config.window_size)
 
     def make_acceptor(
         self, listener: Listener[ByteStream], carry: Carry, carry_nowait: CarryNowait
@@ -268,7 +270,8 @@ class Carried:
             if connecting is None and isinstance(stream, ConnectedSocket) and idle_time == inf:
                 await self._carry_socket(stream, establish, early)
             else:
-                await Relay(stream, early=early, idle_time=idle_time).run(establish)
+                relay = Relay(stream, self.relays, early=early, idle_time=idle_time)
+                await relay.run(establish)
         finally:
             for channel in opened:
                 self.forget(channel, about.endpoint, port)

@@ -36,6 +36,9 @@ RECEIVE_BYTES: Final = 256 * 1024
 CLOSE_TIME: Final = 1.0
 RESET_SIGNAL: Final = "ABRT"
 MOST_LEFTOVERS: Final = 32
+"""Windows of bytes for which streams may be waited for, though their channels are closed."""
+LEAST_LEFTOVER: Final = 64 * 1024
+"""What each counts for at least, as it has a socket, too."""
 
 Establish = Callable[[], Awaitable[tuple[Channel, ByteStream]]]
 
@@ -69,14 +72,21 @@ class Relay:
     It owns both and closes both on every path. Reading the stream begins at once: a listener of the
     application may give streams that take in what comes until somebody reads them.
 
+    :param relays: those of the session
     :param early: bytes that were taken from the stream before
     :param idle_time: seconds without a byte after which both are reset
     """
 
     def __init__(
-        self, stream: ByteStream, *, early: bytes = b"", idle_time: float = math.inf
+        self,
+        stream: ByteStream,
+        relays: Relays,
+        *,
+        early: bytes = b"",
+        idle_time: float = math.inf,
     ) -> None:
         self._stream = stream
+        self._relays = relays
         self._early = early
         self._idle_time = idle_time
         self._tasks: TaskGroup
@@ -109,12 +119,17 @@ class Relay:
                     self._tasks.start_soon(self._copy_to_stream, self._far, self._channel)
                     await self._watch_channel(self._channel)
         finally:
+            self._relays.forget(self)
             with anyio.move_on_after(CLOSE_TIME, shield=True):
                 await self._close()
             if self._outcome is not _Outcome.COMPLETE:
                 await self._abort()
         if failure is not None:
             raise failure
+
+    def abort(self) -> None:
+        """Reset both ends, unless the end has begun."""
+        self._end(_Outcome.BROKEN)
 
     def _end(self, outcome: _Outcome, error: Exception | None = None) -> None:
         if self._outcome is _Outcome.NONE:
@@ -204,6 +219,7 @@ class Relay:
         if closed.exit_signal is not None or closed.error is not None:
             self._end(_Outcome.BROKEN, closed.error)
         else:
+            self._relays.keep(self, channel)
             await self._delivered.wait()
             self._end(_Outcome.COMPLETE)
 
@@ -251,30 +267,37 @@ _BROKEN: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError, SSHError
 
 
 class Relays:
-    """What the relays of one session share that have no task.
+    """What the relays of one session share.
 
-    Of those whose channel is closed while their socket does not take the rest, a few are kept: they
-    count among no channels any more, but hold up to a window each. So of too many, the one that has
-    waited longest is broken off.
+    Those whose channel is closed while their stream does not take the rest count among no channels
+    any more, but hold what has come: up to a window each. So of too much, what has waited longest
+    is broken off.
 
-    :ivar watcher: watches their sockets
+    :param window_size: bytes that a channel holds at the most
+    :ivar watcher: watches the sockets of those that have no task
     """
 
-    __slots__ = ("_leftovers", "watcher")
+    __slots__ = ("_leftover_bytes", "_leftovers", "_window_size", "watcher")
 
-    def __init__(self, watcher: Watcher) -> None:
+    def __init__(self, watcher: Watcher, window_size: int) -> None:
         self.watcher: Watcher = watcher
-        self._leftovers: dict[SocketRelay, None] = {}
+        self._window_size = max(window_size, LEAST_LEFTOVER)
+        self._leftovers: dict[Relay | SocketRelay, int] = {}
+        self._leftover_bytes = 0
 
-    def keep(self, relay: SocketRelay) -> None:
-        """Let a relay wait for its socket, though its channel is closed."""
-        self._leftovers[relay] = None
-        if len(self._leftovers) > MOST_LEFTOVERS:
-            next(iter(self._leftovers)).abort()
+    def keep(self, relay: Relay | SocketRelay, channel: Channel) -> None:
+        """Let a relay wait for its stream, though its channel is closed."""
+        size = max(LEAST_LEFTOVER, min(channel.metrics.bytes_received, self._window_size))
+        self._leftovers[relay] = size
+        self._leftover_bytes += size
+        while self._leftover_bytes > MOST_LEFTOVERS * self._window_size:
+            oldest = next(iter(self._leftovers))
+            self.forget(oldest)
+            oldest.abort()
 
-    def forget(self, relay: SocketRelay) -> None:
+    def forget(self, relay: Relay | SocketRelay) -> None:
         """Forget a relay, which has ended."""
-        self._leftovers.pop(relay, None)
+        self._leftover_bytes -= self._leftovers.pop(relay, 0)
 
 
 class SocketRelay:
@@ -517,12 +540,13 @@ class SocketRelay:
 
     def channel_closed(self, by_peer: bool) -> None:
         """End with the channel, once all that came has been delivered."""
-        closed = self._channel.closed if self._channel is not None else None
+        channel = self._channel
+        closed = channel.closed if channel is not None else None
         error = closed.error if closed is not None else None
         was_reset = closed is not None and closed.exit_signal is not None
         if was_reset or error is not None or not by_peer:
             self._end(_Outcome.BROKEN, error)
         elif self._to_socket is not _BLOCKED:
             self._end(_Outcome.COMPLETE)
-        elif self._outcome is _Outcome.NONE:
-            self._relays.keep(self)
+        elif channel is not None and self._outcome is _Outcome.NONE:
+            self._relays.keep(self, channel)

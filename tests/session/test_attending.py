@@ -206,12 +206,43 @@ async def test_a_relay_that_its_own_sending_ends_watches_nothing() -> None:
 
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        relay = SocketRelay(ConnectedSocket(ours), Relays(Notes()))
+        relay = SocketRelay(ConnectedSocket(ours), Relays(Notes(), MIB))
         relay.begin(cast("anyssh.Channel", Breaking()))
         assert wanted == [READING]
         theirs.send(b"the end")
         relay.socket_ready(READING)
     assert wanted == [READING, NOTHING]
+
+
+@pytest.mark.parametrize("received, kept", [(5 * MIB, 32), (MIB // 2, 64), (1, 512)])
+def test_what_is_left_of_closed_channels_is_bounded_by_what_it_holds(
+    received: int, kept: int
+) -> None:
+    """HR-51: many that hold little may all wait for their streams."""
+
+    class Ended:
+        metrics = anyssh.ChannelMetrics(0, received)
+
+    class Waiting:
+        was_aborted = False
+
+        def abort(self) -> None:
+            self.was_aborted = True
+            relays.forget(cast("SocketRelay", self))
+
+    class NobodyWatches:
+        def watch(self, *what: object) -> None: ...
+
+    relays = Relays(NobodyWatches(), MIB)
+    waiting = [Waiting() for _ in range(kept + 2)]
+    for each in waiting:
+        relays.keep(cast("SocketRelay", each), cast("anyssh.Channel", Ended()))
+    assert [each.was_aborted for each in waiting] == [True] * 2 + [False] * kept
+    for each in waiting:
+        relays.forget(cast("SocketRelay", each))
+    last = Waiting()
+    relays.keep(cast("SocketRelay", last), cast("anyssh.Channel", Ended()))
+    assert not last.was_aborted
 
 
 async def test_a_relay_sends_no_more_small_packets_in_one_turn_than_others_do() -> None:
@@ -228,7 +259,7 @@ async def test_a_relay_sends_no_more_small_packets_in_one_turn_than_others_do() 
         theirs.sendall(data)
         async with session_pair(client_config=tiny) as (client, server):
             near, far = await channel_pair(client, server)
-            relay = SocketRelay(ConnectedSocket(ours), Relays(NobodyWatches()))
+            relay = SocketRelay(ConnectedSocket(ours), Relays(NobodyWatches(), MIB))
             relay.begin(far)
             received = b""
             with anyio.fail_after(LIMIT):

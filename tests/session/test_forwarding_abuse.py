@@ -7,6 +7,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -960,25 +961,29 @@ async def test_ten_thousand_connections() -> None:
         assert client.channels == server.channels == ()
 
 
+@pytest.mark.parametrize("has_task", [False, True])
 async def test_what_targets_do_not_read_is_bounded_when_channels_are_closed(
-    monkeypatch: pytest.MonkeyPatch,
+    has_task: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """HR-51: of connections whose channel is gone, the oldest are broken off."""
     monkeypatch.setattr("anyssh.forwarding.relay.MOST_LEFTOVERS", 2)
+    policy = replace(ALL, idle_time=3600) if has_task else ALL
     with ExitStack() as sockets, anyio.fail_after(LIMIT):
         silent = sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=8))
         port = silent.getsockname()[1]
         targets = []
-        async with pair() as (client, server):
+        async with pair(policy) as (client, server):
             for _ in range(4):
                 channel = await client.stream_to_remote_port("127.0.0.1", port)
                 targets.append(sockets.enter_context(silent.accept()[0]))
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(send_without_end, channel)
                     await wait_for(lambda: any(each.is_readable for each in server.channels))
+                    await settle()
                     tasks.cancel_scope.cancel()
                 await channel.aclose()
                 await wait_for(lambda: not server.channels)
+            await settle()
             assert [await was_reset(target) for target in targets] == [True, True, False, False]
 
 
