@@ -62,7 +62,8 @@ async def connect_tcp(
         _require_any([endpoint.host], may_use)
         return await connect_to(endpoint.host, endpoint.port, seconds)
     with anyio.fail_after(seconds):
-        found = await anyio.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+        # Of every type, as uvloop drops the zone of an address where one type is asked for.
+        found = await anyio.getaddrinfo(endpoint.host, endpoint.port)
         hosts = list(dict.fromkeys(str(entry[4][0]) for entry in found))
         allowed = _require_any(hosts, may_use)
         if len(allowed) == 1:

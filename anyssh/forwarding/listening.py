@@ -22,7 +22,7 @@ from anyio.streams.stapled import MultiListener
 from ..errors import SSHError
 from ..session._waiting import Failure
 from ..session.accepting import AcceptLoop
-from .endpoints import Endpoint, UnixEndpoint, is_all_interfaces
+from .endpoints import Endpoint, UnixEndpoint, address_of, is_all_interfaces
 from .sockets import ConnectedSocket, listening_socket
 from .turns import Turns
 from .watching import NOTHING, READING, Watcher
@@ -57,12 +57,12 @@ async def listen(endpoint: Endpoint) -> Listener[ByteStream]:
         return await _listen_unix(endpoint.path)
     first, second = _addresses(endpoint.host)
     for _ in range(TRIES):
-        listener = await anyio.create_tcp_listener(local_host=first, local_port=endpoint.port)
+        listener = await _listen_tcp(first, endpoint.port)
         if second is None:
             return listener
         port = bound_port(listener) or endpoint.port
         try:
-            other = await anyio.create_tcp_listener(local_host=second, local_port=port)
+            other = await _listen_tcp(second, port)
         except OSError as error:
             if error.errno in ONE_FAMILY:
                 return listener
@@ -118,6 +118,39 @@ def bound_port(listener: Listener[ByteStream]) -> int | None:
     """Return the port that a listener has, None if it has none."""
     port: int | None = listener.extra(SocketAttribute.local_port, None)
     return port
+
+
+async def _listen_tcp(host: str, port: int) -> Listener[ByteStream]:
+    """Listen on a port of one address, or of all that a name has.
+
+    An address needs no look-up, in which a system without another address of its family than
+    loopback's would not find it.
+    """
+    if "%" in host or address_of(host) is None:
+        return await anyio.create_tcp_listener(local_host=host, local_port=port)
+    raw = _bind_tcp(host, port)
+    try:
+        return await SocketListener.from_socket(raw)
+    except BaseException:
+        raw.close()
+        raise
+
+
+def _bind_tcp(host: str, port: int) -> socket.socket:
+    raw = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        raw.setblocking(False)
+        if raw.family == socket.AF_INET6:
+            raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        # What the one option means elsewhere, the other would undo on Windows.
+        option = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
+        raw.setsockopt(socket.SOL_SOCKET, option, 1)
+        raw.bind((host, port))
+        raw.listen(BACKLOG)
+    except BaseException:
+        raw.close()
+        raise
+    return raw
 
 
 async def _listen_unix(path: str) -> Listener[ByteStream]:

@@ -55,13 +55,14 @@ def _is_address(host: str) -> bool:
 async def connect_socket(host: str, port: int, seconds: float = math.inf) -> socket.socket:
     """Connect to a port of an address. Passes no checkpoint if it need not wait.
 
+    :param host: the address; the zone of one of a link is a number
     :param seconds: how long to wait for the answer
     :raises OSError: it does not answer
     :raises TimeoutError: the time is over
     """
     raw = _new_socket(host)
     try:
-        if not _connect_at_once(raw, (host, port)):
+        if not _connect_at_once(raw, _socket_address(host, port)):
             with anyio.fail_after(seconds):
                 await anyio.wait_writable(raw)
             if error := raw.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
@@ -94,7 +95,15 @@ def _new_socket(host: str) -> socket.socket:
     return raw
 
 
-def _connect_at_once(raw: socket.socket, address: tuple[str, int]) -> bool:
+def _socket_address(host: str, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
+    """Return what a socket is to connect to; it would drop a zone that is part of the text."""
+    address, has_zone, zone = host.partition("%")
+    return (address, port, 0, int(zone)) if has_zone else (host, port)
+
+
+def _connect_at_once(
+    raw: socket.socket, address: tuple[str, int] | tuple[str, int, int, int]
+) -> bool:
     """Begin to connect; return whether it is done."""
     error = raw.connect_ex(address)
     if error in UNDER_WAY and sys.platform == "linux":

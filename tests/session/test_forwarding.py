@@ -299,6 +299,49 @@ async def test_who_does_not_read_stops_who_sends() -> None:
         assert read == stream.metrics.bytes_sent
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", ""])
+async def test_addresses_are_listened_on_where_the_system_would_not_look_them_up(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in containers, where loopback alone has an address of the second family."""
+
+    async def fail(*what: Any, **options: Any) -> Any:
+        raise socket.gaierror(socket.EAI_FAMILY, "Address family for hostname not supported")
+
+    async with service() as port, pair() as (client, _):
+        with monkeypatch.context() as container:
+            container.setattr("anyio._core._sockets.getaddrinfo", fail)
+            forward = client.forward_to_remote_port(host, 0, "127.0.0.1", port)
+            async with forward:
+                number = forward.local_port
+                assert await ask_port(number, "::1") == b"HELLO!"
+                if host != "::1":
+                    assert await ask_port(number, "127.0.0.1") == b"HELLO!"
+
+
+def address_of_a_link() -> str:
+    """Return an address that needs its zone."""
+    try:
+        lines = Path("/proc/net/if_inet6").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        digits, *_, name = line.split()
+        if digits.startswith("fe80"):
+            return f"{socket.inet_ntop(socket.AF_INET6, bytes.fromhex(digits))}%{name}"
+    pytest.skip("no link has an address")
+
+
+async def test_an_address_of_a_link_is_connected_to_by_its_zone() -> None:
+    host = address_of_a_link()
+    async with (
+        service("::") as port,
+        pair() as (client, _),
+        client.forward_from_remote_port("127.0.0.1", 0, host, port) as forward,
+    ):
+        assert await ask_port(forward.remote_port) == b"HELLO!"
+
+
 async def fill(stream: ByteStream) -> None:
     """Send until nothing more is taken."""
     with anyio.move_on_after(1) as waiting:
