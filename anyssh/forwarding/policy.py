@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os.path
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 FIRST_ORDINARY_PORT: Final = 1024
+_PART_OF_AN_ADDRESS: Final = re.compile(r"(?=.*\d)[\d.]*[*?][\d.*?]*")
 
 
 class ForwardingAction(Enum):
@@ -93,7 +95,8 @@ class ForwardingPolicy:
 
     A pattern is ``"host:port"``, with an IPv6 address in brackets, or the path of a socket.
     The host is a name or an address, ``"*"``, a name with ``*`` in it, or a network such as
-    ``10.0.0.0/8``; the port is a number, a range such as ``8000-8999``, or ``*``.
+    ``10.0.0.0/8``; the port is a number, a range such as ``8000-8999``, or ``*``. What looks like
+    an address with ``*`` in it is refused, as names would pass for one.
 
     * To connect to: no name and no ``*`` covers addresses of this machine or of its link
       (loopback, link-local, multicast). ``"localhost:8080"``, an address or a network does.
@@ -290,6 +293,11 @@ def _parsed(pattern: str) -> _HostPattern | _PathPattern:
     except ValueError:
         if "/" in host:
             raise ValueError(f"{pattern!r}: {host!r} is no network") from None
+        if _PART_OF_AN_ADDRESS.fullmatch(host):
+            raise ValueError(
+                f"{pattern!r}: {host!r} would cover names too, which may lead anywhere; for "
+                "addresses give a network, such as 10.0.0.0/8"
+            ) from None
         network = None
     return _HostPattern(host.lower(), network, _port_range(pattern, ports), ports == "*")
 

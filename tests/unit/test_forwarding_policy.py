@@ -196,6 +196,16 @@ def test_what_is_no_pattern(pattern: str) -> None:
         ForwardingPolicy(listen_on=pattern)
 
 
+@pytest.mark.parametrize("pattern", ["192.168.1.*:80", "10.*:*", "*.1:22", "10.0.0.?:22"])
+def test_no_name_passes_for_an_address(pattern: str) -> None:
+    """HR-75: whoever has a domain can have 192.168.1.example.com lead to any host."""
+    with pytest.raises(ValueError, match="names"):
+        ForwardingPolicy(connect_to=[pattern])
+    with pytest.raises(ValueError, match="names"):
+        ForwardingPolicy(listen_on=[pattern])
+    assert connects(["web*.example:*", "*.10.example:*", "*:*"], TcpEndpoint("web7.example", 1))
+
+
 @given(st.text(), st.integers(0, 65535))
 def test_no_text_is_more_than_refused(host: str, port: int) -> None:
     """Whatever a host is called, patterns of others do not cover this machine."""
