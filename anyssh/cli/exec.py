@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import sys
+from contextlib import suppress
 from typing import Final
 
 import anyio
 from anyio import to_thread
-from anyio.abc import ByteReceiveStream
+from anyio.abc import ByteReceiveStream, TaskGroup
 
 import anyssh
 from anyssh.messages import ExecRequest, SubsystemRequest
@@ -35,7 +37,7 @@ async def execute(login: Login, request: anyssh.ChannelRequest, signals: Signals
         except anyssh.RequestDenied as error:
             raise Failure(f"the server does not run {_name(request)}") from error
         async with channel, anyio.create_task_group() as tasks:
-            signals.handle = _SignalPasser(channel).handle
+            signals.handle = _SignalPasser(session, channel, tasks).handle
             tasks.start_soon(_tell_losses, session)
             tasks.start_soon(_feed, channel)
             try:
@@ -75,25 +77,33 @@ def _status(closed: anyssh.ChannelClosed) -> int:
 
 
 class _SignalPasser:
-    """Passes signals on to the command; who insists on SIGINT ends us."""
+    """Passes signals on to the command; who insists on SIGINT ends us.
 
-    def __init__(self, channel: anyssh.Channel) -> None:
+    So does every signal while the command cannot be reached.
+    """
+
+    def __init__(self, session: anyssh.Session, channel: anyssh.Channel, tasks: TaskGroup) -> None:
+        self._session = session
         self._channel = channel
+        self._tasks = tasks
         self._interrupts = 0
 
     async def handle(self, number: signal.Signals) -> bool:
         self._interrupts += number == signal.SIGINT
-        if self._interrupts > 1:
+        is_reachable = self._session.state is anyssh.SessionState.CONNECTED
+        if self._interrupts > 1 or self._channel.closed is not None or not is_reachable:
             return False
-        try:
-            await self._channel.send_signal(number.name.removeprefix("SIG"))
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            return False
+        # Not here: it may have to wait for the network, and the next signal must not.
+        self._tasks.start_soon(self._pass_on, number)
         told = "the command was sent %s"
         if number == signal.SIGINT:
             told += "; Ctrl-C once more ends anyssh"
         logger.log(logging.WARNING if sys.stderr.isatty() else logging.DEBUG, told, number.name)
         return True
+
+    async def _pass_on(self, number: signal.Signals) -> None:
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            await self._channel.send_signal(number.name.removeprefix("SIG"))
 
 
 async def _tell_losses(session: anyssh.ClientSession) -> None:
@@ -124,11 +134,13 @@ async def _feed(channel: anyssh.Channel) -> None:
 async def _read(descriptor: int) -> bytes:
     if sys.platform == "win32":
         return await to_thread.run_sync(os.read, descriptor, CHUNK_BYTES, abandon_on_cancel=True)
-    try:
-        await anyio.wait_readable(descriptor)
-    except OSError:  # a file or /dev/null, which is always readable
-        return await to_thread.run_sync(os.read, descriptor, CHUNK_BYTES)
-    return os.read(descriptor, CHUNK_BYTES)
+    while True:
+        try:
+            await anyio.wait_readable(descriptor)
+        except OSError:  # a file or /dev/null, which is always readable
+            return await to_thread.run_sync(os.read, descriptor, CHUNK_BYTES)
+        with suppress(BlockingIOError):  # another reader of it was faster
+            return os.read(descriptor, CHUNK_BYTES)
 
 
 async def _take_output(channel: anyssh.Channel) -> None:
@@ -150,4 +162,7 @@ async def _write_all(source: ByteReceiveStream, descriptor: int) -> None:
 def _write(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
-        view = view[os.write(descriptor, view) :]
+        try:
+            view = view[os.write(descriptor, view) :]
+        except BlockingIOError:  # made so by another program that it is shared with
+            select.select((), (descriptor,), ())

@@ -5,11 +5,14 @@ from __future__ import annotations
 import getpass
 import os
 import signal
+from types import SimpleNamespace
+from typing import cast
 
 import anyio
 import pytest
 
 import anyssh
+from anyssh.cli.exec import _SignalPasser
 from tests.interop.peers import KeyFile, find_program, require_peer
 
 from .conftest import sshd
@@ -105,6 +108,53 @@ async def test_who_insists_is_let_go(user: Anyssh) -> None:
             await running.line("^told$")
             assert await running.finish(signal.SIGINT) == 128 + signal.SIGINT
         await server.running.event("exec-end")
+
+
+async def test_who_insists_does_not_wait_for_the_network() -> None:
+    """A signal may have to wait until the server reads again; the next one comes meanwhile."""
+
+    class Stuck:
+        closed = None
+
+        async def send_signal(self, name: str) -> None:
+            await anyio.sleep_forever()
+
+    session = SimpleNamespace(state=anyssh.SessionState.CONNECTED)
+    async with anyio.create_task_group() as tasks:
+        passer = _SignalPasser(
+            cast("anyssh.Session", session), cast("anyssh.Channel", Stuck()), tasks
+        )
+        with anyio.fail_after(1):
+            assert await passer.handle(signal.SIGTERM)
+            assert await passer.handle(signal.SIGINT)
+            assert not await passer.handle(signal.SIGINT)
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_signal_ends_us_while_the_network_is_lost() -> None:
+    session = SimpleNamespace(state=anyssh.SessionState.DISCONNECTED)
+    async with anyio.create_task_group() as tasks:
+        channel = SimpleNamespace(closed=None)
+        passer = _SignalPasser(
+            cast("anyssh.Session", session), cast("anyssh.Channel", channel), tasks
+        )
+        assert not await passer.handle(signal.SIGTERM)
+
+
+async def test_output_waits_for_a_pipe_that_somebody_has_made_not_to_block(user: Anyssh) -> None:
+    async with user.serve("--exec") as server:
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        arguments = ("exec", "--accept-new", server.place, "--", "head -c 300000 /dev/zero")
+        with open(reading, "rb") as output:
+            async with await anyio.open_process(
+                user.command(*arguments), stdout=writing, env=user.environment
+            ) as process:
+                os.close(writing)
+                await server.running.event("exec-end")
+                with anyio.fail_after(DEADLINE):
+                    assert await anyio.to_thread.run_sync(output.read) == bytes(300_000)
+                    assert await process.wait() == 0
 
 
 async def test_a_command_ends_when_its_client_does_not_come_back(user: Anyssh) -> None:
