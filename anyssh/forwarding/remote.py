@@ -266,7 +266,7 @@ class RemoteListener(_AtPeer, Listener[Channel]):  # type: ignore[misc]
         """
         await anyio.lowlevel.checkpoint()
         while not self._waiting:
-            self._require_open()
+            await self._require_open()
             await self._changed.wait()
         opening, arrival = self._waiting.popleft()
         try:
@@ -278,13 +278,14 @@ class RemoteListener(_AtPeer, Listener[Channel]):  # type: ignore[misc]
             self._service.carried.note_channel(self._port, channel)
         return channel
 
-    def _require_open(self) -> None:
+    async def _require_open(self) -> None:
         if not self._decided.is_set():
             raise LocalProtocolError("the listener was not entered: use 'async with'")
         if self._stopped.is_set():
-            raise (
-                anyio.ClosedResourceError if self._stopping.is_set() else anyio.BrokenResourceError
-            )
+            if self._stopping.is_set():
+                raise anyio.ClosedResourceError
+            closed = await self._service.session.wait_closed()
+            raise anyio.BrokenResourceError(str(closed.error)) from closed.error
 
     async def serve(
         self, handler: Callable[[Channel], Any], task_group: TaskGroup | None = None

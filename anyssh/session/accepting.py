@@ -15,6 +15,8 @@ import anyio
 from anyio.abc import AnyByteStream, Listener, TaskGroup
 from anyio.streams.stapled import MultiListener
 
+from ..errors import SSHError
+
 __all__ = ["AcceptLoop", "accept_connections"]
 
 logger: Logger = getLogger("anyssh")
@@ -24,8 +26,7 @@ LONGEST_PAUSE: Final = 5.0
 
 StreamT = TypeVar("StreamT", bound=AnyByteStream)
 
-_CLOSED: Final = anyio.ClosedResourceError
-_EXPECTED: Final = (OSError, anyio.BrokenResourceError, _CLOSED)
+_EXPECTED: Final = (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError)
 
 
 async def accept_connections(
@@ -35,7 +36,7 @@ async def accept_connections(
 ) -> None:
     """Run ``handler`` for each connection, as one of ``connections``.
 
-    Returns when the listener was closed, or has nothing more to accept.
+    Returns when the listener was closed, or has nothing more to accept, as after its session.
     """
     if not isinstance(listener, MultiListener):
         await _accept_from(listener, handler, connections)
@@ -73,7 +74,7 @@ class AcceptLoop:
                 causes = _causes(error)
                 if not all(isinstance(cause, _EXPECTED) for cause in causes):
                     raise
-                troubles = [each for each in causes if not isinstance(each, _CLOSED)]
+                troubles = [each for each in causes if not _is_final(each)]
                 if not troubles:
                     return
                 if self._pause == FIRST_PAUSE:
@@ -97,6 +98,11 @@ class AcceptLoop:
             return handler(stream)
 
         return handle
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether a listener was closed, or was one of a session that has ended."""
+    return isinstance(error, anyio.ClosedResourceError) or isinstance(error.__cause__, SSHError)
 
 
 def _causes(error: Exception) -> Sequence[Exception]:

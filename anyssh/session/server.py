@@ -248,7 +248,8 @@ class Server:
         the listener go on. So it is when the listener cannot accept for a while.
 
         Returns when the last session has ended after :meth:`shutdown`, or after the listener was
-        closed. Cancelling it ends all sessions at once. It can run for several listeners.
+        closed or has lost the session that it belongs to. Cancelling it ends all sessions at once.
+        It can run for several listeners.
 
         :param listener: any of AnyIO's; closed by :meth:`shutdown`
         :param task_status: told when connections are accepted

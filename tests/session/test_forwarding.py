@@ -844,6 +844,22 @@ async def test_socks() -> None:
         assert await ask(stream, b"late") == b"EARLY, LATE!"
 
 
+async def test_a_server_ends_with_the_session_that_it_listens_through() -> None:
+    async with (
+        pair() as (client, far),
+        client.stream_from_remote_port("localhost", 0) as listener,
+        anyio.create_task_group() as tasks,
+    ):
+        serving = Call(tasks, lambda: server_of().serve(listener, lambda each: each.serve(echo)))
+        async with client_of(await anyio.connect_tcp("127.0.0.1", listener.remote_port)) as inner:
+            await echoes(inner)
+        await far.aclose()
+        await serving.result()
+        with pytest.raises(anyio.BrokenResourceError) as caught:
+            await listener.accept()
+        assert isinstance(caught.value.__cause__, anyssh.Disconnected)
+
+
 @pytest.mark.parametrize(
     "policy,code",
     [(None, 2), (ALL, 4)],
