@@ -399,6 +399,8 @@ class WebSocketConnectable(ByteStreamConnectable):
         parts = urlsplit(self.url)
         if parts.scheme not in ("ws", "wss") or not parts.hostname or parts.fragment:
             raise ValueError(f"{self.url!r} is not of the form ws://host/path or wss://host/path")
+        if not (self.url.isascii() and self.url.isprintable()) or " " in self.url:
+            raise ValueError(f"{self.url!r} has characters that a URL writes with %")
         if parts.username is not None:
             raise ValueError("a WebSocket's URL has no user name; use headers")
         self._port()
