@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from logging import Logger, getLogger
 from typing import Any, Self
 
@@ -85,7 +85,8 @@ class _AtPeer(AsyncContextManagerMixin):
     async def stop_listening(self) -> None:
         """Tell the peer to listen no more; the connections go on until this is left."""
         self._stopping.set()
-        await self._stopped.wait()
+        if self._was_entered:
+            await self._stopped.wait()
 
     async def aclose(self) -> None:
         """Tell the peer to listen no more; returns when nothing of this runs any more."""
@@ -156,14 +157,22 @@ class _AtPeer(AsyncContextManagerMixin):
         if self._stopped.is_set():
             return
         self._service.asked.forget(self, self._port)
-        name, payload = payloads.cancel_request(self.announced or self.asked)
-        with anyio.CancelScope(shield=True):
-            try:
-                await self._service.session.request(name, payload, want_reply=False)
-            except SSHError as error:
-                logger.debug("%r ends with its session: %r", self, error)
+        # A peer that does not read keeps nobody here; it is told when it reads again.
+        limit = self._service.session.config.limits.close_time
+        with anyio.move_on_after(limit, shield=True) as telling:
+            await self._tell_peer()
+        if telling.cancelled_caught:
+            with suppress(SSHError):  # the session has ended
+                self._service.start_soon(self._tell_peer)
         self._stopped.set()
         await self._left()
+
+    async def _tell_peer(self) -> None:
+        name, payload = payloads.cancel_request(self.announced or self.asked)
+        try:
+            await self._service.session.request(name, payload, want_reply=False)
+        except SSHError as error:
+            logger.debug("%r ends with its session: %r", self, error)
 
     async def take(self, opening: ChannelOpening, arrival: Opening) -> None:
         """See to a connection that arrived; it may be faster than the reply."""

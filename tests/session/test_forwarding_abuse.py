@@ -20,7 +20,7 @@ from anyssh.forwarding import listening
 from anyssh.forwarding.turns import Turns
 from anyssh.protocol import Role
 from anyssh.protocol.events import ChannelOpened, ChannelOpenFailed, GlobalRequestReceived
-from anyssh.testing import memory_stream_pair, session_pair
+from anyssh.testing import Direction, FaultStream, memory_stream_pair, session_pair
 
 from .ends import Call
 from .life_support import (
@@ -556,6 +556,39 @@ async def test_connections_survive_that_listening_stops(direction: str) -> None:
             await forward.stop_listening()
             await until_nobody_listens(number)
             assert await ask(stream, b"after") == b"BEFORE AFTER!"
+
+
+async def test_who_leaves_does_not_wait_for_a_peer_that_does_not_read() -> None:
+    """Cancelled or not; the peer is told once it reads again."""
+    faulty: list[FaultStream] = []
+
+    def wrap(inner: Any) -> FaultStream:
+        faulty.append(FaultStream(inner))
+        return faulty[0]
+
+    async with session_pair(
+        client_config=fast(anyssh.Limits(pending_output=1024, close_time=0.05)),
+        server_config=fast(),
+        host_key=host_key(),
+        client_stream=wrap,
+        server_forwarding=ALL,
+    ) as (client, server):
+        with anyio.fail_after(LIMIT):
+            async with client.stream_from_remote_port("127.0.0.1", 0):
+                assert len(server.forwarding.remote_ports) == 1
+                faulty[0].stall(Direction.SEND)
+                while client._core.room > 0:
+                    await client.request("news", bytes(1024), want_reply=False)
+                    await settle()
+            faulty[0].release()
+            await wait_for(lambda: server.forwarding.remote_ports == ())
+
+
+async def test_who_never_entered_need_not_stop() -> None:
+    async with pair() as (client, _):
+        with anyio.fail_after(LIMIT):
+            await client.forward_to_remote_port("127.0.0.1", 0, "127.0.0.1", 9).stop_listening()
+            await client.forward_from_remote_port("127.0.0.1", 0, "127.0.0.1", 9).stop_listening()
 
 
 async def test_a_forward_is_entered_once() -> None:
