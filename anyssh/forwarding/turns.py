@@ -60,9 +60,10 @@ class Turns:
             first.set()
             return
         self._free += 1
-        interested, self._interested = self._interested, {}
-        for call in interested:
-            call()
+        if self._interested:
+            interested, self._interested = self._interested, {}
+            for call in interested:
+                call()
 
     @asynccontextmanager
     async def turn(self) -> AsyncGenerator[None]:
