@@ -34,6 +34,9 @@ logger: Logger = getLogger("anyssh")
 
 RECEIVE_BYTES: Final = 256 * 1024
 CLOSE_TIME: Final = 1.0
+UNTOLD_TIME: Final = 30.0
+"""Seconds without a byte after which a relay ends whose one side could not be told of an end of a
+direction, as TLS and WebSockets cannot."""
 RESET_SIGNAL: Final = "ABRT"
 MOST_LEFTOVERS: Final = 32
 """Windows of bytes for which streams may be waited for, though their channels are closed."""
@@ -74,7 +77,8 @@ class Relay:
 
     :param relays: those of the session
     :param early: bytes that were taken from the stream before
-    :param idle_time: seconds without a byte after which both are reset
+    :param idle_time: seconds without a byte after which both are reset; fewer at the end, if one
+        of them cannot be told of the end of a direction
     """
 
     def __init__(
@@ -206,8 +210,9 @@ class Relay:
         try:
             await stream.send_eof()
         except NotImplementedError:
-            # It cannot end one direction, so it ends both.
-            self._end(_Outcome.COMPLETE)
+            # Whose direction ended may wait for an answer, or have gone: nobody can tell.
+            self._idle_time = min(self._idle_time, UNTOLD_TIME)
+            self._touch()
 
     def _direction_ended(self) -> None:
         self._directions_left -= 1

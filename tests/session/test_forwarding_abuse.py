@@ -947,6 +947,57 @@ async def test_a_connection_without_a_byte_ends(autojump_clock: object) -> None:
         await wait_for(lambda: server.channels == ())
 
 
+class Whole(ByteStream):
+    """Ends in both directions at once, as TLS does."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        data: bytes = await self._inner.receive(max_bytes)
+        return data
+
+    async def send(self, item: bytes) -> None:
+        await self._inner.send(item)
+
+    async def send_eof(self) -> None:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("answers", [True, False])
+async def test_a_target_that_cannot_be_told_of_an_end_may_still_answer(
+    answers: bool, autojump_clock: object
+) -> None:
+    """HR-78: neither is the answer cut off, nor does a connection stay that nobody needs."""
+    near, far = memory_stream_pair()
+
+    async def connector(endpoint: anyssh.Endpoint) -> ByteStream:
+        return Whole(near)
+
+    policy = ForwardingPolicy(connect_to=["*:*"], connector=connector)
+    async with pair(policy) as (client, server):
+        stream = await client.stream_to_remote_port("example.com", 443)
+        await stream.send(b"question")
+        await stream.send_eof()
+        assert await far.receive() == b"question"
+        await anyio.sleep(16)
+        if answers:
+            await far.send(b"an ")
+            await anyio.sleep(16)
+            await far.send(b"answer")
+            await far.send_eof()
+            assert b"".join([chunk async for chunk in stream]) == b"an answer"
+            assert (await stream.wait_closed()).exit_signal is None
+        else:
+            assert stream.closed is None
+            assert (await stream.wait_closed()).exit_signal == "ABRT"
+        await wait_for(lambda: server.channels == ())
+
+
 async def test_a_listener_survives_what_accepting_raises() -> None:
     class Moody:
         """Fails twice before it works, and once in between."""
