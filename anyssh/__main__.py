@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
+from typing import Literal, TextIO
 
 from . import __version__
 
@@ -49,8 +51,23 @@ def has_command_line() -> bool:
     return all(importlib.util.find_spec(name) for name in ("cyclopts", "rich"))
 
 
+def open_standard_streams() -> None:
+    """Open those that are closed, to nowhere: sockets must not get their numbers."""
+    sys.stdin = _opened(sys.stdin, 0, "r")
+    sys.stdout = _opened(sys.stdout, 1, "w")
+    sys.stderr = _opened(sys.stderr, 2, "w")
+
+
+def _opened(stream: TextIO | None, number: int, mode: Literal["r", "w"]) -> TextIO:
+    if stream is not None:
+        return stream
+    os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
+    return os.fdopen(number, mode, closefd=False)
+
+
 def run() -> None:
     """Be the program ``anyssh``: run a command and exit."""
+    open_standard_streams()
     status = main(sys.argv[1:])
     if not has_command_line():
         sys.exit(status)

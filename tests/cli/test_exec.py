@@ -157,6 +157,19 @@ async def test_output_waits_for_a_pipe_that_somebody_has_made_not_to_block(user:
                     assert await process.wait() == 0
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+async def test_standard_streams_may_be_closed(user: Anyssh, closed: str) -> None:
+    async with user.serve("--exec") as server:
+        command = "echo out; echo err >&2; exit 3"
+        arguments = user.command("exec", "--accept-new", server.place, "--", command)
+        done = await anyio.run_process(
+            ["sh", "-c", f'"$@" {closed}', "sh", *arguments], env=user.environment, check=False
+        )
+        assert done.returncode == 3
+        assert done.stdout == (b"" if ">&-" in closed.split() else b"out\n")
+        assert done.stderr == (b"" if "2>&-" in closed else b"err\n")
+
+
 async def test_a_command_ends_when_its_client_does_not_come_back(user: Anyssh) -> None:
     async with user.serve("--exec", "--patience", "0.5") as server:
         command = "trap '' HUP; echo $$; sleep 1000; true"
