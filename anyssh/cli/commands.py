@@ -125,7 +125,7 @@ class Commands:
             finally:
                 if process.returncode is None:  # we were cancelled
                     _signal_group(process, signal.SIGKILL)
-        how = f"with {status}" if status >= 0 else f"by {signal.Signals(-status).name}"
+        how = f"with {status}" if status >= 0 else f"by {_name_of_signal(-status)}"
         extra = told("exec-end", user=user, command=shown, status=status)
         logger.info("%s: %r ended %s", user, shown, how, extra=extra)
 
@@ -169,10 +169,18 @@ async def _carry(process: Process, channel: anyssh.Channel) -> int:
         status = await process.wait()
         tasks.cancel_scope.cancel()
     if status < 0:  # minus the number of a signal
-        await channel.aclose(signal=signal.Signals(-status).name.removeprefix("SIG"))
+        await channel.aclose(signal=_name_of_signal(-status).removeprefix("SIG"))
     else:
         await channel.aclose(exit_status=status)
     return status
+
+
+def _name_of_signal(number: int) -> str:
+    """Return the name of a signal; most of those of real time have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"
 
 
 async def _copy(source: ByteReceiveStream | None, send: Callable[[bytes], Awaitable[None]]) -> None:

@@ -35,6 +35,9 @@ async def test_streams_and_status(user: Anyssh) -> None:
         told = await user.run("exec", server.place, "--", "kill -TERM $$")
         assert (told.status, told.out) == (128 + signal.SIGTERM, "")
         assert told.err == "anyssh: the command was ended by SIGTERM\n"
+        nameless = signal.SIGRTMIN + 1
+        told = await user.run("exec", server.place, "--", f"kill -{nameless} $$")
+        assert told == Result(255, "", f"anyssh: the command was ended by SIG{nameless}\n")
         facts = await server.running.event("login")
         assert facts["user"] == getpass.getuser()
         key = anyssh.import_key_file(user.home / ".ssh" / "id_ed25519")
