@@ -32,6 +32,10 @@ from .wire import Buffer
 
 __all__ = ["pipe"]
 
+RESET_SIGNAL: Final = "ABRT"
+CHECKED_AT_ONCE: Final = 32
+"""Channels that may come until it is checked again what is held of those that are closed."""
+
 _GONE: Final = (SSHError, anyio.BrokenResourceError, anyio.ClosedResourceError)
 
 
@@ -181,12 +185,61 @@ async def _relay_channel_request(
 # Sessions
 
 
+class _Relayed:
+    """The channels of two piped sessions.
+
+    A channel that its peer has filled and closed counts in no session any more, but what the other
+    side has not taken yet is held here. So of too much of that, the oldest is broken off.
+
+    :param most: bytes that may be held of closed channels
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._pairs: dict[tuple[Channel, Channel], None] = {}
+        self._next_check = CHECKED_AT_ONCE
+
+    @contextmanager
+    def relaying(self, near: Channel, far: Channel) -> Iterator[None]:
+        """Count a pair in, once there is room."""
+        self._next_check = min(self._next_check, len(self._pairs) + CHECKED_AT_ONCE)
+        if len(self._pairs) >= self._next_check:
+            self._make_room()
+            self._next_check = len(self._pairs) + CHECKED_AT_ONCE
+        self._pairs[near, far] = None
+        try:
+            yield
+        finally:
+            del self._pairs[near, far]
+
+    def _make_room(self) -> None:
+        held = {pair: size for pair in self._pairs if (size := _held(*pair))}
+        too_much = sum(held.values()) - self._most
+        for (near, far), size in held.items():
+            if too_much <= 0:
+                return
+            too_much -= size
+            for channel in (near, far):
+                channel.close(signal=RESET_SIGNAL)
+
+
+def _held(near: Channel, far: Channel) -> int:
+    """Return how many bytes of a closed channel the other one has not taken."""
+    if (near.closed is None) == (far.closed is None):
+        return 0
+    source, target = (far, near) if near.closed is None else (near, far)
+    return source.metrics.bytes_received - target.metrics.bytes_sent
+
+
 async def _pipe_sessions(first: Session, second: Session) -> None:
+    memory = max(each.config.limits.receive_memory for each in (first, second))
+    relay_opening = partial(_relay_opening, _Relayed(memory // 2))
     async with anyio.create_task_group() as relays:
         async with anyio.create_task_group() as acceptors:
             for source, target in ((first, second), (second, first)):
                 acceptors.start_soon(_relay_requests, source.requests(), target, relays)
-                acceptors.start_soon(_relay_openings, source.incoming_channels(), target, relays)
+                openings = source.incoming_channels()
+                acceptors.start_soon(_relay_openings, openings, target, relays, relay_opening)
             end, other = await _first_end(first, second)
             acceptors.cancel_scope.cancel()
         relays.cancel_scope.deadline = anyio.current_time() + other.config.limits.disconnect_time
@@ -221,10 +274,13 @@ async def _relay_requests(
 
 
 async def _relay_openings(
-    openings: AsyncIterator[ChannelOpening], target: Session, relays: TaskGroup
+    openings: AsyncIterator[ChannelOpening],
+    target: Session,
+    relays: TaskGroup,
+    relay_opening: Callable[[ChannelOpening, Any, _Sent], Coroutine[Any, Any, None]],
 ) -> None:
     async for opening in openings:
-        await _start_in_order(relays, _relay_opening, opening, target)
+        await _start_in_order(relays, relay_opening, opening, target)
 
 
 # One request, one channel
@@ -282,7 +338,9 @@ async def _answer(request: IncomingRequest, reply: Reply) -> None:
     await request.reject()
 
 
-async def _relay_opening(opening: ChannelOpening, target: Session, sent: _Sent) -> None:
+async def _relay_opening(
+    relayed: _Relayed, opening: ChannelOpening, target: Session, sent: _Sent
+) -> None:
     reason: int = ChannelOpenFailureReason.CONNECT_FAILED
     description = "the relay could not pass the channel on"
     far: Channel | None = None
@@ -300,7 +358,7 @@ async def _relay_opening(opening: ChannelOpening, target: Session, sent: _Sent) 
             with anyio.CancelScope(shield=True):
                 await _refuse(opening, reason, description)
     if far is not None:
-        await _join(opening, far)
+        await _join(opening, far, relayed)
 
 
 async def _refuse(opening: ChannelOpening, reason: int, description: str) -> None:
@@ -308,10 +366,11 @@ async def _refuse(opening: ChannelOpening, reason: int, description: str) -> Non
         await opening.reject(reason, description)
 
 
-async def _join(opening: ChannelOpening, far: Channel) -> None:
+async def _join(opening: ChannelOpening, far: Channel, relayed: _Relayed) -> None:
     async with far:
         try:
             near = opening.accept_nowait(payload=far.open_payload)
         except SSHError:  # the session that asked has ended
             return
-        await _pipe_channels(near, far)
+        with relayed.relaying(near, far):
+            await _pipe_channels(near, far)

@@ -939,3 +939,44 @@ async def test_a_pipe_leaves_nothing_behind() -> None:
         await relay.client.aclose()
         await relay.pipe.result()
         await serving.result()
+
+
+async def fill_and_close(channel: anyssh.Channel) -> None:
+    """Send until nothing more is taken, and close."""
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(channel.send, bytes(MIB))
+            await settle()
+            scope.cancel()
+    await channel.aclose()
+
+
+@pytest.mark.parametrize("closer", ["client", "server"])
+async def test_what_is_held_of_closed_channels_is_bounded(
+    closer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HR-51: a peer that fills and closes channels, of which the other side reads nothing."""
+    monkeypatch.setattr("anyssh.pipes.CHECKED_AT_ONCE", 1)
+    limits = anyssh.Limits(channels=32, receive_memory=4 * MIB)
+    config = fast(limits, window_size=256 * KIB)
+    async with relayed(config) as relay:
+        silent: list[anyssh.Channel] = []
+        for _ in range(14):
+            ends = await channel_pair(relay.client, relay.server)
+            ours, theirs = ends if closer == "client" else ends[::-1]
+            silent.append(theirs)
+            await fill_and_close(ours)
+            await settle()
+        near, far = relay.near, relay.far
+        assert len(near.channels if closer == "client" else far.channels) == 0
+        broken = [each.closed is not None for each in silent]
+        assert sum(broken) in range(3, 8)
+        assert broken == sorted(broken, reverse=True), "the oldest first"
+        assert {each.closed.exit_signal for each in silent if each.closed} == {"ABRT"}
+        # What is left of the others arrives whole.
+        held = 0
+        for channel in silent[-3:]:
+            received = await receive_all(channel)
+            held += len(received)
+            assert (await channel.wait_closed()).exit_signal is None
+        assert held > 3 * 256 * KIB
