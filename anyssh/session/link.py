@@ -704,12 +704,13 @@ class Link:
 
     async def _keep_time(self) -> None:
         """Tell the core when it has something to do, on a stream whose reader cannot."""
-        while not self._is_ending:
-            with anyio.CancelScope(shield=True) as self._alarm:
-                self._set_alarm()
-                await anyio.sleep_forever()
-            self._tell_core(self.core.handle_timeout)
-            await self._let_others_go_on()
+        with anyio.CancelScope(shield=True):
+            while not self._is_ending:
+                with anyio.CancelScope() as self._alarm:
+                    self._set_alarm()
+                    await anyio.sleep_forever()
+                self._tell_core(self.core.handle_timeout)
+                await self._let_others_go_on()
 
 
 class Together:

@@ -763,3 +763,21 @@ async def test_ending(how: str) -> None:
             if await attempt(turns):
                 break
         assert turns < MAX_TURNS - 1
+
+
+async def test_what_a_body_has_shielded_keeps_its_signs_of_life() -> None:
+    """Timers of a session go on until it ends, on streams without a socket too."""
+    lively = fast(keep_alive_interval=0.02, keep_alive_count=1000)
+    near, far = streams()
+    seen = []
+    async with anyio.create_task_group() as group:
+        group.start_soon(run_end, server_of().accept(far))
+        with anyio.CancelScope() as scope:
+            async with client_of(near, config=lively) as client:
+                scope.cancel()
+                with anyio.fail_after(LIMIT, shield=True):
+                    async for event in client.events():
+                        seen.append(event)
+                        if len(seen) == 3:
+                            break
+    assert len(seen) == 3
