@@ -348,8 +348,11 @@ class SessionLife(TypedAttributeProvider):
         try:
             if error and isinstance(error, anyio.get_cancelled_exc_class()):
                 return await self._pass_through(services, error, is_ours=is_ours)
-            # The group would wrap any other.
-            await services.__aexit__(None, None, None)
+            try:
+                await services.__aexit__(None, None, None)  # it would wrap any other
+            except anyio.get_cancelled_exc_class():
+                if error is None:
+                    raise  # what has failed counts for more
             if error is not None and is_ours:
                 raise error
             return None

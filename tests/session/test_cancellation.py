@@ -781,3 +781,28 @@ async def test_what_a_body_has_shielded_keeps_its_signs_of_life() -> None:
                         if len(seen) == 3:
                             break
     assert len(seen) == 3
+
+
+async def test_what_fails_while_it_is_cancelled_is_not_lost() -> None:
+    """A task group would wrap both; of the two it is the failure that somebody has to know."""
+
+    class Slow(anyssh.SessionService):
+        activations = (anyssh.ServiceActivation(session_request="slow"),)
+
+        async def aclose(self) -> None:
+            for _ in range(100):  # longer than the stream takes to close
+                await checkpoint()
+
+    async def fail_while_cancelled() -> None:
+        with anyio.CancelScope() as scope:
+            async with client_of(near, services={Slow: None}) as client:
+                client.service(Slow)
+                await settle()
+                scope.cancel()
+                raise KeyError("mine")
+
+    near, far = streams()
+    async with anyio.create_task_group() as group:
+        group.start_soon(run_end, server_of().accept(far))
+        with pytest.raises(KeyError):
+            await fail_while_cancelled()
