@@ -31,6 +31,7 @@ from ._arguments import check_type
 from .attributes import SSHAttribute, remote_address
 from .client_authentication import Authenticator
 from .commands import OUTPUT_BYTES, CompletedCommand, run_command
+from .connecting import close_at_once
 from .credentials import ClientCredentials
 from .guesses import Guess, Guesses
 from .host_keys import HostKeyVerifier, PresentedHostKey
@@ -278,7 +279,7 @@ class ClientSession(Session):
                 )
             attempt = self._links.try_stream(stream)
         except BaseException:
-            await anyio.aclose_forcefully(stream)
+            await close_at_once(stream)
             raise
         self._trace(TraceId.CLIENT_SESSION_RECONNECTING, TraceLevel.INFO, "reconnecting")
         await attempt.wait()

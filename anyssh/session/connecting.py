@@ -1,4 +1,4 @@
-"""Connecting to an address over TCP, without the tasks and threads that only names need.
+"""Streams for sessions: connecting to an address, without the tasks and threads that names need.
 
 AnyIO's way to connect looks names up in a thread, and tries their addresses one after the other,
 each in a task. An address needs neither, and on loopback it has answered at once.
@@ -13,13 +13,18 @@ import sys
 from errno import EALREADY, EINPROGRESS, EWOULDBLOCK
 from functools import lru_cache
 from ipaddress import ip_address
+from logging import Logger, getLogger
 from typing import Final
 
 import anyio
 from anyio import ConnectionFailed, TCPConnectable
 from anyio.abc import AnyByteStream, ByteStreamConnectable, SocketStream
 
-__all__ = ["connect_socket", "connect_socket_nowait", "open_stream"]
+from .errors import failure_of
+
+__all__ = ["close_at_once", "connect_socket", "connect_socket_nowait", "open_stream"]
+
+logger: Logger = getLogger("anyssh")
 
 UNDER_WAY: Final = (EINPROGRESS, EALREADY, EWOULDBLOCK)
 
@@ -40,6 +45,17 @@ async def open_stream(connectable: ByteStreamConnectable) -> AnyByteStream:
             raise
     except (OSError, ValueError) as error:  # AnyIO's word for a socket that was reset meanwhile
         raise ConnectionFailed(f"error connecting to {host}:{port}: {error}") from error
+
+
+async def close_at_once(stream: AnyByteStream) -> None:
+    """Close a stream that nobody wants, without waiting and whatever it raises."""
+    try:
+        await anyio.aclose_forcefully(stream)
+    except BaseException as error:
+        failure = failure_of(error)
+        if failure is None:
+            raise
+        logger.debug("a stream could not be closed: %r", failure)
 
 
 @lru_cache

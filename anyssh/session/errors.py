@@ -1,14 +1,15 @@
-"""The errors of sessions that are AnyIO errors too."""
+"""The errors of sessions that are AnyIO errors too, and what those of others mean."""
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import anyio
 
 from ..errors import SSHError
 
-__all__ = ["ConnectionLost", "is_end_of_peer"]
+__all__ = ["ConnectionLost", "failure_of", "is_end_of_peer"]
 
 
 class ConnectionLost(SSHError, anyio.BrokenResourceError):
@@ -32,3 +33,35 @@ def is_end_of_peer(error: BaseException) -> bool:
     if isinstance(error, ExceptionGroup):
         return all(map(is_end_of_peer, error.exceptions))
     return isinstance(error, _ENDS)
+
+
+def failure_of(error: BaseException) -> Exception | None:
+    """Return what has failed that raised an exception; None if that is for others to handle.
+
+    It is where the running task is cancelled. On asyncio, who awaits something that somebody else
+    has cancelled meets an exception that looks the same; the task goes on after that. On Trio, what
+    fails while it is cancelled raises both in one group.
+    """
+    if isinstance(error, Exception):
+        return error
+    cancelled = anyio.get_cancelled_exc_class()
+    if isinstance(error, BaseExceptionGroup):
+        failures, others = error.split(Exception)
+        return failures if others is None or others.split(cancelled)[1] is None else None
+    if isinstance(error, cancelled) and not _is_being_cancelled(cancelled):
+        failure = RuntimeError("something was cancelled that was waited for")
+        failure.__cause__ = error
+        return failure
+    return None
+
+
+def _is_being_cancelled(cancelled: type[BaseException]) -> bool:
+    """Whether the running task is cancelled, by a scope or by asyncio's own means."""
+    if anyio.current_effective_deadline() == -math.inf:
+        return True
+    if cancelled.__module__ != "asyncio.exceptions":
+        return False
+    import asyncio  # where this is used, it was before
+
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

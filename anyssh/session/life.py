@@ -71,7 +71,7 @@ from ..trace import Progress, ProgressEvent, TraceEvent, TraceHandler, TraceId, 
 from ._backend import running_loop
 from ._waiting import Notice
 from .attributes import SSHAttribute
-from .connecting import open_stream
+from .connecting import close_at_once, open_stream
 from .errors import ConnectionLost
 from .events import Disconnected as DisconnectedEvent
 from .events import EventQueue, KeepAliveFailed, KeepAliveSucceeded, Reconnected, SessionEvent
@@ -308,7 +308,7 @@ class SessionLife(TypedAttributeProvider):
         try:
             self._prepare(stream)
         except BaseException:
-            await anyio.aclose_forcefully(stream)
+            await close_at_once(stream)
             raise
         self._services = self._backend.create_task_group()
         await self._services.__aenter__()

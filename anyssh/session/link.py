@@ -44,7 +44,7 @@ from ..protocol.events import Event, nobody
 from ._backend import RunningLoop
 from ._direct import DirectWriter, RestingReader, receive_from
 from ._waiting import Latch, Notice
-from .errors import ConnectionLost
+from .errors import ConnectionLost, failure_of
 from .handshakes import Handshakes
 
 __all__ = ["Link", "StartTask", "Together"]
@@ -329,8 +329,15 @@ class Link:
             else:
                 with anyio.move_on_after(CLOSING_TIME):
                     await self.stream.aclose()
-        except Exception as error:
-            self._lost(error)
+        except BaseException as error:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Note that the stream is gone, as whatever it raises means, unless we are cancelled."""
+        failure = failure_of(error)
+        if failure is None:
+            raise error
+        self._lost(failure)
 
     def _lost(self, error: Exception) -> None:
         if self._error is None:
@@ -512,8 +519,8 @@ class Link:
             return await self._receive()
         except anyio.EndOfStream:
             raise
-        except Exception as error:  # whatever a stream raises means that it is gone
-            self._lost(error)
+        except BaseException as error:
+            self._fail(error)
             raise anyio.EndOfStream from None
 
     def _take_directly(self, data: bytes) -> bool:
@@ -675,8 +682,8 @@ class Link:
         try:
             await self.stream.send(data)
             self._contour.record_sent(self._clock(), len(data))
-        except Exception as error:  # whatever a stream raises means that it is gone
-            self._lost(error)
+        except BaseException as error:
+            self._fail(error)
             raise _StreamFailed from error
 
     async def _send_eof(self) -> None:
@@ -684,8 +691,8 @@ class Link:
             await self.stream.send_eof()
         except NotImplementedError:
             self._stop_reading()
-        except Exception as error:  # whatever a stream raises means that it is gone
-            self._lost(error)
+        except BaseException as error:
+            self._fail(error)
 
     # Time
 

@@ -27,8 +27,8 @@ from ..protocol.events import ConnectionTerminated, Event, SessionResumed, nobod
 from ..protocol.transport import NO_TRAFFIC, Traffic
 from ._backend import RunningLoop
 from ._waiting import Latch, Notice
-from .connecting import open_stream
-from .errors import ConnectionLost
+from .connecting import close_at_once, open_stream
+from .errors import ConnectionLost, failure_of
 from .link import Link, StartTask
 
 __all__ = ["NEXT_STATES", "Attempt", "Links", "SessionState"]
@@ -340,13 +340,16 @@ class Links:
         """Make a stream, unless somebody gives us one meanwhile."""
         try:
             stream = await open_stream(connectable)
-        except Exception as error:  # whatever it is, the next try may do better
-            self._last_error = error
+        except BaseException as error:
+            failure = failure_of(error)
+            if failure is None:
+                raise
+            self._last_error = failure  # whatever it is, the next try may do better
             return
         if self._attempt is None:
             self._attempt = Attempt(self, stream, self._make_core(stream))
         else:
-            await anyio.aclose_forcefully(stream)
+            await close_at_once(stream)
 
     def try_stream(self, stream: AnyByteStream, core: Core | None = None) -> Attempt:
         """Try to go on over a stream, instead of the one that is lost.

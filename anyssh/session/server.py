@@ -31,8 +31,9 @@ from .accepting import accept_connections
 from .admission import Admission, Refusal, Stage, Visit
 from .attributes import remote_address
 from .authorities import UserAuthorities
+from .connecting import close_at_once
 from .credentials import CertifiedKey, KeyPair, as_signer, require_type
-from .errors import is_end_of_peer
+from .errors import failure_of, is_end_of_peer
 from .life import ProgressHandler
 from .metrics import ServerStatistics
 from .reconnectable import ReconnectableSessions
@@ -328,7 +329,7 @@ class Server:
         self, handler: SessionHandler, guests: dict[_Guest, None], stream: AnyByteStream
     ) -> None:
         if self._stop_time is not None:
-            await _close(stream)
+            await close_at_once(stream)
             return
         address = remote_address(stream)
         host = None if address is None else address[0]
@@ -344,13 +345,16 @@ class Server:
                 await handler(session)
         except SessionMoved as error:
             logger.debug("%s", error)
-        except Exception as error:
+        except BaseException as error:
+            failure = failure_of(error)
+            if failure is None:
+                raise
             name = guest.session._peer_name()
-            if is_end_of_peer(error):
-                logger.info("%s: the connection ended: %s", name, str(error) or repr(error))
+            if is_end_of_peer(failure):
+                logger.info("%s: the connection ended: %s", name, str(failure) or repr(failure))
             else:
                 self._handler_failures += 1
-                logger.exception("%s: the handler of the connection failed", name)
+                logger.error("%s: the handler of the connection failed", name, exc_info=failure)
         finally:
             del self._guests[guest], guests[guest]
             guest.is_gone.set()
@@ -364,15 +368,11 @@ class Server:
                 with anyio.move_on_after(self._config.limits.disconnect_time):
                     await stream.send(f"{refusal.value}\r\n".encode())
                     await stream.aclose()
-        except Exception as error:  # whatever a stream raises means that it is gone
-            logger.debug("a connection could not be told that it is refused: %r", error)
+        except BaseException as error:
+            failure = failure_of(error)
+            if failure is None:
+                raise
+            logger.debug("a connection could not be told that it is refused: %r", failure)
         finally:
             self._refusing -= 1
-            await _close(stream)
-
-
-async def _close(stream: AnyByteStream) -> None:
-    try:
-        await anyio.aclose_forcefully(stream)
-    except Exception as error:
-        logger.debug("a connection could not be closed: %r", error)
+            await close_at_once(stream)

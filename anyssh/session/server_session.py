@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from logging import Logger, getLogger
 from typing import Any, Final
@@ -49,8 +48,9 @@ from ._waiting import Notice
 from .admission import Offence, Stage, Visit
 from .attributes import SSHAttribute, displayed_address
 from .authorities import UserAuthorities
+from .connecting import close_at_once
 from .credentials import Signer
-from .errors import ConnectionLost
+from .errors import ConnectionLost, failure_of
 from .life import ProgressHandler
 from .links import SessionState
 from .reconnectable import ReconnectableSessions
@@ -222,8 +222,11 @@ class ServerSession(Session):
         try:
             with anyio.fail_after(self._config.limits.handler_time):
                 signature = await signed(signer, event.data, event.algorithm)
-        except Exception as error:
-            self._signing_failed(event, error)
+        except BaseException as error:
+            failure = failure_of(error)
+            if failure is None:
+                raise
+            self._signing_failed(event, failure)
         else:
             event.supply(signature, anyio.current_time())
         self._advance()
@@ -323,7 +326,7 @@ class ServerSession(Session):
         try:
             attempt = self._links.try_stream(stream, core)
         except LocalProtocolError:
-            await anyio.aclose_forcefully(stream)
+            await close_at_once(stream)
             return
         self._address = other._address
         event.accept(self._connection, anyio.current_time())
@@ -432,16 +435,14 @@ class ServerSession(Session):
             with self._backend.create_cancel_scope(deadline=deadline):
                 return await callback(*question)
             raise TimeoutError(f"there was no answer within {seconds:g} seconds")
-        except anyio.get_cancelled_exc_class() as error:
-            if anyio.current_effective_deadline() == -math.inf:
+        except BaseException as error:
+            failure = failure_of(error)
+            if failure is None:
                 raise
-            # Nobody cancels us: the callback awaited something that was cancelled.
-            self._callback_failed(error)
-        except Exception as error:
-            self._callback_failed(error)
+            self._callback_failed(failure)
         return None
 
-    def _callback_failed(self, error: BaseException) -> None:
+    def _callback_failed(self, error: Exception) -> None:
         self._is_excused = True
         logger.error("an authentication callback failed; the attempt is refused", exc_info=error)
         self._trace(TraceId.AUTHENTICATION_ERROR, TraceLevel.ERROR, "the callback failed", error)

@@ -26,6 +26,7 @@ from ..protocol.channel import PendingRequest
 from ..trace import TraceId, TraceLevel
 from ._waiting import Notice
 from .channel import Channel
+from .errors import failure_of
 from .events import ServiceActivated, SessionEvent
 from .opening import ChannelOpening
 from .requests import IncomingRequest
@@ -214,10 +215,14 @@ class SessionService:
     ) -> None:
         try:
             await function(*arguments)
-        except SSHError as error:
-            logger.debug("%r: %r", self, error)
-        except Exception:
-            logger.exception("a task of %r failed", self)
+        except BaseException as error:
+            failure = failure_of(error)
+            if failure is None:
+                raise
+            if isinstance(failure, SSHError):
+                logger.debug("%r: %r", self, failure)
+            else:
+                logger.error("a task of %r failed", self, exc_info=failure)
 
     def _take_request(self, request: IncomingRequest, channel: Channel | None) -> None:
         async def answer() -> None:
@@ -226,7 +231,7 @@ class SessionService:
                     await self.on_session_request(request)
                 else:
                     await self.on_channel_request(channel, request)
-            except Exception as error:
+            except BaseException as error:
                 self._hook_failed(f"the request {request.name!r}", error)
                 await self._refuse(request.reject)
 
@@ -245,16 +250,19 @@ class SessionService:
     async def _take_opening(self, opening: ChannelOpening) -> None:
         try:
             await self.on_channel_opening(opening)
-        except Exception as error:
+        except BaseException as error:
             self._hook_failed(repr(opening), error)
             reason = ChannelOpenFailureReason.CONNECT_FAILED
             await self._refuse(opening.reject, reason, "internal error")
 
-    def _hook_failed(self, what: str, error: Exception) -> None:
-        if isinstance(error, SSHError):
-            logger.debug("%r could not handle %s: %r", self, what, error)
+    def _hook_failed(self, what: str, error: BaseException) -> None:
+        failure = failure_of(error)
+        if failure is None:
+            raise error
+        if isinstance(failure, SSHError):
+            logger.debug("%r could not handle %s: %r", self, what, failure)
         else:
-            logger.error("%r failed at %s", self, what, exc_info=error)
+            logger.error("%r failed at %s", self, what, exc_info=failure)
 
     async def _refuse(self, reject: Callable[..., Awaitable[None]], *reason: Any) -> None:
         try:

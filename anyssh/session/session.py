@@ -39,7 +39,7 @@ from ..trace import TraceHandler, TraceId, TraceLevel
 from ._arguments import check_type
 from ._waiting import Notice
 from .channel import Channel
-from .errors import is_end_of_peer
+from .errors import failure_of, is_end_of_peer
 from .life import LIFE_HANDLERS, ProgressHandler, SessionLife, Transport
 from .link import Together
 from .links import SessionState
@@ -253,11 +253,14 @@ class Session(ForwardingMethods, SessionLife):
         async with channel:
             try:
                 await handler(channel)
-            except Exception as error:
-                if is_end_of_peer(error):
-                    logger.debug("%r ended: %r", channel, error)
+            except BaseException as error:
+                failure = failure_of(error)
+                if failure is None:
+                    raise
+                if is_end_of_peer(failure):
+                    logger.debug("%r ended: %r", channel, failure)
                 else:
-                    logger.exception("the handler of %r failed", channel)
+                    logger.error("the handler of %r failed", channel, exc_info=failure)
 
     async def _next_opening(
         self, channel_type: str | None, end: Callable[[], Exception]

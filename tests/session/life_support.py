@@ -6,6 +6,7 @@ protocol core over a stream, which answers nothing that it is not told to.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import signal
@@ -36,6 +37,7 @@ __all__ = [
     "echo",
     "echoes",
     "fast",
+    "foreign_cancellation",
     "host_key",
     "must_not_spin",
     "nothing_left_behind",
@@ -209,6 +211,13 @@ async def until_nobody_listens(port: int) -> None:
 async def settle() -> None:
     """Let others run until nobody can go on."""
     await anyio.wait_all_tasks_blocked()
+
+
+def foreign_cancellation() -> BaseException:
+    """Return what a task meets that awaits something that somebody else has cancelled."""
+    if anyio.get_cancelled_exc_class() is asyncio.CancelledError:
+        return asyncio.CancelledError()
+    return RuntimeError("there is no such thing on Trio")
 
 
 class RawPeer:

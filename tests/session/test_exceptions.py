@@ -26,6 +26,7 @@ from .life_support import (
     echo,
     echoes,
     fast,
+    foreign_cancellation,
     host_key,
     nothing_left_behind,
     pair,
@@ -276,7 +277,7 @@ async def test_a_provider_that_hangs_ends_with_the_time_for_authentication() -> 
         assert "authentication" in str(client.error)
 
 
-@pytest.mark.parametrize("kind", ["raises", "lies"])
+@pytest.mark.parametrize("kind", ["raises", "lies", "awaits what was cancelled"])
 async def test_a_host_key_signer_that_fails(kind: str) -> None:
     """HR-45: nor does a wrong signature leave that somebody else has made."""
 
@@ -286,6 +287,8 @@ async def test_a_host_key_signer_that_fails(kind: str) -> None:
         async def sign(self, data: bytes, algorithm: str) -> bytes:
             if kind == "raises":
                 raise OSError("no agent at /run/agent")
+            if kind == "awaits what was cancelled":
+                raise foreign_cancellation()
             return host_key().sign(b"something else", algorithm)
 
     client, server = await _connect(server_of(host_keys=[FailingSigner()]))
@@ -293,7 +296,8 @@ async def test_a_host_key_signer_that_fails(kind: str) -> None:
     assert "agent" not in str(client.error)
     assert isinstance(server.error, anyssh.SSHError)
     cause = server.error.__cause__
-    assert isinstance(cause, OSError if kind == "raises" else anyssh.LocalProtocolError)
+    expected = {"raises": OSError, "lies": anyssh.LocalProtocolError}
+    assert isinstance(cause, expected.get(kind, RuntimeError))
 
 
 # Watching
@@ -336,13 +340,13 @@ async def test_handlers_that_raise_close_their_channel_only() -> None:
     async def handle(channel: anyssh.Channel) -> None:
         if channel.channel_type == "echo":
             return await echo(channel)
-        raise KeyError("mine")
+        raise KeyError("mine") if channel.channel_type == "bad" else foreign_cancellation()
 
     async with pair() as (client, server), anyio.create_task_group() as group:
         group.start_soon(server.serve, handle)
         with anyio.fail_after(LIMIT):
-            for _ in range(3):
-                channel = await client.open_channel("bad")
+            for kind in ("bad", "awaits what was cancelled", "bad"):
+                channel = await client.open_channel(kind)
                 closed = await channel.wait_closed()
                 assert closed.error is None
                 await echoes(client)
@@ -374,7 +378,7 @@ ODD_ERRORS: list[Exception] = [
 class _Failing(Recorder):
     """Raises from one method, from a certain call on."""
 
-    def __init__(self, inner: Any, method: str, error: Exception, after: int = 0) -> None:
+    def __init__(self, inner: Any, method: str, error: BaseException, after: int = 0) -> None:
         super().__init__(inner)
         self._method = method
         self._error = error
@@ -471,6 +475,78 @@ async def test_a_stream_that_raises_at_the_end_spoils_nothing(method: str) -> No
         assert client_end.error is None
         assert isinstance(server_end.error, anyssh.Disconnected)
         assert failing.closes == far.closes == 1
+
+
+@pytest.mark.parametrize("method", ["send", "receive", "send_eof", "aclose"])
+async def test_a_stream_whose_own_wait_was_cancelled_is_lost(method: str) -> None:
+    """Nobody has cancelled the session: its body goes on, and hears of the loss."""
+    near, far = streams()
+    leaves = method in ("send_eof", "aclose")
+    failing = _Failing(near, method, foreign_cancellation(), 0 if leaves else 1)
+    client_end, server_end = Outcome(), Outcome()
+    with anyio.fail_after(LIMIT):
+        async with anyio.create_task_group() as group:
+            group.start_soon(run_end, server_of().accept(far), None, server_end)
+            body = (lambda session: checkpoint()) if leaves else None
+            await run_end(client_of(failing), body, client_end)
+    if leaves:
+        assert client_end.error is None
+    else:
+        assert isinstance(client_end.error, anyssh.ConnectionLost)
+        assert isinstance(client_end.error.__cause__, RuntimeError)
+    assert isinstance(server_end.error, anyssh.SSHError)
+    assert failing.closes == far.closes == 1
+
+
+class _FailingWhenCancelled(Recorder):
+    """Raises what a nursery of Trio's does when one of its tasks fails while it is cancelled."""
+
+    def __init__(self, inner: Any, method: str) -> None:
+        super().__init__(inner)
+        self._method = method
+        self.hangs = False
+        self.failures = 0
+
+    async def _call(self, method: str, call: Callable[[], Awaitable[Any]]) -> Any:
+        if method != self._method:
+            return await call()
+        try:
+            if self.hangs:
+                await anyio.sleep_forever()
+            return await call()
+        except anyio.get_cancelled_exc_class() as cancellation:
+            self.failures += 1
+            raise BaseExceptionGroup("both", [cancellation, OSError("cable")]) from None
+
+    async def send(self, item: bytes) -> None:
+        await self._call("send", lambda: super(_FailingWhenCancelled, self).send(item))
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        data: bytes = await self._call("receive", super().receive)
+        return data
+
+    async def send_eof(self) -> None:
+        await self._call("send_eof", super().send_eof)
+
+
+@pytest.mark.parametrize("method", ["send", "receive", "send_eof"])
+async def test_a_stream_that_fails_while_it_is_cancelled_spoils_nothing(method: str) -> None:
+    near, far = streams()
+    failing = _FailingWhenCancelled(near, method)
+    error = KeyError("mine")
+    limits = anyssh.Limits(disconnect_time=0.05, close_time=0.05)
+
+    async def body(session: anyssh.ClientSession) -> None:
+        await echoes(session)
+        failing.hangs = True
+        raise error
+
+    with anyio.fail_after(LIMIT):
+        async with anyio.create_task_group() as group:
+            group.start_soon(run_end, server_of().accept(far), lambda session: session.serve(echo))
+            outcome = await run_end(client_of(failing, config=fast(limits)), body)
+    assert outcome.error is error
+    assert failing.failures == failing.closes == 1
 
 
 @pytest.mark.parametrize("junk", ["text", None, 7], ids=repr)

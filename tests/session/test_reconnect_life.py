@@ -20,7 +20,15 @@ from anyssh.session import server_session
 from anyssh.testing import Direction, FaultStream, memory_stream_pair
 
 from .ends import Call, receive_exactly, settle
-from .life_support import Recorder, client_of, nothing_left_behind, run_end, server_of, wait_for
+from .life_support import (
+    Recorder,
+    client_of,
+    foreign_cancellation,
+    nothing_left_behind,
+    run_end,
+    server_of,
+    wait_for,
+)
 from .network import open_channel_pair
 from .reconnect_support import reconnecting
 from .test_cancellation import cancel_after
@@ -35,15 +43,28 @@ async def check_both_ways(ours: anyssh.Channel, theirs: anyssh.Channel, word: by
         assert await receive_exactly(receiver, len(word)) == word
 
 
+class BadlyClosed(Recorder):
+    """A stream that raises when it is closed."""
+
+    async def aclose(self) -> None:
+        try:
+            await super().aclose()
+        finally:
+            raise OSError("it is closed already")
+
+
 class Connector(ByteStreamConnectable):
     """Connects to a house when it is let, and shows every stream that it made.
 
     :ivar gate: kept closed, it lets nobody through
     """
 
-    def __init__(self, place: House, *, shielded: bool = False) -> None:
+    def __init__(
+        self, place: House, *, shielded: bool = False, kind: type[Recorder] = Recorder
+    ) -> None:
         self.place = place
         self.shielded = shielded
+        self.kind = kind
         self.streams: list[Recorder] = []
         self.gate = anyio.Event()
         self.gate.set()
@@ -56,7 +77,7 @@ class Connector(ByteStreamConnectable):
         self.waiting.set()
         with anyio.CancelScope(shield=self.shielded):
             await self.gate.wait()
-            stream = Recorder(await self.place.network.connect())
+            stream = self.kind(await self.place.network.connect())
         self.streams.append(stream)
         return stream
 
@@ -157,11 +178,14 @@ async def settle_server(server: anyssh.ServerSession) -> None:
     await settle()
 
 
-async def test_a_call_in_the_wrong_state_closes_its_stream_and_nothing_else() -> None:
+@pytest.mark.parametrize("kind", [Recorder, BadlyClosed])
+async def test_a_call_in_the_wrong_state_closes_its_stream_and_nothing_else(
+    kind: type[Recorder],
+) -> None:
     async with house() as place:
         client, server, stream = await place.connect()
         ours, theirs = await open_channel_pair(client, server)
-        unwanted = Recorder(await place.network.connect())
+        unwanted = kind(await place.network.connect())
         with pytest.raises(anyssh.LocalProtocolError, match="connected"):
             await client.reconnect(unwanted)
         assert unwanted.closes == 1
@@ -169,7 +193,7 @@ async def test_a_call_in_the_wrong_state_closes_its_stream_and_nothing_else() ->
         near, _ = memory_stream_pair()
         first = Call(place.group, partial(client.reconnect, near))
         await settle()
-        unwanted = Recorder(await place.network.connect())
+        unwanted = kind(await place.network.connect())
         with pytest.raises(anyssh.LocalProtocolError, match="another stream"):
             await client.reconnect(unwanted)
         assert unwanted.closes == 1
@@ -193,10 +217,11 @@ async def test_a_stream_that_is_given_interrupts_the_making_of_one() -> None:
         await check_both_ways(ours, theirs, b"all is well")
 
 
-async def test_a_stream_that_was_made_in_vain_is_closed() -> None:
+@pytest.mark.parametrize("kind", [Recorder, BadlyClosed])
+async def test_a_stream_that_was_made_in_vain_is_closed(kind: type[Recorder]) -> None:
     """What is given counts, should both come at the same time."""
     async with house() as place:
-        connector = Connector(place, shielded=True)
+        connector = Connector(place, shielded=True, kind=kind)
         client, server, stream = await place.connect(stream=connector)
         ours, theirs = await open_channel_pair(client, server)
         connector.close()
@@ -207,6 +232,21 @@ async def test_a_stream_that_was_made_in_vain_is_closed() -> None:
         connector.gate.set()
         await call.result()
         assert [stream.closes for stream in connector.streams[1:]] == [1]
+        await check_both_ways(ours, theirs, b"all is well")
+
+
+async def test_a_connectable_whose_own_wait_was_cancelled_is_asked_again() -> None:
+    class Failing(Connector):
+        async def connect(self) -> Recorder:
+            stream = await super().connect()
+            if len(self.streams) == 2:
+                raise foreign_cancellation()
+            return stream
+
+    async with house() as place:
+        client, server, stream = await place.connect(stream=Failing(place))
+        ours, theirs = await open_channel_pair(client, server)
+        await lose(client, server, stream=stream)
         await check_both_ways(ours, theirs, b"all is well")
 
 

@@ -29,6 +29,7 @@ from .life_support import (
     echo,
     echoes,
     fast,
+    foreign_cancellation,
     host_key,
     nothing_left_behind,
     run_end,
@@ -547,15 +548,41 @@ async def test_a_server_without_authentication_counts_sessions_as_well() -> None
 
 
 async def test_failing_handlers_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """Those too that await something which was cancelled, which is no reason to stop serving."""
     caplog.set_level("CRITICAL", "anyssh")
+    errors = [RuntimeError("a bug"), foreign_cancellation(), RuntimeError("a bug")]
 
     async def fail(session: anyssh.ServerSession) -> None:
-        raise RuntimeError("a bug")
+        raise errors.pop()
 
     async with served(fail) as place:
-        outcome = await place.guest()
-        await outcome.ended.wait()
-        await wait_for(lambda: place.statistics.handler_failures == 1)
+        for count in (1, 2, 3):
+            outcome = await place.guest()
+            await outcome.ended.wait()
+            await wait_for(lambda count=count: place.statistics.handler_failures == count)
+
+
+async def test_a_handler_that_fails_while_its_server_is_cancelled_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """On Trio, the failure comes in one group with the cancellation."""
+
+    async def fail_at_the_end(session: anyssh.ServerSession) -> None:
+        async def work() -> None:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                raise KeyError("a bug")
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(work)
+            await anyio.sleep_forever()
+
+    caplog.set_level("CRITICAL", "anyssh")
+    async with served(fail_at_the_end) as place:
+        await place.guest()
+        await settle()
+    assert place.statistics.handler_failures == 1
 
 
 @pytest.mark.parametrize("host, shown", [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])

@@ -12,7 +12,7 @@ import pytest
 import anyssh
 from anyssh import ServiceActivation, SessionService
 
-from .life_support import LIMIT, fast, host_key
+from .life_support import LIMIT, fast, foreign_cancellation, host_key
 from .life_support import pair as plain_pair
 
 
@@ -216,19 +216,20 @@ class Failing(Recording):
     )
 
     async def on_session_request(self, request: anyssh.IncomingRequest) -> None:
-        raise ValueError("a bug")
+        raise self.config()
 
     async def on_channel_request(
         self, channel: anyssh.Channel, request: anyssh.IncomingRequest
     ) -> None:
-        raise ValueError("a bug")
+        raise self.config()
 
     async def on_channel_opening(self, opening: anyssh.ChannelOpening) -> None:
-        raise ValueError("a bug")
+        raise self.config()
 
 
-async def test_a_failing_service_refuses_and_the_session_goes_on() -> None:
-    async with pair({Failing: None}) as (client, server), anyio.create_task_group() as tasks:
+@pytest.mark.parametrize("error", [ValueError, foreign_cancellation])
+async def test_a_failing_service_refuses_and_the_session_goes_on(error: Any) -> None:
+    async with pair({Failing: error}) as (client, server), anyio.create_task_group() as tasks:
         assert not await client.request("ask@example.com")
         with pytest.raises(anyssh.ChannelOpenError):
             await client.open_channel("talk@example.com")
