@@ -8,7 +8,7 @@ the core as far as the window and the output bound allow, and waits for more roo
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from logging import Logger, getLogger
@@ -746,7 +746,13 @@ class Channel(ByteStream):
         self._session._require_alive()
 
     async def _first_request(self, request: ChannelRequest) -> None:
-        granted = await self.request(request.name, request.payload, want_reply=request.want_reply)
+        granted: Reply | None = None
+        with suppress(anyio.BrokenResourceError):  # it is closed, as the session may be
+            granted = await self.request(
+                request.name, request.payload, want_reply=request.want_reply
+            )
+        if granted is None:
+            self._session._require_alive()
         if not granted:
             raise RequestDenied(f"the peer refused the request {request.name!r}")
 

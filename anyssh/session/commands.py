@@ -128,7 +128,7 @@ async def run_command(
             raise CommandFailed(reason, output.completed(command, ChannelClosed()))
         closed = await channel.wait_closed()
     if closed.error is not None:
-        raise closed.error
+        raise session._failure()
     completed = output.completed(command, closed)
     if check:
         completed.check_status()

@@ -330,6 +330,27 @@ async def test_a_denied_request_closes_the_channel_again(ends) -> None:
         assert opener.channels == acceptor.channels == ()
 
 
+@pytest.mark.parametrize("end", ["the channel", "the session"])
+@pytest.mark.parametrize("early", [True, False])
+async def test_an_end_denies_a_request_that_waits(ends, end: str, early: bool) -> None:
+    """Of a session that has ended, its error counts."""
+    async with ends() as (opener, acceptor):
+
+        async def leave() -> None:
+            channel = await acceptor.accept_channel()
+            if not early:
+                await anext(channel.requests())
+            await (channel if end == "the channel" else acceptor).aclose()
+
+        async def open_with_request() -> None:
+            with pytest.raises(anyssh.SSHError) as caught:
+                await opener.open_channel(request=anyssh.ChannelRequest("exec"))
+            denied = end == "the channel"
+            assert type(caught.value) is (anyssh.RequestDenied if denied else anyssh.Disconnected)
+
+        await at_once(open_with_request(), leave())
+
+
 async def test_an_open_does_not_wait_for_a_request_without_reply(ends) -> None:
     async with ends() as (opener, acceptor):
         request = anyssh.ChannelRequest("env", want_reply=False)

@@ -176,13 +176,18 @@ async def test_the_end_of_the_session_is_raised_bare() -> None:
 
         async with anyio.create_task_group() as group:
             group.start_soon(server.serve, partial(answer, commands={"linger": linger}))
-            call = Call(group, partial(client.run_command, "linger", input=bytes(5 * MIB)))
+            run = partial(client.run_command, "linger", input=bytes(5 * MIB))
+            calls = [Call(group, run) for _ in range(2)]
             await running.wait()
+            await settle()
             await server.disconnect(anyssh.DisconnectReason.BY_APPLICATION, "enough")
-            await call.done.wait()
+            for call in calls:
+                await call.done.wait()
             group.cancel_scope.cancel()
-    assert type(call.error) is anyssh.Disconnected
-    assert call.error.description == "enough"
+    for call in calls:
+        assert type(call.error) is anyssh.Disconnected
+        assert call.error.description == "enough"
+    assert calls[0].error is not calls[1].error
 
 
 async def test_who_is_cancelled_leaves_nothing_behind() -> None:
