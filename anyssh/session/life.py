@@ -378,9 +378,18 @@ class SessionLife(TypedAttributeProvider):
 
     async def _open_stream(self) -> AnyByteStream:
         transport = self._transport
-        if isinstance(transport, ByteStreamConnectable):
-            return await open_stream(transport)
-        return transport
+        if not isinstance(transport, ByteStreamConnectable):
+            return transport
+        with anyio.CancelScope() as scope:
+            self._waiting_scopes[scope] = None
+            try:
+                stream = await open_stream(transport)
+            finally:
+                del self._waiting_scopes[scope]
+            if not scope.cancel_called:
+                return stream
+            await close_at_once(stream)
+        raise Disconnected(DisconnectReason.BY_APPLICATION, "", by_peer=False)
 
     def _prepare(self, stream: AnyByteStream) -> None:
         loop = running_loop()
@@ -496,9 +505,12 @@ class SessionLife(TypedAttributeProvider):
         """End the session: say goodbye, let it leave, close the stream.
 
         Takes at most :attr:`Limits.disconnect_time` and :attr:`Limits.close_time`. Does nothing
-        the second time. A session that was never entered closes the stream that it was given.
+        the second time. A session that was never entered closes the stream that it was given; one
+        that still waits for its connectable waits no longer.
         """
         if self._state is SessionState.NEW:
+            for scope in self._waiting_scopes:
+                scope.cancel()
             if isinstance(self._transport, AsyncResource):
                 await self._transport.aclose()
             return

@@ -934,6 +934,30 @@ async def test_a_connectable_that_hangs_can_be_cancelled() -> None:
         assert scope.cancelled_caught
 
 
+@pytest.mark.parametrize("comes_late", [False, True])
+async def test_a_session_that_is_closed_waits_for_no_connectable(comes_late: bool) -> None:
+    class Slow(_Connectable):
+        async def connect(self) -> ByteStream:
+            connecting.set()
+            with anyio.CancelScope(shield=comes_late):
+                await closed.wait()
+                return await super().connect()
+
+    near, _ = streams()
+    connecting, closed, outcome = anyio.Event(), anyio.Event(), Outcome()
+    session = client_of(Slow(near))
+    with anyio.fail_after(LIMIT):
+        async with nothing_left_behind(), anyio.create_task_group() as group:
+            group.start_soon(run_end, session, None, outcome)
+            await connecting.wait()
+            await session.aclose()
+            if comes_late:
+                closed.set()
+    assert isinstance(outcome.error, anyssh.Disconnected)
+    assert not outcome.error.by_peer
+    assert near.closes == comes_late
+
+
 # Ends that do not end
 
 
