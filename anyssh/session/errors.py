@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, TypeVar
 
 import anyio
 
 from ..errors import SSHError
 
-__all__ = ["ConnectionLost", "failure_of", "is_end_of_peer"]
+__all__ = ["ConnectionLost", "failure_of", "is_end_of_peer", "without_frames"]
+
+ErrorT = TypeVar("ErrorT", bound=BaseException)
 
 
 class ConnectionLost(SSHError, anyio.BrokenResourceError):
@@ -53,6 +55,24 @@ def failure_of(error: BaseException) -> Exception | None:
         failure.__cause__ = error
         return failure
     return None
+
+
+def without_frames(error: ErrorT) -> ErrorT:
+    """Return an error without its traceback, and without those of what it came from.
+
+    For errors that may be kept for long. Frames know who has called them, so even one of somebody
+    else's leads to a session, its keys and its buffers.
+    """
+    found: dict[int, BaseException] = {}
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is not None and id(each) not in found:
+            found[id(each)] = each
+            each.__traceback__ = None
+            waiting += [each.__cause__, each.__context__]
+            waiting += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
+    return error
 
 
 def _is_being_cancelled(cancelled: type[BaseException]) -> bool:

@@ -72,7 +72,7 @@ from ._backend import running_loop
 from ._waiting import Notice
 from .attributes import SSHAttribute
 from .connecting import close_at_once, open_stream
-from .errors import ConnectionLost
+from .errors import ConnectionLost, without_frames
 from .events import Disconnected as DisconnectedEvent
 from .events import EventQueue, KeepAliveFailed, KeepAliveSucceeded, Reconnected, SessionEvent
 from .links import NEXT_STATES, Links, SessionState
@@ -759,7 +759,7 @@ class SessionLife(TypedAttributeProvider):
         """Return the error of a connection that has ended, with what is known beside."""
         error = event.error or self._links.current.loss()
         if error.__cause__ is None:
-            error.__cause__ = self._links.current.error
+            without_frames(error).__cause__ = self._links.current.error
         where = _SET_UP.get(event.phase)
         if isinstance(error, HostKeyError):
             where = "the verification of the host key"

@@ -44,7 +44,7 @@ from ..protocol.events import Event, nobody
 from ._backend import RunningLoop
 from ._direct import DirectWriter, RestingReader, receive_from
 from ._waiting import Latch, Notice
-from .errors import ConnectionLost, failure_of
+from .errors import ConnectionLost, failure_of, without_frames
 from .handshakes import Handshakes
 
 __all__ = ["Link", "StartTask", "Together"]
@@ -341,7 +341,8 @@ class Link:
 
     def _lost(self, error: Exception) -> None:
         if self._error is None:
-            self._error = _without_our_frames(error)
+            logger.debug("a stream has failed", exc_info=error)
+            self._error = without_frames(error)
 
     # What the core brings about
 
@@ -735,11 +736,3 @@ class Together:
     def __exit__(self, *error: object) -> None:
         if self._has_begun:
             self._link.end_together()
-
-
-def _without_our_frames(error: Exception) -> Exception:
-    """Return an error whose traceback does not keep this link, its keys and its buffers alive."""
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_frame.f_globals is globals():
-        traceback = traceback.tb_next
-    return error.with_traceback(traceback)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
+from logging import Logger, getLogger
 from secrets import SystemRandom
 from typing import TYPE_CHECKING, Final
 
@@ -28,10 +29,12 @@ from ..protocol.transport import NO_TRAFFIC, Traffic
 from ._backend import RunningLoop
 from ._waiting import Latch, Notice
 from .connecting import close_at_once, open_stream
-from .errors import ConnectionLost, failure_of
+from .errors import ConnectionLost, failure_of, without_frames
 from .link import Link, StartTask
 
 __all__ = ["NEXT_STATES", "Attempt", "Links", "SessionState"]
+
+logger: Logger = getLogger("anyssh")
 
 FIRST_DELAY: Final = 0.5
 LONGEST_DELAY: Final = 30.0
@@ -111,7 +114,7 @@ class Attempt:
             refusal.__cause__ = error
             error = refusal
         elif error.__cause__ is None:
-            error.__cause__ = self.link.error
+            without_frames(error).__cause__ = self.link.error
         self.error = error
         self.is_over.set()
         if self.link.core.role is Role.CLIENT:  # one that we refuse is to read why
@@ -344,7 +347,9 @@ class Links:
             failure = failure_of(error)
             if failure is None:
                 raise
-            self._last_error = failure  # whatever it is, the next try may do better
+            logger.debug("no stream could be made", exc_info=failure)
+            # Whatever it is, the next try may do better.
+            self._last_error = without_frames(failure)
             return
         if self._attempt is None:
             self._attempt = Attempt(self, stream, self._make_core(stream))

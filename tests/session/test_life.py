@@ -1126,6 +1126,26 @@ async def test_a_hundred_sessions_at_once_all_get_through() -> None:
     assert digests == [True] * 200
 
 
+async def test_how_a_session_has_ended_does_not_keep_its_stream() -> None:
+    """Nor its keys and buffers: an application may keep the error for long."""
+    near, far = streams()
+    ends: list[anyssh.SessionClosed] = []
+    cores: list[weakref.ref[Core]] = []
+
+    async def note(session: anyssh.ServerSession) -> None:
+        cores.append(weakref.ref(session._core))
+        ends.append(await session.wait_closed())
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run_end, server_of().accept(far), note)
+        peer = RawPeer(near)
+        await peer.log_in()
+        await peer.send(bytes([anyssh.MessageNumber.USERAUTH_FAILURE]))
+    gc.collect()
+    assert isinstance(ends[0].error, anyssh.RemoteProtocolError)
+    assert cores[0]() is None
+
+
 async def test_channels_whose_close_is_never_answered_are_forgotten() -> None:
     """A session keeps no more of them than it needs to tell late messages from false ones."""
     near, far = streams()

@@ -359,6 +359,24 @@ async def test_a_connectable_that_hangs_does_not_keep_a_session_for_ever(
 
 
 @pytest.mark.trio
+async def test_why_there_was_no_other_stream_does_not_keep_the_last_one(
+    autojump_clock: object,
+) -> None:
+    """Nor its keys and buffers: an application may keep the error for long."""
+    async with house_without_limit() as place:
+        network = place.network
+        client, _, _ = await place.connect(stream=network)
+        core = weakref.ref(client._core)
+        network.is_up = False
+        network.cut()
+        end = await client.wait_closed()
+    del client, place
+    gc.collect()
+    assert isinstance(end.error.__cause__, OSError)
+    assert core() is None
+
+
+@pytest.mark.trio
 async def test_each_loss_begins_with_short_waits(
     autojump_clock: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
