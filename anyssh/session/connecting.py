@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 from errno import EALREADY, EINPROGRESS, EWOULDBLOCK
-from functools import lru_cache
+from functools import lru_cache, partial
 from ipaddress import ip_address
 from logging import Logger, getLogger
 from typing import Final
@@ -20,7 +20,7 @@ import anyio
 from anyio import ConnectionFailed, TCPConnectable
 from anyio.abc import AnyByteStream, ByteStreamConnectable, SocketStream
 
-from .errors import failure_of
+from .errors import handle_failure
 
 __all__ = ["close_at_once", "connect_socket", "connect_socket_nowait", "open_stream"]
 
@@ -52,10 +52,8 @@ async def close_at_once(stream: AnyByteStream) -> None:
     try:
         await anyio.aclose_forcefully(stream)
     except BaseException as error:
-        failure = failure_of(error)
-        if failure is None:
+        if not handle_failure(error, partial(logger.debug, "a stream could not be closed: %r")):
             raise
-        logger.debug("a stream could not be closed: %r", failure)
 
 
 @lru_cache

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Final, TypeVar
 
 import anyio
 
 from ..errors import SSHError
 
-__all__ = ["ConnectionLost", "failure_of", "is_end_of_peer", "without_frames"]
+__all__ = ["ConnectionLost", "handle_failure", "is_end_of_peer", "without_frames"]
 
 ErrorT = TypeVar("ErrorT", bound=BaseException)
 
@@ -37,7 +38,22 @@ def is_end_of_peer(error: BaseException) -> bool:
     return isinstance(error, _ENDS)
 
 
-def failure_of(error: BaseException) -> Exception | None:
+def handle_failure(error: BaseException, handle: Callable[[Exception], object]) -> bool:
+    """Have a failure handled, whatever it raised; return False if it is none, and to be raised on.
+
+    Whoever has caught it keeps it in no variable: its traceback leads to his frame, and that to all
+    that he knows, until the garbage collector comes.
+
+    :param handle: is given what has failed
+    """
+    failure = _failure_of(error)
+    if failure is None:
+        return False
+    handle(failure)
+    return True
+
+
+def _failure_of(error: BaseException) -> Exception | None:
     """Return what has failed that raised an exception; None if that is for others to handle.
 
     It is where the running task is cancelled. On asyncio, who awaits something that somebody else

@@ -44,7 +44,7 @@ from ..protocol.events import Event, nobody
 from ._backend import RunningLoop
 from ._direct import DirectWriter, RestingReader, receive_from
 from ._waiting import Latch, Notice
-from .errors import ConnectionLost, failure_of, without_frames
+from .errors import ConnectionLost, handle_failure, without_frames
 from .handshakes import Handshakes
 
 __all__ = ["Link", "StartTask", "Together"]
@@ -330,14 +330,8 @@ class Link:
                 with anyio.move_on_after(CLOSING_TIME):
                     await self.stream.aclose()
         except BaseException as error:
-            self._fail(error)
-
-    def _fail(self, error: BaseException) -> None:
-        """Note that the stream is gone, as whatever it raises means, unless we are cancelled."""
-        failure = failure_of(error)
-        if failure is None:
-            raise error
-        self._lost(failure)
+            if not handle_failure(error, self._lost):
+                raise
 
     def _lost(self, error: Exception) -> None:
         if self._error is None:
@@ -521,7 +515,8 @@ class Link:
         except anyio.EndOfStream:
             raise
         except BaseException as error:
-            self._fail(error)
+            if not handle_failure(error, self._lost):
+                raise
             raise anyio.EndOfStream from None
 
     def _take_directly(self, data: bytes) -> bool:
@@ -684,7 +679,8 @@ class Link:
             await self.stream.send(data)
             self._contour.record_sent(self._clock(), len(data))
         except BaseException as error:
-            self._fail(error)
+            if not handle_failure(error, self._lost):
+                raise
             raise _StreamFailed from error
 
     async def _send_eof(self) -> None:
@@ -693,7 +689,8 @@ class Link:
         except NotImplementedError:
             self._stop_reading()
         except BaseException as error:
-            self._fail(error)
+            if not handle_failure(error, self._lost):
+                raise
 
     # Time
 

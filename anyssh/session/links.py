@@ -29,7 +29,7 @@ from ..protocol.transport import NO_TRAFFIC, Traffic
 from ._backend import RunningLoop
 from ._waiting import Latch, Notice
 from .connecting import close_at_once, open_stream
-from .errors import ConnectionLost, failure_of, without_frames
+from .errors import ConnectionLost, handle_failure, without_frames
 from .link import Link, StartTask
 
 __all__ = ["NEXT_STATES", "Attempt", "Links", "SessionState"]
@@ -344,17 +344,17 @@ class Links:
         try:
             stream = await open_stream(connectable)
         except BaseException as error:
-            failure = failure_of(error)
-            if failure is None:
+            if not handle_failure(error, self._not_connected):
                 raise
-            logger.debug("no stream could be made", exc_info=failure)
-            # Whatever it is, the next try may do better.
-            self._last_error = without_frames(failure)
-            return
+            return  # whatever it was, the next try may do better
         if self._attempt is None:
             self._attempt = Attempt(self, stream, self._make_core(stream))
         else:
             await close_at_once(stream)
+
+    def _not_connected(self, error: Exception) -> None:
+        logger.debug("no stream could be made", exc_info=error)
+        self._last_error = without_frames(error)
 
     def try_stream(self, stream: AnyByteStream, core: Core | None = None) -> Attempt:
         """Try to go on over a stream, instead of the one that is lost.

@@ -33,7 +33,7 @@ from .attributes import remote_address
 from .authorities import UserAuthorities
 from .connecting import close_at_once
 from .credentials import CertifiedKey, KeyPair, as_signer, require_type
-from .errors import failure_of, is_end_of_peer
+from .errors import handle_failure, is_end_of_peer
 from .life import ProgressHandler
 from .metrics import ServerStatistics
 from .reconnectable import ReconnectableSessions
@@ -346,19 +346,20 @@ class Server:
         except SessionMoved as error:
             logger.debug("%s", error)
         except BaseException as error:
-            failure = failure_of(error)
-            if failure is None:
+            if not handle_failure(error, partial(self._guest_failed, guest)):
                 raise
-            name = guest.session._peer_name()
-            if is_end_of_peer(failure):
-                logger.info("%s: the connection ended: %s", name, str(failure) or repr(failure))
-            else:
-                self._handler_failures += 1
-                logger.error("%s: the handler of the connection failed", name, exc_info=failure)
         finally:
             del self._guests[guest], guests[guest]
             guest.is_gone.set()
             admitted.move(Stage.OVER)
+
+    def _guest_failed(self, guest: _Guest, error: Exception) -> None:
+        name = guest.session._peer_name()
+        if is_end_of_peer(error):
+            logger.info("%s: the connection ended: %s", name, str(error) or repr(error))
+        else:
+            self._handler_failures += 1
+            logger.error("%s: the handler of the connection failed", name, exc_info=error)
 
     async def _refuse(self, stream: AnyByteStream, refusal: Refusal) -> None:
         """Close a connection, with a line that says why where that costs next to nothing."""
@@ -369,10 +370,9 @@ class Server:
                     await stream.send(f"{refusal.value}\r\n".encode())
                     await stream.aclose()
         except BaseException as error:
-            failure = failure_of(error)
-            if failure is None:
+            told = "a connection could not be told that it is refused: %r"
+            if not handle_failure(error, partial(logger.debug, told)):
                 raise
-            logger.debug("a connection could not be told that it is refused: %r", failure)
         finally:
             self._refusing -= 1
             await close_at_once(stream)

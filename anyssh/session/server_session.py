@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from logging import Logger, getLogger
 from typing import Any, Final
 
@@ -50,7 +51,7 @@ from .attributes import SSHAttribute, displayed_address
 from .authorities import UserAuthorities
 from .connecting import close_at_once
 from .credentials import Signer
-from .errors import ConnectionLost, failure_of
+from .errors import ConnectionLost, handle_failure
 from .life import ProgressHandler
 from .links import SessionState
 from .reconnectable import ReconnectableSessions
@@ -223,10 +224,8 @@ class ServerSession(Session):
             with anyio.fail_after(self._config.limits.handler_time):
                 signature = await signed(signer, event.data, event.algorithm)
         except BaseException as error:
-            failure = failure_of(error)
-            if failure is None:
+            if not handle_failure(error, partial(self._signing_failed, event)):
                 raise
-            self._signing_failed(event, failure)
         else:
             event.supply(signature, anyio.current_time())
         self._advance()
@@ -436,10 +435,8 @@ class ServerSession(Session):
                 return await callback(*question)
             raise TimeoutError(f"there was no answer within {seconds:g} seconds")
         except BaseException as error:
-            failure = failure_of(error)
-            if failure is None:
+            if not handle_failure(error, self._callback_failed):
                 raise
-            self._callback_failed(failure)
         return None
 
     def _callback_failed(self, error: Exception) -> None:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from logging import Logger, getLogger
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, TypeVarTuple, cast
 
@@ -26,7 +26,7 @@ from ..protocol.channel import PendingRequest
 from ..trace import TraceId, TraceLevel
 from ._waiting import Notice
 from .channel import Channel
-from .errors import failure_of
+from .errors import handle_failure
 from .events import ServiceActivated, SessionEvent
 from .opening import ChannelOpening
 from .requests import IncomingRequest
@@ -216,13 +216,14 @@ class SessionService:
         try:
             await function(*arguments)
         except BaseException as error:
-            failure = failure_of(error)
-            if failure is None:
+            if not handle_failure(error, self._task_failed):
                 raise
-            if isinstance(failure, SSHError):
-                logger.debug("%r: %r", self, failure)
-            else:
-                logger.error("a task of %r failed", self, exc_info=failure)
+
+    def _task_failed(self, error: Exception) -> None:
+        if isinstance(error, SSHError):
+            logger.debug("%r: %r", self, error)
+        else:
+            logger.error("a task of %r failed", self, exc_info=error)
 
     def _take_request(self, request: IncomingRequest, channel: Channel | None) -> None:
         async def answer() -> None:
@@ -232,7 +233,9 @@ class SessionService:
                 else:
                     await self.on_channel_request(channel, request)
             except BaseException as error:
-                self._hook_failed(f"the request {request.name!r}", error)
+                what = f"the request {request.name!r}"
+                if not handle_failure(error, partial(self._hook_failed, what)):
+                    raise
                 await self._refuse(request.reject)
 
         self._requests.append(answer)
@@ -251,18 +254,16 @@ class SessionService:
         try:
             await self.on_channel_opening(opening)
         except BaseException as error:
-            self._hook_failed(repr(opening), error)
+            if not handle_failure(error, partial(self._hook_failed, repr(opening))):
+                raise
             reason = ChannelOpenFailureReason.CONNECT_FAILED
             await self._refuse(opening.reject, reason, "internal error")
 
-    def _hook_failed(self, what: str, error: BaseException) -> None:
-        failure = failure_of(error)
-        if failure is None:
-            raise error
-        if isinstance(failure, SSHError):
-            logger.debug("%r could not handle %s: %r", self, what, failure)
+    def _hook_failed(self, what: str, error: Exception) -> None:
+        if isinstance(error, SSHError):
+            logger.debug("%r could not handle %s: %r", self, what, error)
         else:
-            logger.error("%r failed at %s", self, what, exc_info=failure)
+            logger.error("%r failed at %s", self, what, exc_info=error)
 
     async def _refuse(self, reject: Callable[..., Awaitable[None]], *reason: Any) -> None:
         try:

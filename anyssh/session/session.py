@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 from logging import Logger, getLogger
 from typing import Any, Final, Self
 
@@ -39,7 +40,7 @@ from ..trace import TraceHandler, TraceId, TraceLevel
 from ._arguments import check_type
 from ._waiting import Notice
 from .channel import Channel
-from .errors import failure_of, is_end_of_peer
+from .errors import handle_failure, is_end_of_peer
 from .life import LIFE_HANDLERS, ProgressHandler, SessionLife, Transport
 from .link import Together
 from .links import SessionState
@@ -254,13 +255,8 @@ class Session(ForwardingMethods, SessionLife):
             try:
                 await handler(channel)
             except BaseException as error:
-                failure = failure_of(error)
-                if failure is None:
+                if not handle_failure(error, partial(_handler_failed, channel)):
                     raise
-                if is_end_of_peer(failure):
-                    logger.debug("%r ended: %r", channel, failure)
-                else:
-                    logger.error("the handler of %r failed", channel, exc_info=failure)
 
     async def _next_opening(
         self, channel_type: str | None, end: Callable[[], Exception]
@@ -501,3 +497,10 @@ Session._handlers = {
     ServiceAccepted: Session._service_accepted,
     ServiceRequested: Session._service_requested,
 }
+
+
+def _handler_failed(channel: Channel, error: Exception) -> None:
+    if is_end_of_peer(error):
+        logger.debug("%r ended: %r", channel, error)
+    else:
+        logger.error("the handler of %r failed", channel, exc_info=error)
