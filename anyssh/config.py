@@ -114,7 +114,8 @@ class Limits:
     :ivar unaccepted_channels: opened by the peer and not yet accepted by the application
     :ivar requests: waiting for the application, per channel and per session
     :ivar service_requests: of the session that wait for a service, such as those to forward ports
-    :ivar receive_memory: windows granted in one session, in all
+    :ivar receive_memory: windows granted in one session, in all; also what may wait to be read on
+        channels that the peer has closed, before it opens more
     :ivar pending_output: sealed or queued for sending before senders wait
     :ivar waiting_bytes: payloads of opens and requests that wait for the application, per session
     :ivar unread_answers: answers to the peer that wait for it to read, besides ``pending_output``

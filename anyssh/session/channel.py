@@ -759,6 +759,14 @@ class Channel(ByteStream):
     # Conditions
 
     @property
+    def _unread(self) -> int:
+        """How many bytes wait to be read; what waits for relays is bounded by them."""
+        if self._recipient is not None:
+            return 0
+        size = self._inbox.queue.size
+        return size if self._stderr is None else size + self._stderr._inbox.queue.size
+
+    @property
     def _is_open(self) -> bool:
         return self._state.phase is ChannelPhase.OPEN
 

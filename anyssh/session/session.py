@@ -14,6 +14,7 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
 from ..config import SessionConfig
+from ..constants import ChannelOpenFailureReason
 from ..errors import SSHError
 from ..forwarding.methods import ForwardingMethods
 from ..forwarding.policy import ForwardingPolicy
@@ -41,6 +42,7 @@ from ._arguments import check_type
 from ._waiting import Notice
 from .channel import Channel
 from .errors import handle_failure, is_end_of_peer
+from .leftovers import Leftovers
 from .life import LIFE_HANDLERS, ProgressHandler, SessionLife, Transport
 from .link import Together
 from .links import SessionState
@@ -88,6 +90,7 @@ class Session(ForwardingMethods, SessionLife):
     __slots__ = (
         "_channels",
         "_granted_service",
+        "_leftovers",
         "_opening_came",
         "_openings",
         "_pending_replies",
@@ -125,6 +128,7 @@ class Session(ForwardingMethods, SessionLife):
         self._opening_came = Notice()
         self._pending_replies: dict[PendingReply, None] = {}
         self._granted_service: str | None = None
+        self._leftovers: Leftovers | None = None  # most sessions have none
         self._requests = RequestQueue(self._refuse_request)
 
     # Channels
@@ -410,6 +414,10 @@ class Session(ForwardingMethods, SessionLife):
 
     def _channel_open_received(self, event: ChannelOpenReceived) -> None:
         opening = ChannelOpening(self, event.channel, event.payload)
+        if self._leftovers is not None and self._leftovers.are_too_much():
+            reason = ChannelOpenFailureReason.RESOURCE_SHORTAGE
+            opening.reject_nowait(reason, "too much of closed channels waits to be read")
+            return
         if not self._service_host.take_opening(opening, self):
             self._openings.append(opening)
             self._opening_came.notify()
@@ -440,6 +448,10 @@ class Session(ForwardingMethods, SessionLife):
         channel: Channel = event.channel.owner
         self._channels.pop(channel, None)
         channel._peer_closed()
+        if channel._unread:
+            if self._leftovers is None:
+                self._leftovers = Leftovers(self._config.limits)
+            self._leftovers.note(channel)
         self._trace_channel(TraceId.CHANNEL_CLOSED, "closed", channel)
 
     def _channel_writable(self, event: ChannelWritable) -> None:

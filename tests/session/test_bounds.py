@@ -18,7 +18,7 @@ import anyssh
 from anyssh import messages
 from anyssh.protocol import Core, Role
 from anyssh.protocol.events import ChannelOpened, ChannelOpenReceived
-from anyssh.testing import Direction, FaultStream
+from anyssh.testing import Direction, FaultStream, session_pair
 
 from .life_support import (
     LIMIT,
@@ -821,3 +821,70 @@ async def test_a_client_meets_a_server_that_never_confirms() -> None:
                 await peer.flush()
                 await wait_for(lambda: client._connection.channel_count == 0)
                 assert not [e for e in peer.events if isinstance(e, ChannelOpened)]
+
+
+# What was sent on channels that are closed
+
+
+@pytest.mark.parametrize("size", [1, 100 * KIB])
+async def test_what_waits_of_closed_channels_is_bounded(size: int) -> None:
+    """HR-51: their windows are free again, and nobody has read what came. Nothing of it is lost."""
+    limits = anyssh.Limits(receive_memory=4 * MIB, channels=64)
+    config = anyssh.SessionConfig(limits=limits)
+    most = min(64, 4 * MIB // size)
+    may_read = anyio.Event()
+    read: list[bytes] = []
+
+    async def slow(channel: anyssh.Channel) -> None:
+        await may_read.wait()
+        read.append(b"".join([chunk async for chunk in channel]))
+
+    async with (
+        session_pair(server_config=config) as (client, server),
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(server.serve, slow)
+        opened = 0
+
+        async def open_all() -> None:
+            nonlocal opened
+            for number in range(2 * most):
+                await fill_and_close(client, bytes([number]) * size)
+                opened += 1
+
+        with pytest.raises(anyssh.ChannelOpenError) as refused:
+            await open_all()
+        assert refused.value.reason == anyssh.ChannelOpenFailureReason.RESOURCE_SHORTAGE
+        assert most <= opened <= most + 1
+        may_read.set()
+        await settle()
+        assert sorted(read) == [bytes([number]) * size for number in range(opened)]
+        await fill_and_close(client, b"at last")
+        await settle()
+        assert read[-1] == b"at last"
+        group.cancel_scope.cancel()
+
+
+async def test_who_drops_closed_channels_need_not_read_them() -> None:
+    limits = anyssh.Limits(receive_memory=4 * MIB, channels=64)
+    config = anyssh.SessionConfig(limits=limits)
+    async with (
+        session_pair(server_config=config) as (client, server),
+        anyio.create_task_group() as group,
+    ):
+
+        async def accept_only() -> None:
+            async for opening in server.incoming_channels():
+                await opening.accept()
+
+        group.start_soon(accept_only)
+        for number in range(200):
+            await fill_and_close(client, bytes(50 * KIB))
+            if number % 50 == 0:
+                gc.collect()
+        group.cancel_scope.cancel()
+
+
+async def fill_and_close(session: anyssh.Session, data: bytes) -> None:
+    async with await session.open_channel() as channel:
+        await channel.send(data)
