@@ -14,6 +14,7 @@ from anyio.abc import ByteStream, SocketAttribute
 from anyssh import TcpEndpoint
 from anyssh.forwarding.listening import Accepting, bound_port, close_listener, listen
 from anyssh.forwarding.sockets import ConnectedSocket, listening_socket
+from anyssh.forwarding.turns import Turns
 from anyssh.forwarding.watching import make_watcher
 from anyssh.testing import check_byte_stream
 
@@ -63,7 +64,7 @@ async def test_a_cancelled_acceptor_loses_nobody() -> None:
             near = await anyio.connect_tcp("127.0.0.1", bound_port(listener) or 0)
             async with anyio.create_task_group() as tasks, anyio.create_task_group() as accepting:
                 watcher = make_watcher(accepting.start_soon, nullcontext)
-                accepting.start_soon(Accepting(raw, handle, tasks, list).run, watcher)
+                accepting.start_soon(Accepting(raw, handle, tasks, list, Turns(8)).run, watcher)
                 for _ in range(turns):
                     await anyio.lowlevel.checkpoint()
                 accepting.cancel_scope.cancel()
