@@ -20,6 +20,7 @@ from anyssh.protocol import Core, Role
 from anyssh.protocol.events import ChannelOpened, ChannelOpenReceived
 from anyssh.testing import Direction, FaultStream, session_pair
 
+from .ends import channel_pair
 from .life_support import (
     LIMIT,
     Outcome,
@@ -883,6 +884,22 @@ async def test_who_drops_closed_channels_need_not_read_them() -> None:
             if number % 50 == 0:
                 gc.collect()
         group.cancel_scope.cancel()
+
+
+async def test_closed_channels_that_were_read_leave_nothing() -> None:
+    """Not even where the peer opens none, as with commands that a client runs one after another."""
+    config = anyssh.SessionConfig(limits=anyssh.Limits(channels=8))
+    async with session_pair(client_config=config) as (client, server):
+        for _ in range(40):
+            ours, theirs = await channel_pair(client, server)
+            await theirs.send(b"x")
+            await theirs.aclose()
+            await settle()
+            assert await ours.receive() == b"x"
+            await ours.aclose()
+        leftovers = client._leftovers
+        assert leftovers is not None
+        assert len(leftovers._channels) <= 8
 
 
 async def fill_and_close(session: anyssh.Session, data: bytes) -> None:
