@@ -85,7 +85,7 @@ def without_frames(error: ErrorT) -> ErrorT:
         each = waiting.pop()
         if each is not None and id(each) not in found:
             found[id(each)] = each
-            each.__traceback__ = None
+            each.with_traceback(None)  # as nothing can be assigned to frozen ones
             waiting += [each.__cause__, each.__context__]
             waiting += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
     return error

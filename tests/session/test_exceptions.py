@@ -6,6 +6,7 @@ import contextlib
 import ssl
 import traceback
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -356,6 +357,13 @@ async def test_handlers_that_raise_close_their_channel_only() -> None:
 # Streams that raise
 
 
+@dataclass(frozen=True)
+class _Frozen(Exception):
+    """Nothing can be assigned to it, not even a traceback."""
+
+    reason: str
+
+
 ODD_ERRORS: list[Exception] = [
     OSError("cable"),
     ssl.SSLError("tls"),
@@ -369,6 +377,7 @@ ODD_ERRORS: list[Exception] = [
     anyio.BusyResourceError("writing to"),
     anyio.IncompleteRead(),
     ExceptionGroup("several", [OSError("a"), OSError("b")]),
+    _Frozen("cable"),
     RecursionError("deep"),
     MemoryError(),
     NotImplementedError("no"),
@@ -391,8 +400,7 @@ class _Failing(Recorder):
         if method == self._method:
             self._calls_left -= 1
             if self._calls_left < 0:
-                self._error.__traceback__ = None
-                raise self._error
+                raise self._error.with_traceback(None)
 
     async def send(self, item: bytes) -> None:
         await checkpoint()
