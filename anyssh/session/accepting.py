@@ -71,18 +71,21 @@ class AcceptLoop:
             try:
                 await accept()
             except Exception as error:
-                causes = _causes(error)
-                if not all(isinstance(cause, _EXPECTED) for cause in causes):
+                if not all(isinstance(cause, _EXPECTED) for cause in _causes(error)):
                     raise
-                troubles = [each for each in causes if not _is_final(each)]
-                if not troubles:
+                if all(map(_is_final, _causes(error))):
                     return
-                if self._pause == FIRST_PAUSE:
-                    logger.warning("%s: %s", self._trouble, troubles[0])
+                self._tell(error)
             else:
                 return
             await anyio.sleep(self._pause)
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def _tell(self, error: Exception) -> None:
+        """Log what has failed, if that has just begun."""
+        if self._pause == FIRST_PAUSE:
+            trouble = next(each for each in _causes(error) if not _is_final(each))
+            logger.warning("%s: %s", self._trouble, trouble)
 
     def accepted(self) -> None:
         """Note that a connection has come: the next failure is another trouble."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import gc
 import math
 import socket
 import threading
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import Any
@@ -18,6 +20,7 @@ from anyio.streams.stapled import MultiListener
 
 import anyssh
 from anyssh import DisconnectReason, KeyExchange
+from anyssh.session.accepting import AcceptLoop
 from anyssh.session.handshakes import PER_TURN, Handshakes
 from anyssh.testing import memory_stream_pair
 
@@ -888,6 +891,39 @@ async def test_a_listener_that_cannot_accept_is_asked_ever_more_rarely(
     assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5, 5])
     lines = [record for record in caplog.records if "cannot be accepted" in record.message]
     assert len(lines) == 1
+
+
+@pytest.mark.trio
+async def test_what_a_listener_raised_is_not_kept(
+    autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It leads to all that its frames know, and the next connection may be long in coming."""
+    caplog.set_level("ERROR", "anyssh")  # what is logged keeps it
+
+    class Passing(OSError):
+        """One that can be referred to weakly."""
+
+    kept: list[weakref.ref[Passing]] = []
+
+    async def accept() -> None:
+        if kept:
+            await anyio.sleep_forever()
+        error = Passing("for now")
+        kept.append(weakref.ref(error))
+        try:
+            raise error
+        finally:
+            del error
+
+    gc.disable()
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(AcceptLoop("trouble").run, accept)
+            await anyio.sleep(1)
+            assert kept[0]() is None
+            group.cancel_scope.cancel()
+    finally:
+        gc.enable()
 
 
 async def test_a_bug_of_a_listener_is_not_hidden() -> None:
