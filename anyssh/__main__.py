@@ -61,7 +61,11 @@ def open_standard_streams() -> None:
 def _opened(stream: TextIO | None, number: int, mode: Literal["r", "w"]) -> TextIO:
     if stream is not None:
         return stream
-    os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
+    # On POSIX it gets the lowest number that is free, which is this one.
+    descriptor = os.open(os.devnull, os.O_RDWR)
+    if descriptor != number:
+        os.dup2(descriptor, number)
+        os.close(descriptor)
     return os.fdopen(number, mode, closefd=False)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import signal
+import sys
 from types import SimpleNamespace
 from typing import cast
 
@@ -171,6 +172,21 @@ async def test_standard_streams_may_be_closed(user: Anyssh, closed: str) -> None
         assert done.returncode == 3
         assert done.stdout == (b"" if ">&-" in closed.split() else b"out\n")
         assert done.stderr == (b"" if "2>&-" in closed else b"err\n")
+
+
+@pytest.mark.parametrize("name", ["stdin", "stdout", "stderr"])
+async def test_standard_streams_that_python_does_not_have_lead_nowhere(name: str) -> None:
+    """Also where their numbers are taken, as on Windows for programs without a console."""
+    program = f"""
+import os, sys
+from anyssh.__main__ import open_standard_streams
+sys.{name} = None
+open_standard_streams()
+sys.{name}.readable() and sys.exit(len(sys.{name}.read()))
+print("lost", file=sys.{name}, flush=True)
+"""
+    done = await anyio.run_process([sys.executable, "-c", program], input=b"lost", check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 async def test_a_command_ends_when_its_client_does_not_come_back(user: Anyssh) -> None:
