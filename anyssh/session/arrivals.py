@@ -85,6 +85,11 @@ class Arrivals:
         self._notice = Notice()
         self._ended = False
 
+    @property
+    def size(self) -> int:
+        """How many bytes wait to be taken."""
+        return sum(each.bytes.size for each in self._waiting if isinstance(each, _Run))
+
     def put_run(self, data: ByteQueue, is_stderr: bool) -> None:
         """Add all bytes of a queue, which is ours from now on."""
         if data.size:

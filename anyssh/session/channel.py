@@ -763,6 +763,8 @@ class Channel(ByteStream):
         """How many bytes wait to be read; what waits for relays is bounded by them."""
         if self._recipient is not None:
             return 0
+        if self._arrivals is not None:
+            return self._arrivals.size
         size = self._inbox.queue.size
         return size if self._stderr is None else size + self._stderr._inbox.queue.size
 

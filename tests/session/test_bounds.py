@@ -827,8 +827,9 @@ async def test_a_client_meets_a_server_that_never_confirms() -> None:
 # What was sent on channels that are closed
 
 
+@pytest.mark.parametrize("in_order", [False, True])
 @pytest.mark.parametrize("size", [1, 100 * KIB])
-async def test_what_waits_of_closed_channels_is_bounded(size: int) -> None:
+async def test_what_waits_of_closed_channels_is_bounded(size: int, in_order: bool) -> None:
     """HR-51: their windows are free again, and nobody has read what came. Nothing of it is lost."""
     limits = anyssh.Limits(receive_memory=4 * MIB, channels=64)
     config = anyssh.SessionConfig(limits=limits)
@@ -837,8 +838,15 @@ async def test_what_waits_of_closed_channels_is_bounded(size: int) -> None:
     read: list[bytes] = []
 
     async def slow(channel: anyssh.Channel) -> None:
+        arrivals = channel.arrivals() if in_order else None
         await may_read.wait()
-        read.append(b"".join([chunk async for chunk in channel]))
+        if arrivals is None:
+            read.append(b"".join([chunk async for chunk in channel]))
+        else:
+            found = [each async for each in arrivals]
+            read.append(
+                b"".join(each.data for each in found if isinstance(each, anyssh.ReceivedData))
+            )
 
     async with (
         session_pair(server_config=config) as (client, server),
