@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final, Self
 
 import anyio
@@ -33,6 +34,7 @@ from .client_authentication import Authenticator
 from .commands import OUTPUT_BYTES, CompletedCommand, run_command
 from .connecting import close_at_once
 from .credentials import ClientCredentials
+from .errors import handle_failure
 from .guesses import Guess, Guesses
 from .host_keys import HostKeyVerifier, PresentedHostKey
 from .known_hosts import KnownHostVerifier
@@ -384,9 +386,9 @@ class ClientSession(Session):
         try:
             seconds = self._config.limits.handler_time
             verdict = await self._until_end(self._ask_verifier, presented, seconds=seconds)
-        except Exception as error:
-            self._require_alive()
-            self._reject_host_key(event, error)
+        except BaseException as error:
+            if not handle_failure(error, partial(self._verifier_failed, event)):
+                raise
         else:
             if verdict is True:
                 event.accept(self._clock())
@@ -398,6 +400,10 @@ class ClientSession(Session):
         if self._verify_host is None:
             return False
         return await self._verify_host(presented)
+
+    def _verifier_failed(self, event: HostKeyPresented, error: Exception) -> None:
+        self._require_alive()
+        self._reject_host_key(event, error)
 
     def _reject_host_key(self, event: HostKeyPresented, error: Exception | None) -> None:
         if not isinstance(error, HostKeyError):

@@ -168,6 +168,18 @@ async def test_a_verifier_that_raises(error: Exception) -> None:
     assert "bug" not in str(server.error)
 
 
+async def test_a_verifier_whose_own_wait_was_cancelled() -> None:
+    """HR-35: at once, and not when the time for the key exchange is over."""
+
+    async def verify(presented: anyssh.PresentedHostKey) -> bool:
+        raise foreign_cancellation()
+
+    client, server = await _connect(verify_host=verify)
+    assert isinstance(client.error, anyssh.HostKeyError)
+    assert isinstance(client.error.__cause__, RuntimeError)
+    assert isinstance(server.error, anyssh.Disconnected)
+
+
 async def test_a_verifier_that_hangs() -> None:
     async def verify(presented: anyssh.PresentedHostKey) -> bool:
         await anyio.sleep_forever()
