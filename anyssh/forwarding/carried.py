@@ -270,7 +270,13 @@ class Carried:
             if connecting is None and isinstance(stream, ConnectedSocket) and idle_time == inf:
                 await self._carry_socket(stream, establish, early)
             else:
-                relay = Relay(stream, self.relays, early=early, idle_time=idle_time)
+                relay = Relay(
+                    stream,
+                    self.relays,
+                    is_target=about.is_incoming,
+                    early=early,
+                    idle_time=idle_time,
+                )
                 await relay.run(establish)
         finally:
             for channel in opened:

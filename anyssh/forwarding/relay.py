@@ -35,8 +35,8 @@ logger: Logger = getLogger("anyssh")
 RECEIVE_BYTES: Final = 256 * 1024
 CLOSE_TIME: Final = 1.0
 UNTOLD_TIME: Final = 30.0
-"""Seconds without a byte after which a relay ends whose one side could not be told of an end of a
-direction, as TLS and WebSockets cannot."""
+"""Seconds without a byte after which a relay ends whose target could not be told that no more
+comes."""
 RESET_SIGNAL: Final = "ABRT"
 MOST_LEFTOVERS: Final = 32
 """Windows of bytes for which streams may be waited for, though their channels are closed."""
@@ -75,10 +75,14 @@ class Relay:
     It owns both and closes both on every path. Reading the stream begins at once: a listener of the
     application may give streams that take in what comes until somebody reads them.
 
+    Some streams cannot be told of the end of one direction, as those of TLS. Who has connected is
+    told by the end of both, as his target has nothing more to say. A target may still answer, or
+    wait for what does not come: so the end comes after a while without a byte.
+
     :param relays: those of the session
+    :param is_target: whether the stream leads to the target, and not to who has connected
     :param early: bytes that were taken from the stream before
-    :param idle_time: seconds without a byte after which both are reset; fewer at the end, if one
-        of them cannot be told of the end of a direction
+    :param idle_time: seconds without a byte after which both are reset
     """
 
     def __init__(
@@ -86,11 +90,13 @@ class Relay:
         stream: ByteStream,
         relays: Relays,
         *,
+        is_target: bool,
         early: bytes = b"",
         idle_time: float = math.inf,
     ) -> None:
         self._stream = stream
         self._relays = relays
+        self._is_target = is_target
         self._early = early
         self._idle_time = idle_time
         self._tasks: TaskGroup
@@ -100,6 +106,7 @@ class Relay:
         self._established = anyio.Event()
         self._delivered = anyio.Event()
         self._directions_left = 2
+        self._ends_when_idle = False
 
     async def run(self, establish: Establish) -> None:
         """Establish the channel, relay until both directions have ended, close both ends.
@@ -124,6 +131,7 @@ class Relay:
                     await self._watch_channel(self._channel)
         finally:
             self._relays.forget(self)
+            self._end_idle()
             with anyio.move_on_after(CLOSE_TIME, shield=True):
                 await self._close()
             if self._outcome is not _Outcome.COMPLETE:
@@ -146,6 +154,12 @@ class Relay:
         if self._idle_time != math.inf:
             self._tasks.cancel_scope.deadline = anyio.current_time() + self._idle_time
 
+    def _end_idle(self) -> None:
+        """Have ended in good order what nobody has had anything more to say on."""
+        is_idle = self._tasks.cancel_scope.deadline <= anyio.current_time()
+        if self._outcome is _Outcome.NONE and self._ends_when_idle and is_idle:
+            self._outcome = _Outcome.COMPLETE
+
     # Copying
 
     async def _copy_to_channel(self) -> None:
@@ -162,7 +176,7 @@ class Relay:
             while chunk:
                 await self._send_to_channel(far, channel, chunk)
                 chunk = await self._receive()
-            await self._pass_eof(far)
+            await self._pass_eof(far, is_target=not self._is_target)
         except _ChannelClosed:
             return  # the watcher sees to it, once all that came has been delivered
         except Exception as error:
@@ -199,20 +213,23 @@ class Relay:
                 await self._stream.send(chunk)
             if channel.closed is not None and channel.closed.exit_signal is not None:
                 return  # no end but a reset; the watcher sees to it
-            await self._pass_eof(self._stream)
+            await self._pass_eof(self._stream, is_target=self._is_target)
         except Exception as error:
             self._end(_Outcome.BROKEN, error)
         else:
             self._delivered.set()
             self._direction_ended()
 
-    async def _pass_eof(self, stream: ByteStream) -> None:
+    async def _pass_eof(self, stream: ByteStream, *, is_target: bool) -> None:
         try:
             await stream.send_eof()
         except NotImplementedError:
-            # Whose direction ended may wait for an answer, or have gone: nobody can tell.
-            self._idle_time = min(self._idle_time, UNTOLD_TIME)
-            self._touch()
+            if is_target:
+                self._idle_time = min(self._idle_time, UNTOLD_TIME)
+                self._ends_when_idle = True
+                self._touch()
+            else:
+                self._end(_Outcome.COMPLETE)
 
     def _direction_ended(self) -> None:
         self._directions_left -= 1
