@@ -105,6 +105,7 @@ _COLUMNS: Final[dict[int, Callable[[_Slot], float]]] = {
     12: lambda slot: slot.received,
 }
 """What an export holds of each interval, by the number of the column, in order."""
+_BYTE_COLUMNS: Final = (11, 12)
 
 
 class SessionContour:
@@ -222,14 +223,15 @@ class SessionContour:
         column, in multiples of two to the power of its scale. What never recorded anything
         gives a text that :meth:`import_` refuses.
         """
-        columns = [[value(slot) for slot in self._slots] for value in _COLUMNS.values()]
-        scales = [_scale_of(column) for column in columns]
-        scaled = [
-            [math.floor(value / (1 << scale) + 0.5) for value in column]
-            for column, scale in zip(columns, scales, strict=True)
-        ]
-        content = bytes([VERSION, len(_COLUMNS), self._scale, *scales, *_COLUMNS])
-        content += b"".join(map(bytes, zip(*scaled, strict=True)))
+        width = len(_COLUMNS)
+        scales: list[int] = []
+        rows = bytearray(width * len(self._slots))
+        for place, value in enumerate(_COLUMNS.values()):
+            scale = _scale_of(max(map(value, self._slots), default=0))
+            scales.append(scale)
+            scaled = (math.floor(value(slot) / (1 << scale) + 0.5) for slot in self._slots)
+            rows[place::width] = bytes(scaled)
+        content = bytes([VERSION, width, self._scale, *scales, *_COLUMNS]) + rows
         return base64.b64encode(content).decode("ascii")
 
     @classmethod
@@ -249,16 +251,20 @@ class SessionContour:
         count = len(rows) // width
         contour = cls(max(2, 1 << (count - 1).bit_length()))
         contour._scale = _checked_scale(time_scale)
-        places = {
-            column: (ids.index(column), _checked_scale(scales[ids.index(column)]))
+        columns = {
+            column: (ids.index(column), _numbers(column, scales[ids.index(column)]))
             for column in _COLUMNS
             if column in ids
         }
         for start in range(0, len(rows), width):
-            values = {
-                column: rows[start + place] << scale for column, (place, scale) in places.items()
-            }
-            contour._slots.append(_imported(values))
+            contour._slots.append(
+                _imported(
+                    {
+                        column: numbers[rows[start + place]]
+                        for column, (place, numbers) in columns.items()
+                    }
+                )
+            )
         return contour
 
     # Drawing
@@ -276,9 +282,8 @@ class SessionContour:
         return "\n".join(_drawing(self._slots, self.interval, width))
 
 
-def _scale_of(column: Sequence[float]) -> int:
-    """Return how often the values must be halved to fit into a byte."""
-    highest = max(column, default=0)
+def _scale_of(highest: float) -> int:
+    """Return how often numbers up to one must be halved to fit into a byte."""
     return math.ceil(math.log2(highest / 255)) if highest > 255 else 0
 
 
@@ -317,14 +322,24 @@ def _checked_scale(scale: int) -> int:
     return scale
 
 
-def _imported(values: dict[int, int]) -> _Slot:
+def _numbers(column: int, scale: int) -> Sequence[float]:
+    """Return what each byte of a column stands for, one object for all intervals that have it.
+
+    :raises ContourFormatError: the scale is beyond all measure
+    """
+    factor = 1 << _checked_scale(scale)
+    numbers = [byte * factor for byte in range(256)]
+    return numbers if column in _BYTE_COLUMNS else [float(number) for number in numbers]
+
+
+def _imported(values: dict[int, float]) -> _Slot:
     slot = _Slot()
-    slot.latency_minimum = float(values.get(1, 0))
-    slot.latency_maximum = float(values.get(2, 0))
-    slot.latency_sum = float(values.get(3, 0))
+    slot.latency_minimum = values.get(1, 0.0)
+    slot.latency_maximum = values.get(2, 0.0)
+    slot.latency_sum = values.get(3, 0.0)
     slot.latency_count = 1 if slot.latency_sum else 0
-    slot.sent = values.get(11, 0)
-    slot.received = values.get(12, 0)
+    slot.sent = int(values.get(11, 0))
+    slot.received = int(values.get(12, 0))
     return slot
 
 

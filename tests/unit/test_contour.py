@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import math
+import random
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -239,6 +241,25 @@ def test_recording_goes_on_after_an_import() -> None:
     contour.record_sent(8, 1)
     assert contour.interval == 4
     assert [interval.bytes_sent for interval in contour.intervals] == [1000, 5, 1]
+
+
+@pytest.mark.parametrize("columns", [(1,), (12,), (1, 2, 3, 11, 12)], ids=str)
+def test_a_long_contour_takes_little_for_each_character(columns: tuple[int, ...]) -> None:
+    """Few of its numbers are different ones, and it is written column by column."""
+    width = len(columns)
+    header = bytes([1, width, 0, *[40] * width, *columns])
+    rows = random.Random(1).randbytes(65_536 * width)
+    text = base64.b64encode(header + rows).decode()
+    allowed = 512 * 1024 + 64 * len(text)
+    tracemalloc.start()
+    try:
+        contour = SessionContour.import_(text)
+        held, peak = tracemalloc.get_traced_memory()
+        assert peak < allowed
+        contour.export()
+        assert tracemalloc.get_traced_memory()[1] - held < allowed / 2
+    finally:
+        tracemalloc.stop()
 
 
 def test_drawing() -> None:
