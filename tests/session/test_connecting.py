@@ -77,3 +77,19 @@ async def test_a_server_that_resets_at_once_fails_as_one_that_refuses(
     monkeypatch.setattr(connecting, "connect_socket", connect)
     with pytest.raises(anyio.ConnectionFailed):
         await open_stream(anyio.as_connectable(server.getsockname()))
+
+
+async def test_an_address_of_a_link_is_connected_to_by_its_zone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A socket would drop a zone that is part of the text."""
+    asked: list[object] = []
+
+    def connect_at_once(raw: socket.socket, address: object) -> bool:
+        asked.append(address)
+        return True
+
+    monkeypatch.setattr(connecting, "_connect_at_once", connect_at_once)
+    for host in ("fe80::1%2", "::1"):
+        (await connect_socket(host, 22)).close()
+    assert asked == [("fe80::1", 22, 0, 2), ("::1", 22)]

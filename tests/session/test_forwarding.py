@@ -319,29 +319,6 @@ async def test_addresses_are_listened_on_where_the_system_would_not_look_them_up
                     assert await ask_port(number, "127.0.0.1") == b"HELLO!"
 
 
-def address_of_a_link() -> str:
-    """Return an address that needs its zone."""
-    try:
-        lines = Path("/proc/net/if_inet6").read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        digits, *_, name = line.split()
-        if digits.startswith("fe80"):
-            return f"{socket.inet_ntop(socket.AF_INET6, bytes.fromhex(digits))}%{name}"
-    pytest.skip("no link has an address")
-
-
-async def test_an_address_of_a_link_is_connected_to_by_its_zone() -> None:
-    host = address_of_a_link()
-    async with (
-        service("::") as port,
-        pair() as (client, _),
-        client.forward_from_remote_port("127.0.0.1", 0, host, port) as forward,
-    ):
-        assert await ask_port(forward.remote_port) == b"HELLO!"
-
-
 async def fill(stream: ByteStream) -> None:
     """Send until nothing more is taken."""
     with anyio.move_on_after(1) as waiting:
