@@ -125,7 +125,7 @@ class Driver:
             return False
         if workload.figure is Figure.TIME and each.importing is None:
             return False
-        if workload.through_gateway and each.family != "anyssh":
+        if workload.through_gateway and "gateway" not in each.actions:
             return False
         if self._options.only is not None:
             return True
@@ -137,7 +137,7 @@ class Driver:
                 return False
         if each.family == "anyssh-reconnect":
             return workload.with_reconnect
-        return not workload.ours or each.kind is Kind.SUBJECT
+        return not workload.ours or each.kind is not Kind.PEER
 
     def _alternate(self, pairs: list[tuple[Workload, Implementation]]) -> list[Row]:
         """Measure in rounds, everything once in each; a first, short round does not count."""

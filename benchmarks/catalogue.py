@@ -79,6 +79,7 @@ def _connections(in_flight: int) -> Workload:
         name="forward-connections" + (f"-{in_flight}" if in_flight > 1 else ""),
         text=f"forwarded connections, {'one' if in_flight == 1 else in_flight} at a time",
         figure=Figure.RATE,
+        limit="framing",
     )
 
 
@@ -92,6 +93,7 @@ def _piped(write_kib: int) -> tuple[Workload, Workload]:
         action="upload",
         write_kib=write_kib,
         mib=256,
+        limit="framing",
         ours=True,
     )
     text = f"upload through a gateway's pipe, writes of {write_kib} KiB"

@@ -18,6 +18,7 @@ from typing import Final
 
 from .harness import Commands
 from .peers.workloads import FORWARDS
+from .traffic import CONNECTIONS
 
 _HERE: Final = Path(__file__).parent
 _NPM: Final = _HERE / "npm"
@@ -76,6 +77,8 @@ _FORWARDS: Final = frozenset(FORWARDS) - {"forward-memory"}
 _PROCESSES: Final = _LIMITED | {"set-up", "messages", "sessions"} | frozenset(FORWARDS)
 """What makes sense where each channel is a process."""
 _ALL: Final = _PULLING | frozenset(FORWARDS)
+_GATEWAY: Final = frozenset(("gateway",))
+"""Of those that can be a process between client and server."""
 
 
 def _missing_modules(*names: str) -> str:
@@ -200,7 +203,7 @@ def _anyssh(name: str, options: tuple[str, ...]) -> Iterator[Implementation]:
         _python("anyssh_peer", *options),
         LOOPS,
         512,
-        _ALL,
+        _ALL | _GATEWAY,
         lambda loop: _missing_modules(loop) or _missing_anyssh(),
         "anyssh",
         lambda _: _anyssh_version(),
@@ -231,7 +234,24 @@ def implementations() -> list[Implementation]:
             "anyio",
         ),
         *_on_loops(
-            "framing", Kind.LIMIT, _python("raw"), LOOPS, 1024, _LIMITED, missing_raw, "anyio"
+            "framing",
+            Kind.LIMIT,
+            _python("raw"),
+            LOOPS,
+            1024,
+            _LIMITED | _GATEWAY,
+            missing_raw,
+            "anyio",
+        ),
+        Implementation(
+            name="framing/none",
+            kind=Kind.LIMIT,
+            loop="none",
+            commands=_python("framed_relay"),
+            mib=1024,
+            actions=frozenset(CONNECTIONS),
+            missing=lambda: _missing_modules("cryptography"),
+            version=lambda: importlib.metadata.version("anyio"),
         ),
         *_interleave(*(_anyssh(*each) for each in _ANYSSH)),
         *_on_loops(

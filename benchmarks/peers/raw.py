@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 from anyio.abc import ByteStream, SocketAttribute
@@ -174,6 +174,29 @@ async def serve(task: Task) -> None:
     await listener.serve(_handle)
 
 
+async def relay(task: Task) -> None:
+    """Join each client's connection with one to the server."""
+
+    async def join(stream: ByteStream) -> None:
+        near = _channel(stream)
+        far = _channel(await anyio.connect_tcp(HOST, task.port))
+        async with stream, anyio.create_task_group() as tasks:
+            tasks.start_soon(_copy, near, far)
+            await _copy(far, near)
+            tasks.cancel_scope.cancel()
+
+    listener = await anyio.create_tcp_listener(local_host=HOST)
+    task.listens(listener.extra(SocketAttribute.local_port))
+    await listener.serve(join)
+
+
+async def _copy(source: Channel, target: Channel) -> None:
+    with suppress(anyio.BrokenResourceError, anyio.EndOfStream):  # the client has what it wanted
+        while data := await source.receive():
+            await target.send(data)  # type: ignore[arg-type]  # either takes any buffer
+        await target.send_eof()
+
+
 class RawConnection:
     """Opens a TCP connection for each command."""
 
@@ -201,4 +224,4 @@ async def connect(task: Task) -> AsyncIterator[RawConnection]:
 if __name__ == "__main__":
     if not _FRAMING:
         sys.argv.remove("--plain")
-    main(serve, connect)
+    main(serve, connect, relay=relay)
