@@ -20,7 +20,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup, TaskStatus
 
-from .constants import ChannelOpenFailureReason, DisconnectReason
+from .constants import RESET_SIGNAL, ChannelOpenFailureReason, DisconnectReason
 from .errors import ChannelOpenError, SSHError
 from .session.arrivals import Arrival, ReceivedData, ReceivedEof
 from .session.channel import Channel
@@ -32,7 +32,6 @@ from .wire import Buffer
 
 __all__ = ["pipe"]
 
-RESET_SIGNAL: Final = "ABRT"
 CHECKED_AT_ONCE: Final = 32
 """Channels that may come until it is checked again what is held of those that are closed."""
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 from anyio.abc import ByteStream, SocketAttribute, SocketStream, TaskGroup
 
+from ..constants import RESET_SIGNAL
 from ..errors import ChannelOpenError, SSHError
 from ..session.channel import Channel
 from ..wire import Buffer
@@ -37,7 +38,6 @@ CLOSE_TIME: Final = 1.0
 UNTOLD_TIME: Final = 30.0
 """Seconds without a byte after which a relay ends whose target could not be told that no more
 comes."""
-RESET_SIGNAL: Final = "ABRT"
 MOST_LEFTOVERS: Final = 32
 """Windows of bytes for which streams may be waited for, though their channels are closed."""
 LEAST_LEFTOVER: Final = 64 * 1024
