@@ -1,7 +1,7 @@
 """SSH-2 client and server for AnyIO: asyncio and Trio, any byte stream, Dev Tunnels compatible.
 
-What stands behind a name is imported when the name is first used, so ``import anyssh`` takes next
-to no time, and a program waits only for the parts that it works with.
+Public names are imported lazily, on first use: ``import anyssh`` is fast, and a program loads only
+the modules it needs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What an application chooses: algorithms, limits, timers. Immutable, checked when it is built.
+"""The application's choices: algorithms, limits and timers. Immutable, validated when built.
 
-A :class:`SessionConfig` can only name algorithms that protect. The one way to talk without
-protection is :class:`InsecureSessionConfig`, which names nothing but ``none``: the two share no
-name, so neither can be negotiated into the other.
+A :class:`SessionConfig` can only name algorithms that protect. The one way to do without protection
+is :class:`InsecureSessionConfig`, which names nothing but ``none``. The two have no name in common,
+so neither can be negotiated down to the other.
 """
 
 from __future__ import annotations
@@ -94,39 +94,40 @@ def _default(known: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Bounds on what a peer can make us hold, compute or wait for.
+    """Bounds on what one peer can make us hold, compute or wait for.
 
-    Sizes are bytes, times are seconds. The defaults suit a server on the open internet.
+    Sizes are in bytes, times in seconds. The defaults suit a server on the open internet.
 
-    :ivar version_time: until the peer's identification line has come
+    :ivar version_time: until the peer's identification string has arrived
     :ivar key_exchange_time: for the first key exchange, and for each later one
     :ivar authentication_time: from the end of the key exchange until the client is authenticated
-    :ivar handler_time: for one answer of an application callback during authentication
-    :ivar disconnect_time: for a last DISCONNECT to leave
-    :ivar close_time: for the peer to close its side after our goodbye
-    :ivar packet_size: the largest packet_length accepted once authenticated
-    :ivar unauthenticated_packet_size: the largest packet_length accepted before that
-    :ivar unauthenticated_bytes: received in all before authentication
-    :ivar unauthenticated_packets: received in all before authentication
+    :ivar handler_time: for each answer of an application callback during authentication
+    :ivar disconnect_time: for a final DISCONNECT to be written
+    :ivar close_time: for the peer to close its side after our DISCONNECT
+    :ivar packet_size: the largest packet_length accepted after authentication
+    :ivar unauthenticated_packet_size: the largest packet_length accepted before authentication
+    :ivar unauthenticated_bytes: received in total before authentication
+    :ivar unauthenticated_packets: received in total before authentication
     :ivar authentication_failures: refused attempts before the server disconnects
     :ivar authentication_requests: requests of any kind before the server disconnects
     :ivar channels: open at the same time in one session
     :ivar unaccepted_channels: opened by the peer and not yet accepted by the application
     :ivar requests: waiting for the application, per channel and per session
-    :ivar service_requests: of the session that wait for a service, such as those to forward ports
-    :ivar receive_memory: windows granted in one session, in all; also what may wait to be read on
-        channels that the peer has closed, before it opens more
+    :ivar service_requests: global requests that wait for a service, such as those for port
+        forwarding
+    :ivar receive_memory: windows granted in one session, in total; also how much unread data of
+        channels that the peer has closed may be kept before it may open more
     :ivar pending_output: sealed or queued for sending before senders wait
     :ivar waiting_bytes: payloads of opens and requests that wait for the application, per session
-    :ivar unread_answers: answers to the peer that wait for it to read, besides ``pending_output``
+    :ivar unread_answers: answers that the peer has not read yet, in addition to ``pending_output``
     :ivar noise_messages: IGNORE, DEBUG, UNIMPLEMENTED and other idle messages in one burst
-    :ivar noise_bytes: of such messages in one burst
-    :ivar noise_rate: such messages a second that a burst recovers by
+    :ivar noise_bytes: bytes of such messages in one burst
+    :ivar noise_rate: such messages per second at which a burst is replenished
     :ivar rekey_burst: key exchanges that the peer may start in one burst, when little was sent
     :ivar rekey_interval: seconds after which one more of them is allowed
-    :ivar disconnected_time: without a stream before a session that could reconnect ends
-    :ivar unacknowledged_bytes: kept for a peer that may have to be sent them again
-    :ivar events: facts kept for an application that does not read :meth:`Session.events`
+    :ivar disconnected_time: how long a session that can reconnect waits without a stream
+    :ivar unacknowledged_bytes: kept for retransmission after a reconnect
+    :ivar events: events kept for an application that does not read :meth:`Session.events`
     """
 
     version_time: float = 10.0
@@ -168,25 +169,26 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerLimits:
-    """Bounds on what all the connections of a server cost together.
+    """Bounds on the total cost of a server's connections.
 
-    A *source* is an IPv4 address or an IPv6 network of 64 bits. Times are seconds. Penalties add up
-    while they last; a source whose penalty has reached ``shortest_penalty`` is refused until
-    it has expired. A penalty of 0 is none.
+    A *source* is an IPv4 address or an IPv6 /64 network. Times are in seconds. Penalties add up
+    while they last; a source whose total reaches ``shortest_penalty`` is refused until it has
+    expired. A penalty of 0 disables it.
 
-    :ivar connections: at the same time; sessions without a stream do not count
-    :ivar connections_per_source: of them, from one source
-    :ivar unauthenticated: connections at the same time whose clients have not logged in
-    :ivar unauthenticated_per_source: of them, from one source
-    :ivar early_drop_from: so many of them, and some new ones are refused by chance, so that
-        those who fill the room do not shut everybody else out
-    :ivar early_drop_chance: how likely that is at first; it grows to 1 at ``unauthenticated``
-    :ivar no_login_penalty: for a connection that ended before its client tried to log in
-    :ivar failed_login_penalty: for a connection whose client has tried, and never got in
-    :ivar protocol_error_penalty: for one that broke the protocol before that, or took too long
-    :ivar failed_reconnect_penalty: for asking for a session that is not there or not one's own
-    :ivar shortest_penalty: from which on penalties are enforced
-    :ivar longest_penalty: which no penalty exceeds
+    :ivar connections: at the same time, not counting sessions without a stream
+    :ivar connections_per_source: of these, from one source
+    :ivar unauthenticated: connections at the same time whose clients have not authenticated
+    :ivar unauthenticated_per_source: of these, from one source
+    :ivar early_drop_from: unauthenticated connections from which on new ones are refused at random,
+        so that whoever fills the limit does not lock everybody else out
+    :ivar early_drop_chance: the probability of that at first; it grows to 1 at ``unauthenticated``
+    :ivar no_login_penalty: for a connection that ended before its client tried to authenticate
+    :ivar failed_login_penalty: for a connection whose client tried to authenticate and failed
+    :ivar protocol_error_penalty: for one that violated the protocol before that, or took too long
+    :ivar failed_reconnect_penalty: for requesting a session that does not exist or is not the
+        client's
+    :ivar shortest_penalty: the total from which on penalties are enforced
+    :ivar longest_penalty: the most that penalties add up to
     :ivar penalised_sources: remembered at the same time
     :ivar exempt: networks whose addresses have neither penalties nor limits per source
     """
@@ -232,31 +234,32 @@ _OFFENCES: Final = ("no_login", "failed_login", "protocol_error", "failed_reconn
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionConfig:
-    """How a session is negotiated and kept.
+    """How a session is negotiated and maintained.
 
     Every list is in order of preference.
 
     :ivar key_exchanges: names of :class:`~anyssh.KeyExchange`
-    :ivar host_key_algorithms: names of :class:`~anyssh.HostKeyAlgorithm`, for host keys and for
-        the public keys of clients; where certificates take part, for certificates of such keys too
-    :ivar encryptions: names of :class:`~anyssh.Encryption`, both directions
-    :ivar macs: names of :class:`~anyssh.Mac`, both directions
+    :ivar host_key_algorithms: names of :class:`~anyssh.HostKeyAlgorithm`, for host keys and for the
+        public keys of clients; if certificates are in use, also for certificates of such keys
+    :ivar encryptions: names of :class:`~anyssh.Encryption`, for both directions
+    :ivar macs: names of :class:`~anyssh.Mac`, for both directions
     :ivar compressions: only ``none``
     :ivar authentication_methods: offered by a server, used by a client
     :ivar extensions: announced to the peer in EXT_INFO
-    :ivar window_size: bytes that the peer may send on a channel ahead of the application
-    :ivar max_packet_size: bytes of data in one CHANNEL_DATA message; unless it is given, 32 KiB,
-        and 128 KiB if the peer is anyssh, too
-    :ivar rekey_bytes: new keys after so many bytes in one direction
-    :ivar rekey_packets: new keys after so many packets in one direction
-    :ivar rekey_time: new keys after so many seconds
-    :ivar guess_key_exchange: whether a client sends its first key exchange message before it
-        knows whether the server agrees (RFC 4253 section 7); None: with a server that was anyssh,
-        too, and agreed before, at the same address
-    :ivar keep_alive_interval: seconds of silence before the peer is asked for a sign of life;
-        0 turns this off
-    :ivar keep_alive_count: unanswered questions after which the connection counts as lost
-    :ivar trace_channel_data: whether a trace shows the bytes of channels, in full
+    :ivar window_size: the initial window of a channel in bytes: how much the peer may send before
+        the application has read it
+    :ivar max_packet_size: bytes of data in one CHANNEL_DATA message; None means 32 KiB, or 128 KiB
+        if the peer is anyssh as well
+    :ivar rekey_bytes: bytes in one direction after which new keys are exchanged
+    :ivar rekey_packets: packets in one direction after which new keys are exchanged
+    :ivar rekey_time: seconds after which new keys are exchanged
+    :ivar guess_key_exchange: whether a client sends its first key exchange message before it knows
+        the server's algorithms (RFC 4253 section 7); None: only to an address where the server was
+        anyssh and the guess would have been right before
+    :ivar keep_alive_interval: seconds of silence before the peer is sent a keep-alive request; 0
+        disables keep-alive
+    :ivar keep_alive_count: unanswered keep-alive requests after which the connection counts as lost
+    :ivar trace_channel_data: whether trace events contain channel data, in full
     :ivar limits: see :class:`Limits`
     """
 
@@ -312,9 +315,9 @@ class SessionConfig:
         self._check_numbers()
 
     def packet_size_with(self, peer: PeerVersion | None) -> int:
-        """Return how many bytes of data one message may carry.
+        """Return how many bytes of channel data one message may carry.
 
-        :param peer: whom it goes to; None if that is not known
+        :param peer: the receiving peer's version; None if unknown
         """
         if self.max_packet_size is not None:
             return self.max_packet_size
@@ -335,7 +338,7 @@ class SessionConfig:
                 f"window_size must lie between max_packet_size, {packet_size}, and 2**32 - 1; "
                 f"it is {self.window_size}"
             )
-        # Written so that a number that is none is refused too.
+        # Written such that NaN is refused as well.
         if not 0 < self.rekey_packets <= 2**31:
             raise ValueError(
                 f"rekey_packets must be positive and at most 2**31, not {self.rekey_packets}"
@@ -355,17 +358,20 @@ class SessionConfig:
 
     @classmethod
     def with_reconnect(cls, **changes: Any) -> Self:
-        """Return the default configuration with sessions that survive the loss of their stream.
+        """Return the default configuration, with sessions that survive the loss of their stream.
 
         It announces ``session-reconnect@microsoft.com``, ``session-latency@microsoft.com`` and
-        what anyssh adds to them. A peer that knows none of them is served as ever.
+        anyssh's additions to them. With a peer that supports none of these, sessions work as usual.
 
-        :param changes: other fields, as in the constructor
+        :param changes: other fields, as for the constructor
         """
         return cls(extensions=RECONNECT_EXTENSIONS, **changes)
 
     def replace(self, **changes: Any) -> Self:
-        """Return a copy with some fields changed."""
+        """Return a copy with some fields changed.
+
+        :param changes: fields, as for the constructor
+        """
         return replace(self, **changes)
 
 
@@ -373,8 +379,8 @@ class SessionConfig:
 class InsecureSessionConfig(SessionConfig):
     """A configuration without any protection: no encryption, no integrity, no authentication.
 
-    For streams that are protected already, such as TLS or a pipe between parent and child. It
-    offers only ``none`` and so never comes to terms with a :class:`SessionConfig`.
+    For streams that are already protected, such as TLS or a pipe between parent and child process.
+    It offers only ``none``, so negotiation with a :class:`SessionConfig` always fails.
     """
 
     _known: ClassVar[dict[str, tuple[str, ...]]] = {

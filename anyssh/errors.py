@@ -1,7 +1,7 @@
-"""The errors that anyssh raises. Every one is an :class:`SSHError`.
+"""The errors that anyssh raises, all of them subclasses of :class:`SSHError`.
 
-``ConnectionLost`` also has to be an AnyIO error, so it stands in ``anyssh.session.errors``; the
-layers that know no AnyIO never raise it.
+``ConnectionLost`` is defined in ``anyssh.session.errors``, as it is also an AnyIO error: the layers
+below the session import no AnyIO, and never raise it.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ MAX_NAMES_SHOWN = 16
 
 
 class SSHError(Exception):
-    """The base of all anyssh errors."""
+    """The base class of all anyssh errors."""
 
     def fresh(self) -> Self:
-        """Return an equal exception without traceback, for one more place to raise it."""
+        """Return an equal exception without a traceback, to be raised in one more place."""
         copy = self.__class__.__new__(self.__class__, *self.args)
         copy.__dict__.update(self.__dict__)
         if hasattr(self, "__notes__"):
@@ -54,12 +54,12 @@ class SSHError(Exception):
         return copy
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exceptions are copied and pickled as a call with their args, which ours do not take.
+        # By default, copying and pickling call the class with its args, which ours do not accept.
         return _restored, (type(self), self.args, self.__dict__)
 
 
 class ProtocolError(SSHError):
-    """The SSH protocol was not kept, by us or by the peer."""
+    """The SSH protocol was violated, by us or by the peer."""
 
 
 class LocalProtocolError(ProtocolError):
@@ -67,9 +67,9 @@ class LocalProtocolError(ProtocolError):
 
 
 class RemoteProtocolError(ProtocolError):
-    """The peer broke the protocol; the connection is over.
+    """The peer violated the protocol; the connection is over.
 
-    :ivar reason: what we told the peer in DISCONNECT
+    :ivar reason: the reason code that we sent in DISCONNECT
     """
 
     def __init__(self, message: str, reason: int = DisconnectReason.PROTOCOL_ERROR) -> None:
@@ -78,21 +78,21 @@ class RemoteProtocolError(ProtocolError):
 
 
 class WireError(RemoteProtocolError):
-    """Bytes do not have the form that their field or message demands."""
+    """Bytes do not have the format that their field or message requires."""
 
 
 class KeyExchangeFailed(SSHError):
-    """Keys could not be exchanged for a reason on our side."""
+    """The key exchange failed for a reason on our side."""
 
     reason = DisconnectReason.KEY_EXCHANGE_FAILED
 
 
 class NegotiationError(SSHError):
-    """The two sides have no algorithm of one kind in common.
+    """The two sides have no algorithm of some kind in common (RFC 4253 section 7.1).
 
     :ivar kind: what was negotiated, for example ``"encryption client to server"``
-    :ivar ours: our names, in order of preference
-    :ivar theirs: the peer's names, in order of preference
+    :ivar ours: our algorithm names, in order of preference
+    :ivar theirs: the peer's algorithm names, in order of preference
     """
 
     reason = DisconnectReason.KEY_EXCHANGE_FAILED
@@ -108,10 +108,10 @@ class NegotiationError(SSHError):
 
 
 class HostKeyError(SSHError):
-    """The server's host key was refused or does not prove itself.
+    """The server's host key was refused, or its signature is not valid.
 
-    :ivar fingerprint: ``SHA256:…`` of the key, when there was one
-    :ivar algorithm: the key's type, for example ``"ssh-ed25519"``
+    :ivar fingerprint: the key's fingerprint, ``SHA256:…``, if there was a key
+    :ivar algorithm: the key type, for example ``"ssh-ed25519"``
     """
 
     reason = DisconnectReason.HOST_KEY_NOT_VERIFIABLE
@@ -134,19 +134,19 @@ class AuthenticationError(SSHError):
 
 
 class SigningRefused(SSHError):
-    """A signer will not sign; a client goes on to what else it has."""
+    """A signer declines to sign; a client continues with its other credentials."""
 
 
 class AgentError(SSHError):
-    """There is no agent to talk to, or it does not keep its protocol."""
+    """There is no agent to connect to, or it violates the agent protocol."""
 
 
 class Disconnected(SSHError):
-    """A side ended the session with DISCONNECT.
+    """One side ended the session with DISCONNECT (RFC 4253 section 11.1).
 
-    :ivar reason: a :class:`~anyssh.DisconnectReason`, or the peer's own number
-    :ivar description: the text that came with it
-    :ivar by_peer: whether it was the peer that ended it
+    :ivar reason: a :class:`~anyssh.DisconnectReason`, or the number that the peer sent
+    :ivar description: the description sent with it
+    :ivar by_peer: whether the peer ended the session
     """
 
     def __init__(self, reason: int, description: str, by_peer: bool = True) -> None:
@@ -160,10 +160,10 @@ class Disconnected(SSHError):
 
 
 class ChannelOpenError(SSHError):
-    """The peer refused to open a channel.
+    """The peer refused to open a channel (RFC 4254 section 5.1).
 
-    :ivar reason: a :class:`~anyssh.ChannelOpenFailureReason`, or the peer's own number
-    :ivar description: the peer's words
+    :ivar reason: a :class:`~anyssh.ChannelOpenFailureReason`, or the number that the peer sent
+    :ivar description: the peer's description
     """
 
     def __init__(self, reason: int, description: str) -> None:
@@ -176,13 +176,13 @@ class ChannelOpenError(SSHError):
 
 
 class RequestDenied(SSHError):
-    """The peer answered a request with failure where only success would do."""
+    """The peer refused a request that had to succeed."""
 
 
 class ReconnectError(SSHError):
-    """A session could not go on over a new stream.
+    """A session could not be resumed over a new stream.
 
-    :ivar reason: a :class:`~anyssh.ReconnectFailureReason`, or the server's own number
+    :ivar reason: a :class:`~anyssh.ReconnectFailureReason`, or the number that the server sent
     """
 
     def __init__(self, reason: int, message: str) -> None:
@@ -195,15 +195,15 @@ class ContourFormatError(SSHError, ValueError):
 
 
 class SessionMoved(SSHError):
-    """A client went on with another session over this stream; there is nothing left to do here."""
+    """The client resumed another session over this stream; nothing is left to do here."""
 
 
 class KeyFormatError(SSHError):
-    """Bytes are not a key in a format that we read."""
+    """Bytes are not a key in any format that we read."""
 
 
 class CertificateError(SSHError):
-    """A certificate is genuine, but not good for what it was shown for."""
+    """A certificate is genuine, but not valid for this use."""
 
 
 class PassphraseError(KeyFormatError):
@@ -211,7 +211,7 @@ class PassphraseError(KeyFormatError):
 
 
 class PassphraseRequired(PassphraseError):
-    """The key is encrypted and no passphrase was given."""
+    """The key is encrypted, and no passphrase was given."""
 
 
 class WrongPassphrase(PassphraseError):
@@ -219,21 +219,21 @@ class WrongPassphrase(PassphraseError):
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Return some names for people; a peer may send very many."""
+    """Return some names for display; a peer may send very many."""
     shown = ", ".join(names[:MAX_NAMES_SHOWN]) or "nothing"
     more = len(names) - MAX_NAMES_SHOWN
     return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _restored(kind: type[SSHError], args: tuple[Any, ...], attributes: dict[str, Any]) -> SSHError:
-    """Make an error that was pickled."""
+    """Rebuild a pickled error."""
     error = kind.__new__(kind, *args)
     error.__dict__.update(attributes)
     return error
 
 
 def _named(reasons: type[IntEnum], number: int) -> int:
-    """Return the member that a number is, where there is one."""
+    """Return the enum member of a number, or the number itself."""
     try:
         return reasons(number)
     except ValueError:
@@ -241,7 +241,7 @@ def _named(reasons: type[IntEnum], number: int) -> int:
 
 
 def reason_name(reason: int) -> str:
-    """Return the words for a disconnect reason, ``"reason N"`` for an unassigned one."""
+    """Return the name of a disconnect reason, or ``"reason N"`` if it is unassigned."""
     return _REASON_NAMES.get(reason) or f"reason {reason}"
 
 

@@ -1,11 +1,11 @@
-"""Relays: two channels joined into one, or all channels and requests of two sessions.
+"""Piping: join two channels, or all channels and requests of two sessions.
 
-A gateway between a client and a server holds a session with each, and :func:`pipe` joins the two.
-Each direction of each channel is one task that takes what came, in its order, and hands it on under
-the flow control of the other side; its source gets credit as it takes, so a side that does not
-read holds up its own channel and nothing else. Bytes that come while that task has nothing to do,
-and that the other side takes at once, are sent on without it, by the session's reader. Replies and
-answers to opens are awaited in tasks of their own, which start in order.
+A gateway between a client and a server has a session with each of them, and :func:`pipe` joins the
+two. Each direction of each channel is a task that takes arrivals in order and sends them on under
+the flow control of the other side. It grants window back to the source only as it takes, so a side
+that does not read stalls its own channel and nothing else. Bytes that arrive while the task is
+idle, and that the other side accepts at once, bypass it: the session's reader sends them on.
+Replies to requests and answers to opens are awaited in tasks of their own, which start in order.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .wire import Buffer
 __all__ = ["pipe"]
 
 CHECKED_AT_ONCE: Final = 32
-"""Channels that may come until it is checked again what is held of those that are closed."""
+"""Channels added before the bytes held for closed ones are checked again."""
 
 _GONE: Final = (SSHError, anyio.BrokenResourceError, anyio.ClosedResourceError)
 
@@ -49,25 +49,25 @@ async def pipe(first: Session, second: Session) -> None: ...
 async def pipe(first: Channel | Session, second: Channel | Session) -> None:
     """Relay everything between two channels, or between two sessions, until either ends.
 
-    Of **channels**, bytes, standard error, EOF and requests are passed on in the order in which
-    they came, replies too; once one is closed and what it sent is delivered, the other is closed
-    in the same way. The pipe takes both over: it closes them on every path, and nobody else may
-    use them meanwhile.
+    Between **channels**, data, standard error, EOF, requests and replies are passed on in order.
+    Once one channel is closed and what it sent has been delivered, the other is closed in the same
+    way. The pipe owns both channels: it closes them on every path, and nothing else may use them
+    meanwhile.
 
-    Of **sessions**, requests and the channels that the peers open from then on are passed on, with
-    their payloads byte for byte. A channel is confirmed or refused as the other side does. Once
-    one session has ended, the channels have :attr:`Limits.disconnect_time` to deliver what is
-    left; then the other session is ended with the same reason (or ``BY_APPLICATION`` where the
-    connection was lost). A session that can reconnect has not ended while it may. Channels that
-    are open already stay with those who use them.
+    Between **sessions**, requests and the channels that the peers open from then on are passed on,
+    with their payloads byte for byte. A channel is confirmed or refused as the other side does.
+    Once one session has ended, its channels have :attr:`Limits.disconnect_time` to deliver what is
+    left; then the other session is ended with the same reason (or ``BY_APPLICATION`` if the
+    connection was lost). A session that may still reconnect has not ended. Channels that are
+    already open are left alone.
 
-    How it ended, :meth:`Channel.wait_closed` and :meth:`Session.wait_closed` tell. Cancelling
-    closes the relayed channels and refuses what waits for an answer; sessions stay open.
+    :meth:`Channel.wait_closed` and :meth:`Session.wait_closed` tell how it ended. Cancelling closes
+        the relayed channels and refuses what waits for an answer; sessions stay open.
 
-    :param first: one channel or session
-    :param second: another of the same kind
-    :raises ~anyio.BusyResourceError: somebody receives from one of the channels
-    :raises TypeError: the two are not both channels or both sessions
+    :param first: a channel or a session
+    :param second: another one of the same kind
+    :raises ~anyio.BusyResourceError: another task receives from one of the channels
+    :raises TypeError: the two are neither both channels nor both sessions
     :raises ValueError: the two are the same
     """
     if first is second:
@@ -123,7 +123,7 @@ class _End:
 
 
 def _pass_on(target: Channel, data: Buffer) -> int:
-    """Send what a channel takes at once; what comes for one that has gone is dropped."""
+    """Send what a channel accepts at once; drop everything if the channel is gone."""
     try:
         return target.send_nowait(data, is_urgent=True)
     except _GONE:
@@ -139,10 +139,10 @@ async def _pipe_channels(first: Channel, second: Channel) -> None:
 
 
 async def _carry(source: _End, target: _End, tasks: TaskGroup) -> None:
-    """Hand on what comes from one channel until it is closed, then close the other alike.
+    """Pass on what arrives on one channel until it is closed, then close the other likewise.
 
-    Once the target has gone, the rest is taken and dropped: its peer may still want to read what
-    the source's peer only sends after it could write.
+    Once the target is gone, the rest is read and dropped: the target's peer may be waiting for
+    something that the source's peer sends only after it could write.
     """
     async for arrival in source.arrivals:
         try:
@@ -150,7 +150,7 @@ async def _carry(source: _End, target: _End, tasks: TaskGroup) -> None:
         except _GONE:
             continue
     end = await source.channel.wait_closed()
-    # What the source answered before it closed may still be on its way through another task.
+    # An answer from the source before it closed may still be in flight in another task.
     await target.asking.wait_all_answered()
     if end.exit_signal is not None:
         await target.channel.aclose(signal=end.exit_signal, message=end.message or "")
@@ -161,7 +161,7 @@ async def _carry(source: _End, target: _End, tasks: TaskGroup) -> None:
 async def _hand_on(arrival: Arrival, source: _End, target: Channel, tasks: TaskGroup) -> None:
     match arrival:
         case ReceivedData(data, is_stderr=False):
-            # Taking an arrival yields, so passing it on need not.
+            # Taking an arrival is a checkpoint, so passing it on need not be one.
             sent = target.send_nowait(data, is_urgent=True)
             if sent < len(data):
                 await target.send(memoryview(data)[sent:])
@@ -187,10 +187,11 @@ async def _relay_channel_request(
 class _Relayed:
     """The channels of two piped sessions.
 
-    A channel that its peer has filled and closed counts in no session any more, but what the other
-    side has not taken yet is held here. So of too much of that, the oldest is broken off.
+    A channel that its peer has filled and closed no longer counts in its session, but the bytes
+    that the other side has not accepted are held here. If they exceed the bound, the oldest pairs
+    are broken off.
 
-    :param most: bytes that may be held of closed channels
+    :param most: bytes that may be held for closed channels
     """
 
     def __init__(self, most: int) -> None:
@@ -200,7 +201,7 @@ class _Relayed:
 
     @contextmanager
     def relaying(self, near: Channel, far: Channel) -> Iterator[None]:
-        """Count a pair in, once there is room."""
+        """Count a pair of channels, once there is room."""
         self._next_check = min(self._next_check, len(self._pairs) + CHECKED_AT_ONCE)
         if len(self._pairs) >= self._next_check:
             self._make_room()
@@ -223,7 +224,7 @@ class _Relayed:
 
 
 def _held(near: Channel, far: Channel) -> int:
-    """Return how many bytes of a closed channel the other one has not taken."""
+    """Return how many bytes of a closed channel the other one has not accepted."""
     if (near.closed is None) == (far.closed is None):
         return 0
     source, target = (far, near) if near.closed is None else (near, far)
@@ -246,13 +247,13 @@ async def _pipe_sessions(first: Session, second: Session) -> None:
 
 
 def _reason_for_others(end: SessionClosed) -> int:
-    """Return the reason of an end; to others, that a stream was lost would mean their own."""
+    """Return the reason to pass on; a lost stream would look like the other session's own."""
     lost = end.reason == DisconnectReason.CONNECTION_LOST
     return DisconnectReason.BY_APPLICATION if lost else end.reason
 
 
 async def _first_end(first: Session, second: Session) -> tuple[SessionClosed, Session]:
-    """Wait until one session has ended; tell how, and which one is left."""
+    """Wait until one session has ended; return how, and the one that is left."""
     ends: list[tuple[SessionClosed, Session]] = []
 
     async def watch(session: Session, other: Session) -> None:
@@ -286,7 +287,7 @@ async def _relay_openings(
 
 
 class _Sent(TaskStatus[None]):
-    """Tells that a request has left, or never will."""
+    """Reports that a request has been sent, or never will be."""
 
     def __init__(self) -> None:
         self._event = anyio.Event()
@@ -307,7 +308,7 @@ async def _start_in_order(
     what: T,
     target: Channel | Session,
 ) -> None:
-    """Start a relay of one request or open; return once its place in the order is taken."""
+    """Start the relay of one request or open; return once its place in the order is taken."""
     sent = _Sent()
     tasks.start_soon(relay, what, target, sent)
     await sent.wait()
@@ -332,7 +333,7 @@ async def _answer(request: IncomingRequest, reply: Reply) -> None:
         try:
             await request.accept(reply.payload)
             return
-        except SSHError:  # the source takes no payload of that size
+        except SSHError:  # the source accepts no payload of that size
             pass
     await request.reject()
 

@@ -1,8 +1,8 @@
-"""Two small ways to use a session: many plain streams over one, or one secure stream over one.
+"""Two simple uses of a session: multiplexing many byte streams, or securing a single one.
 
-:class:`MultiChannelStream` multiplexes without cryptography, over a stream that is protected
-already. :class:`SecureStream` puts encryption and authentication around a stream and is a stream
-itself. Both are compatible with the classes of these names in Dev Tunnels SSH.
+:class:`MultiChannelStream` multiplexes without cryptography, over a stream that is already
+    protected. :class:`SecureStream` encrypts and authenticates a stream, and is a stream itself.
+    Both interoperate with the classes of the same names in Dev Tunnels SSH.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ __all__ = ["MultiChannelStream", "SecureStream"]
 STREAM_TYPE: Final = "session"
 
 CLEAN_ENDS: Final = frozenset({0, DisconnectReason.BY_APPLICATION})
-"""Reasons of a goodbye that means no more than the end of the stream."""
+"""Disconnect reasons that just mean the end of the stream."""
 
 
 class MultiChannelStream(AsyncContextManagerMixin):
     """Many byte streams over one, **without encryption, integrity or authentication**.
 
-    For streams that are protected already: TLS, or a pipe between parent and child. Entered once,
-    with ``async with``; leaving closes all streams and the one below. Made by :meth:`connect` at
-    one end and :meth:`accept` at the other.
+    For streams that are already protected, such as TLS or a pipe between parent and child process.
+    Created by :meth:`connect` at one end and :meth:`accept` at the other. Enter it once, with
+    ``async with``; leaving closes all its streams and the underlying one.
     """
 
     def __init__(self, session: Session) -> None:
@@ -62,14 +62,14 @@ class MultiChannelStream(AsyncContextManagerMixin):
     ) -> Self:
         """Return one end, to be entered with ``async with``.
 
-        It owns the stream below from then on and closes it on every path. Entering raises
+        It owns the underlying stream from then on, and closes it on every path. Entering raises
         :exc:`RemoteProtocolError`, :exc:`NegotiationError`, :exc:`Disconnected` or
-        :exc:`ConnectionLost` when the peer is not the other end of such a stream, or goes away.
+        :exc:`ConnectionLost` if the peer is not the other end of such a stream, or goes away.
 
-        :param transport: a byte stream, or a connectable that gives one
+        :param transport: a byte stream, or a connectable that returns one
         :param config: limits, windows and timers
-        :param trace: called with what happens, for developers
-        :raises TypeError: the configuration is a secure one
+        :param trace: called with trace events, for diagnosis
+        :raises TypeError: ``config`` is not an :class:`InsecureSessionConfig`
         """
         config = config if config is not None else InsecureSessionConfig()
         return cls(ClientSession(transport, verify_host=None, config=config, trace=trace))
@@ -84,9 +84,10 @@ class MultiChannelStream(AsyncContextManagerMixin):
     ) -> Self:
         """Return the other end, to be entered with ``async with``; see :meth:`connect`.
 
-        :param stream: the stream below, owned from now on
+        :param stream: the underlying stream, owned from now on
         :param config: as for :meth:`connect`
-        :param trace: called with what happens, for developers
+        :param trace: as for :meth:`connect`
+        :raises TypeError: ``config`` is not an :class:`InsecureSessionConfig`
         """
         config = config if config is not None else InsecureSessionConfig()
         return cls(Server(config=config, trace=trace).accept(stream))
@@ -98,58 +99,61 @@ class MultiChannelStream(AsyncContextManagerMixin):
 
     @property
     def session(self) -> Session:
-        """The session below, for requests, metrics and the like."""
+        """The underlying session, for requests, metrics and the like."""
         return self._session
 
     async def open_stream(self, stream_type: str = STREAM_TYPE, *, payload: bytes = b"") -> Channel:
         """Open a stream.
 
-        When cancelled, the stream is closed as soon as the peer confirms it.
+        If the call is cancelled, the stream is closed as soon as the peer confirms it.
 
-        :param stream_type: what kind of stream it is; the peer may look for it
-        :param payload: what belongs to the type, in a form that the two ends know
+        :param stream_type: a name that tells the peer what the stream is for
+        :param payload: data that goes with the type, in a format that the two ends agree on
         :raises ChannelOpenError: the peer refused the stream
         :raises SSHError: the session has ended
         """
         return await self._session.open_channel(stream_type, payload=payload)
 
     async def accept_stream(self, stream_type: str | None = None) -> Channel:
-        """Wait for a stream that the peer opens, and accept it.
+        """Wait for the peer to open a stream, and accept it.
 
-        :param stream_type: only take streams of this type
+        :param stream_type: accept only streams of this type; the others keep waiting
         :raises SSHError: the session has ended
         """
         return await self._session.accept_channel(stream_type)
 
     def incoming_streams(self) -> AsyncIterator[ChannelOpening]:
-        """Iterate over the streams that the peer wants to open, to accept or to reject them.
+        """Iterate over the streams that the peer asks to open, to accept or reject each of them.
 
-        They are held until asked for, up to 64, then refused. The iteration ends with the session.
+        Up to 64 streams (``limits.unaccepted_channels``) wait for the iteration; more are refused.
+        It ends with the session.
         """
         return self._session.incoming_channels()
 
     async def serve(self, handler: Callable[[Channel], Awaitable[object]]) -> None:
-        """Accept every stream and run ``handler`` for each in a task of its own.
+        """Accept every stream, and run ``handler`` for each in a task of its own.
 
-        Returns when the peer has closed; see :meth:`Session.serve`.
+        Returns once the peer has closed and every handler has returned; see :meth:`Session.serve`.
+
+        :param handler: called with each stream
         """
         await self._session.serve(handler)
 
     async def wait_closed(self) -> SessionClosed:
-        """Wait until either end has closed; tell how."""
+        """Wait until either end has closed; return how it ended."""
         return await self._session.wait_closed()
 
     async def aclose(self) -> None:
-        """Close all streams and the one below; does nothing the second time."""
+        """Close all streams and the underlying one; further calls do nothing."""
         await self._session.aclose()
 
 
-# The mixin's way of leaving could swallow errors, which a resource's may not; this one does not.
+# The mixin's __aexit__ may swallow exceptions, which AsyncResource's may not; ours does not.
 class SecureStream(AsyncContextManagerMixin, ByteStream):  # type: ignore[misc]
-    """One encrypted and authenticated byte stream over another.
+    """An encrypted and authenticated byte stream over another one.
 
-    Entered once, with ``async with``; leaving closes it and the stream below. Made by
-    :meth:`connect` at the client's end and :meth:`accept` at the server's.
+    Created by :meth:`connect` on the client and :meth:`accept` on the server. Enter it once, with
+    ``async with``; leaving closes it and the underlying stream.
     """
 
     def __init__(self, session: Session, open_channel: Callable[[], Awaitable[Channel]]) -> None:
@@ -172,10 +176,12 @@ class SecureStream(AsyncContextManagerMixin, ByteStream):  # type: ignore[misc]
     ) -> Self:
         """Return the client's end, to be entered with ``async with``.
 
-        Parameters are those of :meth:`ClientSession.connect`, and so is what entering raises;
-        besides, :exc:`ChannelOpenError` when the server is not the other end of such a stream.
+        The parameters are those of :meth:`ClientSession.connect`, and so are the exceptions from
+        entering; in addition, :exc:`ChannelOpenError` if the server is not the other end of such a
+        stream.
 
-        :raises TypeError: the configuration is an insecure one, or there is no ``verify_host``
+        :raises TypeError: ``config`` is an :class:`InsecureSessionConfig`, or ``verify_host`` is
+            missing
         """
         session = ClientSession(
             transport,
@@ -191,12 +197,12 @@ class SecureStream(AsyncContextManagerMixin, ByteStream):  # type: ignore[misc]
     def accept(cls, stream: AnyByteStream, server: Server) -> Self:
         """Return the server's end, to be entered with ``async with``.
 
-        Entering waits for the client; it raises what entering :meth:`Server.accept` does,
-        :exc:`SessionMoved` for one when a client came back for an end that had lost its stream.
+        Entering waits for the client, and raises what entering :meth:`Server.accept` raises, for
+        example :exc:`SessionMoved` if a client reconnected an end that had lost its stream.
 
-        :param stream: the stream below, which is owned from then on and closed on every path
-        :param server: has the host keys, judges the client, and has the configuration
-        :raises TypeError: the configuration is an insecure one
+        :param stream: the underlying stream; owned from then on, and closed on every path
+        :param server: has the host keys and the configuration, and authenticates the client
+        :raises TypeError: the server's configuration is an :class:`InsecureSessionConfig`
         """
         session = server.accept(stream)
         return cls(session, lambda: session.accept_channel(STREAM_TYPE))
@@ -214,65 +220,68 @@ class SecureStream(AsyncContextManagerMixin, ByteStream):  # type: ignore[misc]
 
     @property
     def session(self) -> Session:
-        """The session below, for the principal, metrics, new keys and the like."""
+        """The underlying session, for the principal, metrics, new keys and the like."""
         return self._session
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        """The attributes of the stream below, then those of :class:`SSHAttribute`."""
+        """The attributes of the underlying stream, and those of :class:`SSHAttribute`."""
         return self._session.extra_attributes
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Receive at least one and at most ``max_bytes`` bytes. Cancelling loses none.
 
+        :param max_bytes: the most bytes to return
         :raises ~anyio.EndOfStream: the peer has sent EOF or closed its end
         :raises ~anyio.ClosedResourceError: this end was closed
-        :raises ~anyio.BrokenResourceError: the stream below broke; our error is the cause
+        :raises ~anyio.BrokenResourceError: the underlying stream broke; our error is the cause
         :raises ~anyio.BusyResourceError: another task is receiving
         :raises ValueError: ``max_bytes`` is less than 1
         """
         try:
             return await self._channel.receive(max_bytes)
         except anyio.BrokenResourceError as error:
-            # Other programs say goodbye without closing the channel first.
+            # Other implementations send DISCONNECT without closing the channel first.
             match error.__cause__:
                 case Disconnected(by_peer=True, reason=reason) if reason in CLEAN_ENDS:
                     raise anyio.EndOfStream from error
             raise
 
     async def send(self, item: bytes) -> None:
-        """Send bytes; return when they are accepted under flow control. See :meth:`Channel.send`.
+        """Send bytes; return once flow control has accepted them. See :meth:`Channel.send`.
 
         :param item: the bytes
         :raises ~anyio.ClosedResourceError: this end was closed, or EOF was sent
-        :raises ~anyio.BrokenResourceError: the peer has closed its end, or the stream below broke
+        :raises ~anyio.BrokenResourceError: the peer has closed its end, or the underlying stream
+            broke
         :raises ~anyio.BusyResourceError: another task is sending
         """
         await self._channel.send(item)
 
     async def send_eof(self) -> None:
-        """Tell the peer that no more bytes come; does nothing the second time.
+        """Send EOF; further calls do nothing.
 
         :raises ~anyio.ClosedResourceError: this end was closed
+        :raises ~anyio.BusyResourceError: another task is sending
         """
         await self._channel.send_eof()
 
     async def wait_disconnected(self) -> SSHError:
-        """Wait until the stream below is lost and another one could take its place; tell why.
+        """Wait until the underlying stream is lost and can be replaced; return why it was lost.
 
         :raises SSHError: the session has ended instead
         """
         return await self._session.wait_disconnected()
 
     async def reconnect(self, stream: AnyByteStream) -> None:
-        """Go on over another stream; see :meth:`ClientSession.reconnect`.
+        """Resume over another stream; see :meth:`ClientSession.reconnect`.
 
-        Both ends need a configuration of :meth:`SessionConfig.with_reconnect`. At the server's
-        end, :meth:`accept` does this for the end that was lost, and raises :exc:`SessionMoved`.
+        Both ends need a configuration from :meth:`SessionConfig.with_reconnect`. On the server,
+        :meth:`accept` reconnects the end that was lost, and raises :exc:`SessionMoved`.
 
-        :param stream: to the same server; owned from now on
-        :raises LocalProtocolError: this is the server's end, or has a stream
-        :raises SSHError: as there
+        :param stream: a new byte stream to the same server; owned from now on
+        :raises LocalProtocolError: this is the server's end, or it still has a stream
+        :raises SSHError: as for :meth:`ClientSession.reconnect`
         """
         if not isinstance(self._session, ClientSession):
             await anyio.aclose_forcefully(stream)
@@ -280,14 +289,15 @@ class SecureStream(AsyncContextManagerMixin, ByteStream):  # type: ignore[misc]
         await self._session.reconnect(stream)
 
     async def wait_closed(self) -> SessionClosed:
-        """Wait until either end has closed, or the stream below is lost for good; tell how."""
+        """Wait until either end has closed or the underlying stream is lost for good; tell how."""
         return await self._session.wait_closed()
 
     async def aclose(self) -> None:
-        """Close this end, and the stream below; does nothing the second time.
+        """Close this end and the underlying stream; further calls do nothing.
 
-        Bytes sent before are delivered, as long as the peer takes them within
-        :attr:`Limits.disconnect_time`. One that was never entered closes the stream below.
+        Bytes sent before are still delivered, provided that the peer reads them within
+        :attr:`Limits.disconnect_time`. If it was never entered, only the underlying stream is
+        closed.
         """
         if self._channel_if_open is not None:
             await self._channel_if_open.aclose()

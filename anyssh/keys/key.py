@@ -1,11 +1,11 @@
-"""The key: a public key, or a pair, immutable and known by its public blob.
+"""A key: a public key or a key pair, immutable, and identified by its public blob.
 
-``Key`` holds the blob, the comment and the parsed objects of the cryptography package; what
-differs between RSA, ECDSA and Ed25519 stands in ``anyssh.keys._schemes``. Signatures are the wire
-blobs of RFC 4253 section 6.6: ``string algorithm || string signature``.
+``Key`` holds the blob, the comment, and key objects of the cryptography package. What differs
+between RSA, ECDSA and Ed25519 is in ``anyssh.keys._schemes``. Signatures are the wire blobs of RFC
+4253 section 6.6: ``string algorithm || string signature``.
 
-The private part leaves a ``Key`` only through :meth:`Key.to_cryptography`, so that neither
-``repr``, nor ``pickle``, nor a log line can carry it away.
+The private part leaves a ``Key`` only through :meth:`Key.to_cryptography`: ``repr``, ``pickle`` and
+log messages cannot leak it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SIGNATURE_ALGORITHMS: Final = (
     HostKeyAlgorithm.ECDSA_NISTP256,
     HostKeyAlgorithm.ECDSA_NISTP521,
 )
-"""Every algorithm that :meth:`Key.sign` and :meth:`Key.verify` know."""
+"""Every algorithm that :meth:`Key.sign` and :meth:`Key.verify` support."""
 
 MAX_PUBLIC_BLOB_BYTES: Final = 4096
 
@@ -53,10 +53,10 @@ _RSA_EXPONENT: Final = 65537
 
 
 def key_type_for(signature_algorithm: str) -> str:
-    """Return the type of the keys that sign with an algorithm: ``"ssh-rsa"`` for both of RSA's.
+    """Return the key type of a signature algorithm; ``"ssh-rsa"`` for all those of RSA.
 
     :param signature_algorithm: one of :data:`SIGNATURE_ALGORITHMS`
-    :raises ValueError: it is not; ``"ssh-rsa"`` is none, it stands for SHA-1 (RFC 8332)
+    :raises ValueError: it is not one of them, such as ``"ssh-rsa"``, which means SHA-1 (RFC 8332)
     """
     if signature_algorithm not in SIGNATURE_ALGORITHMS:
         raise ValueError(f"not a signature algorithm: {displayable(signature_algorithm)!r}")
@@ -64,9 +64,9 @@ def key_type_for(signature_algorithm: str) -> str:
 
 
 class Key:
-    """A public key, or a key pair. Immutable; equal to every key with the same public blob.
+    """A public key or a key pair. Immutable; equal to every key with the same public blob.
 
-    Made by :func:`generate_key`, :func:`import_key`, :meth:`from_public_blob` and
+    Created by :func:`generate_key`, :func:`import_key`, :meth:`from_public_blob` and
     :meth:`from_cryptography`, never by its constructor.
     """
 
@@ -95,12 +95,13 @@ class Key:
 
     @classmethod
     def from_public_blob(cls, blob: bytes) -> Self:
-        """Parse a public key as it travels in SSH.
+        """Parse a public key blob (RFC 4253 section 6.6).
 
-        The types ``rsa-sha2-256`` and ``rsa-sha2-512`` are read as the ``ssh-rsa`` that they mean.
+        The key types ``rsa-sha2-256`` and ``rsa-sha2-512`` are read as ``ssh-rsa``.
 
         :param blob: the contents of the wire string
-        :raises KeyFormatError: the type is unknown, the form is not exact, or the key is unsafe
+        :raises KeyFormatError: the key type is unknown, the encoding is not canonical, or the key
+            is unsafe
         """
         if len(blob) > MAX_PUBLIC_BLOB_BYTES:
             raise KeyFormatError(
@@ -111,12 +112,12 @@ class Key:
 
     @classmethod
     def from_cryptography(cls, key: object, comment: str = "") -> Self:
-        """Wrap a key of the cryptography package, public or private.
+        """Wrap a public or private key of the cryptography package.
 
-        :param key: an RSA, NIST curve or Ed25519 key; its classes may be someone else's, such as
-            a hardware module's, as long as they derive from cryptography's
-        :param comment: for people, such as whose key it is
-        :raises KeyFormatError: it is of another kind, or RSA outside of 2048 to 16384 bits
+        :param key: an RSA, NIST curve or Ed25519 key; its class may be another package's, such as a
+            hardware module's, as long as it derives from that of cryptography
+        :param comment: for people, for example whose key it is
+        :raises KeyFormatError: it is another kind of key, or RSA outside of 2048 to 16384 bits
         """
         from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
@@ -131,27 +132,27 @@ class Key:
             public = key.public_key()
         scheme = scheme_of(public)
         blob = scheme.public_blob(public)
-        # Reading the blob back applies the same bounds as to a key from a peer.
+        # Parsing the blob applies the same bounds as for a key from a peer.
         parsed = cls.from_public_blob(blob)
         return cls._build(scheme, parsed._public, private, blob, comment)
 
     def to_cryptography(self) -> Any:
-        """Return the cryptography package's private key, or its public key if there is none."""
+        """Return the cryptography package's private key, or the public key if there is none."""
         return self._public if self._private is None else self._private
 
     @property
     def algorithm(self) -> str:
-        """The key's type, for example ``"ssh-ed25519"``; ``"ssh-rsa"`` for every RSA key."""
+        """The key type, for example ``"ssh-ed25519"``; ``"ssh-rsa"`` for every RSA key."""
         return self._scheme.algorithm
 
     @property
     def public_blob(self) -> bytes:
-        """The public key as it travels in SSH."""
+        """The public key blob, as sent in SSH messages."""
         return self._public_blob
 
     @property
     def comment(self) -> str:
-        """The text that key files carry along; not part of the key."""
+        """The comment stored in key files; not part of the key."""
         return self._comment
 
     @property
@@ -161,17 +162,17 @@ class Key:
 
     @property
     def fingerprint(self) -> str:
-        """``SHA256:`` and the digest of the public blob in base64 without padding."""
+        """``SHA256:`` and the unpadded base64 digest of the public blob."""
         return _fingerprint(self._public_blob)
 
     @property
     def bits(self) -> int:
-        """The size by which the key is known: that of the RSA modulus, or of the curve."""
+        """The nominal size in bits: that of the RSA modulus, or of the curve."""
         return self._scheme.bits(self._public)
 
     @property
     def signature_algorithms(self) -> tuple[str, ...]:
-        """The algorithms that the key signs with, the preferred one first."""
+        """The signature algorithms of the key, in order of preference."""
         return self._scheme.signature_algorithms
 
     def public(self) -> Key:
@@ -183,17 +184,17 @@ class Key:
     def with_comment(self, comment: str) -> Key:
         """Return the same key with another comment.
 
-        :param comment: for people, such as whose key it is
+        :param comment: for people, for example whose key it is
         """
         return self._build(self._scheme, self._public, self._private, self._public_blob, comment)
 
     def sign(self, data: bytes, algorithm: str | None = None) -> bytes:
-        """Sign, and return the signature as it travels in SSH: algorithm and signature.
+        """Sign data; return the signature blob (RFC 4253 section 6.6).
 
         :param data: the bytes to sign
-        :param algorithm: one of :attr:`signature_algorithms`; the first of them if None
-        :raises LocalProtocolError: the key has no private part or does not know the algorithm
-        :raises SSHError: the signature just made does not verify (RSA); it was discarded
+        :param algorithm: one of :attr:`signature_algorithms`; by default the first
+        :raises LocalProtocolError: the key has no private part, or does not support the algorithm
+        :raises SSHError: the new RSA signature failed its verification, and was discarded
         """
         if self._private is None:
             raise LocalProtocolError(f"{self!r} has no private part to sign with")
@@ -209,11 +210,11 @@ class Key:
         return string(algorithm) + string(signature)
 
     def verify(self, data: bytes, signature: bytes, algorithm: str) -> bool:
-        """Tell whether a signature, as it travels in SSH, is good. Never raises for a bad one.
+        """Tell whether a signature blob is valid. Never raises for an invalid one.
 
         :param data: the bytes that were signed
-        :param signature: in wire form (RFC 4253 section 6.6)
-        :param algorithm: what was negotiated or requested; the signature has to name the same
+        :param signature: the signature blob (RFC 4253 section 6.6)
+        :param algorithm: the negotiated or requested algorithm; the blob must name the same
         """
         scheme = self._scheme
         if algorithm not in scheme.signature_algorithms:
@@ -251,7 +252,7 @@ class Key:
         raise TypeError("keys are not pickled; export them in a key format")
 
 
-# The same few keys come again and again: those of the hosts and users of one network.
+# Few keys recur all the time: those of the hosts and users of one network.
 @lru_cache(maxsize=128)
 def _fingerprint(blob: bytes) -> str:
     digest = hashlib.sha256(blob).digest()
@@ -260,7 +261,7 @@ def _fingerprint(blob: bytes) -> str:
 
 @lru_cache(maxsize=128)
 def _read_public_blob(blob: bytes) -> tuple[Scheme, Any, bytes]:
-    """Return the scheme of a blob, its public key, and the blob with the type's proper name."""
+    """Return a blob's scheme, its public key, and the blob with the canonical key type."""
     from ._schemes import scheme_for
 
     try:
@@ -278,13 +279,13 @@ def _read_public_blob(blob: bytes) -> tuple[Scheme, Any, bytes]:
 
 
 def generate_key(algorithm: str, *, bits: int | None = None, comment: str = "") -> Key:
-    """Make a new key pair. RSA takes seconds: see :mod:`anyssh.to_thread`.
+    """Generate a key pair. RSA takes seconds: see :mod:`anyssh.to_thread`.
 
     :param algorithm: ``"ssh-ed25519"``, ``"ecdsa-sha2-nistp256"`` (or 384, 521), ``"ssh-rsa"``,
         ``"rsa-sha2-256"`` or ``"rsa-sha2-512"``
-    :param bits: of the RSA modulus, 2048 to 16384; by default 3072 for ``"ssh-rsa"``, 2048 for
-        ``"rsa-sha2-256"``, 4096 for ``"rsa-sha2-512"``
-    :param comment: for people, such as whose key it is
+    :param bits: the size of the RSA modulus, 2048 to 16384; by default 3072 for ``"ssh-rsa"``, 2048
+        for ``"rsa-sha2-256"``, 4096 for ``"rsa-sha2-512"``
+    :param comment: for people, for example whose key it is
     :raises ValueError: the algorithm is unknown, or has no keys of that size
     """
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa

@@ -1,8 +1,8 @@
 """A channel as an AnyIO byte stream.
 
-The reader of the session puts bytes into a queue and wakes whoever waits; the window bounds what
-can lie there, and goes back to the peer as the application takes bytes out. Sending hands bytes to
-the core as far as the window and the output bound allow, and waits for more room otherwise.
+The session's reader queues incoming bytes and wakes the receiving task. The window bounds the
+queue, and is granted back to the peer as the application consumes bytes. Sending passes bytes to
+the core as far as the peer's window and the output limit allow, and otherwise waits for room.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ logger: Logger = getLogger("anyssh")
 DEFAULT_RECEIVE_BYTES = 65536
 DELIVERED_BYTES = 256 * 1024
 
-# Python 3.11 takes long to look a member of an enumeration up.
+# Looking up an enum member is slow in Python 3.11.
 _OPEN: Final = ChannelPhase.OPEN
 _HALF_OPEN: Final = Half.OPEN
 
@@ -52,10 +52,11 @@ _HALF_OPEN: Final = Half.OPEN
 class ChannelClosed:
     """How a channel ended.
 
-    :ivar exit_status: the status of the program behind it, if one was sent
-    :ivar exit_signal: the signal that ended that program, without ``SIG``, if one was sent
-    :ivar message: the text that came with the signal
-    :ivar error: why the session ended, if that ended the channel
+    :ivar exit_status: the exit status of the program behind it, if one was sent
+    :ivar exit_signal: the name of the signal that ended the program, without ``SIG``, if one was
+        sent
+    :ivar message: the error message that came with the signal
+    :ivar error: why the session ended, if that is what ended the channel
     """
 
     exit_status: int | None = None
@@ -65,7 +66,7 @@ class ChannelClosed:
 
 
 class _Inbox:
-    """Bytes of one kind on their way from the peer to a reader."""
+    """Received bytes of one kind, data or standard error, waiting to be read."""
 
     __slots__ = ("_channel", "guard", "is_closed", "notice", "queue")
 
@@ -81,7 +82,7 @@ class _Inbox:
         self.notice.notify()
 
     def close(self) -> int:
-        """Discard what came; return how much it was."""
+        """Discard what was queued; return how many bytes that was."""
         self.is_closed = True
         self.notice.notify()
         return self.queue.clear()
@@ -97,7 +98,7 @@ class _Inbox:
         return data
 
     async def _wait_for_bytes(self) -> None:
-        """Pass a checkpoint, then return as soon as there are bytes, or raise if none can come."""
+        """Pass a checkpoint, then return as soon as there are bytes; raise if none can come."""
         if self.queue.size or self.is_finished:
             await self._channel._session._backend.checkpoint()
         while not self.queue.size:
@@ -107,7 +108,7 @@ class _Inbox:
 
     @property
     def is_finished(self) -> bool:
-        """Whether no more bytes come."""
+        """Whether no more bytes will arrive."""
         channel = self._channel
         return channel._bytes_are_over or channel._closed is not None or self.is_closed
 
@@ -121,10 +122,10 @@ class _Inbox:
 
 
 class StderrStream(ByteReceiveStream):
-    """What the peer sends as standard error.
+    """The peer's standard error, as a receive stream (RFC 4254 section 5.2).
 
-    It counts against the channel's window. Unread bytes therefore hold up the channel once they
-    fill it: read this stream, or :meth:`aclose` it to discard them.
+    It shares the channel's window, so unread bytes eventually stall the whole channel: read this
+    stream, or :meth:`aclose` it to discard them.
     """
 
     def __init__(self, channel: Channel) -> None:
@@ -137,7 +138,7 @@ class StderrStream(ByteReceiveStream):
         return await self._inbox.receive(max_bytes)
 
     async def aclose(self) -> None:
-        """Discard what came and what will come."""
+        """Discard everything received so far and from now on."""
         if not self._inbox.is_closed:
             self._channel._consumed(self._inbox.close())
         await anyio.lowlevel.checkpoint()
@@ -155,9 +156,9 @@ class StderrStream(ByteReceiveStream):
 
 
 class Channel(ByteStream):
-    """One of the byte streams that a session carries, with requests beside the bytes.
+    """A byte stream within a session, with requests alongside (RFC 4254 section 5).
 
-    Made by :meth:`Session.open_channel` and by accepting a :class:`ChannelOpening`. Leaving
+    Created by :meth:`Session.open_channel` or by accepting a :class:`ChannelOpening`. Leaving
     ``async with`` closes it.
     """
 
@@ -205,7 +206,7 @@ class Channel(ByteStream):
         self._recipient: Recipient | None = None
         self._attendant: Attendant | None = None
 
-    # What it is
+    # Identity
 
     @property
     def channel_type(self) -> str:
@@ -224,45 +225,45 @@ class Channel(ByteStream):
 
     @property
     def open_payload(self) -> bytes:
-        """What came behind the standard fields of the open, or of its confirmation if we opened."""
+        """The type-specific data of CHANNEL_OPEN, or of its confirmation if we sent the open."""
         return self._open_payload
 
     @property
     def closed(self) -> ChannelClosed | None:
-        """How the channel ended, None while it is open."""
+        """How the channel ended; None while it is open."""
         return self._closed
 
     @property
     def stderr(self) -> StderrStream:
-        """The stream of what the peer sends as standard error."""
-        # Most channels never need it.
+        """The peer's standard error."""
+        # Created on demand, as most channels never need it.
         if self._stderr is None:
             self._stderr = StderrStream(self)
         return self._stderr
 
     @property
     def turn_size(self) -> int:
-        """Bytes that the peer takes in so few messages that sending them holds nobody up.
+        """How many bytes to send at a time so that other channels have their turn.
 
-        For whoever sends without waiting, and leaves others their turn between two pieces.
+        For code that uses :meth:`send_nowait` and yields between two pieces.
         """
         return MESSAGES_PER_TURN * self._state.send_packet_size
 
     @property
     def metrics(self) -> ChannelMetrics:
-        """What the channel has moved so far."""
+        """A snapshot of the bytes sent and received so far."""
         return ChannelMetrics(self._state.bytes_sent, self._state.bytes_received)
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        """The attributes of the session, :attr:`SSHAttribute.channel_type`, and those added."""
+        """The session's attributes, :attr:`SSHAttribute.channel_type`, and those added."""
         own = {SSHAttribute.channel_type: lambda: self.channel_type}
         return {**self._session.extra_attributes, **own, **self._attributes}
 
     def add_attributes(self, attributes: Mapping[Any, Callable[[], Any]]) -> None:
-        """Add typed attributes, for example of what is behind the channel.
+        """Add typed attributes, for example about what is behind the channel.
 
-        :param attributes: a call that gives the value, for each typed attribute
+        :param attributes: for each typed attribute, a callable that returns its value
         """
         self._attributes.update(attributes)
 
@@ -271,6 +272,7 @@ class Channel(ByteStream):
     async def receive(self, max_bytes: int = DEFAULT_RECEIVE_BYTES) -> bytes:
         """Receive at least one and at most ``max_bytes`` bytes. Cancelling loses none.
 
+        :param max_bytes: the most bytes to return
         :raises ~anyio.EndOfStream: the peer has sent EOF or closed the channel
         :raises ~anyio.ClosedResourceError: the channel was closed here
         :raises ~anyio.BrokenResourceError: the session has ended; its error is the cause
@@ -282,28 +284,30 @@ class Channel(ByteStream):
 
     @property
     def is_readable(self) -> bool:
-        """Whether :meth:`receive` has something to return, or to raise, at once.
+        """Whether :meth:`receive` would return or raise without waiting.
 
-        For whoever keeps an idle channel and wants to know whether it is still good.
+        For connection pools, to find out whether an idle channel is still usable.
         """
         return bool(self._inbox.queue.size) or self._inbox.is_finished
 
     async def send(self, item: Buffer) -> None:
-        """Send bytes; return when they are accepted under flow control.
+        """Send bytes; return once flow control has accepted all of them.
 
-        When cancelled, bytes that fit the window and one message were sent either whole or not at
-        all. Of more, a part may have been sent: :attr:`metrics` tells how much.
+        If the call is cancelled, bytes that fit into the window and one message were sent either
+        completely or not at all. Of more, a part may have been sent: :attr:`metrics` tells how
+        much.
 
         :param item: the bytes
         :raises ~anyio.ClosedResourceError: the channel was closed here, or EOF was sent
-        :raises ~anyio.BrokenResourceError: the peer has closed the channel, or the session ended
+        :raises ~anyio.BrokenResourceError: the peer has closed the channel, or the session has
+            ended
         :raises ~anyio.BusyResourceError: another task is sending
         """
         self._requests.disregard()
         await self._send(item, None)
 
     async def send_stderr(self, item: bytes) -> None:
-        """Send bytes as standard error; see :meth:`send`, which another task may call meanwhile.
+        """Send bytes as standard error; otherwise like :meth:`send`, and allowed alongside it.
 
         :param item: the bytes
         """
@@ -336,7 +340,7 @@ class Channel(ByteStream):
                         self._require_sendable()
                         await self._wait_writable()
                         self._require_sendable()
-                # Yielding comes last, so that the peer has the bytes meanwhile.
+                # Yield last, so that the bytes are already on their way.
                 await backend.cancel_shielded_checkpoint()
             finally:
                 self._is_sending = False
@@ -351,17 +355,18 @@ class Channel(ByteStream):
         return self._stderr_guard
 
     def send_nowait(self, item: Buffer, *, is_urgent: bool = False) -> int:
-        """Send what can leave without waiting; return how many bytes it was.
+        """Send as much as possible without waiting; return the number of bytes sent.
 
-        Small pieces that are sent in one turn of the event loop share a message, and leave when
-        the turn is over. None can leave while another task is sending, or while keys are exchanged.
-        If less than everything could, :meth:`send` the rest; an attendant of the channel is told
-        when more can, after this has returned.
+        Small pieces sent in the same turn of the event loop share a message, which leaves at the
+        end of the turn. Nothing can be sent while another task is sending or keys are being
+        exchanged. Pass what is left to :meth:`send`; an attendant of the channel is told, after
+        this call has returned, when more can be sent.
 
         :param item: the bytes
-        :param is_urgent: whether they leave at once
+        :param is_urgent: whether to send at once instead of at the end of the turn
         :raises ~anyio.ClosedResourceError: the channel was closed here, or EOF was sent
-        :raises ~anyio.BrokenResourceError: the peer has closed the channel, or the session ended
+        :raises ~anyio.BrokenResourceError: the peer has closed the channel, or the session has
+            ended
         """
         self._requests.disregard()
         self._require_sendable()
@@ -379,7 +384,7 @@ class Channel(ByteStream):
         return sent
 
     def _send_some(self, data: memoryview, is_urgent: bool) -> int:
-        """Send what can leave, and have it leave; return how many bytes it was."""
+        """Send as much as possible, and start writing it; return the number of bytes sent."""
         state, session = self._state, self._session
         connection = session._connection
         if is_urgent:
@@ -388,27 +393,27 @@ class Channel(ByteStream):
             is_begun = connection.gathering is state
             sent = connection.gather_data(state, data)
             if is_begun and connection.gathering is state and sent == len(data):
-                return sent  # whoever began it has seen to the rest
+                return sent  # the first piece has already scheduled the flush
         if sent < len(data) and self._attendant is None:
             connection.stop_sending(state)
         session._advance(is_urgent=is_urgent or connection.gathering is None)
         return sent
 
     async def _wait_for_other_sender(self) -> None:
-        """Let bytes and standard error, which two tasks may send, alternate whole."""
+        """Serialise data and standard error, which two tasks may be sending."""
         while self._is_sending:
             await self._writable.wait()
 
     async def _wait_writable(self) -> None:
         if self._state.send_wait is SendWait.NOTHING:
-            # It is our turn again already; let other tasks have theirs.
+            # It is our turn again already; let other tasks run.
             await anyio.lowlevel.checkpoint()
         while self._state.send_wait is not SendWait.NOTHING:
             await self._writable.wait()
             self._require_sendable()
 
     async def send_eof(self) -> None:
-        """Tell the peer that no more bytes come; does nothing the second time.
+        """Send EOF (RFC 4254 section 5.3); further calls do nothing.
 
         :raises ~anyio.ClosedResourceError: the channel was closed here
         :raises ~anyio.BusyResourceError: another task is sending
@@ -419,7 +424,7 @@ class Channel(ByteStream):
             self.send_eof_nowait()
 
     def send_eof_nowait(self) -> None:
-        """Tell the peer that no more bytes come, without a checkpoint; see :meth:`send_eof`.
+        """Send EOF without a checkpoint; see :meth:`send_eof`.
 
         :raises ~anyio.ClosedResourceError: the channel was closed here
         """
@@ -431,23 +436,24 @@ class Channel(ByteStream):
     # Requests
 
     def requests(self) -> AsyncIterator[IncomingRequest]:
-        """Iterate over the peer's requests; the iteration ends with the channel.
+        """Iterate over the peer's requests (RFC 4254 section 5.4); ends with the channel.
 
-        Until this is called, up to 16 requests are held. A channel whose bytes are used without
-        ever calling it refuses all requests.
+        Up to 16 requests (``limits.requests``) wait until this is called. A channel whose bytes are
+        used without ever calling it refuses all requests.
         """
         self._requests.handle()
         return RequestIterator(self._session, self._requests)
 
     def arrivals(self, take: Callable[[Buffer], int] | None = None) -> AsyncIterator[Arrival]:
-        """Take the channel over and iterate over all that comes, in the order of its coming.
+        """Take the channel over, and iterate over everything that arrives, in order.
 
-        For relays: bytes, standard error, EOF and requests are one sequence; :meth:`receive` and
-        the like then find the channel busy. What came before the call is given first: requests,
-        bytes, standard error, EOF. The iteration ends with the channel, once all was given.
+        For relays: data, standard error, EOF and requests form one sequence; :meth:`receive` and
+        the like then find the channel busy. What arrived before the call comes first: requests,
+        data, standard error, EOF. The iteration ends with the channel, once everything has been
+        returned.
 
-        :param take: is offered bytes first that come while the iteration has nothing to give;
-            called by the session's reader, it returns how many it has taken from the front, as
+        :param take: offered data first if it arrives while nothing is queued; called by the
+            session's reader, it returns how many bytes it has consumed, as
             :meth:`Recipient.deliver` does
         :raises ~anyio.BusyResourceError: a task is receiving, or this was called before
         """
@@ -467,14 +473,14 @@ class Channel(ByteStream):
         return arrivals
 
     def deliver_to(self, recipient: Recipient) -> None:
-        """Have bytes delivered as they come, without a task that waits for them.
+        """Deliver bytes to a recipient as they arrive, without a task that waits for them.
 
-        For relays: a recipient that passes bytes on at once saves them a turn of the event loop. An
-        exception of its closes the channel and is logged.
-        What it does not take, and what comes after that, waits for :meth:`receive`; once all of it
-        was received, the recipient is next again. What came before the call is delivered by it.
+        For relays: passing bytes on at once saves a turn of the event loop. What the recipient does
+        not consume, and everything behind it, waits for :meth:`receive`; once all of that was
+        received, deliveries resume. Bytes that arrived before the call are delivered by it. An
+        exception in the recipient closes the channel and is logged.
 
-        :param recipient: takes them, in the order of their coming
+        :param recipient: called with the bytes, in order
         """
         self._requests.disregard()
         had_ended = self._has_ended
@@ -484,17 +490,17 @@ class Channel(ByteStream):
             self._tell_recipient(partial(recipient.channel_closed, not self._is_closed_here))
 
     def attend(self, attendant: Attendant) -> None:
-        """Have bytes delivered as by :meth:`deliver_to`, and sending told as well.
+        """Deliver bytes as :meth:`deliver_to` does, and report when more can be sent.
 
-        For relays that have no task for each channel.
+        For relays that have no task per channel.
 
-        :param attendant: takes bytes, and is told when more can be sent
+        :param attendant: called with the bytes, and when sending is possible again
         """
         self._attendant = attendant
         self.deliver_to(attendant)
 
     def deliver_rest(self) -> None:
-        """Deliver what the recipient has not taken before, as far as it takes it now."""
+        """Deliver again what the recipient has not consumed before."""
         recipient, queue = self._recipient, self._inbox.queue
         if recipient is None:
             return
@@ -511,7 +517,7 @@ class Channel(ByteStream):
             self._tell_recipient(recipient.deliver_eof)
 
     def _tell_recipient(self, tell: Callable[[], int | None]) -> int:
-        """Call a recipient, whose mistakes must not harm the reader of the session."""
+        """Call a recipient, whose exceptions must not harm the session's reader."""
         try:
             return tell() or 0
         except Exception:
@@ -520,7 +526,7 @@ class Channel(ByteStream):
             return 0
 
     def _deliver(self, recipient: Recipient, data: Buffer) -> None:
-        """Have bytes taken, and keep the rest; nothing else may wait before them."""
+        """Deliver bytes and queue the rest; the queue must be empty."""
         taken = self._tell_recipient(partial(recipient.deliver, data))
         if taken < len(data) and not self._is_closed_here:
             self._inbox.put(data[taken:])
@@ -534,16 +540,18 @@ class Channel(ByteStream):
         want_reply: bool = True,
         task_status: TaskStatus[None] = TASK_STATUS_IGNORED,
     ) -> Reply:
-        """Ask something of the peer; return its reply, which is true when it was granted.
+        """Send a channel request (RFC 4254 section 5.4); return the reply, true if it was granted.
 
-        A cancelled call does not disturb the replies of others. Without ``want_reply`` the call
-        does not wait for it, and the reply is true. A channel that is closed meanwhile answers no.
+        A cancelled call does not affect the replies of others. Without ``want_reply`` the call does
+        not wait, and returns a true reply. If the channel is closed meanwhile, the reply is false.
 
-        :param name: what is asked, for example ``"exec"``
-        :param payload: what belongs to the request, in wire form
-        :param task_status: told once the request is on its way, behind what was sent before
+        :param name: the request type, for example ``"exec"``
+        :param payload: the type-specific data, in wire format
+        :param want_reply: whether the peer has to answer
+        :param task_status: started once the request has its place in the order of sending
         :raises ~anyio.ClosedResourceError: the channel was closed here
-        :raises ~anyio.BrokenResourceError: the peer has closed the channel, or the session ended
+        :raises ~anyio.BrokenResourceError: the peer has closed the channel, or the session has
+            ended
         """
         await anyio.lowlevel.checkpoint()
         session = self._session
@@ -561,7 +569,10 @@ class Channel(ByteStream):
     async def send_signal(self, name: str) -> None:
         """Send a signal to the program at the other end (RFC 4254 section 6.9).
 
-        :param name: without ``SIG``, for example ``"TERM"``
+        :param name: the signal name without ``SIG``, for example ``"TERM"``
+        :raises ~anyio.ClosedResourceError: the channel was closed here
+        :raises ~anyio.BrokenResourceError: the peer has closed the channel, or the session has
+            ended
         """
         await self.request("signal", Signal(name).encode(), want_reply=False)
 
@@ -577,14 +588,15 @@ class Channel(ByteStream):
         signal: str | None = None,
         message: str = "",
     ) -> None:
-        """Close the channel in both directions; does nothing the second time.
+        """Close the channel in both directions (RFC 4254 section 5.3); further calls do nothing.
 
-        Bytes sent before are still delivered. Does not wait for the peer.
+        Bytes sent before are still delivered. The call does not wait for the peer.
 
-        :param exit_status: of the program that this end stands for
-        :param signal: that ended this program, without ``SIG``
-        :param message: goes with the signal
-        :raises ValueError: both a status and a signal were given, or a status below 0
+        :param exit_status: the exit status of the program that this end represents
+        :param signal: the name of the signal that ended the program, without ``SIG``
+        :param message: the error message to send with the signal
+        :raises ValueError: both ``exit_status`` and ``signal`` were given, or the status is out of
+            range
         """
         self.close(exit_status=exit_status, signal=signal, message=message)
         await anyio.lowlevel.checkpoint()
@@ -598,10 +610,11 @@ class Channel(ByteStream):
     ) -> None:
         """Close the channel without a checkpoint; see :meth:`aclose`.
 
-        :param exit_status: as there
-        :param signal: as there
-        :param message: as there
-        :raises ValueError: both a status and a signal were given, or a status below 0
+        :param exit_status: as for :meth:`aclose`
+        :param signal: as for :meth:`aclose`
+        :param message: as for :meth:`aclose`
+        :raises ValueError: both ``exit_status`` and ``signal`` were given, or the status is out of
+            range
         """
         if exit_status is not None and signal is not None:
             raise ValueError("a program ends with a status or by a signal, not both")
@@ -621,10 +634,10 @@ class Channel(ByteStream):
             self._state, exit_status=exit_status, signal=signal, message=message
         )
         self._is_closed_here = True
-        # Some peers never answer, so the session must not wait for that to forget the channel.
+        # Some peers never answer CHANNEL_CLOSE, so the session forgets the channel now.
         self._session._channels.pop(self, None)
         self._end(exit_status, signal, message if signal is not None else None)
-        # What the peer has sent meanwhile may still be told us.
+        # Data that the peer has already sent may still arrive.
         self._recipient = self._attendant = None
         self._inbox.queue.clear()
         if self._stderr is not None:
@@ -640,7 +653,7 @@ class Channel(ByteStream):
         message: str | None = None,
         error: Exception | None = None,
     ) -> None:
-        """Note how the channel ended, the first time, and wake everybody."""
+        """Record how the channel ended, the first time, and wake all waiting tasks."""
         if self._closed is not None:
             return
         state = self._state
@@ -659,9 +672,9 @@ class Channel(ByteStream):
             self._tell_recipient(told)
 
     async def wait_closed(self) -> ChannelClosed:
-        """Wait until the channel is closed by either side or with its session; tell how.
+        """Wait until either side closes the channel or the session ends; return how it ended.
 
-        The status or signal is the one that this end sent, otherwise the peer's.
+        The exit status or signal is the one that this end sent, otherwise the peer's.
         """
         self._requests.disregard()
         await anyio.lowlevel.checkpoint()
@@ -674,7 +687,7 @@ class Channel(ByteStream):
         if self._stderr is not None:
             self._stderr._inbox.notice.notify()
 
-    # What the session's reader tells
+    # Called by the session's reader
 
     def _data_received(self, data: Buffer) -> None:
         if self._is_closed_here:
@@ -707,7 +720,7 @@ class Channel(ByteStream):
 
     def _became_writable(self) -> None:
         self._writable.notify()
-        # Who is sending finds out by himself, and does not know yet how much he has sent.
+        # A call that is sending finds out by itself, and has not returned yet how much it sent.
         if self._attendant is not None and self._can_send and not self._is_sending:
             self._tell_recipient(self._attendant.channel_writable)
 
@@ -747,7 +760,7 @@ class Channel(ByteStream):
 
     async def _first_request(self, request: ChannelRequest) -> None:
         granted: Reply | None = None
-        with suppress(anyio.BrokenResourceError):  # it is closed, as the session may be
+        with suppress(anyio.BrokenResourceError):  # the channel, or its session, is already closed
             granted = await self.request(
                 request.name, request.payload, want_reply=request.want_reply
             )
@@ -760,7 +773,7 @@ class Channel(ByteStream):
 
     @property
     def _unread(self) -> int:
-        """How many bytes wait to be read; what waits for relays is bounded by them."""
+        """How many bytes wait to be read; data that waits for a relay is bounded by the relay."""
         if self._recipient is not None:
             return 0
         if self._arrivals is not None:
@@ -779,7 +792,7 @@ class Channel(ByteStream):
 
     @property
     def _may_send_on(self) -> bool:
-        """Whether what has left has made room meanwhile."""
+        """Whether writing has already made room again."""
         return self._state.send_wait is SendWait.NOTHING and self._can_send
 
     @property
@@ -795,7 +808,7 @@ class Channel(ByteStream):
             raise anyio.ClosedResourceError
 
     def _require_session(self) -> None:
-        """Raise unless what ended the channel, if anything, was its peer."""
+        """Raise if the channel ended because its session did."""
         if self._closed is not None and self._closed.error is not None:
             raise anyio.BrokenResourceError(str(self._closed.error)) from self._closed.error
 

@@ -1,4 +1,4 @@
-"""A session as a client: verify the server, then prove who we are."""
+"""The client side of a session: verify the server's host key, then authenticate."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _guesses: Final = Guesses()
 
 
 class ClientSession(Session):
-    """The client's end of a session; made by :meth:`connect`."""
+    """The client side of a session, created by :meth:`connect`."""
 
     __slots__ = (
         "_address",
@@ -119,32 +119,33 @@ class ClientSession(Session):
         trace: TraceHandler | None = None,
         on_progress: ProgressHandler | None = None,
     ) -> Self:
-        """Return a session to be entered with ``async with``, which connects it.
+        """Return a session; entering it with ``async with`` connects and authenticates it.
 
-        The session owns the stream from then on and closes it on every path. Without
-        ``credentials`` it stops after the key exchange; :meth:`authenticate` goes on.
+        The session owns the stream from then on, and closes it on every path. Without
+        ``credentials`` entering stops after the key exchange; :meth:`authenticate` continues from
+        there.
 
         Entering raises:
 
-        * :exc:`HostKeyError` when the host key was refused,
-        * :exc:`NegotiationError` when there is an algorithm that the two sides do not share,
-        * :exc:`AuthenticationError` when the server took none of the credentials,
-        * :exc:`RemoteProtocolError`, :exc:`Disconnected` or :exc:`ConnectionLost` when the peer
-          does not speak SSH, refuses to, or goes away,
-        * whatever the connectable raises when it cannot connect.
+        * :exc:`HostKeyError` if the host key was refused,
+        * :exc:`NegotiationError` if the two sides have no algorithm of some kind in common,
+        * :exc:`AuthenticationError` if the server accepted none of the credentials,
+        * :exc:`RemoteProtocolError`, :exc:`Disconnected` or :exc:`ConnectionLost` if the peer does
+          not speak SSH, ends the session, or goes away,
+        * whatever the connectable raises if it cannot connect.
 
-        :param transport: a byte stream, or a connectable that gives one
-        :param verify_host: decides whether the server is the right one; may be None only when
-            the configuration is an :class:`InsecureSessionConfig`. Host certificates are asked for
-            if it is a :class:`HostCertificateVerifier`, such as :class:`HostAuthorities`
-        :param credentials: who we are
+        :param transport: a byte stream, or a connectable that returns one
+        :param verify_host: decides whether to trust the server's host key; may be None only with an
+            :class:`InsecureSessionConfig`. A :class:`HostCertificateVerifier`, such as
+            :class:`HostAuthorities`, also makes the client ask for host certificates
+        :param credentials: the user name and what proves it
         :param config: algorithms, limits and timers
         :param forwarding: what the server may have us connect to or listen on; nothing if None
-        :param services: classes of services, with a configuration or None for each
-        :param trace: called with what happens, for developers
-        :param on_progress: called with the stages of the set-up
-        :raises TypeError: there is no ``verify_host``, or something is of a wrong type; the stream
-            is still the caller's then
+        :param services: service classes to register, each with its configuration or None
+        :param trace: called with trace events, for diagnosis
+        :param on_progress: called with each stage of the connection set-up
+        :raises TypeError: ``verify_host`` is missing, or an argument has the wrong type; the stream
+            then still belongs to the caller
         """
         return cls(
             transport,
@@ -159,7 +160,10 @@ class ClientSession(Session):
 
     @property
     def host_key(self) -> Key:
-        """The server's host key."""
+        """The server's host key.
+
+        :raises LocalProtocolError: the server has not presented one yet
+        """
         key = self._core.exchanger.host_key
         if key is None:
             raise LocalProtocolError("the server has not shown its host key")
@@ -167,17 +171,17 @@ class ClientSession(Session):
 
     @property
     def is_authenticated(self) -> bool:
-        """Whether the server has let us in."""
+        """Whether the server has accepted our credentials and the session has not ended."""
         return self._is_authenticated and self._end is None
 
     @property
     def banner(self) -> str:
-        """The text that the server sent for its users before it let us in, safe to show."""
+        """The banner that the server sent before authentication succeeded, safe to display."""
         return self._banner
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        """The attributes of the stream, then those of :class:`SSHAttribute`."""
+        """The attributes of the stream, and those of :class:`SSHAttribute`."""
         own = {SSHAttribute.host_key: lambda: self.host_key}
         return {**super().extra_attributes, **own}
 
@@ -185,17 +189,17 @@ class ClientSession(Session):
 
     @property
     def _takes_certificates(self) -> bool:
-        # A HostCertificateVerifier; asking for the whole protocol takes much longer.
+        # True of a HostCertificateVerifier; isinstance() with that protocol is much slower.
         return getattr(self._verify_host, "takes_certificates", False) is True
 
     def _guesses_key_exchange(self, stream: AnyByteStream) -> bool:
         config = self._config
         if self._state is not SessionState.NEW:
-            return False  # of a server that we come back to we do not know enough
+            return False  # too little is known about a server that we reconnect to
         self._address = remote_address(stream)
         if not config.is_secure or config.guess_key_exchange is False:
             return False
-        # Other streams tell the address of what they lead through, such as another SSH server.
+        # Other streams report the address of whatever carries them, such as another SSH server.
         if self._address is None or not isinstance(stream, SocketStream):
             return False
         host_keys = config.host_key_algorithms
@@ -209,7 +213,7 @@ class ClientSession(Session):
         if self._guess is not None:
             core = self._core
             version = core.transport.peer_version
-            # Not all others agree with the standard on what makes a guess right.
+            # Not every implementation agrees with RFC 4253 on when a guess is right.
             is_ours = version is not None and version.is_anyssh
             is_right = self._presented is not None and core.exchanger.guess_is_right
             _guesses.learn(self._guess, is_right=is_ours and is_right)
@@ -229,12 +233,13 @@ class ClientSession(Session):
             await self._authenticate(self._credentials)
 
     async def authenticate(self, credentials: ClientCredentials) -> None:
-        """Prove who we are, with one credential after the other until the server is satisfied.
+        """Authenticate: try one credential after another until the server is satisfied (RFC 4252).
 
-        :param credentials: who we are, and what proves it
-        :raises AuthenticationError: the server took none of them; others may be tried
-        :raises ~anyio.BusyResourceError: an authentication is under way
-        :raises LocalProtocolError: the session is authenticated already
+        :param credentials: the user name and what proves it
+        :raises AuthenticationError: the server accepted none of them; the call may be repeated with
+            others
+        :raises ~anyio.BusyResourceError: an authentication is already in progress
+        :raises LocalProtocolError: the session is already authenticated
         :raises SSHError: the session has ended
         """
         await anyio.lowlevel.checkpoint()
@@ -252,19 +257,19 @@ class ClientSession(Session):
         self._trace(TraceId.SESSION_AUTHENTICATED, TraceLevel.INFO, "authenticated")
 
     async def reconnect(self, stream: AnyByteStream) -> None:
-        """Go on over another stream to the same server, after the session has lost its own.
+        """Resume a disconnected session over another stream to the same server.
 
-        The session owns the stream from then on. When the call fails or is cancelled, the stream is
-        closed and the session still waits for another one, unless it has ended. A session that was
-        given a connectable does this by itself; this call then saves it the waiting.
+        The session owns the stream from then on. If the call fails or is cancelled, the stream is
+        closed, and the session keeps waiting for another one unless it has ended. A session with a
+        connectable reconnects by itself; this call then merely cuts its wait short.
 
-        :param stream: to the same server; owned by the session from now on
-        :raises ReconnectError: the server does not go on with the session, or is another one; its
-            ``reason`` tells whether trying again can help
-        :raises ConnectionLost: this stream was lost, too
-        :raises SSHError: the handshake failed otherwise, or the session has ended
-        :raises LocalProtocolError: the session has a stream, or is trying another one
-        :raises TypeError: it is no stream, but a connectable for example
+        :param stream: a new byte stream to the same server
+        :raises ReconnectError: the server does not resume the session, or is a different server;
+            ``reason`` says whether trying again can help
+        :raises ConnectionLost: this stream was lost as well
+        :raises SSHError: the handshake failed for another reason, or the session has ended
+        :raises LocalProtocolError: the session is connected, or is already reconnecting
+        :raises TypeError: ``stream`` is not a byte stream, but for example a connectable
         """
         if not isinstance(stream, ObjectStream | ByteStream):
             raise TypeError(
@@ -287,11 +292,13 @@ class ClientSession(Session):
         await attempt.wait()
 
     async def query_public_key(self, username: str, key: Key) -> bool:
-        """Ask whether the server would accept a key, without proving that we hold it.
+        """Ask whether the server would accept a public key, without proving possession of it.
 
-        :param username: who would log in with it
-        :param key: the key, or the certificate; its private half is not used
-        :raises ~anyio.BusyResourceError: an authentication is under way
+        This is the query of RFC 4252 section 7.
+
+        :param username: the user to log in as
+        :param key: the key or certificate; its private half is not used
+        :raises ~anyio.BusyResourceError: an authentication is already in progress
         :raises SSHError: the session has ended
         """
         await anyio.lowlevel.checkpoint()
@@ -299,7 +306,7 @@ class ClientSession(Session):
             return await self._until_end(self._begin_authenticating().query, username, key)
 
     def _waits_for_peer_to_close(self) -> bool:
-        # With nothing open, nothing that we have said but the goodbye can be lost.
+        # With nothing open, only the DISCONNECT itself can be lost.
         return not self._connection.is_at_rest
 
     def _begin_authenticating(self) -> Authenticator:
@@ -310,11 +317,12 @@ class ClientSession(Session):
         return self._authenticator
 
     async def request_service(self, name: str = Service.CONNECTION) -> None:
-        """Ask the server for a service (RFC 4253 section 10).
+        """Request a service from the server (RFC 4253 section 10).
 
-        :param name: what is asked for (RFC 4253 section 10)
-        :raises Disconnected: the server does not have it
-        :raises LocalProtocolError: another request is under way
+        :param name: the service name
+        :raises Disconnected: the server does not offer the service
+        :raises LocalProtocolError: another service request is in progress
+        :raises SSHError: the session has ended
         """
         await anyio.lowlevel.checkpoint()
         self._require_alive()
@@ -331,21 +339,23 @@ class ClientSession(Session):
         check: bool = True,
         max_output: int = OUTPUT_BYTES,
     ) -> CompletedCommand:
-        """Run a command at the server and wait for its end (RFC 4254 section 6.5).
+        """Run a command on the server, and wait until it ends (RFC 4254 section 6.5).
 
-        It gets a channel of its own, so any number may run side by side. Who wants to follow what
-        a command writes, or to send it more than fits into memory, opens that channel himself. When
-        cancelled, the channel is closed; it is for the server to end the command.
+        Each command has a channel of its own, so any number of them may run concurrently. To stream
+        a command's input or output, open such a channel yourself. If the call is cancelled, the
+        channel is closed; whether the command then ends is up to the server.
 
-        :param command: what the server's shell is given; quote words with :func:`shlex.join`
-        :param input: all of what the command reads from its standard input
-        :param check: whether any end but exit status 0 is an error
-        :param max_output: bytes that the command may write to both outputs together
-        :raises CommandFailed: it did not end with exit status 0, or has written more
-        :raises RequestDenied: the server runs no commands
-        :raises ChannelOpenError: the server gives no channel for it
+        :param command: the command line for the server's shell; quote words with :func:`shlex.join`
+        :param input: everything that the command reads from its standard input
+        :param check: whether to raise unless the exit status is 0
+        :param max_output: the most bytes that the command may write to standard output and standard
+            error together
+        :raises CommandFailed: the exit status was not 0, or the command wrote more than
+            ``max_output``
+        :raises RequestDenied: the server does not run commands
+        :raises ChannelOpenError: the server refused the channel
         :raises SSHError: the session has ended
-        :raises TypeError: ``command`` is no text, or ``input`` no bytes
+        :raises TypeError: ``command`` is not a str, or ``input`` is not bytes
         """
         if not isinstance(command, str):
             kind = type(command).__name__
@@ -360,7 +370,7 @@ class ClientSession(Session):
             case HostKeyPresented():
                 self._presented = event
                 self._changed.notify()
-                # Our new keys and the first request of authentication then share a segment.
+                # Lets our NEWKEYS and the SERVICE_REQUEST share a segment.
                 self._links.current.hold()
             case (
                 AuthenticationFailed()
@@ -375,7 +385,7 @@ class ClientSession(Session):
                 if self._is_authenticated:
                     self._authenticator = None  # it belongs to the first stream
             case BannerReceived(message):
-                # Each text is made of lines, the last of which has lost its end.
+                # Banners consist of lines, and the last line ending has been stripped.
                 self._banner += f"{message}\n"
 
     async def _judge_host_key(self) -> None:

@@ -1,7 +1,7 @@
-"""A server: for every connection of its listeners a session, as far as there is room.
+"""A server: one session per connection of its listeners, within :class:`ServerLimits`.
 
-Each connection is a *guest*, with a task of its own in :meth:`Server.serve`. That call is also
-what ends them when the server shuts down: whoever asks for it only sets the time.
+Each connection has a task of its own in :meth:`Server.serve`. That call also ends the connections
+when the server shuts down: :meth:`Server.shutdown` only sets the time.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ __all__ = ["Server"]
 logger: Logger = getLogger("anyssh")
 
 LAST_TIME: Final = 1.0
-"""Seconds for a handler to notice that its session was ended, before it is cancelled."""
+"""Seconds for a handler to notice that its session has ended, before it is cancelled."""
 
 REFUSALS_AT_ONCE: Final = 100
-"""So many connections may be told at the same time why they are refused; others are just closed."""
+"""Connections that may be told at the same time why they are refused; more are just closed."""
 
 SessionHandler = Callable[[ServerSession], Awaitable[object]]
 StreamT = TypeVar("StreamT", bound=AnyByteStream)
@@ -58,9 +58,9 @@ _random: Final = SystemRandom()
 
 
 class _Guest:
-    """A connection that was let in.
+    """A connection that was admitted.
 
-    :ivar is_leaving: whether it is being ended by the server
+    :ivar is_leaving: whether the server is ending it
     """
 
     __slots__ = ("is_gone", "is_leaving", "session", "visit")
@@ -72,7 +72,7 @@ class _Guest:
         self.is_gone = Latch()
 
     async def leave(self) -> None:
-        """End the session; cancel its handler if it does not notice."""
+        """End the session; cancel its handler if that does not notice in time."""
         await self.session.disconnect(
             DisconnectReason.BY_APPLICATION, "the server is shutting down"
         )
@@ -82,30 +82,30 @@ class _Guest:
 
 
 class Server:
-    """What the sessions of one service have in common.
+    """The common configuration of the sessions that a server accepts.
 
-    :param host_keys: pairs, signers or private keys of the cryptography package, at least one; of
-        several that fit, the first is used. Of a :class:`CertifiedKey`, clients that ask for
-        certificates get the certificate, others the key
-    :param authenticate: given each proof that a client offers, after it was verified; returns
-        the principal to accept (anything true), None to refuse, or a :class:`Challenge` to ask
-        the user (for :class:`KeyboardInteractiveAttempt`)
-    :param may_use_key: asked when a client wants to know whether a key is worth signing with;
-        yes to every key if not given. Certificates are judged by ``user_authorities`` instead
-    :param user_authorities: whose word about users is believed; without it certificates of users
-        are refused, whatever key they are for
-    :param authorize_reconnect: asked before a session goes on over another stream, with the
-        session and the new address of its client, if known; only True lets it
-    :param reconnectable_sessions: where clients find their sessions again, if it is to be shared
+    :param host_keys: key pairs, signers, or private keys of the cryptography package, at least one;
+        if several match, the first is used. A :class:`CertifiedKey` presents its certificate to
+        clients that ask for certificates, and its key to others
+    :param authenticate: called with each proof that a client offers, once it is verified; returns
+        the principal (any true value) to accept it, None to refuse it, or, for a
+        :class:`KeyboardInteractiveAttempt`, a :class:`Challenge` to prompt the user
+    :param may_use_key: called when a client asks whether a key is acceptable before it signs; by
+        default every key is. Certificates are judged by ``user_authorities`` instead
+    :param user_authorities: the certificate authorities trusted to certify users; without them,
+        user certificates are refused, whatever ``authenticate`` says about the key
+    :param authorize_reconnect: called before a session is resumed over another stream, with the
+        session and the client's new address, if known; only True permits it
+    :param reconnectable_sessions: where clients find their sessions again; pass one to share it
         with other servers
     :param config: algorithms, limits and timers of each session
-    :param limits: of all the connections that :meth:`serve` takes together
+    :param limits: bounds on all connections of :meth:`serve` together
     :param forwarding: what clients may have us connect to or listen on; nothing if None
-    :param services: classes of services, with a configuration or None for each
-    :param trace: called with what happens in every session, for developers
-    :param on_progress: called with the stages of every session's set-up
-    :raises ValueError: there is no usable host key, or a certificate is not for a host
-    :raises TypeError: there is no ``authenticate``, or something is of a wrong type
+    :param services: service classes to register, each with its configuration or None
+    :param trace: called with the trace events of every session, for diagnosis
+    :param on_progress: called with each stage of every session's set-up
+    :raises ValueError: there is no usable host key, or a certificate is not a host certificate
+    :raises TypeError: ``authenticate`` is missing, or an argument has the wrong type
     """
 
     def __init__(
@@ -179,39 +179,38 @@ class Server:
 
     @property
     def reconnectable_sessions(self) -> ReconnectableSessions:
-        """The sessions that can go on over another stream, those that have one included."""
+        """The sessions that can be resumed over another stream, including connected ones."""
         return self._reconnectable_sessions
 
     @property
     def statistics(self) -> ServerStatistics:
-        """What the connections that :meth:`serve` took are, and were so far.
+        """A snapshot of the connections that :meth:`serve` has accepted.
 
-        Any thread may ask, such as that of a monitoring system.
+        May be read from any thread, such as that of a monitoring system.
         """
         return self._admission.statistics(self._now(), self._handler_failures)
 
     def _now(self) -> float:
-        """Return the time of the event loop, also where there is none."""
+        """Return the time of the event loop, even from another thread."""
         try:
             return anyio.current_time()
         except RuntimeError:
             return time.monotonic() + self._clock_lead
 
     def accept(self, stream: AnyByteStream) -> ServerSession:
-        """Return a session to be entered with ``async with``, which authenticates the client.
+        """Return a session; entering it with ``async with`` authenticates the client.
 
-        The session owns the stream from then on and closes it on every path. It is the caller's:
-        neither :class:`ServerLimits` nor :attr:`statistics` nor :meth:`shutdown` concern it.
+        The session owns the stream from then on, and closes it on every path. It belongs to the
+        caller: :class:`ServerLimits`, :attr:`statistics` and :meth:`shutdown` do not apply to it.
 
         Entering raises:
 
-        * :exc:`NegotiationError` when there is an algorithm that the two sides do not share,
-        * :exc:`RemoteProtocolError`, :exc:`Disconnected` or :exc:`ConnectionLost` when the peer
-          does not speak SSH, fails to authenticate, or goes away,
-        * :exc:`SessionMoved` when the client went on with a session that had lost its stream, and
-          that works over this one now.
+        * :exc:`NegotiationError` if the two sides have no algorithm of some kind in common,
+        * :exc:`RemoteProtocolError`, :exc:`Disconnected` or :exc:`ConnectionLost` if the peer does
+          not speak SSH, fails to authenticate, or goes away,
+        * :exc:`SessionMoved` if the client resumed a disconnected session over this stream.
 
-        :param stream: a client's, which has not been read from
+        :param stream: a byte stream from a client, from which nothing has been read
         """
         return self._session(stream, Visit(), remote_address(stream))
 
@@ -242,18 +241,19 @@ class Server:
         *,
         task_status: TaskStatus[None] = TASK_STATUS_IGNORED,
     ) -> None:
-        """Accept the connections of a listener and run ``handler`` for each.
+        """Accept the connections of a listener, and run ``handler`` for each session.
 
-        A handler runs once its client is authenticated; the session ends when it returns. An
-        exception of one connection or handler ends that connection and is logged; the others and
-        the listener go on. So it is when the listener cannot accept for a while.
+        The handler is called once the client is authenticated; the session ends when it returns. An
+        exception in one connection or handler ends that connection and is logged, without affecting
+        the others or the listener. Temporary failures to accept are logged and retried as well.
 
         Returns when the last session has ended after :meth:`shutdown`, or after the listener was
-        closed or has lost the session that it belongs to. Cancelling it ends all sessions at once.
-        It can run for several listeners.
+        closed or lost the session that it belongs to. Cancelling it ends all sessions at once. It
+        may run for several listeners at the same time.
 
-        :param listener: any of AnyIO's; closed by :meth:`shutdown`
-        :param task_status: told when connections are accepted
+        :param listener: any AnyIO listener; closed by :meth:`shutdown`
+        :param handler: called with each authenticated session
+        :param task_status: started once connections are accepted
         """
         guests: dict[_Guest, None] = {}
         self._clock_lead = anyio.current_time() - time.monotonic()
@@ -264,7 +264,7 @@ class Server:
             await self._accept_until_stopped(listener, handle, connections)
             await self._see_off(guests, connections)
             if self._stop_time is not None:
-                connections.cancel_scope.cancel()  # who is not a guest yet will not be one
+                connections.cancel_scope.cancel()  # whoever has not been admitted yet never will be
 
     async def _accept_until_stopped(
         self,
@@ -286,17 +286,18 @@ class Server:
                 self._changed.notify()
 
     async def shutdown(self, *, grace: float = 30.0) -> None:
-        """Stop serving for good; return when every session that was served has ended.
+        """Stop serving for good; return when every session of :meth:`serve` has ended.
 
-        The listeners are closed at once, and so are connections whose clients have not logged in
-        and sessions without a stream. The others have ``grace`` to end by themselves. What is left
-        then is told goodbye, with :attr:`DisconnectReason.BY_APPLICATION`, and handlers that do not
-        notice are cancelled. :meth:`serve` does all this, and returns; a later :meth:`serve` does
-        so at once. Of several calls, the earliest end counts.
+        Listeners are closed at once, and so are connections whose clients have not authenticated
+        and sessions without a stream. All others may end by themselves for ``grace`` seconds. The
+        remaining sessions are then disconnected with :attr:`DisconnectReason.BY_APPLICATION`, and
+        handlers that do not notice are cancelled. :meth:`serve` does all of this and returns; a
+        later :meth:`serve` returns at once. Of several calls, the earliest deadline counts.
 
-        Cancelling it only ends the waiting. A handler must not wait for it, as it would for itself.
+        Cancelling the call only ends its waiting. Do not await it in a handler, which would wait
+        for itself.
 
-        :param grace: seconds; 0 to end all sessions now, infinity to leave it to the clients
+        :param grace: seconds; 0 ends all sessions now, infinity leaves that to the clients
         :raises ValueError: ``grace`` is negative
         """
         if not grace >= 0:
@@ -311,7 +312,7 @@ class Server:
             await self._changed.wait()
 
     async def _see_off(self, guests: Mapping[_Guest, None], connections: TaskGroup) -> None:
-        """Wait for guests to leave; end those that are still there when their time is up."""
+        """Wait for connections to end; end those still there when the grace period is over."""
         while guests:
             stop_time = math.inf if self._stop_time is None else self._stop_time
             if self._stop_time is not None:
@@ -362,7 +363,7 @@ class Server:
             logger.error("%s: the handler of the connection failed", name, exc_info=error)
 
     async def _refuse(self, stream: AnyByteStream, refusal: Refusal) -> None:
-        """Close a connection, with a line that says why where that costs next to nothing."""
+        """Close a connection, with a line that says why if that costs next to nothing."""
         self._refusing += 1
         try:
             if self._refusing <= REFUSALS_AT_ONCE:

@@ -1,4 +1,4 @@
-"""A session as a server: prove who we are, judge the client, take sessions back that were lost."""
+"""The server side of a session: sign with the host key, authenticate the client, reconnect."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ logger: Logger = getLogger("anyssh")
 _loss_numbers = itertools.count(1)
 
 TAKE_OVER_TIME: Final = 5.0
-"""Seconds for a stream to end that its client has left."""
+"""Seconds for the client's previous stream to end."""
 
 Authenticate = Callable[[AuthAttempt], Awaitable[object | None]]
 AuthorizeReconnect = Callable[["ServerSession", tuple[str, int] | None], Awaitable[bool]]
@@ -79,7 +79,7 @@ MayUseKey = Callable[[str, Key], Awaitable[bool]]
 
 
 class ServerSession(Session):
-    """The server's end of a session; made by :meth:`Server.accept`."""
+    """The server side of a session, created by :meth:`Server.accept`."""
 
     __slots__ = (
         "_address",
@@ -142,23 +142,23 @@ class ServerSession(Session):
 
     @property
     def principal(self) -> object | None:
-        """Who the client is: what ``authenticate`` returned. None without authentication."""
+        """The client's identity: what ``authenticate`` returned; None without authentication."""
         return self._principal
 
     @property
     def username(self) -> str | None:
-        """The name that the client was let in with."""
+        """The user name that the client authenticated with, or None."""
         return self._username
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        """The attributes of the stream, then those of :class:`SSHAttribute`.
+        """The attributes of the stream, and those of :class:`SSHAttribute`.
 
-        :attr:`SocketAttribute.remote_address <anyio.abc.SocketAttribute.remote_address>`, where the
-        stream has it, is known also when the stream has gone.
+        :attr:`SocketAttribute.remote_address <anyio.abc.SocketAttribute.remote_address>`, if the
+            stream has it, remains available after the stream has gone.
         """
         own: dict[Any, Callable[[], Any]] = {SSHAttribute.principal: lambda: self.principal}
-        if (address := self._address) is not None:  # sockets that are closed do not tell theirs
+        if (address := self._address) is not None:  # a closed socket no longer reports its own
             own[SocketAttribute.remote_address] = lambda: address
         return {**super().extra_attributes, **own}
 
@@ -175,21 +175,21 @@ class ServerSession(Session):
         while not self._core.is_running:
             await self._let_in.wait(self._backend)
             self._require_alive()
-        if self._visit.stage is Stage.STRANGER:  # nobody authenticates without keys
+        if self._visit.stage is Stage.STRANGER:  # without keys there is no authentication
             self._visit.move(Stage.AUTHENTICATED)
 
     # Events of the core
 
     def _keys_exchanged(self, event: KeyExchangeCompleted) -> None:
         self._key_exchange_completed(event)
-        if self._core.is_running:  # as it is at once where nobody authenticates
+        if self._core.is_running:  # always so when there is no authentication
             self._let_in.notify()
 
     def _handle(self, event: Event) -> None:
         match event:
             case AttemptMade():
                 self._start_callback(self._judge, event)
-                # The grant of the service and a quick verdict then share a segment.
+                # Lets the SERVICE_ACCEPT and a quick verdict share a segment.
                 self._links.current.hold()
             case KeyQueried():
                 self._start_callback(self._judge_query, event)
@@ -209,7 +209,7 @@ class ServerSession(Session):
     def _signature_requested(self, event: SignatureRequested) -> None:
         key = self._host_keys.signers[event.key]
         if isinstance(key, Key) and signs_quickly(key):
-            # Signing here takes less time than a task would.
+            # Signing here is faster than starting a task.
             try:
                 signature = key.sign(event.data, event.algorithm)
             except SSHError as error:
@@ -266,7 +266,7 @@ class ServerSession(Session):
 
     def _resumed(self, event: SessionResumed) -> None:
         super()._resumed(event)
-        self._let_in.notify()  # who waits for this may not have noticed the first stream
+        self._let_in.notify()  # the first stream may never have got this far
         self._visit.come_back(self._remote_host())
 
     def _closed(self, event: ConnectionTerminated) -> None:
@@ -283,13 +283,13 @@ class ServerSession(Session):
             logger.warning("connections from %s are refused for a while", self._remote_host())
 
     async def _find_session(self, event: ReconnectRequested) -> None:
-        """Hand our stream over to the session that the client wants to go on with."""
+        """Hand our stream over to the session that the client wants to resume."""
         session = self._reconnectable._find(event.proves)
         if session is None:
             self._refuse_reconnect(event, ReconnectFailureReason.SESSION_NOT_FOUND, "not found")
             return
         if session._is_claimed or event.is_overtaken(session._connection):
-            # A client that has given the other stream up may ask again.
+            # The client may ask again once it has given up the other stream.
             reason = ReconnectFailureReason.UNKNOWN_SERVER_FAILURE
             self._refuse_reconnect(event, reason, "the session goes on over another stream")
             return
@@ -309,7 +309,7 @@ class ServerSession(Session):
         self._advance()
 
     async def _go_on_here(self, other: ServerSession, event: ReconnectRequested) -> None:
-        """Go on over the stream of ``other``, whose client has proved to be ours."""
+        """Resume over the stream of ``other``, whose client has proved to be ours."""
         self._trace(TraceId.SERVER_SESSION_RECONNECTING, TraceLevel.INFO, "the client is back")
         try:
             with anyio.fail_after(TAKE_OVER_TIME):
@@ -332,7 +332,7 @@ class ServerSession(Session):
         attempt.link.advance()
 
     async def _give_up_stream(self) -> None:
-        """Lose the stream that we still believe in, and all that comes over it from now on."""
+        """Give up the stream that we consider alive, and whatever arrives on it from now on."""
         link = self._links.current
         if self._state is SessionState.CONNECTED:
             error = ConnectionLost("the client came back over another stream")
@@ -382,15 +382,15 @@ class ServerSession(Session):
         self._advance()
 
     def _peer_name(self) -> str:
-        """Return where the client is, for logs."""
+        """Return the client's address for log messages."""
         return "a client" if self._address is None else displayed_address(self._address)
 
     def _remote_host(self) -> str | None:
-        """Return the address that the client comes from, if it has one."""
+        """Return the client's host, if the stream has an address."""
         return None if self._address is None else self._address[0]
 
     async def _verdict(self, attempt: AuthAttempt) -> object | None:
-        """Return the principal or a challenge, None to refuse; a likely mistake lets nobody in."""
+        """Return the principal or a challenge, None to refuse; raise for what looks like a bug."""
         if self._authenticate is None:
             return None
         if isinstance(attempt, CertificateAttempt) and not await self._is_certified(
@@ -414,7 +414,7 @@ class ServerSession(Session):
         self._advance()
 
     async def _is_certified(self, username: str, certificate: Certificate) -> bool:
-        """Tell whether a certificate lets a user in, as far as the authorities go."""
+        """Tell whether the authorities accept a certificate for a user."""
         if self._user_authorities is None:
             return False
         try:
@@ -427,7 +427,7 @@ class ServerSession(Session):
         return True
 
     async def _ask(self, callback: Callable[..., Awaitable[Any]], *question: Any) -> Any:
-        """Ask the application; an exception or too much time means no."""
+        """Call an application callback; an exception or a timeout counts as no."""
         seconds = self._config.limits.handler_time
         try:
             deadline = self._clock() + seconds
@@ -454,7 +454,7 @@ ServerSession._handlers = {
 
 
 def _offence(event: ConnectionTerminated) -> Offence | None:
-    """Return what a client is penalised for that has not logged in; None if it was our doing."""
+    """Return what a client that never authenticated is penalised for; None if it was our doing."""
     error = event.error
     if isinstance(error, RemoteProtocolError):
         if error.reason == DisconnectReason.NO_MORE_AUTH_METHODS_AVAILABLE:

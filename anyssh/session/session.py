@@ -1,4 +1,9 @@
-"""What clients and servers do in a session: channels, requests, services."""
+"""The connection protocol (RFC 4254) of clients and servers: channels, requests, services.
+
+:class:`Session` turns the events of the core into channels, requests and replies, and wakes the
+    tasks that wait for them. What happens to the session as a whole (its streams, its state, its
+    end) is :class:`~anyssh.session.life.SessionLife`.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +71,7 @@ _NO_FORWARDING: Final = ForwardingPolicy()
 
 
 class ChannelOpenings:
-    """Iterates over the channels that the peer wants to open; ends with the session."""
+    """Iterates over the channels that the peer asks to open; ends with the session."""
 
     __slots__ = "_session"
 
@@ -81,10 +86,10 @@ class ChannelOpenings:
 
 
 class Session(ForwardingMethods, SessionLife):
-    """One end of an SSH session. Made by :class:`ClientSession` and :class:`Server`.
+    """One end of an SSH session, created by :class:`ClientSession` or :class:`Server`.
 
-    Entered once, with ``async with``, and left in the same task. Leaving says goodbye, closes the
-    stream and ends every task of the session.
+    Enter it once, with ``async with``, and leave it in the same task. Leaving sends DISCONNECT,
+    closes the stream and ends every task of the session.
     """
 
     __slots__ = (
@@ -128,14 +133,14 @@ class Session(ForwardingMethods, SessionLife):
         self._opening_came = Notice()
         self._pending_replies: dict[PendingReply, None] = {}
         self._granted_service: str | None = None
-        self._leftovers: Leftovers | None = None  # most sessions have none
+        self._leftovers: Leftovers | None = None  # allocated on demand: few sessions need it
         self._requests = RequestQueue(self._refuse_request)
 
     # Channels
 
     @property
     def channels(self) -> tuple[Channel, ...]:
-        """The channels that are open now, in the order of their opening."""
+        """The open channels, in the order in which they were opened."""
         return tuple(channel for channel in self._channels if channel._is_open)
 
     async def open_channel(
@@ -147,19 +152,20 @@ class Session(ForwardingMethods, SessionLife):
         window_size: int | None = None,
         task_status: TaskStatus[None] = TASK_STATUS_IGNORED,
     ) -> Channel:
-        """Open a channel.
+        """Open a channel (RFC 4254 section 5.1).
 
-        When cancelled, the channel is closed as soon as the peer confirms it.
+        If the call is cancelled, the channel is closed as soon as the peer confirms it.
 
-        :param channel_type: what kind of channel it is
-        :param request: sent right behind; the call then also waits for its reply
-        :param payload: what belongs to the type, in wire form
-        :param window_size: bytes that the peer may send ahead; the configured number if not given
-        :param task_status: told once the peer was asked, behind what was sent before
+        :param channel_type: the channel type, for example ``"session"``
+        :param request: a channel request to send right after the open; the call also waits for its
+            reply
+        :param payload: the type-specific data of CHANNEL_OPEN, in wire format
+        :param window_size: the initial window in bytes; by default the configured ``window_size``
+        :param task_status: started once CHANNEL_OPEN has its place in the order of sending
         :raises ChannelOpenError: the peer refused the channel
-        :raises RequestDenied: the peer refused the request; the channel is closed again
+        :raises RequestDenied: the peer refused the request; the channel has been closed again
         :raises SSHError: the session has ended
-        :raises TypeError: ``request`` is of another type, such as a text
+        :raises TypeError: ``request`` is not a :class:`ChannelRequest`
         """
         await anyio.lowlevel.checkpoint_if_cancelled()
         await self._wait_for_room()
@@ -168,7 +174,7 @@ class Session(ForwardingMethods, SessionLife):
             self._require_alive()
             state = self._connection.open_channel(channel_type, payload, window_size=window_size)
         except BaseException:
-            # All others wait for the peer.
+            # Every other path waits for the peer.
             await anyio.lowlevel.cancel_shielded_checkpoint()
             raise
         channel = Channel(self, state)
@@ -188,18 +194,19 @@ class Session(ForwardingMethods, SessionLife):
     def open_channel_nowait(
         self, attendant: Attendant, channel_type: str = "session", *, payload: bytes = b""
     ) -> Channel:
-        """Ask for a channel, and have its answer and all that follows told to an attendant.
+        """Open a channel without waiting; report its confirmation and its data to an attendant.
 
-        For relays of many channels, that need no task for each then. The attendant is told that
-        the channel was opened or refused; if the session ends before, that the channel is closed.
-        Until then nothing can be sent. Closing the channel meanwhile forgets it, and it is closed
-        as soon as the peer confirms it.
+        Meant for relays of many channels, which then need no task per channel. The attendant learns
+        whether the channel was opened or refused, or, if the session ends first, that it is closed.
+        Until then nothing can be sent. A channel that is closed meanwhile is forgotten here, and
+        closed at the peer as soon as it confirms it.
 
-        :param attendant: is told
-        :param channel_type: what kind of channel it is
-        :param payload: what belongs to the type, in wire form
-        :raises ~anyio.WouldBlock: the peer does not read what was sent before
-        :raises SSHError: the session has ended, or has its limit of channels
+        :param attendant: receives the outcome, and everything that happens to the channel
+            afterwards
+        :param channel_type: the channel type
+        :param payload: the type-specific data of CHANNEL_OPEN, in wire format
+        :raises ~anyio.WouldBlock: the peer is not reading what was sent before
+        :raises SSHError: the session has ended, or has reached its limit of channels
         """
         self._require_alive()
         if self._connection.wait_for_room():
@@ -212,24 +219,25 @@ class Session(ForwardingMethods, SessionLife):
         return channel
 
     def together(self) -> AbstractContextManager[None]:
-        """Have all that is sent inside ``with`` leave in one piece.
+        """Return a context manager that sends everything from inside its ``with`` in one write.
 
-        What is sent meanwhile waits, that of other tasks too: nothing may be awaited inside.
+        Meanwhile the output of all tasks is held back, so the block must not await anything.
         """
         return Together(self._links.current)
 
     def incoming_channels(self) -> AsyncIterator[ChannelOpening]:
-        """Iterate over the channels that the peer wants to open.
+        """Iterate over the channels that the peer asks to open.
 
-        They are held until asked for, up to 64, then refused. The iteration ends with the session.
+        Up to 64 channels (``limits.unaccepted_channels``) wait for the iteration; more are refused.
+        It ends with the session.
         """
         self._requests.disregard()
         return ChannelOpenings(self)
 
     async def accept_channel(self, channel_type: str | None = None) -> Channel:
-        """Wait for a channel that the peer opens, and accept it.
+        """Wait for the peer to open a channel, and accept it.
 
-        :param channel_type: only take channels of this type
+        :param channel_type: accept only channels of this type; the others keep waiting
         :raises SSHError: the session has ended
         """
         self._requests.disregard()
@@ -237,18 +245,20 @@ class Session(ForwardingMethods, SessionLife):
         return opening.accept_nowait()
 
     async def serve(self, handler: Callable[[Channel], Awaitable[object]]) -> None:
-        """Accept every channel and run ``handler`` for each in a task of its own.
+        """Accept every channel, and run ``handler`` for each in a task of its own.
 
-        Returns when the session has ended and every handler has returned. A channel is closed when
-        its handler returns; an exception of a handler closes its channel and is logged.
+        Returns once the session has ended and every handler has returned. A channel is closed when
+        its handler returns; an exception in a handler closes its channel and is logged.
+
+        :param handler: called with each channel
         """
         openings = self.incoming_channels()
         opening = await anext(openings, None)
         if opening is None:
-            return  # without a task group, which takes longer than to find this out
+            return  # without a task group, which would cost more than the whole call
         async with anyio.create_task_group() as handlers:
             while opening is not None:
-                with suppress(SSHError):  # it is gone meanwhile, and so the session may be
+                with suppress(SSHError):  # the channel or the session has ended meanwhile
                     handlers.start_soon(self._run_handler, handler, opening.accept_nowait())
                 opening = await anext(openings, None)
 
@@ -265,7 +275,7 @@ class Session(ForwardingMethods, SessionLife):
     async def _next_opening(
         self, channel_type: str | None, end: Callable[[], Exception]
     ) -> ChannelOpening:
-        """Return the next channel that the peer wants to open; raise ``end()`` after the last."""
+        """Return the next channel that the peer asks to open; raise ``end()`` if there are none."""
         if self._openings or self._end is not None:
             await anyio.lowlevel.checkpoint()
         while True:
@@ -300,10 +310,11 @@ class Session(ForwardingMethods, SessionLife):
     # Requests
 
     def requests(self) -> AsyncIterator[IncomingRequest]:
-        """Iterate over the peer's requests of the session; the iteration ends with it.
+        """Iterate over the peer's global requests (RFC 4254 section 4); ends with the session.
 
-        Until this is called, up to 16 requests are held. A session that takes channels without
-        ever calling it refuses all requests. Keep-alive is answered without asking.
+        Up to 16 requests (``limits.requests``) wait until this is called. A session whose channels
+        are used without ever calling it refuses all requests. Keep-alive requests are answered
+        automatically.
         """
         self._requests.handle()
         return RequestIterator(self, self._requests)
@@ -316,14 +327,15 @@ class Session(ForwardingMethods, SessionLife):
         want_reply: bool = True,
         task_status: TaskStatus[None] = TASK_STATUS_IGNORED,
     ) -> Reply:
-        """Ask something of the peer's session; return its reply, true when it was granted.
+        """Send a global request (RFC 4254 section 4); return the reply, true if it was granted.
 
-        A cancelled call does not disturb the replies of others. Without ``want_reply`` the call
-        does not wait for it, and the reply is true.
+        A cancelled call does not affect the replies of others. Without ``want_reply`` the call does
+        not wait, and returns a true reply.
 
-        :param name: what is asked, for example ``"keepalive@openssh.com"``
-        :param payload: what belongs to the request, in wire form
-        :param task_status: told once the request is on its way, behind what was sent before
+        :param name: the request name, for example ``"keepalive@openssh.com"``
+        :param payload: the request-specific data, in wire format
+        :param want_reply: whether the peer has to answer
+        :param task_status: started once the request has its place in the order of sending
         :raises SSHError: the session has ended
         """
         await anyio.lowlevel.checkpoint()
@@ -333,14 +345,14 @@ class Session(ForwardingMethods, SessionLife):
         return await self._reply(slot, want_reply, task_status)
 
     async def _wait_for_room(self) -> None:
-        """Wait while the peer does not read: what we ask of it must not pile up."""
+        """Wait while the peer is not reading, lest our opens and requests pile up."""
         while self._connection.wait_for_room():
             await self._changed.wait()
 
     async def _reply(
         self, slot: ReplySlot, is_wanted: bool, task_status: TaskStatus[None]
     ) -> Reply:
-        """Let a request leave, and wait for its reply if there is to be one."""
+        """Send a request, and wait for its reply if one is wanted."""
         if not is_wanted:
             self._advance()
             task_status.started()
@@ -366,14 +378,15 @@ class Session(ForwardingMethods, SessionLife):
 
     @property
     def services(self) -> tuple[SessionService, ...]:
-        """The services that were needed so far."""
+        """The services activated so far."""
         return self._service_host.active
 
     def service(self, kind: type[ServiceT]) -> ServiceT:
-        """Return the session's instance of a registered service, made when first needed.
+        """Return the session's instance of a registered service, creating it on first use.
 
-        :param kind: the class that the service was registered as
-        :raises LocalProtocolError: it is not registered, or the session has not started
+        :param kind: the class that the service was registered with
+        :raises LocalProtocolError: the service is not registered, or the session has not been
+            entered
         :raises SSHError: the session has ended
         """
         if self._state is SessionState.NEW:
@@ -384,11 +397,11 @@ class Session(ForwardingMethods, SessionLife):
     # Keys
 
     async def rekey(self) -> None:
-        """Exchange new keys; return when they are in use.
+        """Exchange new keys (RFC 4253 section 9); return when they are in use.
 
-        Joins an exchange that is under way.
+        Joins a key exchange that is already in progress.
 
-        :raises LocalProtocolError: the session is not authenticated or has no keys
+        :raises LocalProtocolError: the session is not authenticated, or is not encrypted
         :raises SSHError: the session has ended
         """
         await anyio.lowlevel.checkpoint()
@@ -398,7 +411,7 @@ class Session(ForwardingMethods, SessionLife):
         if self._state is not SessionState.DISCONNECTED:
             core.start_rekey(anyio.current_time())
             self._advance()
-        # Another stream has new keys from the start.
+        # A session that reconnects meanwhile has new keys anyway.
         await self._wait_until(
             lambda: core is not self._core or core.exchanger.completed_count > before
         )
@@ -477,7 +490,7 @@ class Session(ForwardingMethods, SessionLife):
     # The end
 
     def _end_work(self, error: SSHError) -> None:
-        """Wake everybody who waits; each raises a fresh exception."""
+        """Wake all waiting tasks; each raises a fresh exception."""
         self._service_host.end()
         for channel in tuple(self._channels):
             channel._session_ended(error)
