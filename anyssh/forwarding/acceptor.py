@@ -1,4 +1,4 @@
-"""A listener with the connections that came from it."""
+"""Accepting the connections of a listener, and owning them until they end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Acceptor", "Carry", "CarryNowait", "contained", "originator_of"]
 logger: Logger = getLogger("anyssh")
 
 CLOSE_TIME: Final = 0.5
-"""For a listener that was closed to stop accepting."""
+"""Seconds for a closed listener to stop accepting."""
 
 Carry = Callable[[ByteStream], Awaitable[None]]
 
@@ -38,13 +38,13 @@ def originator_of(stream: ByteStream) -> TcpEndpoint | None:
             return TcpEndpoint(host, port)
     try:
         address = stream.extra(SocketAttribute.remote_address, None)
-    except (OSError, AttributeError):  # what sockets raise that are closed already
+    except (OSError, AttributeError):  # raised by closed sockets
         return None
     return TcpEndpoint(str(address[0]), int(address[1])) if isinstance(address, tuple) else None
 
 
 async def contained(carry: Awaitable[None]) -> None:
-    """Keep the failure of one connection to itself."""
+    """Contain the failure of one connection."""
     try:
         await carry
     except (SSHError, OSError, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
@@ -56,15 +56,15 @@ async def contained(carry: Awaitable[None]) -> None:
 
 
 class Acceptor:
-    """Accepts connections and has them carried, each without a task or in one of its own.
+    """Accepts connections and has them relayed, each without a task or in one of its own.
 
-    A failure of one of them is logged and leaves the others and the listener alone.
+    A failing connection is logged, and leaves the others and the listener alone.
 
-    :param carry: takes over a connection and closes it
-    :param limit: connections that may be waiting for the other side
-    :param carry_nowait: is asked before to do so without a task
-    :param watcher: watches sockets of our own
-    :ivar turns: those to wait for the other side, taken by who carries a connection
+    :param carry: takes over a connection, and closes it
+    :param limit: connections that may wait for the other side
+    :param carry_nowait: tried first, to take over a connection without a task
+    :param watcher: watches our own sockets
+    :ivar turns: bound the connections that wait for the other side; taken by what relays them
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Acceptor:
         self._finished = anyio.Event()
 
     async def run(self) -> None:
-        """Accept and carry until told to stop; then wait for the connections to end."""
+        """Accept connections until told to stop; then wait for them to end."""
         try:
             with self._scope:
                 async with anyio.create_task_group() as connections:
@@ -108,7 +108,7 @@ class Acceptor:
             self._finished.set()
 
     async def _accept(self, connections: TaskGroup) -> None:
-        """Accept until told to stop; shielded, as that depends on the listener."""
+        """Accept until told to stop; shielded, as how to stop depends on the listener."""
         try:
             with self._accepting:
                 await serve_connections(
@@ -123,33 +123,33 @@ class Acceptor:
             self._accepted.set()
 
     async def stop_listening(self) -> None:
-        """Close the listener; its connections go on."""
+        """Close the listener; its connections continue."""
         self._stopping.set()
         await self._stopped.wait()
 
     async def aclose(self) -> None:
-        """Close the listener and break off its connections; returns when all is gone."""
+        """Close the listener and break off its connections; return once all are gone."""
         self._scope.cancel()
         with anyio.CancelScope(shield=True):
             await self._finished.wait()
 
     def _take(self, streams: Sequence[ConnectedSocket]) -> Sequence[ConnectedSocket]:
-        """Carry what takes no task; return what is left."""
+        """Relay what needs no task; return the rest."""
         return [
             stream for stream in streams if not (self.turns.free and self._carry_nowait(stream))
         ]
 
     def relay_began(self, relay: SocketRelay) -> None:
-        """Own a relay, which waits for its channel."""
+        """Own a relay, which is waiting for its channel."""
         self._relays[relay] = None
         self.turns.take_nowait()
 
     def relay_opened(self, relay: SocketRelay) -> None:
-        """Note that a relay waits no longer."""
+        """Note that a relay's channel is open."""
         self.turns.give_back()
 
     def relay_ended(self, relay: SocketRelay) -> None:
-        """Own a relay no longer."""
+        """Stop owning a relay that has ended."""
         del self._relays[relay]
         if not self._relays:
             self._relays_changed.set()
@@ -163,12 +163,12 @@ class Acceptor:
             return
         with anyio.CancelScope(shield=True):
             if loses_nothing(self._listener):
-                # An event loop must not watch a socket that is closed.
+                # The event loop must not watch a closed socket.
                 self._accepting.cancel()
                 await self._accepted.wait()
                 await close_listener(self._listener)
             else:
-                # Whoever is cancelled as he accepts may lose the connection that he has got.
+                # Cancelling while a connection is being accepted may lose it.
                 await close_listener(self._listener)
                 with anyio.move_on_after(CLOSE_TIME):
                     await self._accepted.wait()

@@ -1,4 +1,4 @@
-"""What a session has asked its peer to listen on, and which of it an arriving connection means."""
+"""What the peer listens on at our request, and how its connections are matched to it."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ class PeerListener(Protocol):
 
     @property
     def asked(self) -> Endpoint:
-        """What we asked for."""
+        """The endpoint that we asked for."""
 
     @property
     def announced(self) -> Endpoint | None:
-        """What the peer made of it; None until it is known."""
+        """The endpoint that the peer listens on; None until it is known."""
 
     async def take(self, opening: ChannelOpening, arrival: Opening) -> None:
-        """See to a connection that arrived there."""
+        """Handle a connection that arrived there."""
 
 
 class Asked:
     """The listeners of one session at its peer.
 
-    :param ports: made known as forwarded, while the peer listens
+    :param ports: where they are reported as forwarded while the peer listens
     """
 
     def __init__(self, ports: Ports) -> None:
@@ -42,21 +42,21 @@ class Asked:
         self._changed = anyio.Event()
 
     def expect(self, listener: PeerListener) -> None:
-        """Take connections for a listener of ours at the peer, which is about to be asked.
+        """Expect connections for a listener that the peer is about to be asked for.
 
-        :raises LocalProtocolError: there is one for this endpoint
+        :raises LocalProtocolError: there is already one for this endpoint
         """
         if self._match(listener.asked) is not None:
             raise LocalProtocolError(f"{listener.asked} is forwarded from the peer already")
         self._listeners[listener] = None
 
     def granted(self, listener: PeerListener, port: ForwardedPort) -> None:
-        """Note that the peer listens, and where."""
+        """Record that the peer listens, and where."""
         self._ports.add(port)
         self._notify()
 
     def forget(self, listener: PeerListener, port: ForwardedPort | None) -> None:
-        """Take no more connections for a listener of ours."""
+        """Expect no more connections for a listener."""
         self._listeners.pop(listener, None)
         if port is not None:
             self._ports.remove(port)
@@ -67,10 +67,10 @@ class Asked:
         self._changed = anyio.Event()
 
     def _match(self, endpoint: Endpoint) -> PeerListener | None:
-        """Return who asked for an endpoint.
+        """Return the listener that asked for an endpoint.
 
-        Peers report the address that was bound in their own words, so the port decides; the address
-        only tells several of one port apart.
+        Peers report the bound address in their own spelling, so the port decides; the address only
+        distinguishes several listeners of one port.
         """
         same_port = None
         for listener in self._listeners:
@@ -85,9 +85,10 @@ class Asked:
         return same_port
 
     async def expected(self, endpoint: Endpoint) -> PeerListener | None:
-        """Return who asked for an endpoint.
+        """Return the listener that asked for an endpoint, None if nothing did.
 
-        A connection may be faster than whoever waits for the reply that tells the port.
+        A connection may overtake the reply that names its port, so this waits while one is
+        outstanding.
         """
         while (listener := self._match(endpoint)) is None and self._awaits_a_port:
             await self._changed.wait()

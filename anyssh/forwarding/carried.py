@@ -1,8 +1,8 @@
-"""The connections that a session carries, from the moment on that both ends are known.
+"""The connections that a session carries, from the moment that both of their ends are known.
 
-What needs no waiting has no task: its relay is one of those that are watched together. Each
-connection tells its channel where it comes from and goes to, is counted among those of its port and
-of whoever accepted it, and is traced.
+Connections that need no waiting have no task: their relays are watched together. Each connection
+adds its addresses to its channel's attributes, is counted with its port and with the acceptor that
+accepted it, and is traced.
 """
 
 from __future__ import annotations
@@ -45,26 +45,26 @@ FAILED: Final = ChannelOpenFailureReason.CONNECT_FAILED
 
 
 class Owner(Protocol):
-    """Whoever has accepted connections and breaks them off at his end."""
+    """Owns the connections that it has accepted, and breaks them off when it ends."""
 
     def relay_began(self, relay: SocketRelay) -> None:
-        """Own a relay, which waits for its channel."""
+        """Own a relay, which is waiting for its channel."""
 
     def relay_opened(self, relay: SocketRelay) -> None:
-        """Note that a relay waits no longer."""
+        """Note that a relay's channel is open."""
 
     def relay_ended(self, relay: SocketRelay) -> None:
-        """Own a relay no longer."""
+        """Stop owning a relay that has ended."""
 
 
 class _CarriedRelay(SocketRelay):
     """The relay of one connection.
 
-    :param endpoint: where it goes to, or where it arrived
-    :param originator: where it comes from, as far as that is known
-    :param is_incoming: whether the peer has opened the channel
-    :param port: where it belongs, if anywhere
-    :param owner: whoever accepted it
+    :param endpoint: where the connection goes to, or where it arrived
+    :param originator: where it comes from, as far as known
+    :param is_incoming: whether the peer opened the channel
+    :param port: the forwarded port that it belongs to, if any
+    :param owner: what accepted it
     """
 
     __slots__ = (
@@ -100,7 +100,7 @@ class _CarriedRelay(SocketRelay):
             owner.relay_began(self)
 
     def opened(self, channel: Channel) -> None:
-        """Make the connection known."""
+        """Report the connection."""
         self._has_opened = True
         if self._owner is not None:
             self._owner.relay_opened(self)
@@ -109,7 +109,7 @@ class _CarriedRelay(SocketRelay):
         )
 
     def channel_refused(self, error: ChannelOpenError) -> None:
-        """Break off, which is all that whoever has connected will see."""
+        """Break off; the client only sees its connection reset."""
         what = TraceId.PORT_FORWARD_CHANNEL_OPEN_FAILED
         self._carried.trace(what, TraceLevel.WARNING, f"{self._endpoint}: {error}", error)
         super().channel_refused(error)
@@ -125,9 +125,9 @@ class _CarriedRelay(SocketRelay):
 
 
 class Carried:
-    """The connections of one session.
+    """The forwarded connections of one session.
 
-    :ivar relays: what those that move its bytes share
+    :ivar relays: what their relays share
     """
 
     def __init__(self, service: PortForwarding) -> None:
@@ -139,14 +139,14 @@ class Carried:
     def make_acceptor(
         self, listener: Listener[ByteStream], carry: Carry, carry_nowait: CarryNowait
     ) -> Acceptor:
-        """Return what accepts connections and has them carried; see :class:`Acceptor`."""
+        """Return an acceptor for the connections of a listener; see :class:`Acceptor`."""
         limit = self._service.policy.pending_connections
         return Acceptor(listener, carry, limit, carry_nowait, self.relays.watcher)
 
     def accept_nowait(
         self, opening: ChannelOpening, arrival: Opening, stream: ConnectedSocket
     ) -> None:
-        """Accept a channel whose connection has come about, and begin to relay without a task."""
+        """Accept a channel whose connection is established, and start relaying without a task."""
         relay = _CarriedRelay(self, stream, arrival.endpoint, arrival.originator, is_incoming=True)
         try:
             channel = opening.accept_nowait()
@@ -165,11 +165,11 @@ class Carried:
         connecting: Connecting | None = None,
         port: ForwardedPort | None = None,
     ) -> None:
-        """Connect to somewhere for a channel of the peer, accept the channel, relay.
+        """Connect for a channel of the peer, accept the channel, relay.
 
-        The channel is refused if the connection does not come about.
+        If the connection fails, the channel is refused.
 
-        :param connect: connects within so many seconds
+        :param connect: connects within the given number of seconds
         """
         try:
             stream = await connect(self._service.policy.connect_time)
@@ -198,7 +198,7 @@ class Carried:
             raise
 
     def not_connected(self, opening: ChannelOpening, arrival: Opening, error: Exception) -> None:
-        """Refuse a channel whose connection did not come about."""
+        """Refuse a channel whose connection failed."""
         self._service.trace_failure(
             TraceId.PORT_FORWARD_CONNECTION_FAILED, f"{arrival.endpoint}: {error}", error
         )
@@ -215,14 +215,14 @@ class Carried:
         connecting: Connecting | None = None,
         port: ForwardedPort | None = None,
     ) -> bool:
-        """Begin to relay an accepted connection without a task; return whether that is possible.
+        """Start to relay an accepted connection without a task; return whether that is possible.
 
-        :param acceptor: what has accepted it
+        :param acceptor: what accepted the connection
         :param stream: the connection
-        :param way: of the channel to be opened
-        :param endpoint: what the channel is opened for
-        :param connecting: asked before the channel is opened, which takes a task
-        :param port: what it came through
+        :param way: the direction of the channel to open
+        :param endpoint: the endpoint to name in the channel open
+        :param connecting: called before the channel is opened, which takes a task
+        :param port: the forwarded port that the connection came through
         """
         if connecting is not None or self._service.policy.idle_time != inf:
             return False
@@ -252,10 +252,10 @@ class Carried:
         port: ForwardedPort | None = None,
         early: bytes = b"",
     ) -> None:
-        """Join a stream to a channel that is yet to be opened, until both have ended.
+        """Join a stream and a channel yet to be opened, until both directions have ended.
 
-        :param about: what the connection is; its stream is replaced
-        :raises SSHError: the channel did not come about; the stream was reset
+        :param about: a description of the connection, whose stream is replaced
+        :raises SSHError: the channel could not be opened; the stream was reset
         """
         opened: list[Channel] = []
 
@@ -298,7 +298,7 @@ class Carried:
     async def _prepared(
         self, channel: Channel, about: ForwardedConnection, connecting: Connecting | None
     ) -> ByteStream:
-        """Let the application put something around a channel, or refuse it."""
+        """Let the application wrap or refuse a channel."""
         if connecting is None:
             return channel
         try:
@@ -327,7 +327,7 @@ class Carried:
         is_incoming: bool,
         port: ForwardedPort | None,
     ) -> None:
-        """Tell a channel, its port and whoever traces of the connection that it carries."""
+        """Report a new connection to its channel's attributes, its port and the trace."""
         if is_incoming or port is not None:
             describe(channel, local=endpoint, remote=originator)
         else:
@@ -340,7 +340,7 @@ class Carried:
             self.trace(what, TraceLevel.INFO, f"{endpoint}{origin}")
 
     def forget(self, channel: Channel, endpoint: Endpoint, port: ForwardedPort | None) -> None:
-        """Tell its port and whoever traces that a connection has ended."""
+        """Report to its port and the trace that a connection has ended."""
         if port is not None:
             self._service.ports_of(port).remove_channel(port, channel)
         if self._service.is_traced:
@@ -349,11 +349,11 @@ class Carried:
     def trace(
         self, trace_id: TraceId, level: TraceLevel, text: str, error: Exception | None = None
     ) -> None:
-        """Trace what becomes of a connection."""
+        """Trace an event of a connection."""
         self._service.trace(trace_id, level, displayable(text), error)
 
     def note_channel(self, port: ForwardedPort, channel: Channel) -> None:
-        """Count a channel that the application took among those of a port, until it is closed."""
+        """Count a channel that the application accepted with its port, until it is closed."""
         ports = self._service.ports_of(port)
 
         async def watch() -> None:
@@ -367,7 +367,7 @@ class Carried:
 
 
 def describe(channel: Channel, *, local: Endpoint | None, remote: Endpoint | None) -> None:
-    """Have a channel tell its addresses as a socket would."""
+    """Give a channel the address attributes of a socket."""
     if isinstance(local, TcpEndpoint):
         near = (local.host, local.port)
         channel.add_attributes(
@@ -387,13 +387,13 @@ def describe(channel: Channel, *, local: Endpoint | None, remote: Endpoint | Non
 
 
 async def refuse(opening: ChannelOpening) -> None:
-    """Refuse a channel, unless it was answered before or the session has ended."""
+    """Refuse a channel, unless it is already answered or the session has ended."""
     with anyio.CancelScope(shield=True), suppress(SSHError):
         await opening.reject(FAILED, "not connected")
 
 
 def _told(error: Exception) -> str:
-    """Return what a peer may know of a connection that failed: what, not where."""
+    """Return what to tell the peer about a failed connection: what happened, not where."""
     if isinstance(error, TimeoutError):
         return "connection timed out"
     if isinstance(error, OSError) and error.strerror:

@@ -1,7 +1,7 @@
-"""Connecting to where a forwarded connection is to go: addresses checked, both families tried.
+"""Connecting to the target of a forwarded connection: checked addresses, both families tried.
 
-A name is looked up once; what is connected to is one of the addresses that were checked, so a name
-that changes its mind in between leads nowhere.
+A name is resolved once, and only addresses that were checked are connected to, so a name that
+resolves differently a moment later (DNS rebinding) gains nothing.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ __all__ = ["AddressRefused", "connect_tcp", "connect_tcp_nowait", "connect_unix"
 
 NEXT_ADDRESS: Final = 0.25
 NEXT_LOCAL_ADDRESS: Final = 0.01
-"""Seconds until the next address is tried too (RFC 8305); loopback answers at once or never."""
+"""Seconds before the next address is tried too (RFC 8305); loopback answers at once or never."""
 
 
 class AddressRefused(OSError):
-    """The policy allows none of the addresses that a name has."""
+    """The policy allows none of the addresses of a name."""
 
 
 async def connect_unix(endpoint: UnixEndpoint, seconds: float = math.inf) -> ByteStream:
     """Connect to a UNIX domain socket.
 
-    :param seconds: how long that may take
-    :raises OSError: it is not there, or there are none on this system
+    :param seconds: the time limit
+    :raises OSError: there is no such socket, or this system has no UNIX sockets
     :raises TimeoutError: it took too long
     """
     if not hasattr(socket, "AF_UNIX"):
@@ -51,18 +51,18 @@ async def connect_tcp(
 ) -> ByteStream:
     """Connect to the first address of a host that answers.
 
-    :param seconds: how long that may take
-    :param may_use: whether an address is allowed
-    :raises AddressRefused: the host has addresses, none of them allowed
+    :param seconds: the time limit
+    :param may_use: tells whether an address is allowed
+    :raises AddressRefused: none of the host's addresses is allowed
     :raises OSError: the host has no address, or none of them answers
     :raises TimeoutError: it took too long
     """
     if "%" not in endpoint.host and address_of(endpoint.host) is not None:
-        # Without the thread that looks names up, and often without waiting at all.
+        # An address needs no resolver thread, and often no waiting at all.
         _require_any([endpoint.host], may_use)
         return await connect_to(endpoint.host, endpoint.port, seconds)
     with anyio.fail_after(seconds):
-        # Of every type, as uvloop drops the zone of an address where one type is asked for.
+        # Of every type, as uvloop drops the scope of an IPv6 address if a type is given.
         found = await anyio.getaddrinfo(endpoint.host, endpoint.port)
         hosts = list(dict.fromkeys(str(entry[4][0]) for entry in found))
         allowed = _require_any(hosts, may_use)
@@ -75,11 +75,11 @@ async def connect_tcp(
 def connect_tcp_nowait(
     endpoint: TcpEndpoint, may_use: Callable[[IPAddress], bool]
 ) -> ConnectedSocket | None:
-    """Connect to an address of this machine, if that needs no waiting.
+    """Connect to an address of this machine; return None if that needs waiting.
 
-    :param may_use: whether an address is allowed
-    :raises AddressRefused: it is not
-    :raises OSError: it does not answer
+    :param may_use: tells whether an address is allowed
+    :raises AddressRefused: it is not allowed
+    :raises OSError: the connection was refused, or failed otherwise
     """
     address = _own_address(endpoint.host)
     if address is None:
@@ -91,13 +91,13 @@ def connect_tcp_nowait(
 
 @lru_cache
 def _own_address(host: str) -> IPAddress | None:
-    """Return the address that a text is, None if it is a name or not of this machine."""
+    """Return the address that a text represents if it is a loopback address, else None."""
     address = address_of(host)
     return address if address is not None and address.is_loopback and "%" not in host else None
 
 
 def _require_any(hosts: Sequence[str], may_use: Callable[[IPAddress], bool]) -> list[str]:
-    """Return those of a host's addresses that are allowed; there must be one."""
+    """Return the allowed addresses among a host's; raise if there is none."""
     allowed = [host for host in hosts if (at := address_of(host)) is not None and may_use(at)]
     if not allowed:
         raise AddressRefused(errno.EACCES, "not allowed")
@@ -105,7 +105,7 @@ def _require_any(hosts: Sequence[str], may_use: Callable[[IPAddress], bool]) -> 
 
 
 def _alternating(hosts: Sequence[str]) -> list[str]:
-    """Return the addresses with the families in turn, that of the first one first."""
+    """Return the addresses alternating between the families, starting with the first one's."""
     first = [host for host in hosts if (":" in host) == (":" in hosts[0])]
     other = [host for host in hosts if (":" in host) != (":" in hosts[0])]
     ordered = []

@@ -1,8 +1,7 @@
-"""Where connections go to or come from, in the words of every family of peers.
+"""The endpoints of forwarded connections, as different implementations spell them.
 
-Peers write "all interfaces" and "loopback" in several ways, and which of them they write decides
-what they accept in return. So an endpoint keeps the text as it came; what the text means is told
-by the functions here.
+Peers write "all interfaces" and "loopback" in several ways, and expect their own spelling in
+return. An endpoint therefore keeps the text as received; the functions here interpret it.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ IPAddress = IPv4Address | IPv6Address
 class TcpEndpoint:
     """A TCP port of a host.
 
-    :ivar host: a name or an address; where it is listened on also ``""`` for all interfaces
-    :ivar port: 0 to 65535; 0 only where it is listened on, to choose a free one
+    :ivar host: a name or an address; ``""`` means all interfaces when listening
+    :ivar port: 0 to 65535; 0 picks a free port when listening
     """
 
     host: str
@@ -53,7 +52,7 @@ class TcpEndpoint:
 class UnixEndpoint:
     """A UNIX domain socket.
 
-    :ivar path: where it is in the file system
+    :ivar path: its path in the file system
     """
 
     path: str
@@ -66,9 +65,9 @@ Endpoint = TcpEndpoint | UnixEndpoint
 
 
 def require_endpoints(*endpoints: Endpoint) -> None:
-    """Check that these are endpoints, and not pairs of a host and a port for example.
+    """Check that these are endpoints, and not for example pairs of host and port.
 
-    :raises TypeError: one is not
+    :raises TypeError: one of them is not an endpoint
     """
     for endpoint in endpoints:
         if not isinstance(endpoint, Endpoint):
@@ -98,9 +97,9 @@ _GUARDED: Final = tuple(
 
 
 def address_of(host: str) -> IPAddress | None:
-    """Return the address that a text is, None if it is a name.
+    """Return the address that a text represents, None if it is a name.
 
-    An IPv4 address that is written as an IPv6 one counts as what it leads to.
+    An IPv4-mapped IPv6 address counts as the IPv4 address.
     """
     text = host.partition("%")[0]
     return _parsed(text) if len(text) <= LONGEST_ADDRESS else None
@@ -118,12 +117,12 @@ def _parsed(text: str) -> IPAddress | None:
 
 @lru_cache
 def is_guarded(address: IPAddress) -> bool:
-    """Whether an address leads to this machine itself or its link, and not to a host out there."""
+    """Tell whether an address leads to this machine or its link rather than to another network."""
     return any(address in network for network in _GUARDED if network.version == address.version)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a text means this machine, and nobody else's."""
+    """Tell whether a host means this machine only."""
     if host.lower() == LOCALHOST:
         return True
     address = address_of(host)
@@ -131,7 +130,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_all_interfaces(host: str) -> bool:
-    """Whether a text to bind means that everybody may connect."""
+    """Tell whether binding to a host would accept connections from everywhere."""
     if host in ALL_INTERFACES:
         return True
     address = address_of(host)
@@ -139,5 +138,5 @@ def is_all_interfaces(host: str) -> bool:
 
 
 def address_to_bind(host: str) -> str:
-    """Return how to ask a peer to listen, in the form that every family takes."""
+    """Return the host to ask a peer to bind to, in a form that every implementation accepts."""
     return {"0.0.0.0": "", "*": "", "127.0.0.1": LOCALHOST}.get(host, host)

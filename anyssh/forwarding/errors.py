@@ -1,4 +1,4 @@
-"""The errors of forwarding that are AnyIO errors too."""
+"""The forwarding errors that are AnyIO errors as well."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ __all__ = ["ConnectFailed"]
 
 
 class ConnectFailed(SSHError, anyio.ConnectionFailed):
-    """A connection through a session did not come about; ``__cause__`` tells why."""
+    """A connection through a session could not be established; ``__cause__`` says why."""

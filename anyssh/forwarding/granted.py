@@ -1,7 +1,6 @@
-"""What a session listens on because its peer has asked for it.
+"""What a session listens on at the peer's request.
 
-Requests are answered in their order, and a connection is accepted only after the reply to its
-request was given.
+Requests are answered in order, and a connection is accepted only after its request was answered.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ __all__ = ["Granted"]
 
 
 class _Granted:
-    """Something that the peer has asked us to listen on.
+    """A listener that the peer has asked for.
 
-    :ivar key: the endpoint as the peer names it
-    :ivar acceptor: listens, unless connections only come from the application
+    :ivar key: the endpoint, as the peer names it
+    :ivar acceptor: accepts connections, unless they come only from the application
     """
 
     def __init__(self, key: Endpoint, port: ForwardedPort) -> None:
@@ -43,7 +42,7 @@ class _Granted:
 class Granted:
     """What one session listens on for its peer.
 
-    :param ports: made known as forwarded, while we listen
+    :param ports: where the ports are reported as forwarded while we listen
     """
 
     def __init__(self, service: PortForwarding, ports: Ports) -> None:
@@ -52,7 +51,7 @@ class Granted:
         self._granted: dict[Endpoint, _Granted] = {}
 
     async def cancel(self, endpoint: Endpoint, request: IncomingRequest) -> None:
-        """Listen no more, as the peer asks."""
+        """Stop listening, as the peer asks."""
         granted = self._granted_for(endpoint)
         if granted is None:
             await request.reject()
@@ -61,7 +60,7 @@ class Granted:
         await request.accept()
 
     def _granted_for(self, endpoint: Endpoint) -> _Granted | None:
-        """Return what the peer means; some peers name the address otherwise when they cancel."""
+        """Return what the peer means; some peers spell the address differently when they cancel."""
         if endpoint in self._granted or not isinstance(endpoint, TcpEndpoint):
             return self._granted.get(endpoint)
         same = [
@@ -80,7 +79,7 @@ class Granted:
     async def grant(self, asked: Endpoint, extra: bytes, request: IncomingRequest) -> None:
         """Listen, as the peer asks, if the policy allows it.
 
-        :param extra: what came behind the standard fields of the request
+        :param extra: what followed the standard fields of the request
         """
         if not await self._may_listen(asked, extra):
             self._service.trace_failure(
@@ -124,9 +123,9 @@ class Granted:
         return await factory(asked)
 
     def _name(self, asked: Endpoint, listener: Listener[ByteStream] | None) -> _Granted | None:
-        """Return what is granted, under the name that both sides use from now on.
+        """Return what was granted, under the name that both sides use from now on.
 
-        A port that was asked for keeps its number, even if a factory has bound another one.
+        A requested port keeps its number, even if a factory has bound another one.
         """
         bound = bound_port(listener) if listener is not None else None
         local: Endpoint | None = None if listener is None else asked
@@ -141,7 +140,7 @@ class Granted:
     async def _begin(
         self, granted: _Granted, listener: Listener[ByteStream] | None, request: IncomingRequest
     ) -> None:
-        """Reply, then make it known, then accept connections."""
+        """Reply, then report the port, then accept connections."""
         key = granted.key
         payload = TcpipForwardSuccess(key.port).encode() if isinstance(key, TcpEndpoint) else b""
         try:
@@ -194,7 +193,7 @@ class Granted:
 
 
 def _narrowed(asked: Endpoint) -> Endpoint:
-    """Return loopback for a peer that leaves the address to us, anything else as it is."""
+    """Return loopback for a peer that leaves the address to us, any other endpoint unchanged."""
     if isinstance(asked, TcpEndpoint) and asked.host == "":
         return TcpEndpoint("localhost", asked.port)
     return asked

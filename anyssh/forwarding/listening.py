@@ -1,7 +1,7 @@
-"""Sockets that connections to be forwarded come to.
+"""Listening for connections to be forwarded.
 
-Loopback and "all interfaces" mean both families: what listens on 127.0.0.1 also listens on ::1 at
-the same port, as far as the system has it.
+Loopback and "all interfaces" mean both families: whatever listens on 127.0.0.1 also listens on the
+same port of ::1, if the system has it.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ logger: Logger = getLogger("anyssh")
 
 TRIES: Final = 8
 ACCEPTED_AT_ONCE: Final = 8
-"""Connections that may be accepted before others have their turn."""
+"""Connections accepted in a row before other tasks have their turn."""
 BACKLOG: Final = 4096
-"""Who connects to a socket in the file system does not wait for more, but fails."""
+"""Connecting to a full UNIX socket fails instead of waiting."""
 PRIVATE: Final = 0o600
 ONE_FAMILY: Final = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
-"""Errors of the second family's socket on a system that does not have it."""
+"""Errors for the second family's socket on a system without that family."""
 
 
 async def listen(endpoint: Endpoint) -> Listener[ByteStream]:
-    """Listen on a port or a socket.
+    """Listen on a TCP port or a UNIX socket.
 
-    :raises OSError: it is in use or not allowed, or the address is not ours
+    :raises OSError: the endpoint is in use or not permitted, or the address is not ours
     """
     if isinstance(endpoint, UnixEndpoint):
         return await _listen_unix(endpoint.path)
@@ -80,7 +80,7 @@ async def listen(endpoint: Endpoint) -> Listener[ByteStream]:
 async def close_listener(listener: Listener[ByteStream]) -> None:
     """Close a listener, cancelled or not.
 
-    AnyIO's own for several sockets would leave the others open when it is cancelled at the first.
+    AnyIO's MultiListener would leave sockets open if it is cancelled while closing the first.
     """
     with anyio.CancelScope(shield=True):
         try:
@@ -90,12 +90,12 @@ async def close_listener(listener: Listener[ByteStream]) -> None:
 
 
 def loses_nothing(listener: Listener[ByteStream]) -> bool:
-    """Whether cancelling :func:`serve_connections` never loses a connection."""
+    """Tell whether cancelling :func:`serve_connections` never loses a connection."""
     return all(listening_socket(each) is not None for each in _parts(listener))
 
 
 def _parts(listener: Listener[ByteStream]) -> Sequence[Listener[ByteStream]]:
-    """Return the listeners that one is made of."""
+    """Return the listeners that a listener consists of."""
     if isinstance(listener, MultiListener):
         return listener.listeners
     if isinstance(listener, _UnixListener):
@@ -104,7 +104,7 @@ def _parts(listener: Listener[ByteStream]) -> Sequence[Listener[ByteStream]]:
 
 
 def _addresses(host: str) -> tuple[str, str | None]:
-    """Return the address to listen on, and that of the other family if it belongs to it."""
+    """Return the address to listen on, and the corresponding one of the other family, if any."""
     if host == "::":
         return host, None
     if is_all_interfaces(host):
@@ -115,16 +115,16 @@ def _addresses(host: str) -> tuple[str, str | None]:
 
 
 def bound_port(listener: Listener[ByteStream]) -> int | None:
-    """Return the port that a listener has, None if it has none."""
+    """Return the port of a listener, None if it has none."""
     port: int | None = listener.extra(SocketAttribute.local_port, None)
     return port
 
 
 async def _listen_tcp(host: str, port: int) -> Listener[ByteStream]:
-    """Listen on a port of one address, or of all that a name has.
+    """Listen on a port of an address, or of every address of a name.
 
-    An address needs no look-up, in which a system without another address of its family than
-    loopback's would not find it.
+    Addresses bypass the resolver, which may reject them on a system whose only address of the
+    family is loopback.
     """
     if "%" in host or address_of(host) is None:
         return await anyio.create_tcp_listener(local_host=host, local_port=port)
@@ -142,7 +142,7 @@ def _bind_tcp(host: str, port: int) -> socket.socket:
         raw.setblocking(False)
         if raw.family == socket.AF_INET6:
             raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        # What the one option means elsewhere, the other would undo on Windows.
+        # On Windows, SO_REUSEADDR would permit what SO_EXCLUSIVEADDRUSE prevents.
         option = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
         raw.setsockopt(socket.SOL_SOCKET, option, 1)
         raw.bind((host, port))
@@ -165,12 +165,12 @@ async def _listen_unix(path: str) -> Listener[ByteStream]:
 
 
 def _bind_unix(path: str) -> socket.socket:
-    """Return a socket that listens; nobody else may connect, and nothing that is there goes."""
+    """Return a listening socket for the current user only; an existing path is left alone."""
     raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         raw.setblocking(False)
         raw.bind(path)
-        # Before it listens, so that nobody slips in.
+        # Before it listens, so that nobody can connect in between.
         Path(path).chmod(PRIVATE)
         raw.listen(BACKLOG)
     except BaseException:
@@ -180,9 +180,9 @@ def _bind_unix(path: str) -> socket.socket:
 
 
 class _UnixListener(Listener[ByteStream]):
-    """Removes its socket from the file system when it is closed.
+    """Removes its socket file when closed.
 
-    :ivar inner: listens
+    :ivar inner: the actual listener
     """
 
     def __init__(self, inner: Listener[ByteStream], path: str) -> None:
@@ -207,7 +207,7 @@ class _UnixListener(Listener[ByteStream]):
 
 
 Take = Callable[[Sequence[ConnectedSocket]], Sequence[ConnectedSocket]]
-"""Takes connections; returns those that it does not take."""
+"""Takes over connections; returns those that it does not take."""
 
 Handler = Callable[[ByteStream], Coroutine[Any, Any, None]]
 
@@ -220,12 +220,12 @@ async def serve_connections(
     turns: Turns,
     watcher: Watcher,
 ) -> None:
-    """Have each connection taken or handled, until the listener is closed.
+    """Take over or handle each connection, until the listener is closed.
 
-    :param handler: runs as one of ``tasks``, for each connection that is not taken
-    :param take: is given sockets that were accepted; returns those that it does not take
-    :param turns: without one that is free, sockets of our own accept nobody
-    :param watcher: watches sockets of our own
+    :param handler: runs as one of ``tasks``, for each connection that was not taken
+    :param take: given accepted sockets; returns those that it does not take
+    :param turns: while none is free, our own sockets accept nothing
+    :param watcher: watches our own sockets
     """
     async with anyio.create_task_group() as loops:
         for each in _parts(listener):
@@ -254,10 +254,10 @@ async def _accept_from(
 
 
 class Accepting:
-    """A socket of our own that connections come to, watched as those of connections are.
+    """A listening socket of our own, watched together with those of the connections.
 
-    What comes about in one turn then leaves in one piece: of one connection the end, and the
-    beginning of the next.
+    The end of one connection and the beginning of the next, if in the same turn, then leave in one
+    write.
     """
 
     def __init__(
@@ -276,8 +276,8 @@ class Accepting:
     async def run(self, watcher: Watcher) -> NoReturn:
         """Take connections, or run the handler for each as one of the tasks.
 
-        :raises OSError: the system cannot accept connections now
-        :raises ~anyio.ClosedResourceError: the socket is closed, or nobody watches any more
+        :raises OSError: the system cannot accept connections at present
+        :raises ~anyio.ClosedResourceError: the socket is closed, or no longer watched
         """
         self._watcher = watcher
         self._failure = Failure()  # what failed before may work now
@@ -287,10 +287,10 @@ class Accepting:
         finally:
             self._turns.forget(self._watch)
             self._watch_for(NOTHING)
-            self._waiting.cancel()  # whoever closes the socket has nobody wait for it
+            self._waiting.cancel()  # a closed socket must not be waited for
 
     def _watch(self) -> None:
-        """Have the socket watched if a turn is free, or as soon as one is."""
+        """Watch the socket if a turn is free, or as soon as one is."""
         is_free = self._turns.free > 0
         if not is_free:
             self._turns.tell_when_free(self._watch)
@@ -312,20 +312,20 @@ class Accepting:
         self._watched_for = wanted
 
     def fileno(self) -> int:
-        """Return the number that the system knows the socket by."""
+        """Return the file descriptor."""
         return self._raw.fileno()
 
     async def wait_readable(self) -> None:
-        """Wait until there is a connection, or nobody takes any more."""
+        """Wait until there is a connection, or accepting ends."""
         with anyio.CancelScope() as self._waiting:
             await anyio.wait_readable(self._raw)
 
     async def wait_writable(self) -> None:
-        """Wait for ever, as nothing can be sent there."""
+        """Wait forever: a listening socket never becomes writable."""
         await anyio.sleep_forever()
 
     def socket_ready(self, ready: int) -> None:
-        """Accept what has come, up to a few, so that others have their turn."""
+        """Accept what has arrived, up to a few, so that others have their turn."""
         accepted: list[ConnectedSocket] = []
         most = min(ACCEPTED_AT_ONCE, self._turns.free)
         try:
@@ -333,7 +333,7 @@ class Accepting:
                 connection, address = self._raw.accept()
                 accepted.append(ConnectedSocket(connection, address))
         except (BlockingIOError, ConnectionAbortedError):
-            pass  # there are no more, or it has gone already
+            pass  # no more connections, or it is already gone
         except OSError as error:
             self._failure.set(error)
         finally:
@@ -343,5 +343,5 @@ class Accepting:
                 self._watch()
 
     def abort(self) -> None:
-        """Accept no more, as nobody watches."""
+        """Stop accepting, as the socket is no longer watched."""
         self._failure.set(anyio.ClosedResourceError())

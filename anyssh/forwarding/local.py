@@ -1,4 +1,4 @@
-"""Listening here for connections that leave at the peer: ``ssh -L`` and ``ssh -D``."""
+"""Local forwarding: we listen, and the peer connects (``ssh -L`` and ``ssh -D``)."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ HANDSHAKE_BYTES: Final = 4096
 
 
 class Forward(AsyncContextManagerMixin):
-    """A listener here whose connections go through the session, inside ``async with``.
+    """A listener on this side whose connections the session carries, inside ``async with``.
 
-    Leaving closes the listener and breaks its connections off. All of it also ends with
-    the session; the body then goes on, and new connections are refused.
+    Leaving closes the listener and breaks its connections off. The end of the session does the
+    same; the body then continues, and new connections are refused.
 
-    :ivar local: where it listens; the port is the one that was chosen
+    :ivar local: where it listens, with the actual port
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Forward(AsyncContextManagerMixin):
 
     @property
     def local_port(self) -> int | None:
-        """The port that is listened on, None for a socket in the file system."""
+        """The port it listens on; None for a UNIX socket."""
         return self.local.port if isinstance(self.local, TcpEndpoint) else None
 
     @asynccontextmanager
@@ -76,7 +76,7 @@ class Forward(AsyncContextManagerMixin):
             await self._acceptor.aclose()
 
     async def stop_listening(self) -> None:
-        """Close the listener; the connections go on until the forward is left."""
+        """Close the listener; its connections continue until the forward is left."""
         if self._acceptor is not None:
             await self._acceptor.stop_listening()
 
@@ -115,7 +115,7 @@ class Forward(AsyncContextManagerMixin):
 
 
 class LocalForward(Forward):
-    """Connections that come here leave at the peer, for one place (``ssh -L``).
+    """Forwards connections made here to one endpoint behind the peer (``ssh -L``).
 
     :ivar remote: where the peer connects to
     """
@@ -142,7 +142,7 @@ class LocalForward(Forward):
 
 
 class SocksForward(Forward):
-    """Connections that come here say by SOCKS 4, 4a or 5 where they go (``ssh -D``)."""
+    """A SOCKS 4, 4a and 5 proxy whose connections the peer makes (``ssh -D``)."""
 
     async def _carry(self, stream: ByteStream) -> None:
         server = SocksServer()
@@ -161,7 +161,7 @@ class SocksForward(Forward):
             await self._carry_to(stream, target, origin, _ready(channel), server.surplus)
 
     async def _shake_hands(self, stream: ByteStream, server: SocksServer) -> TcpEndpoint | None:
-        """Answer until it is known where a connection goes, or that it goes nowhere."""
+        """Run the SOCKS handshake; return the target, or None if there is none."""
         while not server.is_finished:
             answer = server.receive_data(await stream.receive(HANDSHAKE_BYTES))
             if answer:
@@ -175,7 +175,7 @@ class SocksForward(Forward):
         target: TcpEndpoint,
         origin: TcpEndpoint | None,
     ) -> Channel | None:
-        """Open a channel and say so; if it does not come about, say that and close."""
+        """Open a channel and tell the client; if that fails, tell the client and close."""
         try:
             channel = await self._open(target, origin)
         except ChannelOpenError as error:
@@ -206,7 +206,7 @@ def _ready(channel: Channel) -> Callable[[], Awaitable[Channel]]:
 
 
 class RemoteConnectable(ByteStreamConnectable):
-    """A way to a place that the peer of a session reaches; each connection is a channel."""
+    """A connectable for an endpoint behind the peer; each connection is a channel."""
 
     def __init__(self, service: PortForwarding, remote: Endpoint) -> None:
         self._service = service
@@ -215,7 +215,7 @@ class RemoteConnectable(ByteStreamConnectable):
     async def connect(self) -> ByteStream:
         """Open a connection.
 
-        :raises ~anyio.ConnectionFailed: it did not come about; ``__cause__`` tells why
+        :raises ~anyio.ConnectionFailed: it could not be established; ``__cause__`` says why
         """
         try:
             return await self._service.connect(self._remote)

@@ -1,4 +1,4 @@
-"""What a session offers for forwarding: each method hands over to the session's service."""
+"""The forwarding methods of a session, which delegate to its forwarding service."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ServiceT = TypeVar("ServiceT", bound=SessionService)
 
 
 class ForwardingMethods:
-    """The forwarding that a session does, by host and port; :attr:`forwarding` does all of it."""
+    """Port forwarding by host and port, backed by :attr:`forwarding`."""
 
     def service(self, kind: type[ServiceT]) -> ServiceT:
         """Return the session's instance of a service."""
@@ -29,10 +29,10 @@ class ForwardingMethods:
 
     @property
     def forwarding(self) -> PortForwarding:
-        """All that the session forwards, sockets in the file system included."""
+        """The forwarding service, which also handles UNIX sockets."""
         return self.service(PortForwarding)
 
-    # Listening here
+    # Local forwarding
 
     def forward_to_remote_port(
         self,
@@ -44,16 +44,18 @@ class ForwardingMethods:
         connecting: Connecting | None = None,
         listener: ListenerFactory | None = None,
     ) -> LocalForward:
-        """Return a forward for ``async with``: connections made here leave at the peer.
+        """Return a forward for ``async with``: the peer connects for what connects here.
 
-        This is ``ssh -L`` (RFC 4254 section 7.2). Entering raises :exc:`OSError` when the port
-        cannot be had. Loopback means both families.
+        This is ``ssh -L`` (RFC 4254 section 7.2). Entering raises :exc:`OSError` if the port is not
+        available. Loopback means both IPv4 and IPv6.
 
         :param local_host: where to listen: an address, ``"localhost"``, or ``""`` for all
-        :param local_port: 0 chooses a free one; see :attr:`LocalForward.local_port`
-        :param remote_host: a name or an address, as the peer knows it
-        :param connecting: may put something around each connection, or refuse it
-        :param listener: makes the listener instead of a socket
+            interfaces
+        :param local_port: 0 picks a free port; see :attr:`LocalForward.local_port`
+        :param remote_host: a name or an address, as seen from the peer
+        :param remote_port: the port that the peer connects to
+        :param connecting: may wrap or refuse each connection
+        :param listener: creates the listener in place of a socket
         :raises SSHError: the session has ended
         """
         return self.forward_to_remote(
@@ -71,10 +73,17 @@ class ForwardingMethods:
         connecting: Connecting | None = None,
         listener: ListenerFactory | None = None,
     ) -> LocalForward:
-        """Return a forward like :meth:`forward_to_remote_port`, for ports and sockets alike.
+        """Return a forward like :meth:`forward_to_remote_port`, for ports and UNIX sockets.
 
-        Sockets in the file system are an extension of OpenSSH. One that we listen on is for our own
-        user alone, and is removed in the end; one that is there already is in use.
+        UNIX sockets are an extension of OpenSSH. A socket that we listen on is accessible to the
+        current user only, and removed at the end; if the path exists already, it is in use.
+
+        :param local: where to listen
+        :param remote: where the peer connects to
+        :param connecting: as for :meth:`forward_to_remote_port`
+        :param listener: as for :meth:`forward_to_remote_port`
+        :raises SSHError: the session has ended
+        :raises TypeError: ``local`` or ``remote`` is not an endpoint
         """
         require_endpoints(local, remote)
         return LocalForward(self.forwarding, local, remote, connecting, listener)
@@ -87,12 +96,15 @@ class ForwardingMethods:
         connecting: Connecting | None = None,
         listener: ListenerFactory | None = None,
     ) -> SocksForward:
-        """Return a SOCKS proxy for ``async with``: its clients say where the peer connects to.
+        """Return a SOCKS proxy for ``async with``, whose connections the peer makes.
 
-        This is ``ssh -D``: SOCKS 4, 4a and 5, CONNECT only, without authentication. Whoever can
-        connect to it can use it; so mind the address.
+        This is ``ssh -D``: SOCKS 4, 4a and 5, CONNECT only, without authentication. Everyone who
+        can reach the proxy can use it, so choose the address with care.
 
-        :param local_port: 0 chooses a free one; see :attr:`SocksForward.local_port`
+        :param local_host: where to listen, as for :meth:`forward_to_remote_port`
+        :param local_port: 0 picks a free port; see :attr:`SocksForward.local_port`
+        :param connecting: may wrap or refuse each connection
+        :param listener: creates the listener in place of a socket
         :raises SSHError: the session has ended
         """
         local = TcpEndpoint(local_host, local_port)
@@ -103,34 +115,47 @@ class ForwardingMethods:
     async def stream_to_remote_port(self, host: str, port: int) -> Channel:
         """Have the peer connect to a port; return the channel, an AnyIO byte stream.
 
-        When cancelled, the channel is closed as soon as the peer confirms it.
+        If the call is cancelled, the channel is closed as soon as the peer confirms it.
 
-        :param host: a name or an address, as the peer knows it
+        :param host: a name or an address, as seen from the peer
+        :param port: the port that the peer connects to
         :raises ChannelOpenError: the peer may not or cannot connect there
         :raises SSHError: the session has ended
         """
         return await self.stream_to_remote(TcpEndpoint(host, port))
 
     async def stream_to_remote(self, remote: Endpoint) -> Channel:
-        """Connect like :meth:`stream_to_remote_port`, to a port or a socket."""
+        """Connect like :meth:`stream_to_remote_port`, to a port or a UNIX socket.
+
+        :param remote: where the peer connects to
+        :raises TypeError: ``remote`` is not an endpoint
+        """
         require_endpoints(remote)
         return await self.forwarding.connect(remote)
 
     def connectable(self, host: str, port: int) -> ByteStreamConnectable:
-        """Return a way to a port that the peer reaches, for whatever takes an AnyIO connectable.
+        """Return an AnyIO connectable for a port that the peer can reach.
 
-        Another session over it is a jump over this one:
-        ``ClientSession.connect(session.connectable("next-hop", 22), …)``.
-        Connecting raises :exc:`~anyio.ConnectionFailed`.
+        A session over it uses this one as a jump host:
+        ``ClientSession.connect(session.connectable("next-hop", 22), …)``. Connecting raises
+        :exc:`~anyio.ConnectionFailed`.
+
+        :param host: a name or an address, as seen from the peer
+        :param port: the port that the peer connects to
+        :raises SSHError: the session has ended
         """
         return self.connectable_to(TcpEndpoint(host, port))
 
     def connectable_to(self, remote: Endpoint) -> ByteStreamConnectable:
-        """Return a way to a port or a socket that the peer reaches."""
+        """Return a connectable like :meth:`connectable`, for a port or a UNIX socket.
+
+        :param remote: where the peer connects to
+        :raises TypeError: ``remote`` is not an endpoint
+        """
         require_endpoints(remote)
         return RemoteConnectable(self.forwarding, remote)
 
-    # Having the peer listen
+    # Remote forwarding
 
     def forward_from_remote_port(
         self,
@@ -141,18 +166,21 @@ class ForwardingMethods:
         *,
         connecting: Connecting | None = None,
     ) -> RemoteForward:
-        """Return a forward for ``async with``: connections made at the peer leave here.
+        """Return a forward for ``async with``: we connect for what connects to the peer.
 
-        This is ``ssh -R`` (RFC 4254 section 7.1). Entering raises :exc:`RequestDenied` when the
-        peer may not or cannot listen, and :exc:`LocalProtocolError` when the session forwards this
-        port already. A connection is confirmed once ours has come about.
+        This is ``ssh -R`` (RFC 4254 section 7.1). Entering raises :exc:`RequestDenied` if the peer
+        may not or cannot listen, and :exc:`LocalProtocolError` if the session already forwards this
+        port. A connection is confirmed to the peer once ours is established.
 
-        :param remote_host: where the peer listens: an address, ``"localhost"``, or ``""`` for all.
-            ``"127.0.0.1"`` is asked for as ``"localhost"``, which peers take for both families
+        :param remote_host: where the peer listens: an address, ``"localhost"``, or ``""`` for all
+            interfaces. ``"127.0.0.1"`` is sent as ``"localhost"``, which means both IPv4 and IPv6
+            to peers
         :param remote_port: 0 lets the peer choose; see :attr:`RemoteForward.remote_port`
-        :param local_host: what to connect to
-        :param connecting: may put something around each connection, or refuse it
+        :param local_host: the host to connect to
+        :param local_port: the port to connect to
+        :param connecting: may wrap or refuse each connection
         :raises SSHError: the session has ended
+        :raises ValueError: ``local_port`` is 0
         """
         return self.forward_from_remote(
             TcpEndpoint(remote_host, remote_port),
@@ -163,30 +191,42 @@ class ForwardingMethods:
     def forward_from_remote(
         self, remote: Endpoint, local: Endpoint, *, connecting: Connecting | None = None
     ) -> RemoteForward:
-        """Return a forward like :meth:`forward_from_remote_port`, for ports and sockets alike."""
+        """Return a forward like :meth:`forward_from_remote_port`, for ports and UNIX sockets.
+
+        :param remote: where the peer listens
+        :param local: where to connect to
+        :param connecting: as for :meth:`forward_from_remote_port`
+        :raises TypeError: ``remote`` or ``local`` is not an endpoint
+        """
         require_endpoints(remote, local)
         return RemoteForward(self.forwarding, remote, local, connecting)
 
     def stream_from_remote_port(self, remote_host: str, remote_port: int) -> RemoteListener:
-        """Return a listener for ``async with``: connections made at the peer, as channels.
+        """Return a listener for ``async with``: connections made to the peer, as channels.
 
-        What entering raises is told by :meth:`forward_from_remote_port`.
+        Entering raises what entering :meth:`forward_from_remote_port` raises.
 
+        :param remote_host: as for :meth:`forward_from_remote_port`
         :param remote_port: 0 lets the peer choose; see :attr:`RemoteListener.remote_port`
+        :raises SSHError: the session has ended
         """
         return self.stream_from_remote(TcpEndpoint(remote_host, remote_port))
 
     def stream_from_remote(self, remote: Endpoint) -> RemoteListener:
-        """Return a listener like :meth:`stream_from_remote_port`, for a port or a socket."""
+        """Return a listener like :meth:`stream_from_remote_port`, for a port or a UNIX socket.
+
+        :param remote: where the peer listens
+        :raises TypeError: ``remote`` is not an endpoint
+        """
         require_endpoints(remote)
         return RemoteListener(self.forwarding, remote)
 
-    # What the peer has us listen on
+    # Ports that we listen on for the peer
 
     async def wait_for_forwarded_port(self, port: int) -> ForwardedPort:
-        """Wait until the peer has asked us to listen on a port, and we do.
+        """Wait until we listen on a port at the peer's request.
 
-        :param port: the number that both sides know
+        :param port: the port number that both sides use
         :raises SSHError: the session has ended
         """
         return await self.forwarding.wait_for_port(port)
@@ -194,8 +234,8 @@ class ForwardingMethods:
     async def connect_to_forwarded_port(self, port: int) -> Channel:
         """Connect to a port that the peer has asked us to listen on, without a socket.
 
-        :param port: the number that both sides know
-        :raises LocalProtocolError: it has not asked for it
+        :param port: the port number that both sides use
+        :raises LocalProtocolError: the peer has not asked for this port
         :raises ChannelOpenError: the peer could not connect to what is behind the port
         :raises SSHError: the session has ended
         """

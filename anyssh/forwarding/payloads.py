@@ -1,7 +1,7 @@
-"""Endpoints on the wire: what the requests and channels of forwarding carry.
+"""Forwarding on the wire: the payloads of its requests and channels.
 
-TCP is RFC 4254 section 7, UNIX domain sockets are OpenSSH's extension. What cannot be an endpoint
-is a :class:`~anyssh.WireError`, which refuses what carried it.
+TCP is RFC 4254 section 7; UNIX domain sockets are an OpenSSH extension. What cannot be an endpoint
+is a :class:`~anyssh.WireError`, and what carried it is refused.
 """
 
 from __future__ import annotations
@@ -52,20 +52,20 @@ SESSION_REQUESTS: Final = (
 
 
 class Way(Enum):
-    """Which side of a forwarding channel has listened."""
+    """How a forwarding channel relates to its listener."""
 
     DIRECT = auto()
-    """The opener's; the other shall connect."""
+    """The opener listened; the other side is to connect."""
     FORWARDED = auto()
-    """The opener's, because the other had asked for it."""
+    """The opener listened at the other side's request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What the opening of a forwarding channel says.
+    """The parsed open of a forwarding channel.
 
     :ivar endpoint: where to connect to, or where the connection arrived
-    :ivar extra: what the peer's application put behind
+    :ivar extra: what the peer's application appended
     """
 
     way: Way
@@ -77,7 +77,7 @@ class Opening:
 def channel_opening(
     way: Way, endpoint: Endpoint, originator: TcpEndpoint | None
 ) -> tuple[str, bytes]:
-    """Return the type and the payload of a channel to open."""
+    """Return the type and payload of a channel to open."""
     if isinstance(endpoint, UnixEndpoint):
         local = DirectStreamLocal if way is Way.DIRECT else ForwardedStreamLocal
         return local.channel_type, local(endpoint.path).encode()
@@ -88,7 +88,7 @@ def channel_opening(
 
 
 def read_opening(channel_type: str, payload: bytes) -> Opening:
-    """Read what a peer's channel is for.
+    """Parse the open of a peer's channel.
 
     :raises WireError: the payload is malformed
     """
@@ -108,25 +108,25 @@ def read_opening(channel_type: str, payload: bytes) -> Opening:
 
 
 def listen_request(endpoint: Endpoint) -> tuple[str, bytes]:
-    """Return the name and the payload of a request to listen."""
+    """Return the name and payload of a request to listen."""
     if isinstance(endpoint, UnixEndpoint):
         return StreamLocalForward.request_name, StreamLocalForward(endpoint.path).encode()
     return TcpipForward.request_name, TcpipForward(endpoint.host, endpoint.port).encode()
 
 
 def cancel_request(endpoint: Endpoint) -> tuple[str, bytes]:
-    """Return the name and the payload of a request to listen no more."""
+    """Return the name and payload of a request to stop listening."""
     kind = StreamLocalForward if isinstance(endpoint, UnixEndpoint) else TcpipForward
     return kind.cancel_request_name, listen_request(endpoint)[1]
 
 
 def is_cancel_request(name: str) -> bool:
-    """Whether a request is to listen no more."""
+    """Tell whether a request is one to stop listening."""
     return name in (TcpipForward.cancel_request_name, StreamLocalForward.cancel_request_name)
 
 
 def read_request(name: str, payload: bytes) -> tuple[Endpoint, bytes]:
-    """Read where a peer wants us to listen, or to listen no more, and what it put behind.
+    """Parse a peer's request to start or stop listening; return the endpoint and what follows it.
 
     :raises WireError: the payload is malformed
     """

@@ -1,8 +1,8 @@
-"""What a peer may have us connect to or listen on: nothing, unless the application says so.
+"""What a peer may have us connect to or listen on: nothing, unless the application permits it.
 
-A pattern names hosts and ports, ``"db.internal:5432"``, or the path of a socket. Decisions are made
-before any name is looked up, and once more for the addresses that a name turned out to have: a
-name, whoever owns it, never leads to this machine or its link unless a pattern names that address.
+A pattern names hosts and ports, such as ``"db.internal:5432"``, or the path of a socket. Requests
+are judged before any name is resolved, and again for the addresses that a name resolves to: a name,
+whoever controls it, never leads to this machine or its link unless a pattern names that address.
 """
 
 from __future__ import annotations
@@ -50,24 +50,24 @@ _PART_OF_AN_ADDRESS: Final = re.compile(r"(?=.*\d)[\d.]*[*?][\d.*?]*")
 
 
 class ForwardingAction(Enum):
-    """What a peer wants of us."""
+    """What a peer asks us to do."""
 
     CONNECT = "connect"
-    """A connection to the endpoint."""
+    """Connect to the endpoint."""
     LISTEN = "listen"
-    """That we listen on the endpoint and pass the connections on."""
+    """Listen on the endpoint, and forward the connections to the peer."""
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardingRequest:
-    """Something that a peer wants and that the application may decide.
+    """A forwarding request of the peer, for the application to decide.
 
-    :ivar session: whose peer it is; a server's session knows its ``principal``
-    :ivar action: to connect or to listen
-    :ivar endpoint: where
-    :ivar originator: where the connection to be forwarded comes from, as the peer tells it; None
-        when it does not
-    :ivar extra: what the peer's application put behind the standard fields, such as a token
+    :ivar session: the session; a server session has the peer's ``principal``
+    :ivar action: whether to connect or to listen
+    :ivar endpoint: the endpoint to connect to or to listen on
+    :ivar originator: where the forwarded connection comes from, according to the peer; None if the
+        peer does not say
+    :ivar extra: what the peer's application appended to the standard fields, such as a token
     """
 
     session: Session
@@ -83,51 +83,52 @@ Connector = Callable[[Endpoint], Awaitable[ByteStream]]
 """Makes the connections that a peer asks for."""
 
 ListenerFactory = Callable[[Endpoint], Awaitable[Listener[ByteStream]]]
-"""Makes a listener, on the given port or, if that cannot be had, on another one."""
+"""Creates a listener, on the given port or, if that is not available, on another one."""
 
 Connecting = Callable[["ForwardedConnection"], Awaitable[ByteStream | None]]
-"""Called for each forwarded connection; returns the stream to relay, None to refuse it."""
+"""Called for each forwarded connection; returns the stream to relay, or None to refuse it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForwardingPolicy:
-    """What the peer may have us connect to or listen on; by default nothing.
+    """What the peer may have us connect to or listen on; nothing by default.
 
-    A pattern is ``"host:port"``, with an IPv6 address in brackets, or the path of a socket.
-    The host is a name or an address, ``"*"``, a name with ``*`` in it, or a network such as
-    ``10.0.0.0/8``; the port is a number, a range such as ``8000-8999``, or ``*``. What looks like
-    an address with ``*`` in it is refused, as names would pass for one.
+    A pattern is ``"host:port"``, with IPv6 addresses in brackets, or the path of a socket. The host
+    is a name, an address, ``"*"``, a name containing ``*``, or a network such as ``10.0.0.0/8``;
+    the port is a number, a range such as ``8000-8999``, or ``*``. A ``*`` in what looks like an
+    address is rejected, as names could match it.
 
-    * To connect to: no name and no ``*`` covers addresses of this machine or of its link
-      (loopback, link-local, multicast). ``"localhost:8080"``, an address or a network does.
-    * To listen on: ``localhost`` means every spelling of loopback, ``*`` every address; ``*``
-      as a port means 1024 and above. A peer that asks for all interfaces with an empty address and
-      may only have loopback gets that.
-    * A path may have ``*``, ``?`` and ``[…]`` in it. What a path is linked to is not looked at.
+    * For connections, no name and no ``*`` matches addresses of this machine or its link (loopback,
+      link-local, multicast). ``"localhost:8080"``, an address or a network does.
+    * For listeners, ``localhost`` matches every spelling of loopback, and ``*`` every address;
+      ``*`` as a port matches 1024 and above. A peer that asks for all interfaces with an empty
+      address, but may only have loopback, gets loopback.
+    * A path may contain ``*``, ``?`` and ``[…]``. Symbolic links are not resolved.
 
     :ivar connect_to: patterns of what the peer may connect to
     :ivar listen_on: patterns of what the peer may have us listen on
-    :ivar decide: asked about what the patterns allow, under the deadline of
-        :attr:`Limits.handler_time`; patterns that are None leave everything to it
-    :ivar connecting: called with each connection that the peer's wishes bring about, before its
-        bytes flow; returns the stream to use, usually one around ``connection.stream``, or None to
-        refuse
-    :ivar connector: makes the connections instead of TCP and UNIX sockets; no addresses are checked
-        then
-    :ivar listener: makes the listeners instead of TCP and UNIX sockets
-    :ivar accept_local_connections: False to listen on nothing; connections then come only from
-        :meth:`Session.connect_to_forwarded_port`
-    :ivar connect_time: seconds for a connection to come about
+    :ivar decide: called for requests that the patterns allow, or for all where the patterns are
+        None; has :attr:`Limits.handler_time` to answer
+    :ivar connecting: called with each connection that the peer's requests bring about, before its
+        bytes flow; returns the stream to use, usually a wrapper of ``connection.stream``, or None
+        to refuse
+    :ivar connector: makes the connections in place of TCP and UNIX sockets; addresses are then not
+        checked
+    :ivar listener: creates the listeners in place of TCP and UNIX sockets
+    :ivar accept_local_connections: False to open no sockets for the peer's listen requests;
+        connections then come only from :meth:`Session.connect_to_forwarded_port`
+    :ivar connect_time: seconds for a connection to be established
     :ivar idle_time: seconds without a byte after which a connection is ended
     :ivar listeners: that one session may have at the same time
-    :ivar pending_connections: of one listener, those that wait for the peer at the same time, which
-        is asked to hold no more than we would; others are accepted when it is their turn. What
-        another listener has accepted already is in line, up to 512; more are reset
-    :ivar passes_on: True for a session that is to be piped: what its peer asks for is neither
-        allowed nor refused, but reaches :func:`pipe`, or whoever takes the session's channels and
-        requests, like all else; the session itself forwards nothing then
-    :raises ValueError: a pattern does not have the form of one, what is passed on would also
-        be decided, or no connection may wait for the peer
+    :ivar pending_connections: of one listener, how many may wait for the peer at the same time; the
+        peer is asked to hold no more than that either. Further connections are accepted when their
+        turn comes. If a listener has accepted them already, up to 512 queue, and more are reset
+    :ivar passes_on: True for a session that is to be piped: the peer's forwarding requests are
+        neither allowed nor refused, but reach :func:`pipe`, or whatever takes the session's
+        channels and requests; the session itself then forwards nothing
+    :raises ValueError: a pattern is malformed, ``connect_to`` or ``listen_on`` is a str,
+        ``passes_on`` is combined with patterns or ``decide``, or ``pending_connections`` is less
+        than 1
     """
 
     connect_to: Sequence[str] | None = None
@@ -163,13 +164,13 @@ class ForwardingPolicy:
 
     @classmethod
     def allow_all(cls) -> Self:
-        """Return a policy that lets the peer connect to and listen on everything we can reach."""
+        """Return a policy that lets the peer connect to and listen on everything."""
         anywhere = ("*:*", "0.0.0.0/0:*", "[::/0]:*", "localhost:*", "/*")
         return cls(connect_to=anywhere, listen_on=("*:0-65535", "/*"))
 
     @property
     def decides_at_once(self) -> bool:
-        """Whether connections are made by us, and nobody is asked about them."""
+        """Whether we make the connections ourselves, without asking the application."""
         return (
             self.decide is None
             and self.connecting is None
@@ -178,24 +179,24 @@ class ForwardingPolicy:
         )
 
     def may_connect(self, endpoint: Endpoint) -> bool:
-        """Whether the patterns allow a connection, as far as can be told before a lookup.
+        """Tell whether the patterns allow a connection, before its name is resolved.
 
-        :param endpoint: what the peer asks for, before any look-up
+        :param endpoint: what the peer asks for
         """
         if self.connect_to is None:
             return self.decide is not None
         return _any_covers(tuple(self.connect_to), endpoint)
 
     def may_use_address(self, asked: TcpEndpoint, address: IPAddress) -> bool:
-        """Whether a connection that is allowed may go to this address of its host.
+        """Tell whether an allowed connection may use this address of its host.
 
         :param asked: what the peer asked for
-        :param address: what its name turned out to be
+        :param address: an address that the host resolved to
         """
         return _may_use(tuple(self.connect_to or ()), asked, address)
 
     def may_listen(self, endpoint: Endpoint) -> bool:
-        """Whether the patterns allow to listen.
+        """Tell whether the patterns allow listening.
 
         :param endpoint: where the peer asks us to listen
         """
@@ -260,7 +261,7 @@ class _PathPattern:
     def covers_target(self, endpoint: Endpoint) -> bool:
         if isinstance(endpoint, TcpEndpoint):
             return False
-        # A detour such as /allowed/../other would get around the pattern.
+        # A detour such as /allowed/../other must not evade the pattern.
         path = endpoint.path
         return os.path.normpath(path) == path and fnmatchcase(path, self.path)
 
@@ -272,9 +273,9 @@ class _PathPattern:
 
 @lru_cache
 def _parsed(pattern: str) -> _HostPattern | _PathPattern:
-    """Read a pattern.
+    """Parse a pattern.
 
-    :raises ValueError: it does not have the form of one
+    :raises ValueError: the pattern is malformed
     """
     if pattern.startswith("/"):
         return _PathPattern(pattern)
@@ -304,13 +305,13 @@ def _parsed(pattern: str) -> _HostPattern | _PathPattern:
 
 @lru_cache
 def _any_covers(patterns: tuple[str, ...], endpoint: Endpoint) -> bool:
-    """Whether one of the patterns allows a connection."""
+    """Tell whether one of the patterns allows a connection."""
     return any(_parsed(text).covers_target(endpoint) for text in patterns)
 
 
 @lru_cache
 def _may_use(patterns: tuple[str, ...], asked: TcpEndpoint, address: IPAddress) -> bool:
-    """Whether a connection that is allowed may go to this address of its host."""
+    """Tell whether an allowed connection may use this address of its host."""
     if not is_guarded(address) or address_of(asked.host) == address:
         return True
     if is_loopback(asked.host) and address.is_loopback:

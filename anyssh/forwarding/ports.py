@@ -1,4 +1,4 @@
-"""What is forwarded now: ports, their channels, and the facts that tell how both change."""
+"""The ports forwarded at present, their channels, and the events that report changes."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ __all__ = [
 
 
 class ForwardedPort:
-    """A port, or a socket, that one side listens on for the other.
+    """A port or UNIX socket that one side listens on for the other.
 
     :ivar local: our end: where we connect to, or where we listen; None if there is no socket
-    :ivar remote: the peer's end; the port is the one that both sides know it by
+    :ivar remote: the peer's end, with the port number that both sides use
     :ivar is_remote: whether the peer asked for it and we listen
-    :ivar open_channels: those of its connections, in the order in which they came
+    :ivar open_channels: the channels of its connections, in the order of arrival
     """
 
     def __init__(self, local: Endpoint | None, remote: Endpoint | None, is_remote: bool) -> None:
@@ -44,21 +44,21 @@ class ForwardedPort:
 
     @property
     def channels(self) -> tuple[Channel, ...]:
-        """The channels of its connections that are open now."""
+        """The open channels of its connections."""
         return tuple(self.open_channels)
 
     @property
     def local_port(self) -> int | None:
-        """The number of our port, None for what has none."""
+        """The number of our port; None if our end has none."""
         return self.local.port if isinstance(self.local, TcpEndpoint) else None
 
     @property
     def remote_port(self) -> int | None:
-        """The number of the port as both sides know it, None for what has none."""
+        """The port number that both sides use; None if there is none."""
         return self.remote.port if isinstance(self.remote, TcpEndpoint) else None
 
     def __str__(self) -> str:
-        """Show both ends and an arrow to the side that connects."""
+        """Show both ends, with an arrow towards the side that connects."""
         arrow = "->" if self.is_remote else "<-"
         return f"{_short(self.local)}{arrow}{_short(self.remote)}"
 
@@ -79,7 +79,7 @@ def _short(endpoint: Endpoint | None) -> str:
 class ForwardedPortAdded(SessionEvent):
     """A port is forwarded from now on.
 
-    :ivar port: the new one
+    :ivar port: the new port
     """
 
     port: ForwardedPort
@@ -87,9 +87,9 @@ class ForwardedPortAdded(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class ForwardedPortRemoved(SessionEvent):
-    """A port is forwarded no more; its connections may go on.
+    """A port is no longer forwarded; its connections may continue.
 
-    :ivar port: what it was
+    :ivar port: the former port
     """
 
     port: ForwardedPort
@@ -97,10 +97,10 @@ class ForwardedPortRemoved(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class ForwardedChannelAdded(SessionEvent):
-    """A connection to a forwarded port has come about.
+    """A connection to a forwarded port was established.
 
-    :ivar port: where it belongs
-    :ivar channel: what carries its bytes
+    :ivar port: the port
+    :ivar channel: the channel that carries the connection
     """
 
     port: ForwardedPort
@@ -111,8 +111,8 @@ class ForwardedChannelAdded(SessionEvent):
 class ForwardedChannelRemoved(SessionEvent):
     """A connection to a forwarded port has ended.
 
-    :ivar port: where it belonged
-    :ivar channel: what carried its bytes
+    :ivar port: the port
+    :ivar channel: the channel that carried the connection
     """
 
     port: ForwardedPort
@@ -121,13 +121,14 @@ class ForwardedChannelRemoved(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class ForwardedConnection:
-    """A connection whose bytes are about to flow through a session.
+    """A connection about to be relayed through a session.
 
     :ivar session: the session
-    :ivar stream: its channel
-    :ivar endpoint: where it goes to; of a port that one side listens on for the other, that port
-    :ivar originator: where it comes from, as far as known
-    :ivar is_incoming: whether the peer opened the channel, and we have connected to something
+    :ivar stream: the connection's channel
+    :ivar endpoint: where the connection goes to; for a port that one side listens on for the other,
+        that port
+    :ivar originator: where the connection comes from, as far as known
+    :ivar is_incoming: whether the peer opened the channel, and we connected to something
     """
 
     session: Session
@@ -138,7 +139,7 @@ class ForwardedConnection:
 
 
 class Ports:
-    """The ports of one direction, and who waits for one."""
+    """The forwarded ports of one direction, and the tasks that wait for one."""
 
     def __init__(self, tell: Callable[[SessionEvent], None]) -> None:
         self._tell = tell
@@ -148,43 +149,43 @@ class Ports:
 
     @property
     def snapshot(self) -> tuple[ForwardedPort, ...]:
-        """The ports now, in the order in which they came."""
+        """The present ports, in the order in which they were added."""
         return tuple(self._ports)
 
     def add(self, port: ForwardedPort) -> None:
-        """Add a port and say so."""
+        """Add a port, and report it."""
         self._ports[port] = None
         self._tell(ForwardedPortAdded(port))
         self._changed.set()
         self._changed = anyio.Event()
 
     def remove(self, port: ForwardedPort) -> None:
-        """Remove a port, if it is there, and say so."""
+        """Remove a port if it is there, and report it."""
         if port in self._ports:
             del self._ports[port]
             self._tell(ForwardedPortRemoved(port))
 
     def find(self, number: int) -> ForwardedPort | None:
-        """Return the port that both sides know by a number."""
+        """Return the port with the number that both sides use."""
         return next((port for port in self._ports if port.remote_port == number), None)
 
     async def wait_for(self, number: int) -> ForwardedPort | None:
-        """Wait until there is a port of that number; return None when there will be none."""
+        """Wait until there is a port of that number; return None if there will be none."""
         while (port := self.find(number)) is None and not self._is_ended:
             await self._changed.wait()
         return port
 
     def end(self) -> None:
-        """No port comes any more."""
+        """Wake the waiting tasks: no more ports will come."""
         self._is_ended = True
         self._changed.set()
 
     def add_channel(self, port: ForwardedPort, channel: Channel) -> None:
-        """Note a connection."""
+        """Add a connection to its port."""
         port.open_channels[channel] = None
         self._tell(ForwardedChannelAdded(port, channel))
 
     def remove_channel(self, port: ForwardedPort, channel: Channel) -> None:
-        """Note that a connection has ended."""
+        """Remove a connection that has ended."""
         if port.open_channels.pop(channel, channel) is None:
             self._tell(ForwardedChannelRemoved(port, channel))

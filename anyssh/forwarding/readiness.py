@@ -1,9 +1,9 @@
-"""Being called whenever a descriptor can be read, without a task that wakes each time.
+"""Calling a function whenever a descriptor is readable, without waking a task each time.
 
-AnyIO waits for a descriptor once: each wait has an asyncio event loop begin to watch it and end
-again, which takes half a dozen system calls there, and wakes a task. What is watched all the time
-stays watched here, and the event loop calls what there is to do. Other event loops, and those that
-cannot watch descriptors, have a task wait again and again.
+AnyIO waits for a descriptor once: on asyncio, each wait adds and removes a reader, which takes half
+a dozen system calls, and wakes a task. Here the descriptor stays watched, and the event loop calls
+the function. On other event loops, and those that cannot watch descriptors, a task waits
+repeatedly.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ __all__ = ["call_when_readable"]
 
 
 class HasNumber(Protocol):
-    """A socket, or anything else with a descriptor."""
+    """A socket, or anything else with a file descriptor."""
 
     def fileno(self) -> int:
-        """Return the number that the system knows it by."""
+        """Return the file descriptor."""
 
 
 async def call_when_readable(what: HasNumber, call: Callable[[], None]) -> NoReturn:
-    """Have a function called whenever something can be read, until it raises an exception.
+    """Call a function whenever a descriptor is readable, until it raises; re-raise that.
 
-    What it raises is raised here. Cancelling ends it; whoever closes the descriptor does so first.
+    Cancelling ends it; cancel before the descriptor is closed.
 
-    :param what: the descriptor; nobody else watches it for reading
-    :param call: reads what is possible now; does not wait
+    :param what: the descriptor, which nothing else may watch for reading
+    :param call: reads what is available now, without waiting
     """
     watching = _Watching(call)
     if watching.begin(what.fileno()):
@@ -47,9 +47,9 @@ async def call_when_readable(what: HasNumber, call: Callable[[], None]) -> NoRet
 
 
 class _Watching:
-    """A descriptor that an asyncio event loop watches.
+    """A descriptor watched by an asyncio event loop.
 
-    :ivar failure: of the function that it calls
+    :ivar failure: what the function raised
     """
 
     def __init__(self, call: Callable[[], None]) -> None:
@@ -59,7 +59,7 @@ class _Watching:
         self.failure: Failure = Failure()
 
     def begin(self, number: int) -> bool:
-        """Have the event loop that runs watch a descriptor; return whether it can."""
+        """Watch a descriptor with the running event loop; return whether it can."""
         loop = current_token().native_token
         add_reader = getattr(loop, "add_reader", None)
         if add_reader is None:
@@ -73,7 +73,7 @@ class _Watching:
         return True
 
     def end(self) -> None:
-        """Have it watched no longer."""
+        """Stop watching."""
         self._stop(self._number)
 
     def _ready(self) -> None:

@@ -1,11 +1,12 @@
-"""Joining a channel and a stream: bytes both ways, with what belongs to them.
+"""Joining a channel and a stream: bytes in both directions, half-close and reset.
 
-Of any stream, each direction is a task. Of a plain socket, neither is: what comes on the channel
-is written to the socket at once, by the session's reader, and one task watches all such sockets.
+For a general stream, each direction is a task. For a plain socket there is no task: the session's
+reader writes what arrives on the channel to the socket at once, and one task watches all such
+sockets.
 
-The end of one direction is passed on and leaves the other open. A reset on one side becomes a reset
-on the other: of a channel, that is its closing with a signal. Each direction holds one chunk, so
-whoever does not read stops whoever sends.
+The end of one direction is passed on and leaves the other direction open. A reset on one side
+becomes a reset on the other; on a channel, that is closing it with a signal. Each direction holds
+at most one chunk, so a slow reader stops its sender.
 """
 
 from __future__ import annotations
@@ -36,18 +37,17 @@ logger: Logger = getLogger("anyssh")
 RECEIVE_BYTES: Final = 256 * 1024
 CLOSE_TIME: Final = 1.0
 UNTOLD_TIME: Final = 30.0
-"""Seconds without a byte after which a relay ends whose target could not be told that no more
-comes."""
+"""Seconds of silence after which a relay ends that could not pass on the end of the input."""
 MOST_LEFTOVERS: Final = 32
-"""Windows of bytes for which streams may be waited for, though their channels are closed."""
+"""Bytes, in windows, that may wait for streams after their channels are closed."""
 LEAST_LEFTOVER: Final = 64 * 1024
-"""What each counts for at least, as it has a socket, too."""
+"""The least that each such relay counts for, as it also holds a socket."""
 
 Establish = Callable[[], Awaitable[tuple[Channel, ByteStream]]]
 
 
 async def reset(stream: ByteStream) -> None:
-    """Close a stream so that its peer sees an error rather than an end, as far as it can be."""
+    """Close a stream such that its peer sees an error instead of an end, if possible."""
     try:
         with anyio.CancelScope(shield=True):
             if isinstance(stream, Channel):
@@ -56,7 +56,7 @@ async def reset(stream: ByteStream) -> None:
                 if isinstance(stream, SocketStream):
                     resets_when_closed(stream.extra(SocketAttribute.raw_socket))
                 await anyio.aclose_forcefully(stream)
-    except Exception as error:  # whatever a stream raises that is broken already
+    except Exception as error:  # whatever a broken stream may raise
         logger.debug("resetting a forwarded stream: %r", error)
 
 
@@ -64,25 +64,25 @@ class _Outcome(Enum):
     """How a relay ended."""
 
     NONE = auto()
-    """It has not, or was cancelled."""
+    """It has not ended, or was cancelled."""
     COMPLETE = auto()
     BROKEN = auto()
 
 
 class Relay:
-    """Moves bytes between a stream and a channel, which may come later than the stream.
+    """Moves bytes between a stream and a channel, which may be opened later than the stream.
 
-    It owns both and closes both on every path. Reading the stream begins at once: a listener of the
-    application may give streams that take in what comes until somebody reads them.
+    It owns both, and closes both on every path. It starts to read the stream immediately: an
+    application's listener may return streams that buffer incoming data until someone reads them.
 
-    Some streams cannot be told of the end of one direction, as those of TLS. Who has connected is
-    told by the end of both, as his target has nothing more to say. A target may still answer, or
-    wait for what does not come: so the end comes after a while without a byte.
+    Some streams, such as TLS, cannot end one direction only. A client is then sent the end of both,
+    as its target has nothing more to say. A target may still answer, or wait for an end that never
+    comes, so the relay ends after a period of silence.
 
-    :param relays: those of the session
-    :param is_target: whether the stream leads to the target, and not to who has connected
-    :param early: bytes that were taken from the stream before
-    :param idle_time: seconds without a byte after which both are reset
+    :param relays: what the session's relays share
+    :param is_target: whether the stream leads to the target rather than to the client
+    :param early: bytes already read from the stream
+    :param idle_time: seconds without a byte after which both ends are reset
     """
 
     def __init__(
@@ -111,8 +111,8 @@ class Relay:
     async def run(self, establish: Establish) -> None:
         """Establish the channel, relay until both directions have ended, close both ends.
 
-        :param establish: returns the channel and the stream to use, which may be one around it;
-            it closes both itself if it raises an exception. That resets the stream and leaves.
+        :param establish: returns the channel and the stream to use for it, which may be a wrapper;
+            if it raises, it has closed both, and the relay resets its stream and re-raises
         """
         failure: Exception | None = None
         try:
@@ -121,7 +121,7 @@ class Relay:
                 try:
                     self._channel, self._far = await establish()
                 except Exception as error:
-                    # Raised below, where the task group does not make a group of it.
+                    # Raised below, outside of the task group, which would wrap it.
                     failure = error
                     self._end(_Outcome.BROKEN)
                 else:
@@ -140,7 +140,7 @@ class Relay:
             raise failure
 
     def abort(self) -> None:
-        """Reset both ends, unless the end has begun."""
+        """Reset both ends, unless the relay is already ending."""
         self._end(_Outcome.BROKEN)
 
     def _end(self, outcome: _Outcome, error: Exception | None = None) -> None:
@@ -155,7 +155,7 @@ class Relay:
             self._tasks.cancel_scope.deadline = anyio.current_time() + self._idle_time
 
     def _end_idle(self) -> None:
-        """Have ended in good order what nobody has had anything more to say on."""
+        """End in good order if the relay has gone silent and is only waiting for that."""
         is_idle = self._tasks.cancel_scope.deadline <= anyio.current_time()
         if self._outcome is _Outcome.NONE and self._ends_when_idle and is_idle:
             self._outcome = _Outcome.COMPLETE
@@ -178,14 +178,14 @@ class Relay:
                 chunk = await self._receive()
             await self._pass_eof(far, is_target=not self._is_target)
         except _ChannelClosed:
-            return  # the watcher sees to it, once all that came has been delivered
+            return  # the watcher ends the relay once everything has been delivered
         except Exception as error:
             self._end(_Outcome.BROKEN, error)
         else:
             self._direction_ended()
 
     async def _receive(self) -> bytes:
-        """Return the next chunk, nothing at the end."""
+        """Return the next chunk, ``b""`` at the end."""
         try:
             chunk = await self._stream.receive(RECEIVE_BYTES)
         except anyio.EndOfStream:
@@ -212,7 +212,7 @@ class Relay:
                 self._touch()
                 await self._stream.send(chunk)
             if channel.closed is not None and channel.closed.exit_signal is not None:
-                return  # no end but a reset; the watcher sees to it
+                return  # a reset rather than an end, which the watcher handles
             await self._pass_eof(self._stream, is_target=self._is_target)
         except Exception as error:
             self._end(_Outcome.BROKEN, error)
@@ -245,10 +245,10 @@ class Relay:
             await self._delivered.wait()
             self._end(_Outcome.COMPLETE)
 
-    # The end
+    # Ending
 
     async def _close(self) -> None:
-        """Close both ends if all went well; what fails now is broken."""
+        """Close both ends if all went well; a failure here breaks the relay."""
         if self._outcome is not _Outcome.COMPLETE:
             return
         self._outcome = _Outcome.BROKEN
@@ -272,11 +272,11 @@ class _ChannelClosed(Exception):
 
 
 class _Way(Enum):
-    """One direction of a relay between a socket and a channel."""
+    """The state of one direction of a relay between a socket and a channel."""
 
     FLOWING = auto()
     BLOCKED = auto()
-    """Where it leads to takes no more for now."""
+    """The destination accepts no more for now."""
     ENDED = auto()
 
 
@@ -285,18 +285,18 @@ _BLOCKED: Final = _Way.BLOCKED
 _ENDED: Final = _Way.ENDED
 
 _BROKEN: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError, SSHError, OSError)
-"""The socket, the channel or the session is gone, or the system has nothing left to watch with."""
+"""The socket, channel or session is gone, or the system cannot watch any more sockets."""
 
 
 class Relays:
     """What the relays of one session share.
 
-    Those whose channel is closed while their stream does not take the rest count among no channels
-    any more, but hold what has come: up to a window each. So of too much, what has waited longest
-    is broken off.
+    A relay whose channel is closed, but whose stream has not accepted everything, no longer counts
+    as a channel, yet holds up to a window of bytes. If these exceed the bound, the oldest are
+    broken off.
 
-    :param window_size: bytes that a channel holds at the most
-    :ivar watcher: watches the sockets of those that have no task
+    :param window_size: the most bytes that one channel holds
+    :ivar watcher: watches the sockets of relays without a task
     """
 
     __slots__ = ("_leftover_bytes", "_leftovers", "_window_size", "watcher")
@@ -308,7 +308,7 @@ class Relays:
         self._leftover_bytes = 0
 
     def keep(self, relay: Relay | SocketRelay, channel: Channel) -> None:
-        """Let a relay wait for its stream, though its channel is closed."""
+        """Let a relay finish writing to its stream after its channel was closed."""
         size = max(LEAST_LEFTOVER, min(channel.metrics.bytes_received, self._window_size))
         self._leftovers[relay] = size
         self._leftover_bytes += size
@@ -318,20 +318,20 @@ class Relays:
             oldest.abort()
 
     def forget(self, relay: Relay | SocketRelay) -> None:
-        """Forget a relay, which has ended."""
+        """Forget a relay that has ended."""
         self._leftover_bytes -= self._leftovers.pop(relay, 0)
 
 
 class SocketRelay:
     """Moves bytes between a plain socket and a channel, without a task of its own.
 
-    The session's reader tells it what comes on the channel, a watcher what the socket is ready
-    for; it moves what can be moved at once. What the socket does not take stays in the channel,
-    whose window closes; while the channel takes no more, the socket is not read.
+    The session's reader calls it with what arrives on the channel, and a watcher when the socket is
+    ready; it moves what can be moved at once. What the socket does not accept stays in the channel,
+    whose window then closes; while the channel accepts no more, the socket is not read.
 
-    It owns both ends and closes both on every path.
+    It owns both ends, and closes both on every path.
 
-    :param relays: those of the session
+    :param relays: what the session's relays share
     """
 
     __slots__ = (
@@ -357,20 +357,20 @@ class SocketRelay:
         self._outcome = _Outcome.NONE
         self._finished: anyio.Event | None = None
 
-    # Its life
+    # Lifecycle
 
     def open(self, session: Session, channel_type: str, payload: bytes) -> None:
-        """Ask for a channel; begin when the peer has confirmed it.
+        """Ask for a channel; start once the peer has confirmed it.
 
-        :raises ~anyio.WouldBlock: the peer does not read; the socket was left alone
-        :raises SSHError: the session has ended, or has its limit of channels; the same
+        :raises ~anyio.WouldBlock: the peer is not reading; the socket is untouched
+        :raises SSHError: the session has ended, or has reached its limit of channels; likewise
         """
         self._channel = session.open_channel_nowait(self, channel_type, payload=payload)
 
     def begin(self, channel: Channel, early: bytes = b"") -> None:
-        """Begin with a channel that is open.
+        """Start with an open channel.
 
-        :param early: bytes that were taken from the socket before
+        :param early: bytes already read from the socket
         """
         self._channel = channel
         channel.attend(self)
@@ -380,9 +380,9 @@ class SocketRelay:
         self._watch_or_break()
 
     async def run(self, channel: Channel, early: bytes = b"") -> None:
-        """Begin, and return when both directions have ended; if cancelled, break off.
+        """Start, and return once both directions have ended; if cancelled, break off.
 
-        :param early: bytes that were taken from the socket before
+        :param early: bytes already read from the socket
         """
         self._finished = anyio.Event()
         try:
@@ -392,18 +392,18 @@ class SocketRelay:
             self.abort()
 
     def opened(self, channel: Channel) -> None:
-        """Do what is to be done once the channel is open; for subclasses."""
+        """React to the channel being open; for subclasses."""
 
     def ended(self) -> None:
-        """Do what is to be done at the end; for subclasses."""
+        """React to the end of the relay; for subclasses."""
 
     def leave(self) -> None:
-        """Leave the socket to somebody else, before anything has begun."""
+        """Give the socket up to another owner, before anything has started."""
         self._outcome = _Outcome.BROKEN
         self.ended()
 
     def abort(self) -> None:
-        """Reset both ends, unless both were closed before."""
+        """Reset both ends, unless both are already closed."""
         self._end(_Outcome.BROKEN)
 
     def _end(self, outcome: _Outcome, error: Exception | None = None) -> None:
@@ -424,7 +424,7 @@ class SocketRelay:
         self.ended()
 
     def _watch(self) -> None:
-        """Have the socket watched for what can be done with it."""
+        """Update what the socket is watched for."""
         wanted = READING if self._to_channel is _FLOWING else NOTHING
         if self._to_socket is _BLOCKED:
             wanted |= WRITING
@@ -434,13 +434,13 @@ class SocketRelay:
             self._watched_for = wanted
 
     def _watch_or_break(self) -> None:
-        """Have the socket watched, unless nobody can, which breaks the connection."""
+        """Update what the socket is watched for; if that fails, break the connection."""
         try:
             self._watch()
         except _BROKEN as error:
             self._end(_Outcome.BROKEN, error)
 
-    # What the watcher tells
+    # Called by the watcher
 
     def socket_ready(self, ready: int) -> None:
         """Move what can be moved now."""
@@ -449,15 +449,15 @@ class SocketRelay:
         if ready & READING and self._to_channel is _FLOWING:
             self._read()
 
-    # To the channel
+    # Socket to channel
 
     def _read(self) -> None:
-        """Pass on what has come on the socket; watch it if there is nothing."""
+        """Send on what has arrived on the socket; watch it if there is nothing."""
         channel = self._channel
         if channel is None:
             return
         try:
-            # Of small packets, as many as are sent in one turn: others are to have theirs.
+            # No more than one turn's worth of small packets, so that others have their turn.
             chunk = self._stream.receive_nowait(min(RECEIVE_BYTES, channel.turn_size))
             if chunk:
                 self._send(chunk)
@@ -468,17 +468,17 @@ class SocketRelay:
             self._to_channel_broke(error)
 
     def _send(self, chunk: Buffer) -> None:
-        """Send what the channel takes, and keep the rest until it takes more."""
+        """Send what the channel accepts, and keep the rest until it accepts more."""
         if self._channel is None:
             return
         try:
             sent = self._channel.send_nowait(chunk)
         except anyio.BrokenResourceError:
-            # The peer has closed it, which we are told behind all that came before.
+            # The peer has closed it; we are told so after everything received before.
             self._rest, self._to_channel = b"", _ENDED
             return
         if self._outcome is not _Outcome.NONE:
-            return  # what sending has brought about has ended us
+            return  # sending has ended this relay
         self._rest = b"" if sent == len(chunk) else memoryview(chunk)[sent:]
         self._to_channel = _BLOCKED if self._rest else _FLOWING
 
@@ -494,22 +494,22 @@ class SocketRelay:
         if channel is None or channel.closed is None:
             self._end(_Outcome.BROKEN, error)
         elif self._outcome is _Outcome.NONE:
-            # Of a channel that is closed, all that came has yet to be delivered.
+            # The channel is closed, but what it received has yet to be delivered.
             self._to_channel = _ENDED
             self._watch()
 
     def channel_opened(self) -> None:
-        """Begin with the channel that was asked for."""
+        """Start with the channel that was asked for."""
         if self._channel is not None and self._outcome is _Outcome.NONE:
             self.opened(self._channel)
             self._read()
 
     def channel_refused(self, error: ChannelOpenError) -> None:
-        """Break off: there is no way to the channel."""
+        """Break off: there will be no channel."""
         self._end(_Outcome.BROKEN, error)
 
     def channel_writable(self) -> None:
-        """Send on."""
+        """Send the rest, and continue reading."""
         if self._to_channel is _BLOCKED:
             try:
                 self._send(self._rest)
@@ -517,10 +517,10 @@ class SocketRelay:
             except _BROKEN as error:
                 self._to_channel_broke(error)
 
-    # To the socket
+    # Channel to socket
 
     def deliver(self, data: Buffer) -> int:
-        """Write what the socket takes at once; have it watched if that is not all."""
+        """Write what the socket accepts at once; watch it if that is not everything."""
         if self._to_socket is not _FLOWING:
             return 0
         try:
@@ -547,7 +547,7 @@ class SocketRelay:
                 self._watch()
 
     def deliver_eof(self) -> None:
-        """Pass the end on."""
+        """Pass EOF on."""
         if self._to_socket is _ENDED:
             return
         self._to_socket = _ENDED
@@ -561,7 +561,7 @@ class SocketRelay:
             self._end(_Outcome.BROKEN, error)
 
     def channel_closed(self, by_peer: bool) -> None:
-        """End with the channel, once all that came has been delivered."""
+        """End with the channel, once everything it received has been delivered."""
         channel = self._channel
         closed = channel.closed if channel is not None else None
         error = closed.error if closed is not None else None

@@ -1,7 +1,7 @@
-"""Having the peer listen for connections that leave here: ``ssh -R``.
+"""Remote forwarding: the peer listens, and we connect (``ssh -R``).
 
-The request runs as a task of the forwarding service, so that it reaches its end whatever becomes of
-who asked: should he have gone when the peer agrees, the peer is told to listen no more.
+The request runs as a task of the forwarding service, so that its reply is always seen: if the
+caller is gone by the time the peer agrees, the peer is told to stop listening.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ logger: Logger = getLogger("anyssh")
 
 
 class _AtPeer(AsyncContextManagerMixin):
-    """A port or a socket that the peer listens on for us, inside ``async with``.
+    """A port or UNIX socket that the peer listens on for us, inside ``async with``.
 
-    :ivar asked: what the peer was asked for, in the words that every family takes
-    :ivar announced: what it listens on; None until it has said so
+    :ivar asked: the endpoint to ask for, in a form that every implementation accepts
+    :ivar announced: the endpoint that the peer listens on; None until it has replied
     """
 
     def __init__(self, service: PortForwarding, remote: Endpoint, local: Endpoint | None) -> None:
@@ -62,7 +62,7 @@ class _AtPeer(AsyncContextManagerMixin):
 
     @property
     def remote_port(self) -> int | None:
-        """The port that the peer listens on, None for a socket in its file system."""
+        """The port that the peer listens on; None for a UNIX socket."""
         known = self.announced or self.asked
         return known.port if isinstance(known, TcpEndpoint) else None
 
@@ -83,13 +83,13 @@ class _AtPeer(AsyncContextManagerMixin):
             await self.aclose()
 
     async def stop_listening(self) -> None:
-        """Tell the peer to listen no more; the connections go on until this is left."""
+        """Tell the peer to stop listening; the connections continue until this is left."""
         self._stopping.set()
         if self._was_entered:
             await self._stopped.wait()
 
     async def aclose(self) -> None:
-        """Tell the peer to listen no more; returns when nothing of this runs any more."""
+        """Tell the peer to stop listening; return once everything here has ended."""
         self._stopping.set()
         self._leaving.set()
         if self._decided.is_set():
@@ -110,7 +110,7 @@ class _AtPeer(AsyncContextManagerMixin):
     async def _ask(self) -> bool:
         """Ask the peer to listen; return whether it does.
 
-        Shielded: the end of the session ends it, and nothing else may lose the reply.
+        Shielded: only the end of the session may end this, so that the reply is never lost.
         """
         session = self._service.session
         name, payload = payloads.listen_request(self.asked)
@@ -129,8 +129,8 @@ class _AtPeer(AsyncContextManagerMixin):
     def _announced(self, payload: bytes) -> Endpoint:
         if not isinstance(self.asked, TcpEndpoint):
             return self.asked
-        # Most peers only say what was not known before; some write 0 for "as you wished".
-        # Others put something of their own behind it.
+        # Most peers name the port only if it was not known before; some send 0 for the requested
+        # one. Others append data of their own.
         port = TcpipForwardSuccess.decode(payload[:4]).port or self.asked.port
         if not 0 < port <= 65535:
             raise RequestDenied(f"the peer listens, but names {port} as the port")
@@ -153,11 +153,11 @@ class _AtPeer(AsyncContextManagerMixin):
             await self._stop()
 
     async def _stop(self) -> None:
-        """Tell the peer to listen no more; what arrives now is refused."""
+        """Tell the peer to stop listening; connections that arrive from now on are refused."""
         if self._stopped.is_set():
             return
         self._service.asked.forget(self, self._port)
-        # A peer that does not read keeps nobody here; it is told when it reads again.
+        # A peer that does not read must not block us; it is told once it reads again.
         limit = self._service.session.config.limits.close_time
         with anyio.move_on_after(limit, shield=True) as telling:
             await self._tell_peer()
@@ -175,7 +175,7 @@ class _AtPeer(AsyncContextManagerMixin):
             logger.debug("%r ends with its session: %r", self, error)
 
     async def take(self, opening: ChannelOpening, arrival: Opening) -> None:
-        """See to a connection that arrived; it may be faster than the reply."""
+        """Handle a connection; it may have overtaken the reply to the request."""
         await self._decided.wait()
         if self._tasks is None or self._stopping.is_set():
             await opening.reject(
@@ -185,22 +185,22 @@ class _AtPeer(AsyncContextManagerMixin):
             await self._connected(self._tasks, opening, arrival)
 
     async def _connected(self, tasks: TaskGroup, opening: ChannelOpening, arrival: Opening) -> None:
-        """Have a connection that belongs here carried on."""
+        """Start relaying a connection that belongs here."""
         raise NotImplementedError
 
     async def _left(self) -> None:
-        """Release what waits: no more connections come."""
+        """Release what is waiting: no more connections will come."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.announced or self.asked}>"
 
 
 class RemoteForward(_AtPeer):
-    """Connections that come to the peer leave here, for one place (``ssh -R``).
+    """Forwards connections made to the peer to one endpoint on this side (``ssh -R``).
 
-    Leaving ``async with`` tells the peer to listen no more and breaks the connections off.
+    Leaving ``async with`` tells the peer to stop listening, and breaks the connections off.
 
-    :ivar local: where they are connected to
+    :ivar local: where the connections are forwarded to
     """
 
     def __init__(
@@ -218,7 +218,7 @@ class RemoteForward(_AtPeer):
 
     @property
     def local_port(self) -> int | None:
-        """The port that is connected to, None for a socket."""
+        """The port that we connect to; None for a UNIX socket."""
         return self.local.port if isinstance(self.local, TcpEndpoint) else None
 
     async def _connected(self, tasks: TaskGroup, opening: ChannelOpening, arrival: Opening) -> None:
@@ -237,11 +237,11 @@ class RemoteForward(_AtPeer):
 
 
 class RemoteListener(_AtPeer, Listener[Channel]):  # type: ignore[misc]
-    """Connections that come to the peer, as channels: an AnyIO listener without a socket.
+    """An AnyIO listener for connections made to the peer, which arrive as channels.
 
-    Inside ``async with`` it can be served like any listener, for example by
-    :meth:`Server.serve`. Connections wait until they are asked for. Leaving tells the peer to
-    listen no more; channels that were taken are their taker's.
+    Inside ``async with`` it can be served like any listener, for example by :meth:`Server.serve`.
+    Connections wait until they are accepted. Leaving tells the peer to stop listening; channels
+    that were accepted belong to whoever accepted them.
     """
 
     def __init__(self, service: PortForwarding, remote: Endpoint) -> None:
@@ -270,8 +270,9 @@ class RemoteListener(_AtPeer, Listener[Channel]):  # type: ignore[misc]
     async def accept(self) -> Channel:
         """Wait for a connection.
 
-        :raises ~anyio.ClosedResourceError: this was left
+        :raises ~anyio.ClosedResourceError: the listener was left
         :raises ~anyio.BrokenResourceError: the session has ended
+        :raises LocalProtocolError: the listener was not entered
         """
         await anyio.lowlevel.checkpoint()
         while not self._waiting:
@@ -299,11 +300,13 @@ class RemoteListener(_AtPeer, Listener[Channel]):  # type: ignore[misc]
     async def serve(
         self, handler: Callable[[Channel], Any], task_group: TaskGroup | None = None
     ) -> None:
-        """Run ``handler`` for each connection as a task, until cancelled.
+        """Run ``handler`` in a task for each connection, until cancelled.
 
-        :param task_group: where the handlers run; one of its own if None
-        :raises ~anyio.ClosedResourceError: this was left
+        :param handler: called with each connection's channel
+        :param task_group: runs the handlers; by default a task group of its own
+        :raises ~anyio.ClosedResourceError: the listener was left
         :raises ~anyio.BrokenResourceError: the session has ended
+        :raises LocalProtocolError: the listener was not entered
         """
         async with AsyncExitStack() as stack:
             if task_group is None:

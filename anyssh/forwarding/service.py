@@ -1,8 +1,8 @@
-"""The forwarding of one session: what the peer asks of us, and what we have asked of it.
+"""The forwarding service of a session: the peer's requests, and ours.
 
-Every incoming channel and request of forwarding comes here and is judged by the policy, or belongs
-to a port that we have asked the peer to listen on. What was asked of the peer, what was granted
-to it, and the connections that are carried have a part each.
+All channels and requests of forwarding arrive here. They are judged by the policy, or belong to a
+port that we have asked the peer to listen on. ``asked`` keeps what the peer listens on for us,
+``granted`` what we listen on for the peer, and ``carried`` the connections.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = ["PortForwarding"]
 
 
 class PortForwarding(SessionService):
-    """What a session forwards, in both directions; :attr:`Session.forwarding` is it."""
+    """Everything that a session forwards, in both directions; see :attr:`Session.forwarding`."""
 
     activations: ClassVar[tuple[ServiceActivation, ...]] = (
         *(ServiceActivation(channel_type=name) for name in payloads.CHANNEL_TYPES),
@@ -62,27 +62,27 @@ class PortForwarding(SessionService):
 
     @property
     def local_ports(self) -> tuple[ForwardedPort, ...]:
-        """The ports that the peer listens on because we asked it to."""
+        """The ports that the peer listens on at our request."""
         return self._local.snapshot
 
     @property
     def remote_ports(self) -> tuple[ForwardedPort, ...]:
-        """The ports that we listen on because the peer asked us to."""
+        """The ports that we listen on at the peer's request."""
         return self._remote.snapshot
 
     def ports_of(self, port: ForwardedPort) -> Ports:
-        """Return the ports that one belongs to.
+        """Return the collection that a port belongs to.
 
-        :param port: one that is or was forwarded
+        :param port: a port that is or was forwarded
         """
         return self._remote if port.is_remote else self._local
 
-    # Channels of the peer
+    # Channels from the peer
 
     def on_channel_opening_nowait(self, opening: ChannelOpening) -> bool:
-        """Connect to this machine at once, if nobody need be asked and nothing be waited for.
+        """Connect to this machine at once, if the application need not be asked.
 
-        :param opening: to be accepted or rejected, unless there is something to wait for
+        :param opening: accepted or rejected here, unless that takes waiting
         """
         if opening.channel_type != DirectTcpip.channel_type or not self._policy.decides_at_once:
             return False
@@ -105,7 +105,7 @@ class PortForwarding(SessionService):
         return True
 
     async def on_channel_opening(self, opening: ChannelOpening) -> None:
-        """Connect to where a channel is to go, if the policy allows it or we have asked for it."""
+        """Connect a channel to its endpoint, if the policy allows it or we have asked for it."""
         try:
             arrival = payloads.read_opening(opening.channel_type, opening.payload)
         except WireError as error:
@@ -152,9 +152,9 @@ class PortForwarding(SessionService):
         )
 
     async def decide(self, request: ForwardingRequest) -> bool:
-        """Ask the application; an exception or too much time means no.
+        """Ask the application; an exception or a timeout counts as no.
 
-        :param request: what the peer asks
+        :param request: what the peer asks for
         """
         decide = self._policy.decide
         if decide is None:
@@ -169,7 +169,7 @@ class PortForwarding(SessionService):
             return False
 
     async def _connect(self, endpoint: Endpoint, seconds: float) -> ByteStream:
-        """Connect for the peer, to addresses that it may connect to."""
+        """Connect for the peer, to addresses that it may use."""
         if self._policy.connector is not None:
             with anyio.fail_after(seconds):
                 return await self._policy.connector(endpoint)
@@ -181,7 +181,7 @@ class PortForwarding(SessionService):
     # Ports that the peer asks us to listen on
 
     async def on_session_request(self, request: IncomingRequest) -> None:
-        """Listen for the peer, or listen no more."""
+        """Start or stop listening for the peer."""
         try:
             endpoint, extra = payloads.read_request(request.name, request.payload)
         except WireError as error:
@@ -207,7 +207,7 @@ class PortForwarding(SessionService):
     async def connect_to_port(self, port: int) -> Channel:
         """Open a channel to a port that the peer has asked us to listen on, without a socket.
 
-        :raises LocalProtocolError: it has not
+        :raises LocalProtocolError: the peer has not asked for this port
         :raises ChannelOpenError: the peer refused
         """
         forwarded = self._remote.find(port)
@@ -229,14 +229,14 @@ class PortForwarding(SessionService):
         try:
             return await self.session.open_channel(channel_type, payload=payload)
         except ChannelOpenError as error:
-            # For whoever has connected to a forwarded port, the connection just ends.
+            # The client of a forwarded port only sees its connection end.
             self.trace_failure(
                 TraceId.PORT_FORWARD_CHANNEL_OPEN_FAILED, f"{endpoint}: {error}", error
             )
             raise
 
     async def connect(self, remote: Endpoint) -> Channel:
-        """Have the peer connect to somewhere; see :meth:`Session.stream_to_remote_port`."""
+        """Have the peer connect to an endpoint; see :meth:`Session.stream_to_remote_port`."""
         channel = await self.open(Way.DIRECT, remote, None)
         describe(channel, local=None, remote=remote)
         return channel
@@ -244,11 +244,11 @@ class PortForwarding(SessionService):
     def trace_failure(
         self, trace_id: TraceId, message: str, error: BaseException | None = None
     ) -> None:
-        """Tell developers what went wrong.
+        """Trace a failure.
 
-        :param trace_id: what it is about
-        :param message: what happened; may hold text of the peer
-        :param error: the exception behind it, if there is one
+        :param trace_id: the kind of failure
+        :param message: what happened; may contain text from the peer
+        :param error: the exception that caused it, if any
         """
         self.trace(trace_id, TraceLevel.WARNING, displayable(message), error)
 
@@ -258,7 +258,7 @@ class PortForwarding(SessionService):
 
 
 def connect_for_us(endpoint: Endpoint, seconds: float) -> Awaitable[ByteStream]:
-    """Connect to somewhere that the application has named, with no questions asked."""
+    """Connect to an endpoint that the application has named, without any checks."""
     if isinstance(endpoint, TcpEndpoint):
         return connect_tcp(endpoint, seconds)
     return connect_unix(endpoint, seconds)

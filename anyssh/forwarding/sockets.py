@@ -1,8 +1,8 @@
-"""Connections to be relayed: sockets of our own, without a transport of the event loop.
+"""Sockets of relayed connections, without a transport of the event loop.
 
-AnyIO's accepted TCP streams on asyncio take in what comes until a reader has once had to wait, and
-one who relays to something slower never has. Here nothing is read before it is asked for, nothing
-is copied on its way, and no connection is lost by whoever is cancelled while accepting.
+On asyncio, AnyIO's accepted TCP streams buffer incoming data until a reader has once had to wait,
+which one that relays to something slower never does. Here nothing is read before it is asked for,
+nothing is copied on the way, and no connection is lost when accepting is cancelled.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ _IP: Final = (socket.AF_INET, socket.AF_INET6)
 
 
 class ConnectedSocket(SocketStream):
-    """A connected socket as a stream; what is not asked for stays in the system.
+    """A connected socket as a stream, which reads only on request.
 
-    :ivar accepted_from: where it was accepted from, in the words of the system, if it was
+    :ivar accepted_from: the address it was accepted from, as the system reported it, if it was
+        accepted
     """
 
     def __init__(self, raw: socket.socket, accepted_from: Any = None) -> None:
@@ -58,13 +59,13 @@ class ConnectedSocket(SocketStream):
         return self._socket
 
     def fileno(self) -> int:
-        """Return the number that the system knows the socket by, -1 if it was given back."""
+        """Return the file descriptor, or -1 once the socket is closed."""
         return self._socket.fileno()
 
     async def receive(self, max_bytes: int = RECEIVE_BYTES) -> bytes:
         """Receive at least one and at most ``max_bytes`` bytes. Cancelling loses none.
 
-        :raises ~anyio.EndOfStream: the other side has ended its direction
+        :raises ~anyio.EndOfStream: the peer has ended its direction
         :raises ~anyio.BrokenResourceError: the connection was reset
         :raises ~anyio.ClosedResourceError: it was closed here
         """
@@ -79,7 +80,7 @@ class ConnectedSocket(SocketStream):
         return data
 
     def receive_nowait(self, max_bytes: int) -> bytes | None:
-        """Return what has come, nothing at the end, or None if it is not known yet.
+        """Return the bytes available now, ``b""`` at the end, or None if nothing has arrived yet.
 
         :raises ~anyio.BrokenResourceError: the connection was reset
         :raises ~anyio.ClosedResourceError: it was closed here
@@ -93,7 +94,7 @@ class ConnectedSocket(SocketStream):
             raise self._failure(error) from error
 
     async def wait_readable(self) -> None:
-        """Wait until something has come, or the end.
+        """Wait until there are bytes, or the end of the stream.
 
         :raises ~anyio.ClosedResourceError: it was closed here
         """
@@ -107,10 +108,10 @@ class ConnectedSocket(SocketStream):
         await self._wait(anyio.wait_writable)
 
     async def send(self, item: bytes) -> None:
-        """Send bytes; return when the system has taken them.
+        """Send bytes; return once the system has accepted all of them.
 
         :raises ~anyio.BrokenResourceError: the connection was reset
-        :raises ~anyio.ClosedResourceError: it was closed here, or our direction was ended
+        :raises ~anyio.ClosedResourceError: it was closed here, or our direction has ended
         """
         with self._writing:
             await anyio.lowlevel.checkpoint()
@@ -119,10 +120,10 @@ class ConnectedSocket(SocketStream):
                 await self.wait_writable()
 
     def send_nowait(self, item: Buffer) -> int:
-        """Send what the system takes at once; return how many bytes it was.
+        """Send as much as the system accepts at once; return the number of bytes sent.
 
         :raises ~anyio.BrokenResourceError: the connection was reset
-        :raises ~anyio.ClosedResourceError: it was closed here, or our direction was ended
+        :raises ~anyio.ClosedResourceError: it was closed here, or our direction has ended
         """
         self._require_open()
         if self._is_ended:
@@ -135,7 +136,7 @@ class ConnectedSocket(SocketStream):
             raise self._failure(error) from error
 
     async def send_eof(self) -> None:
-        """End our direction; does nothing the second time.
+        """End our direction; further calls do nothing.
 
         :raises ~anyio.BrokenResourceError: the connection was reset
         :raises ~anyio.ClosedResourceError: it was closed here
@@ -156,9 +157,9 @@ class ConnectedSocket(SocketStream):
             raise self._failure(error) from error
 
     async def _wait(self, wait: Callable[[socket.socket], Awaitable[None]]) -> None:
-        """Wait for the system; a socket that is closed meanwhile is given back at the end.
+        """Wait for readiness; if the socket is closed meanwhile, release it afterwards.
 
-        Its number could belong to another one by the time that event loops stop watching it.
+        Otherwise its descriptor could be reused before the event loop stops watching it.
         """
         self._waiting += 1
         try:
@@ -178,14 +179,14 @@ class ConnectedSocket(SocketStream):
         return anyio.BrokenResourceError(str(error))
 
     async def aclose(self) -> None:
-        """Close the connection and wake whoever waits for it."""
+        """Close the connection, and wake the tasks that wait for it."""
         self.close()
         await anyio.lowlevel.checkpoint()
 
     def close(self, *, resets: bool = False) -> None:
         """Close the connection without a checkpoint; see :meth:`aclose`.
 
-        :param resets: whether a TCP peer sees an error rather than an end
+        :param resets: whether a TCP peer sees a reset instead of an orderly end
         """
         if self._is_closed:
             return
@@ -210,9 +211,9 @@ async def connect_to(host: str, port: int, seconds: float = math.inf) -> Connect
 
 
 def connect_nowait(host: str, port: int) -> ConnectedSocket | None:
-    """Connect to a port of an address of this machine, if that needs no waiting.
+    """Connect to a port of an address of this machine; return None if that needs waiting.
 
-    :raises OSError: it does not answer
+    :raises OSError: the connection was refused, or failed otherwise
     """
     raw = connect_socket_nowait(host, port)
     return None if raw is None else _connected(raw)
@@ -227,7 +228,7 @@ def _connected(raw: socket.socket) -> ConnectedSocket:
 
 
 def listening_socket(listener: Listener[ByteStream]) -> socket.socket | None:
-    """Return the socket of one of AnyIO's own listeners, None for any other."""
+    """Return the socket of one of AnyIO's own listeners, None for any other listener."""
     if not isinstance(listener, SocketListener) or not type(listener).__module__.startswith(
         "anyio."
     ):

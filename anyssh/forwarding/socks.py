@@ -1,7 +1,8 @@
-"""The server's side of SOCKS 4, 4a and 5 (RFC 1928), CONNECT without authentication, without I/O.
+"""The server side of SOCKS 4, 4a and 5 (RFC 1928): CONNECT without authentication, sans-IO.
 
-Bytes in, bytes to answer out, until :attr:`SocksServer.is_finished`. Then either there is a target,
-and :meth:`SocksServer.reply` tells the client what became of it, or the client is to be closed.
+Received bytes go in, and bytes to answer come out, until :attr:`SocksServer.is_finished`. Then
+either there is a target, and :meth:`SocksServer.reply` tells the client the outcome, or the
+client's connection is to be closed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ SOCKS4_GRANTED, SOCKS4_REJECTED = 90, 91
 
 
 class SocksReply(IntEnum):
-    """What became of a request, by the numbers of SOCKS 5."""
+    """The outcome of a request, with the reply codes of SOCKS 5."""
 
     GRANTED = 0
     FAILED = 1
@@ -36,7 +37,7 @@ class SocksReply(IntEnum):
 class _State(Enum):
     START = auto()
     REQUEST = auto()
-    """SOCKS 5 after its greeting."""
+    """A SOCKS 5 client whose greeting was answered."""
     FINISHED = auto()
 
 
@@ -45,16 +46,16 @@ class _Incomplete(Exception):
 
 
 class _Refused(Exception):
-    """The client is to be told so and closed."""
+    """The client is to be sent an answer and closed."""
 
     def __init__(self, answer: bytes) -> None:
         self.answer = answer
 
 
 class SocksServer:
-    """One client's handshake.
+    """The handshake of one client.
 
-    :ivar target: where the client wants to go, once it is known
+    :ivar target: where the client wants to connect, once it is known
     """
 
     def __init__(self) -> None:
@@ -66,16 +67,16 @@ class SocksServer:
 
     @property
     def is_finished(self) -> bool:
-        """Whether no more is to be received."""
+        """Whether the handshake is over."""
         return self._state is _State.FINISHED
 
     @property
     def surplus(self) -> bytes:
-        """What came behind the handshake, and belongs to the target."""
+        """The bytes received after the handshake, which belong to the target."""
         return bytes(self._data) if self.is_finished else b""
 
     def receive_data(self, data: bytes) -> bytes:
-        """Take what the client sent; return what to answer at once."""
+        """Process bytes from the client; return what to answer at once."""
         self._data += data
         answer = b""
         try:
@@ -92,13 +93,13 @@ class SocksServer:
         return answer
 
     def reply(self, reply: SocksReply) -> bytes:
-        """Return the answer to the client's request."""
+        """Return the reply to the client's request."""
         if self._version == 4:
             code = SOCKS4_GRANTED if reply is SocksReply.GRANTED else SOCKS4_REJECTED
             return bytes([0, code]) + bytes(6)
         return bytes([5, reply, 0, IPV4]) + bytes(6)
 
-    # Parsing; each step raises _Incomplete and is tried again, or moves on
+    # Parsing: each step either completes or raises _Incomplete and is repeated
 
     def _step(self) -> bytes:
         if self._state is _State.REQUEST:
@@ -136,7 +137,7 @@ class SocksServer:
         port = int.from_bytes(self._take(2), "big")
         address = self._take(4)
         self._text()
-        # 0.0.0.x says that a name follows (SOCKS 4a).
+        # 0.0.0.x announces a host name (SOCKS 4a).
         by_name = address[:3] == bytes(3) and address[3] != 0
         host = self._name(self._text()) if by_name else str(IPv4Address(address))
         self._connect(command, host, port)

@@ -1,9 +1,9 @@
-"""Turns to wait for the peer: so many connections of a listener have one, the others are in line.
+"""A bound on the connections of a listener that wait for the peer at the same time.
 
-Each connection that waits for its channel costs memory at both ends, and who connects may be faster
-than the peer answers. So while all turns are taken, sockets of our own accept nobody, and who
-connects meanwhile waits in the system's queue. Other listeners accept without asking; what they
-have accepted is in line here, up to a bound.
+Each connection that waits for its channel costs memory at both ends, and clients may connect faster
+than the peer answers. While all turns are taken, our own sockets accept nothing, and new
+connections stay in the system's backlog. Other listeners accept without asking; what they have
+accepted queues here, up to a bound.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ MOST_IN_LINE: Final = 512
 
 
 class Turns:
-    """The turns of one listener, given in the order of asking.
+    """The turns of one listener, granted in order.
 
-    :param count: how many there are
+    :param count: how many connections may have one at the same time
     """
 
     def __init__(self, count: int) -> None:
@@ -37,23 +37,23 @@ class Turns:
 
     @property
     def free(self) -> int:
-        """How many turns nobody has; while there are any, nobody is in line."""
+        """How many turns are free; while there are any, nothing is queued."""
         return self._free
 
     def tell_when_free(self, call: Callable[[], None]) -> None:
-        """Have a function called once, as soon as a turn is free again."""
+        """Call a function once, as soon as a turn is free again."""
         self._interested[call] = None
 
     def forget(self, call: Callable[[], None]) -> None:
-        """Call a function no more."""
+        """Cancel :meth:`tell_when_free`."""
         self._interested.pop(call, None)
 
     def take_nowait(self) -> None:
-        """Take one of the turns that are free, until :meth:`give_back`."""
+        """Take a free turn, until :meth:`give_back`."""
         self._free -= 1
 
     def give_back(self) -> None:
-        """Give a turn to who is next in line, or let everybody know that it is free."""
+        """Pass a turn to the first in the queue, or report that it is free."""
         if self._line:
             first = next(iter(self._line))
             del self._line[first]
@@ -67,9 +67,9 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self) -> AsyncGenerator[None]:
-        """Have a turn inside ``async with``; wait in line for it.
+        """Hold a turn inside ``async with``, waiting in the queue for it if necessary.
 
-        :raises LocalProtocolError: too many are in line
+        :raises LocalProtocolError: the queue is full
         """
         if self._free:
             self.take_nowait()

@@ -1,11 +1,11 @@
-"""Watching many sockets with one task, which tells each connection what its socket is ready for.
+"""Watching many sockets with one task, which tells each relay what its socket is ready for.
 
-A task for each connection, and a wait for each of its steps, would cost more than the bytes of a
-short connection do. So the sockets of a session are watched together, by an epoll object of their
-own: that has a descriptor itself, which a task waits for as for any socket. Where there is no
-epoll, each direction of each socket that is watched has a task.
+A task per connection, with a wait for each of its steps, would cost more than the bytes of a short
+connection. So the sockets of a session are watched together by one epoll object, which has a file
+descriptor itself, and a task waits for that. Without epoll, each watched direction of each socket
+has a task.
 
-Whoever is told never waits: it reads or writes what is possible now, and returns.
+The callbacks never wait: they read or write what is possible now, and return.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ logger: Logger = getLogger("anyssh")
 NOTHING: Final = 0
 READING: Final = 1
 WRITING: Final = 4
-"""What a socket is watched for, in the numbers of epoll."""
+"""What a socket is watched for, as epoll event masks."""
 ALL: Final = READING | WRITING
 
 StartSoon = Callable[..., None]
@@ -39,44 +39,44 @@ class Watchable(Protocol):
     """A socket that can be watched."""
 
     def fileno(self) -> int:
-        """Return the number that the system knows it by."""
+        """Return the file descriptor."""
 
     async def wait_readable(self) -> None:
-        """Wait until something can be read, or a connection accepted."""
+        """Wait until there is something to read, or a connection to accept."""
 
     async def wait_writable(self) -> None:
         """Wait until something can be sent."""
 
 
 class Watched(Protocol):
-    """Whose socket is watched: a connection, or who waits for connections."""
+    """The owner of a watched socket: a relay, or an acceptor of connections."""
 
     def socket_ready(self, ready: int) -> None:
         """Read and write what is possible now.
 
-        :param ready: what the socket is ready for; a broken one is ready for everything
+        :param ready: what the socket is ready for; everything if it is broken
         """
 
     def abort(self) -> None:
-        """Break off, as nobody watches any more."""
+        """Break off, as the socket is no longer watched."""
 
 
 class Watcher(Protocol):
     """Watches sockets."""
 
     def watch(self, source: Watchable, watched: Watched, before: int, wanted: int) -> None:
-        """Watch a socket for other things than before.
+        """Change what a socket is watched for.
 
         :param before: what it was watched for
-        :param wanted: what it is to be watched for from now on
+        :param wanted: what to watch it for from now on
         """
 
 
 def make_watcher(start_soon: StartSoon, together: Together) -> Watcher:
-    """Return what watches the sockets of a session.
+    """Return a watcher for the sockets of a session.
 
     :param start_soon: starts a task that ends with the session
-    :param together: has what is sent inside leave in one piece
+    :param together: returns a context manager that sends all output from inside in one write
     """
     if hasattr(select, "epoll"):
         return _EpollWatcher(start_soon, together)
@@ -103,11 +103,12 @@ class _EpollWatcher:
             epoll.register(number, wanted)
             self._watched[number] = watched
         elif number < 0:
-            # Somebody else has closed it: epoll has let go of it, and the number may be another's.
+            # It was closed elsewhere: epoll has dropped it, and its descriptor may already be
+            # reused.
             for known in [known for known, who in self._watched.items() if who is watched]:
                 del self._watched[known]
         elif wanted == NOTHING:
-            # Of a socket that is only left alone, epoll would tell again and again that it broke.
+            # Even without events to watch for, epoll would keep reporting that the socket broke.
             epoll.unregister(number)
             del self._watched[number]
         else:
@@ -180,7 +181,7 @@ class _TaskWatcher:
 
 
 def _tell(watched: Watched, ready: int) -> None:
-    """Tell a connection, whose mistakes must not harm others."""
+    """Call back a relay, whose failure must not affect others."""
     try:
         watched.socket_ready(ready)
     except Exception:
