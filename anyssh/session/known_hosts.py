@@ -61,7 +61,8 @@ class KnownHosts:
     Read are plain and hashed names, the patterns ``*``, ``?`` and ``!``, ``[host]:port``, and the
     markers ``@revoked`` and ``@cert-authority``. Lines that cannot be read are :attr:`problems` and
     count for nothing. A host at another port than 22 has names of its own; a key that is known
-    for its bare name is good at every port, as in OpenSSH, and never makes another one wrong.
+    for its bare name is good at every port that has no key of its own, as in OpenSSH, and never
+    makes another one wrong.
     """
 
     def __init__(
@@ -247,9 +248,12 @@ class _Findings:
 
     def lines(self, marker: HostMarker, key: Key | None = None) -> list[KnownHostsEntry]:
         """Return the lines with a marker, about one key or about any."""
+        entries = [*self.own, *self.shared]
+        if marker is HostMarker.HOST_KEY and self.own_lines():
+            entries = self.own
         return [
             entry
-            for entry in (*self.own, *self.shared)
+            for entry in entries
             if entry.marker is marker and (key is None or entry.key == key)
         ]
 

@@ -133,6 +133,22 @@ async def test_ssh_trusts_our_server_by_our_file(keys: Keys, tmp_path: Path) -> 
         assert await ssh_echo(server.port, USER, keys, path) == GREETING.decode()
 
 
+async def test_a_port_with_a_key_of_its_own_has_no_other(
+    site: Site, keys: Keys, tmp_path: Path
+) -> None:
+    """Who holds the key of port 22 cannot pose as another port that is known."""
+    path = tmp_path / "known_hosts"
+    bare = f"{ADDRESS} {keys.host['ed25519'].line}\n"
+    own = f"[{ADDRESS}]:{site.port} {keys.user['ed25519'].line}\n"
+    await anyio.Path(path).write_text(bare)
+    assert await ssh_echo(site.port, site.user, keys, path) == GREETING.decode()
+    await login(site, keys, (await anyssh.KnownHosts.load(path)).for_host(ADDRESS, site.port))
+    await anyio.Path(path).write_text(own + bare)
+    assert await ssh_echo(site.port, site.user, keys, path, may_fail=True) == ""
+    with pytest.raises(anyssh.HostKeyError, match="another host key"):
+        await login(site, keys, (await anyssh.KnownHosts.load(path)).for_host(ADDRESS, site.port))
+
+
 async def ssh_echo(
     port: int, user: str, keys: Keys, known_hosts: Path, *, may_fail: bool = False
 ) -> str:

@@ -74,7 +74,7 @@ K, U, C, R = (
         ("hidden", 22, "ed2", C),
         ("hidden", 2222, "ed1", K),
         ("host", 2222, "ed2", K),
-        ("host", 2222, "ed1", K),  # good at port 22, so good here
+        ("host", 2222, "ed1", C),  # good at port 22, but this one has a key of its own
         ("host", 2222, "ec1", C),
         ("host", 2223, "ed1", K),
         ("host", 2223, "ed2", U),  # wrong at port 22, which says nothing about this one
@@ -96,7 +96,8 @@ def test_what_is_known_about_a_key(host: str, port: int, name: str, status: Host
 def test_the_keys_of_a_host() -> None:
     known = KnownHosts.parse(LINES)
     assert known.keys_for("several") == (key("ed1"), key("ec1"))
-    assert known.keys_for("host", 2222) == (key("ed2"), key("ed1"))
+    assert known.keys_for("host", 2222) == (key("ed2"),)
+    assert known.keys_for("host", 2223) == (key("ed1"),)
     assert known.keys_for("once") == known.keys_for("other") == ()
     assert known.authorities_for("www.example.org") == (key("ed-authority"),)
     assert known.authorities_for("www.example.org", 2222) == (key("ed-authority"),)
