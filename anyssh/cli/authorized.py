@@ -70,7 +70,8 @@ class AuthorizedKeys:
         if os.name == "posix" and stat.S_IMODE(mode) & 0o022:
             raise Failure(f"others may write {self.path}; run: chmod go-w {self.path}")
         found = []
-        for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1):
+        # No other character ends a line: what follows it may be the end of a restricted key's.
+        for number, line in enumerate(data.decode("utf-8", "replace").split("\n"), 1):
             try:
                 key = parse_line(line.strip())
             except (ValueError, anyssh.SSHError) as error:

@@ -99,10 +99,10 @@ def read_passphrase(path: Path) -> str:
         data = sys.stdin.buffer.read() if str(path) == "-" else expanded(path).read_bytes()
     except OSError as error:
         raise Failure(f"cannot read the passphrase file {path}: {reason_of(error)}") from error
-    lines = data.decode("utf-8", "surrogateescape").splitlines()
-    if not lines or not lines[0]:
+    line = data.partition(b"\n")[0].removesuffix(b"\r")
+    if not line:
         raise Failure(f"the passphrase file {path} has no passphrase in its first line")
-    return lines[0]
+    return line.decode("utf-8", "surrogateescape")
 
 
 async def read_key(path: Path, passphrase: str | None = None) -> anyssh.Key:
@@ -217,7 +217,7 @@ async def _key_of_file(path: Path, data: bytes) -> anyssh.Key:
 
 def _keys_of_lines(data: bytes) -> Iterator[anyssh.Key | anyssh.Certificate]:
     """Give the keys of text that has one in each line."""
-    for line in data.decode("utf-8", "replace").splitlines():
+    for line in data.decode("utf-8", "replace").split("\n"):
         words = line.split()
         for start in range(min(len(words), 4)):
             # What stands before the key are options, or the names of a known host.

@@ -28,7 +28,7 @@ def split_line(text: str) -> tuple[str, bytes, str]:
 
     :raises KeyFormatError: it is not one such line
     """
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.split("\n") if line.strip()]
     if len(lines) != 1:
         raise KeyFormatError(f"a public key is one line, these are {len(lines)}")
     fields = lines[0].strip().split(maxsplit=2)

@@ -77,6 +77,11 @@ async def test_a_passphrase_from_a_file(user: Anyssh, tmp_path: Path) -> None:
                           given=b"from a pipe\n")  # fmt: skip
     assert told.status == 0, told
     assert ssh_keygen("-y", "-P", "from a pipe", "-f", tmp_path / "other")
+    secret.write_bytes("correct\x0chorse\u2028battery\r\nstaple".encode())
+    told = await user.run("keygen", "-f", tmp_path / "third", "--passphrase-file", secret)
+    assert told.status == 0, told
+    whole = "correct\x0chorse\u2028battery"
+    assert ssh_keygen("-y", "-P", whole, "-f", tmp_path / "third")
 
 
 async def test_no_key_is_written_over_another(user: Anyssh) -> None:

@@ -139,6 +139,19 @@ def test_a_file_with_a_bad_line_is_read_all_the_same(tmp_path: Path) -> None:
     assert asyncio.run(authorized.holds(KEY)) is True
 
 
+@pytest.mark.parametrize("separator", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\r"])
+def test_nothing_but_a_line_feed_ends_a_line(separator: str, tmp_path: Path) -> None:
+    """Else the comment of a restricted key could let another one in without restrictions."""
+    path = tmp_path / "authorized_keys"
+    other = anyssh.export_public_key(anyssh.generate_key("ssh-ed25519")).strip()
+    restricted = f'command="ls" {other} {separator}{LINE}'
+    path.write_bytes(f"{restricted}\n# old:{separator}{LINE}\n".encode())
+    path.chmod(0o600)
+    assert asyncio.run(AuthorizedKeys(path).holds(KEY)) is False
+    path.write_bytes(f"{LINE}{separator}or so\r\n".encode())
+    assert asyncio.run(AuthorizedKeys(path).holds(KEY)) is True
+
+
 def test_a_file_that_others_can_write_lets_nobody_in(tmp_path: Path) -> None:
     path = tmp_path / "authorized_keys"
     path.write_text(LINE)

@@ -419,6 +419,9 @@ def test_the_public_line() -> None:
     assert export_public_key(key) == f"ssh-rsa {encoded} two words\n"
     assert export_public_key(key.with_comment("")) == f"ssh-rsa {encoded}\n"
     assert import_public_key(f"  ssh-rsa\t{encoded}  a  b \n").comment == "a  b"
+    assert (
+        import_public_key(f"ssh-rsa {encoded} a\x0bb\x85c\u2028d").comment == "a\x0bb\x85c\u2028d"
+    )
     assert import_public_key(f"rsa-sha2-512 {encoded}") == key
     assert import_public_key(f"ssh-rsa {encoded} gr\udcfcn").comment == "gr?n"
     for bad in (
