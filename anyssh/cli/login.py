@@ -115,6 +115,16 @@ class Identity:
         """The public half."""
         return self.key if isinstance(self.key, anyssh.Key) else self.key.key
 
+    @property
+    def signs(self) -> bool:
+        """Whether nobody has to be asked for a passphrase first."""
+        return not isinstance(self.key, anyssh.Key) or self.key.has_private
+
+    def joined(self, other: Identity) -> Identity:
+        """Return the same key with what else was found of it."""
+        key = other.key if other.signs and not self.signs else self.key
+        return Identity(key, self.path or other.path, self.certificate or other.certificate)
+
 
 class Login:
     """Logs in at one server. Use it with ``async with``.
@@ -161,9 +171,11 @@ class Login:
         given = [await self._read_given(path) for path in self._options.identity]
         held = await self._ask_agent() if self._options.agent else []
         usual = [] if given else await self._read_usual()
+        identities: dict[anyssh.Key, Identity] = {}
         for identity in [*given, *held, *usual]:
-            if all(identity.public != other.public for other in self._identities):
-                self._identities.append(identity)
+            known = identities.setdefault(identity.public, identity)
+            identities[identity.public] = known.joined(identity)
+        self._identities = list(identities.values())
 
     # Identities
 

@@ -6,6 +6,7 @@ import base64
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import anyio
 import pytest
@@ -57,31 +58,88 @@ async def greeting(
         tasks.cancel_scope.cancel()
 
 
+@asynccontextmanager
+async def agent_of(user: Anyssh, *keys: anyssh.Key) -> AsyncIterator[dict[str, str]]:
+    """Run an agent; give the environment that leads to it."""
+    path = user.home / "agent"
+    async with (
+        await anyio.create_unix_listener(path) as listener,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(listener.serve, OwnAgent(*keys).serve)
+        yield {"SSH_AUTH_SOCK": str(path)}
+        tasks.cancel_scope.cancel()
+
+
+def write_certificate(path: Path, certificate: anyssh.Certificate) -> None:
+    blob = base64.b64encode(certificate.public_blob).decode()
+    path.write_text(f"{certificate.algorithm} {blob}\n")
+
+
 async def test_the_keys_of_an_agent(user: Anyssh) -> None:
     key = anyssh.generate_key("ssh-ed25519")
-    path = user.home / "agent"
 
     def judge(attempt: anyssh.AuthAttempt) -> object | None:
         is_ours = isinstance(attempt, anyssh.PublicKeyAttempt) and attempt.public_key == key
         return "holder" if is_ours else None
 
-    own = OwnAgent(anyssh.generate_key("ssh-ed25519"), key)
     async with (
         greeting(user, judge) as place,
-        await anyio.create_unix_listener(path) as listener,
-        anyio.create_task_group() as tasks,
+        agent_of(user, anyssh.generate_key("ssh-ed25519"), key) as environment,
     ):
-        tasks.start_soon(listener.serve, own.serve)
         command = ("exec", place, "--", "greet")
-        told = await user.run(*command, environment={"SSH_AUTH_SOCK": str(path)})
+        told = await user.run(*command, environment=environment)
         assert told == Result(0, "hello holder\n", "")
-        told = await user.run(
-            *command[:1], "--no-agent", *command[1:], environment={"SSH_AUTH_SOCK": str(path)}
-        )
+        told = await user.run(*command[:1], "--no-agent", *command[1:], environment=environment)
         assert "did not let" in told.complaint
         told = await user.run(*command, environment={"SSH_AUTH_SOCK": str(user.home / "none")})
         assert "did not let" in told.complaint
-        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("suffix", ["", ".pub"], ids=["encrypted file", "public file"])
+async def test_a_key_of_the_agent_that_a_file_names(user: Anyssh, suffix: str) -> None:
+    """Nobody is asked for a passphrase, and a certificate beside the file is shown."""
+    authority = anyssh.generate_key("ssh-ed25519")
+    key, path = anyssh.generate_key("ssh-ed25519"), user.home / "key"
+    anyssh.export_private_key_file(key, path, "openssh", "secret")
+    anyssh.export_public_key_file(key, f"{path}.pub")
+    tried: list[str] = []
+
+    def judge(attempt: anyssh.AuthAttempt) -> object | None:
+        tried.append(type(attempt).__name__)
+        is_ours = isinstance(attempt, anyssh.PublicKeyAttempt) and attempt.public_key == key
+        return "holder" if is_ours else None
+
+    async with (
+        greeting(user, judge, anyssh.UserAuthorities([authority])) as place,
+        agent_of(user, key) as environment,
+    ):
+        command = ("exec", "-i", f"{path}{suffix}", f"alice@{place}", "--", "greet")
+        told = await user.run(*command, environment=environment)
+        assert told == Result(0, "hello holder\n", "")
+        certificate = certified(key, authority, principals=["alice"])
+        write_certificate(Path(f"{path}{suffix}-cert.pub"), certificate)
+        tried.clear()
+        await user.run(*command, environment=environment)
+        assert tried[0] == "CertificateAttempt"
+
+
+async def test_a_certificate_beside_a_usual_key_that_the_agent_holds(user: Anyssh) -> None:
+    authority = anyssh.generate_key("ssh-ed25519")
+    path = user.home / ".ssh" / "id_ed25519"
+    key = anyssh.import_key_file(path)
+
+    def judge(attempt: anyssh.AuthAttempt) -> object | None:
+        return "certified" if isinstance(attempt, anyssh.CertificateAttempt) else None
+
+    certificate = certified(key, authority, principals=["alice"])
+    write_certificate(Path(f"{path}-cert.pub"), certificate)
+    async with (
+        greeting(user, judge, anyssh.UserAuthorities([authority])) as place,
+        agent_of(user, key) as environment,
+    ):
+        told = await user.run("exec", f"alice@{place}", "--", "greet", environment=environment)
+        assert told == Result(0, "hello certified\n", "")
 
 
 async def test_a_certificate_beside_a_key(user: Anyssh) -> None:
@@ -95,8 +153,7 @@ async def test_a_certificate_beside_a_key(user: Anyssh) -> None:
     async with greeting(user, judge, anyssh.UserAuthorities([authority])) as place:
         told = await user.run("exec", f"alice@{place}", "--", "greet")
         assert "did not let" in told.complaint
-        blob = base64.b64encode(certificate.public_blob).decode()
-        (user.home / ".ssh" / "id_ed25519-cert.pub").write_text(f"{certificate.algorithm} {blob}\n")
+        write_certificate(user.home / ".ssh" / "id_ed25519-cert.pub", certificate)
         told = await user.run("exec", f"alice@{place}", "--", "greet")
         assert told == Result(0, "hello certified\n", "")
         (user.home / ".ssh" / "id_ed25519-cert.pub").write_text("nonsense")
