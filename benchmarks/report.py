@@ -348,6 +348,8 @@ _OWN_LINES: Final = (
     ("turns-sessions", "of_basis", "cpu_milliseconds_each", "… its CPU time, of one's"),
     ("pipe-upload", "of_basis", "rate", "upload through a gateway's pipe, of a session's"),
     ("pipe-upload-32", "of_basis", "rate", "… with writes of 32 KiB"),
+    ("pipe-upload", "of_limit", "rate", "upload through a gateway's pipe, of framing's gateway"),
+    ("pipe-upload-32", "of_limit", "rate", "… with writes of 32 KiB"),
     ("pipe-stuck", "of_basis", "rate", "ping-pong in a pipe beside a stuck channel, of without"),
     ("pipe-stuck", "of_basis", "p99_milliseconds", "… its p99, of without"),
 )

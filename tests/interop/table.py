@@ -45,31 +45,30 @@ REKEYERS = {"us": "anyssh", "peer": "the peer"}
 HEAD = """\
 # Interoperability
 
-anyssh talks to each of these programs over real sockets in every run of the tests, in both roles
-where the program has both. `nox -s interop-table` makes this page from such a run; a test fails
-when the cells of the page and of the run differ.
+Every test run exercises anyssh against each of these programs over real sockets, in both roles
+where the program has both. `nox -s interop-table` generates this page from such a run, and a test
+fails if the cells on the page differ from those of the run.
 
-What both sides have is read from the program's own KEXINIT. Of all combinations of key exchange,
-host key, cipher and MAC, the run takes some in which every pair of two algorithms occurs: each is a
-*cell*. In each cell the client
+The algorithms that both sides support are read from the program's own KEXINIT. Of all combinations
+of key exchange, host key, cipher and MAC, the run takes enough to cover every pair of two
+algorithms; each is a *cell*. In each cell the client
 
-* logs in by public key,
-* sends 1 MiB through a command that echoes it, and compares the hash; in the middle of it keys are
-  exchanged anew,
-* talks to a port behind the server (`direct-tcpip`),
-* logs in again by password, and runs a command that writes to both outputs and exits with
-  status 42.
+* authenticates with a public key,
+* sends 1 MiB through a command that echoes it and compares hashes, with a key re-exchange halfway,
+* connects to a port behind the server (`direct-tcpip`),
+* authenticates again with a password, and runs a command that writes to both outputs and exits
+  with status 42.
 
-A cell that fails fails the run, so there is none here that did not pass. All run on asyncio; those
-that name an algorithm for the first time run on Trio as well. Logins by prompt, exit signals, many
-channels, ports forwarded to and from either side, keep-alives, certificates, agents and
-reconnecting have tests of their own, with the programs that know them.
+A failing cell fails the run, so every cell listed here has passed. All cells run on asyncio; those
+that are the first to use an algorithm also run on Trio. Keyboard-interactive logins, exit signals,
+many channels, port forwarding in both directions, keep-alive, certificates, agents and reconnecting
+have their own tests, against the programs that support them.
 
 ## Peers
 
-"New keys by" tells who starts the later key exchanges: where both can, each side does with half of
-the host key algorithms. PuTTY and libssh2 have no server. PuTTY's `psftp` needs an SFTP server,
-which anyssh leaves to applications.
+"New keys by" says which side starts the key re-exchange: if both can, each does for half of the
+host key algorithms. PuTTY and libssh2 have no server. PuTTY's `psftp` needs an SFTP server, which
+anyssh leaves to applications.
 
 """
 
@@ -193,8 +192,8 @@ class Page:
     def _cells(self) -> Iterator[str]:
         yield "## Cells"
         yield ""
-        yield "Key exchange, host key, cipher, MAC, and the event loops. A dash: the cipher has a"
-        yield "MAC of its own."
+        yield "Key exchange, host key, cipher, MAC and event loops. A dash means that the cipher"
+        yield "includes its own MAC."
         for peering in PEERINGS:
             section = self.sections[peering]
             yield ""
@@ -211,9 +210,9 @@ def scanners() -> Iterator[str]:
     """Give the part about scanners."""
     yield "## Scanners"
     yield ""
-    yield "`ssh-audit` looks at a default server and at a default client, and `nmap`'s"
-    yield "`ssh2-enum-algos`, `ssh-auth-methods`, `ssh-hostkey` and `sshv1` at the server. The run"
-    yield "fails if `ssh-audit` finds fault with anything but this, or with less."
+    yield "`ssh-audit` examines a default server and a default client; `nmap`'s `ssh2-enum-algos`,"
+    yield "`ssh-auth-methods`, `ssh-hostkey` and `sshv1` examine the server. The run fails if the"
+    yield "findings of `ssh-audit` differ from these."
     yield ""
     yield "| `ssh-audit` says | of | why it stays |"
     yield "|---|---|---|"

@@ -36,10 +36,10 @@ _LABEL = re.compile(r"\b(HR|T)-(\d\d)((?:/\d\d)*)(?:(?: to |\.\.|–)(?:HR|T)-(\
 INTRODUCTION = """\
 # What tests show
 
-Each requirement against hostile peers, each planned test, and where it is. The table is read from
-the docstrings of the tests by `python -m tests.security.index`; `tests/security/test_index.py`
-fails when it is out of date, or when nothing shows a requirement. [Security](security.md) tells
-what it all adds up to.
+Each requirement for dealing with hostile peers and each planned test, with the tests that cover it.
+`python -m tests.security.index` generates the table from the docstrings of the tests;
+`tests/security/test_index.py` fails if it is out of date, or if a requirement has no test.
+[Security](security.md) gives the overview.
 """
 
 
