@@ -1,6 +1,6 @@
-"""The SSH protocol without input, output, clocks or randomness.
+"""The SSH protocol, sans-IO: no input or output, no clock, no randomness.
 
-A :class:`Core` is fed bytes and the time and tells what they mean; see ``docs/design.md``.
+A :class:`Core` is fed bytes and the time, and returns events; see ``docs/design.md``.
 """
 
 from __future__ import annotations

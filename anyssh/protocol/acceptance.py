@@ -1,11 +1,11 @@
-"""Which messages are legal when: the one table that every received packet is looked up in.
+"""Which messages are legal when: the table that every received packet is looked up in.
 
-A row says that some message numbers may come to some roles in some phases, and under which
-condition. Whatever no row allows ends the connection with DISCONNECT, before it is parsed and
-before anything else happens. Handlers may therefore assume that their message was legal.
+A row permits some message numbers for some receivers in some phases, under a condition. Anything
+that no row permits ends the connection with DISCONNECT before it is parsed or has any other effect.
+Handlers may therefore assume that their message was legal.
 
-Conditions and dispositions are names here; :class:`~anyssh.protocol.core.Core` knows the state
-that decides the ones and does the others.
+Conditions and dispositions are just names here: :class:`~anyssh.protocol.core.Core` evaluates the
+former and carries out the latter.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 
 
 class Role(Enum):
-    """Which end of the session we are; named after the receiver in the table."""
+    """Which end of the session we are; the table names the receiver."""
 
     if not TYPE_CHECKING:
         __hash__ = object.__hash__  # that of Enum is written in Python
@@ -47,7 +47,7 @@ class Role(Enum):
 
 
 class Phase(Enum):
-    """How far one connection has come."""
+    """The phase of one connection."""
 
     if not TYPE_CHECKING:
         __hash__ = object.__hash__  # that of Enum is written in Python
@@ -58,7 +58,7 @@ class Phase(Enum):
     AUTHENTICATION = auto()
     RUNNING = auto()
     REKEYING = auto()
-    """From the peer's later KEXINIT until its NEWKEYS; ours may be behind or ahead."""
+    """From a later KEXINIT of the peer until its NEWKEYS; our own may be earlier or later."""
     TERMINATED = auto()
 
 
@@ -71,12 +71,13 @@ NEXT_PHASES: Final[Mapping[Phase, tuple[Phase, ...]]] = {
     Phase.REKEYING: (Phase.RUNNING, Phase.TERMINATED),
     Phase.TERMINATED: (),
 }
-"""Which phases may follow one. A key exchange leads straight to work when the stream needs no
-protection, encryption does when a session goes on over another stream."""
+"""The possible transitions. A key exchange leads straight to RUNNING if the stream needs no
+protection, and so does ENCRYPTED if a session is resumed over another stream.
+"""
 
 
 class Condition(Enum):
-    """What has to hold besides role and phase."""
+    """What must hold in addition to role and phase."""
 
     if not TYPE_CHECKING:
         __hash__ = object.__hash__  # that of Enum is written in Python
@@ -95,28 +96,28 @@ class Condition(Enum):
     EXT_INFO_EXPECTED = auto()
     USERAUTH_REPLY_EXPECTED = auto()
     FEW_BANNERS = auto()
-    """At any time during authentication (RFC 4252 section 5.4), but not without end."""
+    """At any time during authentication (RFC 4252 section 5.4), but not indefinitely."""
     USERAUTH_METHOD_MESSAGE_EXPECTED = auto()
     INFO_RESPONSE_EXPECTED = auto()
     CONNECTION_UNUSED = auto()
-    """No message of the connection protocol has come yet (RFC 4252 section 5.1)."""
+    """No message of the connection protocol has arrived yet (RFC 4252 section 5.1)."""
     DEV_TUNNELS_PEER = auto()
     EARLY_REQUEST = auto()
-    """Reconnecting is turned on, or asked for; the Dev Tunnels family also asks other things."""
+    """A request to enable or start reconnecting; Dev Tunnels implementations also send others."""
     RECONNECT_REPLY_EXPECTED = auto()
 
 
 class Disposition(Enum):
-    """What becomes of a legal message."""
+    """What happens to a legal message."""
 
     HANDLE = auto()
     DROP = auto()
     REFUSE = auto()
-    """Answered with a refusal, without asking anybody."""
+    """Refused, without asking the application."""
     DEFER = auto()
     """Kept until the new keys are in use."""
     UNIMPLEMENTED = auto()
-    """No such message: answered with UNIMPLEMENTED (RFC 4253 section 11.4)."""
+    """An unknown message, answered with UNIMPLEMENTED (RFC 4253 section 11.4)."""
 
 
 _BOTH: Final = (Role.CLIENT, Role.SERVER)
@@ -139,7 +140,7 @@ _UNASSIGNED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Some messages are legal for some receivers in some phases."""
+    """Permits some messages for some receivers in some phases."""
 
     numbers: tuple[int, ...]
     receivers: tuple[Role, ...]
@@ -188,8 +189,7 @@ TABLE: Final = (
         Condition.KEX_REPLY_EXPECTED,
     ),
     Row((N.NEWKEYS,), _BOTH, (Phase.KEY_EXCHANGE, Phase.REKEYING), Condition.NEWKEYS_EXPECTED),
-    # Authentication
-    # Some clients ask for the service anew before each of their attempts.
+    # Authentication. Some clients request the service again before each of their attempts.
     Row((N.SERVICE_REQUEST,), _SERVER, _UNAUTHENTICATED),
     Row((N.SERVICE_ACCEPT,), _CLIENT, (Phase.ENCRYPTED,), Condition.SERVICE_PENDING),
     Row((N.EXT_INFO,), _BOTH, _UNAUTHENTICATED, Condition.EXT_INFO_EXPECTED),
@@ -263,7 +263,7 @@ TABLE: Final = (
 
 
 def compiled(role: Role) -> dict[Phase, tuple[Rule | None, ...]]:
-    """Return the table of one receiver: for each phase 256 rules, None for what is illegal."""
+    """Return the table of one receiver: 256 rules for each phase, None where illegal."""
     result: dict[Phase, list[Rule | None]] = {phase: [None] * 256 for phase in Phase}
     for row in _rows_for(role):
         rule = Rule(row.condition, row.disposition)

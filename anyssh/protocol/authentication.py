@@ -1,7 +1,7 @@
-"""What user authentication speaks of, in both roles: attempts, challenges, signed data (RFC 4252).
+"""The vocabulary of user authentication in both roles (RFC 4252): attempts, prompts, signed data.
 
-An *attempt* is what a server's application is asked to judge. A :class:`PublicKeyAttempt`,
-:class:`CertificateAttempt` or :class:`HostBasedAttempt` only ever exists after its signature was
+An *attempt* is what a server's application has to judge. A :class:`PublicKeyAttempt`,
+:class:`CertificateAttempt` or :class:`HostBasedAttempt` is only created after its signature was
 verified.
 """
 
@@ -36,9 +36,9 @@ MAX_PROMPTS: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class AuthAttempt:
-    """One proof that a client offers; the base of all kinds.
+    """The base class of all authentication attempts.
 
-    :ivar username: whom the client wants to be
+    :ivar username: the user that the client wants to log in as
     """
 
     method: ClassVar[str]
@@ -47,7 +47,7 @@ class AuthAttempt:
 
 @dataclass(frozen=True, slots=True)
 class NoneAttempt(AuthAttempt):
-    """The client offers no proof at all. Only seen when the method ``none`` is enabled."""
+    """The client offers no proof at all. Only occurs if the method ``none`` is enabled."""
 
     method = AuthenticationMethod.NONE
 
@@ -56,7 +56,7 @@ class NoneAttempt(AuthAttempt):
 class PasswordAttempt(AuthAttempt):
     """The client sent a password.
 
-    :ivar password: in clear text; never shown by ``repr()``
+    :ivar password: the password in clear text, omitted by ``repr()``
     """
 
     method = AuthenticationMethod.PASSWORD
@@ -65,10 +65,10 @@ class PasswordAttempt(AuthAttempt):
 
 @dataclass(frozen=True, slots=True)
 class PublicKeyAttempt(AuthAttempt):
-    """The client has proved that it holds the private half of a key.
+    """The client has proved possession of a private key.
 
-    :ivar public_key: that key
-    :ivar algorithm: the signature algorithm that it used
+    :ivar public_key: its public key
+    :ivar algorithm: the signature algorithm used
     """
 
     method = AuthenticationMethod.PUBLIC_KEY
@@ -78,13 +78,14 @@ class PublicKeyAttempt(AuthAttempt):
 
 @dataclass(frozen=True, slots=True)
 class CertificateAttempt(AuthAttempt):
-    """The client has proved that it holds the key of a certificate.
+    """The client has proved possession of the key of a certificate.
 
-    Not a :class:`PublicKeyAttempt`: who lets in a plain key has said nothing about certificates.
+    Not a :class:`PublicKeyAttempt`: code that accepts a plain key need not accept certificates for
+    it.
 
-    :ivar certificate: what the authority says; a :class:`~anyssh.Server` has checked it with its
-        :class:`~anyssh.UserAuthorities`
-    :ivar algorithm: the algorithm that it used, by its name for certificates
+    :ivar certificate: the certificate, already checked by the :class:`~anyssh.UserAuthorities` of
+        the :class:`~anyssh.Server`
+    :ivar algorithm: the algorithm used, by its name for certificates
     """
 
     method = AuthenticationMethod.PUBLIC_KEY
@@ -94,9 +95,9 @@ class CertificateAttempt(AuthAttempt):
 
 @dataclass(frozen=True, slots=True)
 class KeyboardInteractiveAttempt(AuthAttempt):
-    """The client is ready for questions, or has answered them.
+    """The client is ready to be prompted, or has answered the prompts.
 
-    Return a :class:`Challenge` to ask (again).
+    Return a :class:`Challenge` to prompt it (again).
 
     :ivar responses: the answers to the last challenge, in order; None before the first
     :ivar round: how many challenges were answered
@@ -109,11 +110,11 @@ class KeyboardInteractiveAttempt(AuthAttempt):
 
 @dataclass(frozen=True, slots=True)
 class HostBasedAttempt(AuthAttempt):
-    """A client host vouches for its user and has proved that it holds its host key.
+    """A client host vouches for its user, and has proved possession of its host key.
 
     :ivar public_key: the host key of the client's machine
-    :ivar algorithm: the signature algorithm that it used
-    :ivar client_host_name: what that machine calls itself
+    :ivar algorithm: the signature algorithm used
+    :ivar client_host_name: the name of that machine, according to itself
     :ivar client_user_name: the user on that machine
     """
 
@@ -126,10 +127,10 @@ class HostBasedAttempt(AuthAttempt):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One question of a challenge.
+    """One prompt of a challenge.
 
-    :ivar text: what to show; some servers send several lines
-    :ivar echo: whether the answer may be shown while it is typed
+    :ivar text: the text to display; some servers send several lines
+    :ivar echo: whether to display the answer while it is typed
     """
 
     text: str
@@ -138,11 +139,13 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """Questions for a user (RFC 4256 section 3.2).
+    """Prompts for a user (RFC 4256 section 3.2).
 
     :ivar name: a title, possibly empty
     :ivar instruction: what to do, possibly empty
-    :ivar prompts: the questions, possibly none, at most 16
+    :ivar prompts: the prompts, possibly none, at most 16
+    :raises ValueError: there are more than 16 prompts
+    :raises TypeError: a prompt is not a :class:`Prompt`
     """
 
     name: str = ""
@@ -160,14 +163,14 @@ class Challenge:
 def public_key_signed_data(
     session_id: bytes, username: str, service: str, algorithm: str, public_blob: bytes
 ) -> bytes:
-    """Return what a client signs for ``publickey`` (RFC 4252 section 7)."""
+    """Return the data that a client signs for ``publickey`` (RFC 4252 section 7)."""
     return wire.string(session_id) + _signed_request(username, service, algorithm, public_blob)
 
 
-# The same few users come again and again with the same few keys.
+# The same few users log in repeatedly with the same few keys.
 @lru_cache(maxsize=32)
 def _signed_request(username: str, service: str, algorithm: str, public_blob: bytes) -> bytes:
-    """Return a request with a key up to its signature."""
+    """Return a public key request up to its signature."""
     return (
         _request_head(username, service, AuthenticationMethod.PUBLIC_KEY)
         + PublicKeyFields(True, algorithm, public_blob).signed_fields()
@@ -177,7 +180,7 @@ def _signed_request(username: str, service: str, algorithm: str, public_blob: by
 def host_based_signed_data(
     session_id: bytes, username: str, service: str, fields: HostBasedFields
 ) -> bytes:
-    """Return what a client host signs for ``hostbased`` (RFC 4252 section 9)."""
+    """Return the data that a client host signs for ``hostbased`` (RFC 4252 section 9)."""
     return (
         wire.string(session_id)
         + _request_head(username, service, AuthenticationMethod.HOST_BASED)

@@ -1,7 +1,7 @@
-"""What one peer may cost: bounds that span many messages, each of which would be legal by itself.
+"""Bounds on what one peer may cost over many messages, each of which is legal by itself.
 
-Bounds on a single thing stand where that thing is: a packet's length in the transport, a channel's
-window in the connection.
+Bounds on a single thing are checked where that thing is: the length of a packet in the transport,
+the window of a channel in the connection.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ BYTES_PER_NOISE: Final = 4096
 
 
 class Budget:
-    """Keeps the accounts of one stream's peer."""
+    """Keeps account of the peer of one stream."""
 
     __slots__ = ("_early_noise", "_limits", "_noise", "_transport")
 
     def __init__(self, limits: Limits, transport: Transport) -> None:
         self._limits = limits
         self._transport = transport
-        self._noise: tuple[Bucket, Bucket] | None = None  # most peers make none
+        self._noise: tuple[Bucket, Bucket] | None = None  # most peers send none
         self._early_noise = 0
 
     def takes_noise(self, size: int, now: float) -> bool:
-        """Note a message without effect, of so many bytes; return whether it is bearable."""
+        """Count a message of ``size`` bytes without effect; return whether that is acceptable."""
         if self._noise is None:
             limits = self._limits
             self._noise = (
@@ -46,14 +46,14 @@ class Budget:
         return messages.take(1, now) and sizes.take(size, now)
 
     def takes_early_noise(self) -> bool:
-        """Note such a message during the first key exchange; return whether it is bearable."""
+        """Count one during the first key exchange; return whether that is acceptable."""
         self._early_noise += 1
         return self._early_noise <= MAX_EARLY_NOISE
 
     def check_stranger(self) -> None:
         """Bound what is received before authentication.
 
-        What has come but was not looked at yet may lie behind the end of authentication.
+        Data not processed yet is not counted, as it may follow the end of authentication.
 
         :raises RemoteProtocolError: it was too much
         """
@@ -68,9 +68,9 @@ class Budget:
             )
 
     def check_unread_answers(self, connection: Connection) -> None:
-        """Do not let a peer make us answer without end while it does not read the answers.
+        """Bound the answers that a peer causes without reading them.
 
-        :raises RemoteProtocolError: too much waits for it
+        :raises RemoteProtocolError: too much is waiting for it
         """
         waiting = self._transport.pending + connection.held_size - connection.own_waiting
         if waiting > self._limits.pending_output + self._limits.unread_answers:

@@ -1,7 +1,7 @@
 """The state of one channel: two halves, two windows, two queues of requests (RFC 4254 section 5).
 
-This is data with a little arithmetic. What messages do to it is decided in
-:mod:`anyssh.protocol.connection`.
+This is data with a little arithmetic. :mod:`anyssh.protocol.connection` decides how messages change
+it.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ MAX_WINDOW = 2**32 - 1
 
 
 class ChannelPhase(Enum):
-    """How far a channel has come."""
+    """The phase of a channel."""
 
     OPENING = auto()
-    """We asked for it."""
+    """We sent CHANNEL_OPEN."""
     ABANDONED = auto()
-    """We asked for it and no longer want it; it is closed once the peer confirms it."""
+    """We gave up opening it; it is closed if the peer confirms it."""
     OFFERED = auto()
-    """The peer asked for it, and we have not answered."""
+    """The peer sent CHANNEL_OPEN, and we have not answered."""
     OPEN = auto()
     CLOSING = auto()
-    """We sent CLOSE and wait for the peer's."""
+    """We sent CHANNEL_CLOSE, and wait for the peer's."""
     CLOSED = auto()
 
 
@@ -54,37 +54,36 @@ NEXT_CHANNEL_PHASES: Final[Mapping[ChannelPhase, tuple[ChannelPhase, ...]]] = {
     ChannelPhase.CLOSING: (ChannelPhase.CLOSED,),
     ChannelPhase.CLOSED: (),
 }
-"""Which phases of a channel may follow one. What was abandoned is open for as long as it takes to
-close it."""
+"""Possible transitions. An abandoned channel that the peer confirms is open until it is closed."""
 
 
 class Half(Enum):
-    """One direction of a channel, in the order of its life; the two know nothing of each other."""
+    """The state of one direction of a channel; the two are independent."""
 
     OPEN = auto()
     EOF = auto()
-    """No more bytes come this way; those of the other way may."""
+    """No more bytes come in this direction; the other is unaffected."""
 
 
 class SendWait(Enum):
-    """What a channel that could not send all of its bytes waits for."""
+    """What a channel that could not send everything is waiting for."""
 
     NOTHING = auto()
     WINDOW = auto()
-    """The peer must open the window."""
+    """The peer must adjust the window."""
     TURN = auto()
-    """The output must have room, and the channels that waited longer must have had their turn."""
+    """The output must have room, and channels that have waited longer must have had their turn."""
 
 
-# Python 3.11 takes long to look a member of an enumeration up.
+# Looking up an enum member is slow in Python 3.11.
 _OPEN: Final = ChannelPhase.OPEN
 
 
 class ReceiveWindow:
-    """What the peer may still send, and what we owe it for bytes consumed.
+    """How much the peer may still send, and how much consumed window we have not returned yet.
 
-    Credit returns in half-window steps: the peer gets an adjustment once what it may still send
-    plus what lies unread has fallen to half of the limit.
+    Window is returned in steps of half its size: an adjustment is sent once what the peer may still
+    send plus what is unread has fallen to half of the limit.
     """
 
     __slots__ = ("_consumed", "limit", "remaining")
@@ -95,9 +94,9 @@ class ReceiveWindow:
         self._consumed = 0
 
     def take(self, size: int) -> None:
-        """Account for bytes that came.
+        """Account for received bytes.
 
-        :raises RemoteProtocolError: they are more than the window allows
+        :raises RemoteProtocolError: they exceed the window
         """
         if size > self.remaining:
             raise RemoteProtocolError(
@@ -106,7 +105,7 @@ class ReceiveWindow:
         self.remaining -= size
 
     def consume(self, size: int) -> int:
-        """Account for bytes that the application took; return the adjustment to send, or 0."""
+        """Account for bytes the application consumed; return the adjustment to send, or 0."""
         self._consumed += size
         if self._consumed < self.limit - self.limit // 2:
             return 0
@@ -118,7 +117,7 @@ class ReceiveWindow:
 class ReceiveMemory:
     """What the peer may send on all channels together.
 
-    :ivar granted: bytes of the windows that were given out
+    :ivar granted: the sum of the granted windows, in bytes
     """
 
     __slots__ = ("_unreserved", "granted")
@@ -128,25 +127,25 @@ class ReceiveMemory:
         self.granted: int = 0
 
     def grant(self, wanted: int) -> ReceiveWindow:
-        """Give a window out, so large that the channels to come still get one each."""
+        """Grant a window, sized such that later channels still get one."""
         free = max(0, self._unreserved - self.granted)
         size = min(wanted, max(MIN_WINDOW, free // 4 if free < 4 * wanted else wanted))
         self.granted += size
         return ReceiveWindow(size)
 
     def take_back(self, window: ReceiveWindow) -> None:
-        """Count a window no longer."""
+        """Stop counting a window."""
         self.granted -= window.limit
 
 
 @dataclass(slots=True, eq=False)
 class ReplySlot:
-    """The place of one request of ours in the queue of those that wait for replies.
+    """The place of one of our requests in the queue of requests that wait for replies.
 
-    Replies carry no number, so a slot stays in its queue until its reply has come, whether or not
-    anybody still waits for it.
+    Replies carry no number, so a slot stays queued until its reply has arrived, even if no task
+    waits for it any more.
 
-    :ivar owner: whatever the session wants to find again
+    :ivar owner: the session's object for the request
     """
 
     owner: Any = None
@@ -156,8 +155,8 @@ class ReplySlot:
 class PendingRequest:
     """A request of the peer that waits for its answer.
 
-    :ivar answer: the decision; None until it is made
-    :ivar reply_payload: goes with a positive answer to a global request
+    :ivar answer: whether it is granted; None until decided
+    :ivar reply_payload: the payload of a positive reply to a global request
     """
 
     name: str
@@ -169,7 +168,7 @@ class PendingRequest:
 
 
 class RequestLine:
-    """Requests of the peer, kept in the order in which their answers must leave."""
+    """The peer's requests, in the order in which they must be answered."""
 
     __slots__ = ("_requests", "size", "undecided")
 
@@ -183,11 +182,11 @@ class RequestLine:
 
     @property
     def answers_waiting(self) -> int:
-        """How many answers are given that have to wait for one before them."""
+        """How many answers are waiting for an earlier one."""
         return len(self._requests) - self.undecided
 
     def append(self, request: PendingRequest) -> None:
-        """Add a request at the end."""
+        """Append a request."""
         self._requests.append(request)
         self.undecided += 1
         self.size += len(request.payload)
@@ -195,9 +194,9 @@ class RequestLine:
     def decide(
         self, request: PendingRequest, is_success: bool, payload: bytes
     ) -> list[PendingRequest]:
-        """Decide a request; return the requests whose answers may leave now.
+        """Decide a request; return the requests whose answers may be sent now.
 
-        :raises LocalProtocolError: it was decided before
+        :raises LocalProtocolError: it was already decided
         """
         if request.answer is not None:
             raise LocalProtocolError(f"the request {request.name!r} was answered before")
@@ -212,7 +211,7 @@ class RequestLine:
         return ready
 
     def clear(self) -> None:
-        """Forget every request; their answers have nowhere to go."""
+        """Forget all requests; they need no answers any more."""
         self._requests.clear()
         self.undecided = 0
         self.size = 0
@@ -220,15 +219,15 @@ class RequestLine:
 
 @dataclass(slots=True, eq=False)
 class ChannelState:
-    """Everything that the protocol knows of one channel.
+    """The complete protocol state of a channel.
 
-    :ivar local_id: our number for it, never used again
-    :ivar remote_id: the peer's number for it, -1 until it is known
+    :ivar local_id: our number for it, never reused
+    :ivar remote_id: the peer's number for it, -1 until known
     :ivar send_window: bytes that we may still send
-    :ivar send_packet_size: bytes that one message of ours may carry
-    :ivar send_wait: what the last attempt to send waits for
+    :ivar send_packet_size: the most bytes of data in one message that we send
+    :ivar send_wait: what the last attempt to send is waiting for
     :ivar open_size: bytes of the open's payload, kept until it is accepted
-    :ivar owner: whatever the session wants to find again
+    :ivar owner: the session's object for the channel
     """
 
     local_id: int
@@ -254,7 +253,7 @@ class ChannelState:
     requests: RequestLine = field(default_factory=RequestLine, repr=False)
 
     def open_window(self, size: int) -> bool:
-        """Let us send more; return whether somebody waited for it.
+        """Enlarge the send window; return whether a sender was waiting for it.
 
         :raises RemoteProtocolError: the window would exceed 2**32 - 1
         """
@@ -269,9 +268,9 @@ class ChannelState:
         return True
 
     def move(self, phase: ChannelPhase) -> None:
-        """Come to another phase.
+        """Change to another phase.
 
-        :raises LocalProtocolError: it cannot follow the present one
+        :raises LocalProtocolError: there is no such transition
         """
         if phase not in NEXT_CHANNEL_PHASES[self.phase]:
             raise LocalProtocolError(f"{phase} cannot follow {self.phase}")

@@ -1,7 +1,7 @@
 """User authentication as a client (RFC 4252, RFC 4256): one request at a time.
 
-Which credential comes next is decided above; this machine sends requests and knows which replies
-they may have. The first request carries the service request along, without waiting for the
+The session decides which credential comes next; this machine sends the requests, and knows the
+possible replies. The first request is sent right after the SERVICE_REQUEST, without waiting for the
 service to be granted.
 """
 
@@ -49,7 +49,7 @@ _SERVICE_REQUEST: Final = ServiceRequest(Service.USERAUTH).encode()
 
 
 class _Waiting(Enum):
-    """What the server owes us."""
+    """What we are waiting for."""
 
     NOTHING = auto()
     REPLY = auto()
@@ -69,7 +69,7 @@ _METHOD_MESSAGE: Final = (
 
 
 class ClientAuthentication:
-    """Sends authentication requests and understands their replies."""
+    """Sends authentication requests, and interprets their replies."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class ClientAuthentication:
 
     @property
     def handlers(self) -> dict[int, Callable[[bytes], None]]:
-        """What handles the messages of a server."""
+        """The handlers of the server's messages."""
         return {
             MessageNumber.USERAUTH_FAILURE: self._failure_came,
             MessageNumber.USERAUTH_SUCCESS: self._success_came,
@@ -104,12 +104,12 @@ class ClientAuthentication:
 
     @property
     def expects_reply(self) -> bool:
-        """Whether the server owes us anything."""
+        """Whether the server owes us a reply."""
         return self._waiting not in _NO_REPLY
 
     @property
     def takes_banner(self) -> bool:
-        """Whether the server may send one more text for the user; it need not be asked."""
+        """Whether the server may send another banner, which it does unasked."""
         return self._banners < MAX_BANNERS
 
     @property
@@ -119,14 +119,14 @@ class ClientAuthentication:
 
     @property
     def deadline(self) -> float | None:
-        """When :meth:`handle_timeout` has something to do: never."""
+        """When to call :meth:`handle_timeout`: never."""
         return None
 
     def handle_timeout(self, now: float) -> None:
         """Do nothing: a client only ever waits for its server."""
 
     def learn_extensions(self, extensions: dict[str, bytes]) -> None:
-        """Note which signature algorithms the server takes (RFC 8308 section 3.1)."""
+        """Record the signature algorithms that the server accepts (RFC 8308 section 3.1)."""
         value = extensions.get(Extension.SERVER_SIG_ALGS)
         if value:
             self.signature_algorithms = frozenset(value.decode("ascii", "replace").split(","))
@@ -134,26 +134,26 @@ class ClientAuthentication:
     # Requests
 
     def request_none(self, username: str) -> None:
-        """Ask to be let in without any proof."""
+        """Request access without any proof."""
         self._request(username, AuthenticationMethod.NONE, b"", _Waiting.REPLY)
 
     def request_password(self, username: str, password: str) -> None:
-        """Offer a password."""
+        """Send a password."""
         fields = PasswordFields(False, password).encode()
         self._request(username, AuthenticationMethod.PASSWORD, fields, _Waiting.PASSWORD_REPLY)
 
     def query_key(self, username: str, identity: Identity, algorithm: str) -> None:
-        """Ask whether a key, or a certificate for one, is worth signing with."""
+        """Ask whether the server would accept a key or certificate."""
         fields = PublicKeyFields(False, algorithm, identity.public_blob).encode()
         self._request(username, AuthenticationMethod.PUBLIC_KEY, fields, _Waiting.QUERY_REPLY)
-        # Some servers answer with the type of the key instead of the algorithm.
+        # Some servers answer with the key type instead of the algorithm.
         self._queried = (
             (algorithm, identity.public_blob),
             (identity.algorithm, identity.public_blob),
         )
 
     def public_key_data(self, username: str, identity: Identity, algorithm: str) -> bytes:
-        """Return what has to be signed for :meth:`request_public_key`."""
+        """Return the data to sign for :meth:`request_public_key`."""
         return public_key_signed_data(
             self._session_id, username, Service.CONNECTION, algorithm, identity.public_blob
         )
@@ -161,21 +161,21 @@ class ClientAuthentication:
     def request_public_key(
         self, username: str, identity: Identity, algorithm: str, signature: bytes
     ) -> None:
-        """Offer a key, or a certificate for one, with the proof that we hold it."""
+        """Send a key or certificate, with a signature as proof of possession."""
         fields = PublicKeyFields(True, algorithm, identity.public_blob, signature).encode()
         self._request(username, AuthenticationMethod.PUBLIC_KEY, fields, _Waiting.REPLY)
 
     def host_based_data(self, username: str, fields: HostBasedFields) -> bytes:
-        """Return what has to be signed for :meth:`request_host_based`."""
+        """Return the data to sign for :meth:`request_host_based`."""
         return host_based_signed_data(self._session_id, username, Service.CONNECTION, fields)
 
     def request_host_based(self, username: str, fields: HostBasedFields, signature: bytes) -> None:
-        """Offer the word of this machine."""
+        """Send this machine's signature for its user."""
         signed = replace(fields, signature=signature).encode()
         self._request(username, AuthenticationMethod.HOST_BASED, signed, _Waiting.REPLY)
 
     def request_interactive(self, username: str) -> None:
-        """Ask to be asked."""
+        """Request keyboard-interactive."""
         fields = KeyboardInteractiveFields().encode()
         self._request(
             username,
@@ -187,7 +187,7 @@ class ClientAuthentication:
     def respond(self, responses: tuple[str, ...]) -> None:
         """Answer a challenge.
 
-        :raises LocalProtocolError: there is none, or it has another number of prompts
+        :raises LocalProtocolError: there is none, or it has a different number of prompts
         """
         if self._waiting is not _Waiting.OUR_ANSWERS:
             raise LocalProtocolError("the server has not asked anything")
@@ -201,7 +201,7 @@ class ClientAuthentication:
             raise LocalProtocolError("the session is authenticated already")
         if self._waiting not in _NO_REPLY:
             raise LocalProtocolError("an authentication request is under way")
-        # Encoding may raise, and then nothing must have changed or left.
+        # Encoding may raise; nothing may have been changed or sent by then.
         request = UserauthRequest(username, Service.CONNECTION, method, fields).encode()
         if not self._service_requested:
             self._send(_SERVICE_REQUEST)
@@ -212,7 +212,7 @@ class ClientAuthentication:
     # Replies
 
     def _failure_came(self, payload: bytes) -> None:
-        """Pass a refusal on."""
+        """Report a refusal."""
         failure = UserauthFailure.decode(payload)
         self._waiting = _Waiting.NOTHING
         self._emit(
@@ -220,7 +220,7 @@ class ClientAuthentication:
         )
 
     def _success_came(self, payload: bytes) -> None:
-        """Pass success on."""
+        """Report success."""
         UserauthSuccess.decode(payload)
         if self._waiting is _Waiting.QUERY_REPLY:
             raise RemoteProtocolError("the server let us in for a question about a key")
@@ -228,12 +228,12 @@ class ClientAuthentication:
         self._on_success()
 
     def _banner_came(self, payload: bytes) -> None:
-        """Pass a text for the user on."""
+        """Report a banner."""
         self._banners += 1
         self._emit(BannerReceived(displayable_lines(UserauthBanner.decode(payload).message)))
 
     def _method_message_came(self, payload: bytes) -> None:
-        """Pass on what message 60 means for the method in progress."""
+        """Report message 60 according to the method in progress."""
         if self._waiting is _Waiting.QUERY_REPLY:
             accepted = UserauthPkOk.decode(payload)
             if (accepted.algorithm, accepted.public_key) not in self._queried:
@@ -241,7 +241,7 @@ class ClientAuthentication:
             self._waiting = _Waiting.NOTHING
             self._emit(KeyAccepted())
         elif self._waiting is _Waiting.PASSWORD_REPLY:
-            # Passwords are not changed here; another method may follow (RFC 4252 section 8).
+            # We do not change passwords; another method may follow (RFC 4252 section 8).
             demand = UserauthPasswdChangereq.decode(payload)
             self._waiting = _Waiting.NOTHING
             self._emit(PasswordExpired(displayable(demand.prompt)))
@@ -252,7 +252,7 @@ class ClientAuthentication:
             self._emit(ChallengeReceived(challenge))
 
     def _decode_challenge(self, payload: bytes) -> Challenge:
-        """Decode prompts in the peer's layout; some peers claim one and use the other."""
+        """Decode prompts in the peer's layout; some peers announce one layout and use the other."""
         layouts: list[type[UserauthInfoRequest | GroupedUserauthInfoRequest]]
         layouts = [UserauthInfoRequest, GroupedUserauthInfoRequest]
         if self._grouped_prompts:
@@ -261,7 +261,7 @@ class ClientAuthentication:
             message = layouts[0].decode(payload)
         except WireError:
             message = layouts[1].decode(payload)
-        # Servers with a second factor put a whole menu before the question.
+        # Servers with two-factor authentication may put an entire menu before the question.
         prompts = tuple(
             Prompt(displayable_lines(prompt.text), prompt.echo) for prompt in message.prompts
         )

@@ -1,8 +1,8 @@
-"""The connection protocol (RFC 4254): channels, their data and requests, requests of the session.
+"""The connection protocol (RFC 4254): channels, their data and requests, and global requests.
 
-A :class:`Connection` lives as long as its session and knows nothing of packets or keys: it hands
-payloads to whatever link it is attached to. Its handlers assume that the acceptance table let
-their message through; what they still check is what only the channel table can know.
+A :class:`Connection` lives as long as its session, and knows nothing of packets or keys: it passes
+payloads to the link that it is attached to. Its handlers rely on the acceptance table for legality;
+they check only what depends on the channel table.
 """
 
 from __future__ import annotations
@@ -72,47 +72,47 @@ MAX_CLOSING: Final = 1024
 MAX_CHANNEL_ID: Final = 2**31 - 1
 MAX_NAME: Final = 256
 MESSAGES_PER_TURN: Final = 64
-"""Messages that a channel may send before the next one has its turn, however small they are."""
+"""Messages that a channel may send, however small, before the next channel has its turn."""
 GATHERED_PIECE: Final = 2 * 1024
-"""More than this is worth a message of its own."""
+"""Anything larger is worth a message of its own."""
 GATHERED_BYTES: Final = 32 * 1024
-"""In one message; as much as any peer takes."""
+"""Bytes in one message; every peer accepts that many."""
 PAYLOAD_MARGIN: Final = 1024
-"""Bytes of a packet that are not its payload, at the most."""
+"""The most bytes of a packet that are not its payload."""
 HELD_OVERHEAD: Final = 32
-"""What a payload that waits costs besides its bytes."""
+"""The overhead of a waiting payload, in bytes."""
 
-# Python 3.11 takes long to look a member of an enumeration up.
+# Looking up an enum member is slow in Python 3.11.
 _OPEN: Final = ChannelPhase.OPEN
 _HALF_OPEN: Final = Half.OPEN
 
 
 class Link(Protocol):
-    """What a connection needs of the stream that it is attached to."""
+    """What a connection needs from its stream."""
 
     @property
     def can_send(self) -> bool:
-        """Whether payloads may leave, or must wait for a key exchange."""
+        """Whether payloads may be sent now, or must wait for a key exchange."""
 
     @property
     def room(self) -> int:
-        """Bytes that the output still takes; not positive when there is no room."""
+        """Bytes that the output can take; zero or less if it is full."""
 
     def send(self, head: bytes, body: Buffer = b"") -> None:
-        """Queue a payload, given as one or two pieces."""
+        """Queue a payload, given in one or two pieces."""
 
     def emit(self, event: Event) -> None:
-        """Tell the session something."""
+        """Queue an event for the session."""
 
     def count_noise(self, size: int) -> None:
-        """Note a message without effect.
+        """Count a message without effect.
 
         :raises RemoteProtocolError: there were too many
         """
 
 
 class _Attachment(Enum):
-    """Whether there is a stream below."""
+    """Whether the connection has a link."""
 
     NEVER = auto()
     ATTACHED = auto()
@@ -120,11 +120,11 @@ class _Attachment(Enum):
 
 
 class Connection:
-    """Channels and requests of one session.
+    """The channels and requests of one session.
 
-    :ivar continuity: what it takes to go on over another stream; None if that is not possible
-    :ivar gathering: the channel whose small pieces wait to leave as one message
-    :ivar pending_service: asked for and not granted yet
+    :ivar continuity: what is needed to resume over another stream; None if that is not possible
+    :ivar gathering: the channel whose small pieces are being gathered into one message
+    :ivar pending_service: the service requested and not granted yet
     """
 
     __slots__ = (
@@ -184,23 +184,23 @@ class Connection:
         self.handlers: dict[int, Callable[[Buffer], None]] = _Handlers(self)
 
     def learn_peer(self, version: PeerVersion) -> None:
-        """Adapt to whom the session is with."""
+        """Adapt to the peer's implementation."""
         self._packet_size = self._config.packet_size_with(version)
 
-    # The link below
+    # The link
 
     def attach(self, link: Link) -> None:
-        """Work over ``link`` from now on."""
+        """Use ``link`` from now on."""
         self._attachment = _Attachment.ATTACHED
         self._link = link
         self.resume()
 
     def detach(self) -> None:
-        """Stop for good: what is sent from now on goes nowhere, and nothing is kept of it."""
+        """Stop for good: whatever is sent from now on is dropped."""
         if self._attachment is _Attachment.ATTACHED:
             self._attachment = _Attachment.ENDED
         self._link = None
-        self.handlers = {}  # they lead back here
+        self.handlers = {}  # they refer back to this object
         self.continuity = None
         self.gathering = None
         self._gathered.clear()
@@ -208,7 +208,7 @@ class Connection:
         self.held_size = 0
 
     def resume(self) -> None:
-        """Send what waited for a key exchange, in its order, and let channels go on."""
+        """Send what waited for a key exchange, in order, and let channels continue."""
         link = self._link
         if link is None:
             return
@@ -219,7 +219,7 @@ class Connection:
         self.pass_turn()
 
     def pass_turn(self) -> None:
-        """Let the channel that waited longest send, if there is room."""
+        """Let the channel that has waited longest send, if there is room."""
         if not (self._waiting_for_turn or self._room_is_awaited):
             return
         link = self._link
@@ -235,9 +235,9 @@ class Connection:
             link.emit(ChannelWritable(channel))
 
     def wait_for_room(self) -> bool:
-        """Return whether what we ask of the peer should wait for it to read what was sent.
+        """Return whether opens and requests should wait until the peer has read earlier output.
 
-        If so, :class:`~anyssh.protocol.events.RoomMade` tells when to look again.
+        If so, :class:`~anyssh.protocol.events.RoomMade` tells when to check again.
         """
         link = self._link
         if link is None or (link.room > 0 and self.held_size <= self._limits.pending_output):
@@ -259,12 +259,12 @@ class Connection:
             self.held_size += len(payload) + HELD_OVERHEAD
 
     def _ask(self, payload: bytes) -> None:
-        """Send what we want of the peer: nobody made us send it, however long it waits."""
+        """Send a message of our own accord, which never counts as caused by the peer."""
         self._send(payload)
         self.own_waiting += len(payload)
 
     def output_was_taken(self) -> None:
-        """Note that what waited for the stream has left, and let the next channel send."""
+        """Note that waiting output has been written, and let the next channel send."""
         self.own_waiting = min(self.own_waiting, self.held_size)
         self.pass_turn()
 
@@ -281,12 +281,12 @@ class Connection:
             self._link.count_noise(size)
 
     def send_service_message(self, payload: bytes) -> None:
-        """Send a service request or its grant, which wait for a key exchange as all else does."""
+        """Send SERVICE_REQUEST or SERVICE_ACCEPT, which wait for a key exchange like the rest."""
         self._send(payload)
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether all that was asked was answered, and the session cannot outlive its stream."""
+        """Whether nothing is open or unanswered, and the session cannot outlive its stream."""
         return not (
             self._channels
             or self._replies
@@ -298,7 +298,7 @@ class Connection:
 
     @property
     def channel_count(self) -> int:
-        """How many channels are in the table, those being closed included."""
+        """The number of channels in the table, including those being closed."""
         return len(self._channels)
 
     # Opening
@@ -311,9 +311,9 @@ class Connection:
         window_size: int | None = None,
         max_packet_size: int | None = None,
     ) -> ChannelState:
-        """Ask the peer for a channel; ends in ChannelOpened or ChannelOpenFailed.
+        """Send CHANNEL_OPEN; results in ChannelOpened or ChannelOpenFailed.
 
-        :raises LocalProtocolError: the session is not ready, or has its limit of channels
+        :raises LocalProtocolError: the session is not ready, or has reached its limit of channels
         """
         self._require_attached_once()
         if self._open_count() >= self._limits.channels:
@@ -342,16 +342,16 @@ class Connection:
         return channel
 
     def abandon_open(self, channel: ChannelState) -> None:
-        """Forget a channel that is being opened; it is closed should the peer still confirm it."""
+        """Give up a channel that is being opened; it is closed if the peer confirms it."""
         if channel.phase is ChannelPhase.OPENING:
             channel.move(ChannelPhase.ABANDONED)
 
     def accept_channel(
         self, channel: ChannelState, payload: bytes = b"", *, window_size: int | None = None
     ) -> None:
-        """Confirm a channel that the peer has asked for.
+        """Confirm a channel that the peer has asked to open.
 
-        :raises LocalProtocolError: it was answered before, or the peer has gone
+        :raises LocalProtocolError: it was already answered, or the peer is gone
         """
         self._require_offered(channel)
         self._check_payload(payload)
@@ -371,9 +371,9 @@ class Connection:
         )
 
     def reject_channel(self, channel: ChannelState, reason: int, description: str) -> None:
-        """Refuse a channel that the peer has asked for.
+        """Refuse a channel that the peer has asked to open.
 
-        :raises LocalProtocolError: it was answered before, or the peer has gone
+        :raises LocalProtocolError: it was already answered, or the peer is gone
         """
         self._require_offered(channel)
         self._undecided.forget_open(channel.open_size)
@@ -385,7 +385,7 @@ class Connection:
             raise LocalProtocolError(f"channel {channel.local_id} was answered before")
 
     def _check_payload(self, payload: bytes) -> None:
-        """Refuse what no peer takes, rather than have it end the session."""
+        """Reject a payload too large for any peer, which would end the session."""
         longest = self._limits.packet_size - PAYLOAD_MARGIN
         if len(payload) > longest:
             raise LocalProtocolError(f"a payload of {len(payload)} bytes; at most {longest} fit")
@@ -421,18 +421,17 @@ class Connection:
     # Sending
 
     def send_data(self, channel: ChannelState, data: memoryview) -> int:
-        """Send as much as the window, the key exchange and the output bound allow.
+        """Send as much as the window, key exchange and output bound allow; return how many bytes.
 
-        Returns the number of bytes taken. When it is less than all,
-        :class:`~anyssh.protocol.events.ChannelWritable` tells when to go on. Whoever ends sending,
-        for whatever reason, calls :meth:`stop_sending`.
+        If that is not everything, :class:`~anyssh.protocol.events.ChannelWritable` tells when to
+        continue. Call :meth:`stop_sending` when done sending, for whatever reason.
 
         :raises LocalProtocolError: the channel is not open, or EOF was sent
         """
         return self._send_chunks(channel, data, None)
 
     def send_extended_data(self, channel: ChannelState, data_type: int, data: memoryview) -> int:
-        """Send bytes of another kind, like :meth:`send_data`."""
+        """Send extended data, like :meth:`send_data`."""
         return self._send_chunks(channel, data, data_type)
 
     def _send_chunks(self, channel: ChannelState, data: memoryview, data_type: int | None) -> int:
@@ -443,7 +442,7 @@ class Connection:
             self.send_gathered()
         link = self._link
         if link is None:
-            channel.send_wait = SendWait.TURN  # which never comes: the end is about to be told
+            channel.send_wait = SendWait.TURN  # never granted: the end is about to be reported
             return 0
         size = len(data)
         sent = 0
@@ -469,10 +468,10 @@ class Connection:
         return sent
 
     def gather_data(self, channel: ChannelState, data: memoryview) -> int:
-        """Send bytes like :meth:`send_data`, small pieces together with those that follow.
+        """Send like :meth:`send_data`, but gather small pieces into one message.
 
-        What is gathered leaves before anything else that is sent, and at the latest when the link
-        is asked for its output; it counts as sent at once.
+        Gathered bytes precede anything else that is sent, and leave when the link is asked for its
+        output at the latest; they count as sent at once.
 
         :raises LocalProtocolError: the channel is not open, or EOF was sent
         """
@@ -490,7 +489,7 @@ class Connection:
         return size
 
     def _gathers(self, channel: ChannelState) -> bool:
-        """Begin to gather the small pieces of a channel, if they may leave; return whether so."""
+        """Start gathering for a channel if it may send; return whether it is gathering."""
         if self.gathering is None:
             link = self._link
             if (
@@ -505,7 +504,7 @@ class Connection:
         return True
 
     def send_gathered(self) -> None:
-        """Send what was gathered, if anything was, as one message."""
+        """Send the gathered bytes, if any, as one message."""
         channel = self.gathering
         if channel is not None:
             data = bytes(self._gathered)
@@ -521,13 +520,13 @@ class Connection:
             self._waiting_for_turn[channel] = None
 
     def stop_sending(self, channel: ChannelState) -> None:
-        """Note that nobody waits to send on a channel any more; its turn goes to the next."""
+        """Note that no task is waiting to send on a channel; its turn goes to the next."""
         channel.send_wait = SendWait.NOTHING
         self._waiting_for_turn.pop(channel, None)
         self.pass_turn()
 
     def consume(self, channel: ChannelState, size: int) -> bool:
-        """Give the peer credit for bytes that the application took; return whether it was sent."""
+        """Return window for bytes that the application consumed; return whether it was sent."""
         adjustment = channel.receive_window.consume(size)
         if (
             adjustment == 0
@@ -539,7 +538,7 @@ class Connection:
         return True
 
     def send_eof(self, channel: ChannelState) -> None:
-        """Tell the peer that no more data comes; does nothing the second time.
+        """Send CHANNEL_EOF; further calls do nothing.
 
         :raises LocalProtocolError: the channel is not open
         """
@@ -556,7 +555,7 @@ class Connection:
         signal: str | None = None,
         message: str = "",
     ) -> None:
-        """Close a channel, with an exit status or signal if given; does nothing the second time."""
+        """Close a channel, after an exit status or signal if given; further calls do nothing."""
         if channel.phase is ChannelPhase.OFFERED:
             self.reject_channel(
                 channel, ChannelOpenFailureReason.ADMINISTRATIVELY_PROHIBITED, "not accepted"
@@ -576,9 +575,9 @@ class Connection:
         self._await_close(channel)
 
     def _await_close(self, channel: ChannelState) -> None:
-        """Keep the number until the peer closes too; some peers never do, so not for ever.
+        """Keep the number until the peer closes too; some never do, so the number kept is bounded.
 
-        Its window counts no longer: what still comes is dropped.
+        Its window no longer counts, as data that still arrives is dropped.
         """
         channel.move(ChannelPhase.CLOSING)
         self._memory.take_back(channel.receive_window)
@@ -589,19 +588,19 @@ class Connection:
             self._remove(self._closing.pop(oldest))
 
     def _drop_requests(self, channel: ChannelState) -> None:
-        """Forget the peer's requests; answer ours with no, as no reply will count."""
+        """Forget the peer's requests; fail ours, as their replies no longer matter."""
         self._undecided.clear(channel.requests)
         replies, channel.replies = channel.replies, []
         for slot in replies:
             self._emit(ReplyReceived(slot, False, b""))
         self.stop_sending(channel)
 
-    # Requests of ours
+    # Our requests
 
     def request_channel(
         self, channel: ChannelState, name: str, payload: bytes, *, want_reply: bool
     ) -> ReplySlot:
-        """Send a request on a channel; with ``want_reply`` ReplyReceived answers it.
+        """Send a channel request; with ``want_reply``, results in ReplyReceived.
 
         :raises LocalProtocolError: the channel is not open
         """
@@ -614,7 +613,7 @@ class Connection:
         return slot
 
     def request_global(self, name: str, payload: bytes, *, want_reply: bool) -> ReplySlot:
-        """Send a request of the session; with ``want_reply`` ReplyReceived answers it."""
+        """Send a global request; with ``want_reply``, results in ReplyReceived."""
         self._check_payload(payload)
         slot = ReplySlot()
         self._ask(GlobalRequest(name, want_reply, payload).encode())
@@ -624,14 +623,14 @@ class Connection:
             self._asked_without_reply = True
         return slot
 
-    # Answers of ours
+    # Our answers
 
     def answer(self, request: PendingRequest, is_success: bool, payload: bytes = b"") -> None:
-        """Decide a request of the peer. Replies leave in the order in which requests came.
+        """Answer a request of the peer. Replies leave in the order of the requests.
 
-        Does nothing when the request's channel is no longer open.
+        Does nothing if the request's channel is no longer open.
 
-        :raises LocalProtocolError: it was decided before
+        :raises LocalProtocolError: it was already answered
         """
         channel = request.channel
         if channel is not None and channel.phase is not ChannelPhase.OPEN:
@@ -652,7 +651,7 @@ class Connection:
             kind = ChannelSuccess if request.answer else ChannelFailure
             self._send(kind(channel.remote_id).encode())
 
-    # Messages about opening
+    # Messages that open channels
 
     def _channel_open(self, payload: Buffer) -> None:
         message = ChannelOpen.decode(payload)
@@ -745,7 +744,7 @@ class Connection:
     # Messages on open channels
 
     def _find(self, local_id: int, size: int) -> ChannelState | None:
-        """Return a channel whose messages count; one of ``size`` bytes to no channel is noise."""
+        """Return a channel; None, and count the message as noise, if it no longer exists."""
         channel = self._channels.get(local_id)
         if channel is None:
             self._count_noise(size)
@@ -821,7 +820,7 @@ class Connection:
         self._remove(channel)
         self._emit(ChannelClosed(channel))
 
-    # Messages about requests
+    # Requests and replies
 
     def _channel_request(self, payload: Buffer) -> None:
         message = ChannelRequest.decode(payload)
@@ -833,14 +832,14 @@ class Connection:
             return
         _check_name(message.request_type)
         request = PendingRequest(message.request_type, message.payload, message.want_reply, channel)
-        # OpenSSH asks for signs of life on a channel, others of the session.
+        # OpenSSH sends its keep-alive requests on a channel, others as global requests.
         if message.request_type == Extension.KEEP_ALIVE_REQUEST:
             self._refuse_in_turn(channel.requests, request)
         elif self._keep(channel.requests, request):
             self._emit(ChannelRequestReceived(channel, request))
 
     def _exit(self, channel: ChannelState, message: ChannelRequest) -> None:
-        """Keep how the peer's program ended; such requests are never answered."""
+        """Record how the peer's program ended; these requests are never answered."""
         try:
             if message.request_type == "exit-status":
                 channel.exit_status = ExitStatus.decode(message.payload).exit_status
@@ -862,7 +861,7 @@ class Connection:
             self._emit(GlobalRequestReceived(request))
 
     def _keep(self, line: RequestLine, request: PendingRequest) -> bool:
-        """Keep a request for the application, or refuse it when too much waits already."""
+        """Keep a request for the application; refuse it if too many are waiting."""
         if not self._undecided.has_room_for(line, request):
             self._count_noise(len(request.payload))
             self._refuse_in_turn(line, request)
@@ -871,7 +870,7 @@ class Connection:
         return True
 
     def _refuse_in_turn(self, line: RequestLine, request: PendingRequest) -> None:
-        """Refuse a request without asking; its refusal waits for the answers before it."""
+        """Refuse a request without asking; the reply waits for those before it."""
         if not request.want_reply:
             return
         request.payload = b""
@@ -920,7 +919,7 @@ _HANDLERS: Final[dict[int, Callable[[Connection, Buffer], None]]] = {
 
 
 class _Handlers(dict[int, Callable[[Buffer], None]]):
-    """What handles the messages of one connection; bound when a message of its kind first comes."""
+    """The message handlers of one connection, bound when a message of their kind first arrives."""
 
     __slots__ = ("_connection",)
 

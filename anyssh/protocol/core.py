@@ -1,9 +1,8 @@
-"""Everything that one byte stream needs: the machine that a session feeds and drains.
+"""The protocol of one byte stream, sans-IO: a state machine that a session feeds and drains.
 
-A core puts the parts together: the transport turns bytes into payloads; each payload is looked up
-in the acceptance table and handed to the part it belongs to: key exchange, authentication or
-connection. What those tell goes out as events. Any error of the peer ends in one place,
-:meth:`Core.terminate`.
+The core connects the parts. The transport turns bytes into payloads; each payload is looked up in
+the acceptance table, and passed to the part in charge: key exchange, authentication or connection.
+What these report leaves as events. Every error of the peer ends in :meth:`Core.terminate`.
 """
 
 from __future__ import annotations
@@ -89,12 +88,12 @@ MessageT = TypeVar("MessageT", bound=Message)
 
 MAX_FAMILIAR_BYTES: Final = 512
 MESSAGES_PER_CALL: Final = 512
-"""Messages handled before the caller may do something else, however small they are."""
+"""Messages handled in one call, however small, before the caller gets a chance to do other work."""
 LEAST_MESSAGES_PER_CALL: Final = 64
 MESSAGES_PER_CHANNEL: Final = 8
-"""How many messages it is worth to wake a task of the application, as each channel may have one."""
+"""How many messages waking one application task is worth; each channel may have one."""
 
-# Python 3.11 takes long to look a member of an enumeration up.
+# Looking up an enum member is slow in Python 3.11.
 _VERSION: Final = Phase.VERSION
 _RUNNING: Final = Phase.RUNNING
 _TERMINATED: Final = Phase.TERMINATED
@@ -111,7 +110,7 @@ _WAITED_FOR: Final = {
 
 
 def _familiar(kind: type[MessageT]) -> Callable[[bytes], MessageT]:
-    """Return what decodes a kind of message of which most peers send the same bytes."""
+    """Return a caching decoder for messages of which most peers send the same bytes."""
     remembered = lru_cache(maxsize=16)(kind.decode)
 
     def decode(payload: bytes) -> MessageT:
@@ -127,28 +126,28 @@ _decode_service_request: Final = _familiar(ServiceRequest)
 
 
 class Core:
-    """One connection of a session, without any input or output of its own.
+    """The protocol state of one byte stream, without any I/O of its own.
 
     :param role: which end we are
     :param config: algorithms and limits
     :param now: monotonic seconds
-    :param random: returns so many unpredictable bytes
-    :param identification: our line, without its end
-    :param connection: what the session has besides this stream; attached once authenticated, or
-        once the server goes on with it, if it has lost another stream
-    :param host_keys: a server's host keys and certificates, in order of preference; their private
-        halves may live elsewhere
-    :param takes_certificates: whether the peer may prove itself with a certificate
-    :param guesses_key_exchange: whether a client's first key exchange message leaves at once
-    :param delay_secret: makes the times of failed authentications unpredictable
-    :param services: what clients may ask for once they are authenticated, besides the connection
-    :param clock: tells monotonic seconds whenever it is asked, for measuring latency
-    :param trace: told what happens, if given
-    :ivar phase: how far the connection has come
+    :param random: returns the given number of unpredictable bytes
+    :param identification: our identification string, without CR LF
+    :param connection: the session's state that outlives the stream; attached after authentication,
+        or when a server resumes it after it lost its previous stream
+    :param host_keys: a server's host keys and certificates, in order of preference; the private
+        halves may be held elsewhere
+    :param takes_certificates: whether the peer may authenticate with a certificate
+    :param guesses_key_exchange: whether a client sends its first key exchange message at once
+    :param delay_secret: makes the delays of failed authentications unpredictable
+    :param services: what authenticated clients may request, besides the connection protocol
+    :param clock: returns the present time in monotonic seconds, for measuring latency
+    :param trace: called with trace events, if given
+    :ivar phase: the phase of the connection
     :ivar is_running: whether channels and requests are allowed
-    :ivar can_send: whether payloads of the connection may leave now
-    :ivar peer_has_left: whether the peer has said goodbye, so that nothing more comes
-    :ivar has_backlog: whether to call :meth:`receive_data` again, once others had their turn
+    :ivar can_send: whether payloads of the connection may be sent now
+    :ivar peer_has_left: whether the peer has sent DISCONNECT, so that nothing more will arrive
+    :ivar has_backlog: whether to call :meth:`receive_data` again, after other tasks had their turn
     """
 
     __slots__ = (
@@ -273,11 +272,11 @@ class Core:
         self._handlers: dict[int, Callable[..., None]] = _Handlers(self)
         self.exchanger.start()
 
-    # What a session asks
+    # Called by the session
 
     @property
     def is_paused(self) -> bool:
-        """Whether nothing is received until it is known which session goes on here."""
+        """Whether receiving is suspended until the session to resume over this stream is known."""
         return self._is_halted and self.phase is not Phase.TERMINATED
 
     @property
@@ -301,20 +300,20 @@ class Core:
 
     @property
     def is_steady(self) -> bool:
-        """Whether :meth:`next_deadline` only moves away for now, so that nobody need look."""
+        """Whether :meth:`next_deadline` can only move later for now, and need not be checked."""
         return self.can_send and self._reconnector.is_steady
 
-    # What the connection needs of its link
+    # The Link of the connection
 
     @property
     def room(self) -> int:
-        """Bytes that the output, and the journal, still take before senders wait."""
+        """Bytes that the output, and the journal, can take before senders wait."""
         limits, journal = self.config.limits, self._reconnector.journal
         room = limits.pending_output - self.transport.pending
         return room if journal is None else min(room, limits.unacknowledged_bytes - journal.size)
 
     def send(self, head: bytes, body: Buffer = b"") -> None:
-        """Seal and queue a payload, given as one or two pieces."""
+        """Seal and queue a payload, given in one or two pieces."""
         transport, journal = self.transport, self._reconnector.journal
         if self._data_tracer is not None and head[0] in DATA_MESSAGES:
             self._data_tracer.sent_data(bytes(head) + bytes(body))
@@ -325,11 +324,11 @@ class Core:
         transport.send(head, body)
 
     def emit(self, event: Event) -> None:
-        """Tell the session something."""
+        """Queue an event for the session."""
         self._events.append(event)
 
     def count_noise(self, size: int) -> None:
-        """Note a message without effect.
+        """Count a message without effect.
 
         :raises RemoteProtocolError: there were too many
         """
@@ -343,10 +342,10 @@ class Core:
     # Feeding and draining
 
     def receive_data(self, data: Buffer, now: float) -> Sequence[Event]:
-        """Take bytes from the stream; return what they brought about.
+        """Process bytes from the stream; return the resulting events.
 
-        Handles a bounded number of messages. While :attr:`has_backlog` is true, call again, with
-        no bytes, once others had their turn.
+        The number of messages per call is bounded. While :attr:`has_backlog` is true, call again
+        with ``b""``, after other tasks had their turn.
         """
         self._now = now
         self.has_backlog = False
@@ -357,7 +356,7 @@ class Core:
         return self.poll_events()
 
     def receive_eof(self, now: float) -> Sequence[Event]:
-        """Note that the stream has ended; return what that brought about."""
+        """Process the end of the stream; return the resulting events."""
         self._now = now
         if self.phase is not Phase.TERMINATED:
             self._end(None, is_loss=True)
@@ -365,16 +364,16 @@ class Core:
 
     @property
     def has_output(self) -> bool:
-        """Whether :meth:`data_to_send` has something to return."""
+        """Whether :meth:`data_to_send` would return any bytes."""
         return self.transport.pending > 0 or self._connection.gathering is not None
 
     @property
     def has_events(self) -> bool:
-        """Whether :meth:`poll_events` has something to return."""
+        """Whether :meth:`poll_events` would return any events."""
         return bool(self._events)
 
     def poll_events(self) -> Sequence[Event]:
-        """Return, and forget, what has come about since the last call."""
+        """Return and clear the events since the last call."""
         events = self._events
         if not events:
             return ()
@@ -383,7 +382,7 @@ class Core:
         return taken
 
     def data_to_send(self, now: float) -> bytes:
-        """Return, and forget, the bytes to write to the stream. May bring about events."""
+        """Return and clear the bytes to write to the stream. May cause events."""
         self._now = now
         self.transport.now = now
         if self.phase is _RUNNING:
@@ -399,7 +398,7 @@ class Core:
         return data
 
     def next_deadline(self) -> float | None:
-        """Return when :meth:`handle_timeout` has something to do, in monotonic seconds."""
+        """Return when to call :meth:`handle_timeout` next, in monotonic seconds."""
         if self.phase is Phase.TERMINATED:
             return None
         earliest = self._deadline
@@ -424,7 +423,7 @@ class Core:
         return self._rekeying.deadline
 
     def handle_timeout(self, now: float) -> Sequence[Event]:
-        """Do what is due; return what that brought about."""
+        """Do what is due; return the resulting events."""
         self._now = self.transport.now = now
         if self.phase is not Phase.TERMINATED:
             self._attempt(self._time_out)
@@ -436,7 +435,7 @@ class Core:
             error = RemoteProtocolError(f"the peer took too long for {_WAITED_FOR[self.phase]}")
             if not self._is_survivable:
                 raise error
-            # Silence is no fault of the peer: it may not be there any more.
+            # Silence is no violation: the peer may simply be gone.
             self._end(error, is_loss=True)
         elif self.phase is Phase.RUNNING:
             self._start_rekey_if_due()
@@ -448,22 +447,22 @@ class Core:
     # Ending
 
     def disconnect(self, reason: int, description: str) -> None:
-        """Say goodbye; nothing is received or sent afterwards."""
+        """Send DISCONNECT; nothing is received or sent afterwards."""
         if self.phase is not Phase.TERMINATED:
             is_loss = reason == DisconnectReason.CONNECTION_LOST
             self._say_goodbye(reason, description)
             self._end(Disconnected(reason, description, by_peer=False), is_loss=is_loss)
 
     def lose(self, error: SSHError, now: float) -> None:
-        """End the connection as if the stream had ended, for a reason that we know of."""
+        """End the connection as if the stream had ended, for a reason known to us."""
         self._now = now
         if self.phase is not Phase.TERMINATED:
             self._end(error, is_loss=True)
 
     def terminate(self, error: SSHError) -> None:
-        """End the connection for an error, telling the peer its reason.
+        """End the connection because of an error, and tell the peer the reason.
 
-        A session that can go on over another stream survives a broken packet now and then.
+        A session that can resume over another stream survives an occasional corrupted packet.
         """
         if self.phase is Phase.TERMINATED:
             return
@@ -481,7 +480,7 @@ class Core:
 
     @property
     def _is_survivable(self) -> bool:
-        """Whether the session can go on over another stream, should this one be lost."""
+        """Whether the session could resume over another stream if this one were lost."""
         return (
             self._is_attached
             and self._connection.continuity is not None
@@ -497,7 +496,7 @@ class Core:
     def _end(self, error: SSHError | None, *, is_loss: bool = False) -> None:
         is_survivable = is_loss and self._is_survivable
         if is_survivable:
-            # The peer was told that they have come.
+            # The peer has already been sent receipts for them.
             self._attempt(self._handle_deferred)
             if self.phase is Phase.TERMINATED:
                 return
@@ -511,9 +510,10 @@ class Core:
             self._connection.detach()
 
     def release(self) -> None:
-        """Let go of all that leads back here, once the stream is closed and nothing more comes.
+        """Drop all references that lead back here, once the stream is closed.
 
-        Otherwise only the garbage collector could free this core. What it knows stays.
+        They would keep this core alive until the garbage collector runs. Its state remains
+        readable.
         """
         self._handlers = {}
         self._authentication = None
@@ -521,34 +521,35 @@ class Core:
         self._reconnector.release()
 
     def _go_offline(self) -> None:
-        """Leave the connection with nothing but the journal."""
+        """Leave the connection with only the journal."""
         transport, continuity = self.transport, self._connection.continuity
         if continuity is not None:
             journal = continuity.journal
             received = transport.messages_received - 1
             if not transport.gets_receipts:
-                # The next packet would have announced receipts; a peer keeps what comes after it.
+                # The peer's next packet would have announced receipts; it keeps only what it sends
+                # after that.
                 received += 1
             journal.end(transport.messages_sent - 1, received)
             offline = Offline(journal, self.config.limits, self.emit, self._clock)
             self._connection.attach(offline)
 
     def _say_goodbye(self, reason: int, description: str) -> None:
-        """Send DISCONNECT, unless the peer has not even shown that it speaks SSH."""
+        """Send DISCONNECT, unless the peer has not identified itself as SSH."""
         if self._is_attached:
             self._connection.send_gathered()
         if self.phase is not Phase.VERSION:
             self.transport.send(Disconnect(reason, description).encode())
 
     def _attempt(self, action: Callable[..., None], *arguments: Any) -> None:
-        """Do something that the peer may have made impossible."""
+        """Run an action; if it raises an SSHError, end the connection."""
         try:
             action(*arguments)
         except SSHError as error:
             self.terminate(error)
 
     def _guard(self, answer: Callable[..., None]) -> Answer:
-        """Make the answer of an obligation; what it raises ends the connection."""
+        """Wrap the answer to an obligation, such that an SSHError in it ends the connection."""
 
         def guarded(now: float, *arguments: Any) -> None:
             self._now = now
@@ -591,7 +592,7 @@ class Core:
             self._reconnector.give_receipt_if_due(self._now)
 
     def _limit_messages(self) -> None:
-        """Have a call take about the same time, whatever number of tasks it wakes."""
+        """Bound the duration of a call, whatever the number of tasks that it wakes."""
         woken = MESSAGES_PER_CHANNEL * self._connection.channel_count
         self._messages_per_call = max(LEAST_MESSAGES_PER_CALL, MESSAGES_PER_CALL - woken)
 
@@ -636,7 +637,7 @@ class Core:
         return self.phase.name.lower().replace("_", " ")
 
     def _whereabouts(self) -> str:
-        """Return words for errors of ours: which end this is, and how far it has come."""
+        """Describe this end for errors: its role and phase."""
         return f"is a {self.role.name.lower()} in the {self._phase_name} phase"
 
     # Conditions
@@ -715,7 +716,7 @@ class Core:
     # Dispositions
 
     def _refuse(self, number: int, payload: bytes) -> None:
-        """Tell a peer that it has to authenticate first."""
+        """Tell the peer that it has to authenticate first."""
         if number == MessageNumber.GLOBAL_REQUEST:
             if GlobalRequest.decode(payload).want_reply:
                 self.transport.send(RequestFailure(b"").encode())
@@ -736,12 +737,12 @@ class Core:
     # Handlers
 
     def _first_connection_message(self, payload: Buffer) -> None:
-        """Note that the connection is in use; later messages go straight to it."""
+        """Note that the connection is in use; further messages go straight to it."""
         self._saw_connection_message = True
         self._connection.handlers[payload[0]](payload)
 
     def _global_request_came(self, payload: Buffer) -> None:
-        """Handle requests about the stream; others are for the connection, once there is one."""
+        """Handle requests about the stream; pass others to the connection, once there is one."""
         message = GlobalRequest.decode(payload)
         if message.request_name == Extension.ENABLE_SESSION_RECONNECT_REQUEST:
             self._enable_came(len(payload))
@@ -751,7 +752,7 @@ class Core:
             self._is_halted = True
             self._reconnector.receive_request(message.payload)
         elif self._is_survivable:
-            self.count_noise(len(payload))  # sent again with what was lost
+            self.count_noise(len(payload))  # retransmitted with what was lost
         else:
             self._other_request_came(payload)
 
@@ -765,7 +766,7 @@ class Core:
         if self._reconnector.may_be_enabled:
             self._reconnector.receive_enable()
         elif self._peer_is_dev_tunnels:
-            self.count_noise(size)  # one member repeats it
+            self.count_noise(size)  # one of these implementations repeats it
         else:
             raise RemoteProtocolError("reconnecting was turned on twice, or never announced")
 
@@ -877,7 +878,7 @@ class Core:
         self._connection.attach(self)
 
     def _start_running(self) -> None:
-        self._handlers.clear()  # those of authentication, or of going on
+        self._handlers.clear()  # those for authenticating, or for resuming
         self.exchanger.forget_first_exchange()
         self.transport.allow_large_packets()
         self._set_phase(Phase.RUNNING)
@@ -886,7 +887,7 @@ class Core:
         self._keep_alive.start(self._now)
 
     def _ext_info_came(self, payload: bytes) -> None:
-        extensions = dict(_decode_ext_info(payload).extensions)  # that one is for all who say so
+        extensions = dict(_decode_ext_info(payload).extensions)  # this one everyone may send
         self._reconnector.learn_extensions(frozenset(extensions))
         self._success_is_due = self.phase is Phase.AUTHENTICATION
         if isinstance(self._authentication, ClientAuthentication):
@@ -896,7 +897,7 @@ class Core:
     # Reconnecting
 
     def _begin_resumption(self) -> None:
-        """Go on with a session that has lost its stream, instead of authenticating."""
+        """Resume a session that has lost its stream, instead of authenticating."""
         self._set_phase(Phase.ENCRYPTED)
         self._deadline = self._now + self.config.limits.key_exchange_time
         self._ext_info_message = self.transport.messages_received + 1
@@ -905,7 +906,7 @@ class Core:
         self._reconnector.resume(self._connection)
 
     def _resume(self, connection: Connection, missing: Sequence[Entry]) -> None:
-        """Go on with a session, and send what its peer lacks before anything else."""
+        """Resume a session; first retransmit what the peer lacks."""
         continuity, journal = connection.continuity, self._reconnector.journal
         algorithms = self.exchanger.algorithms
         if continuity is None or journal is None or algorithms is None:
@@ -918,12 +919,12 @@ class Core:
         self.has_backlog = True
         for _, _, head, body in missing:
             self.send(head, body)
-        connection.own_waiting += self.transport.pending  # the peer made us send none of this
+        connection.own_waiting += self.transport.pending  # the peer did not cause any of this
         self.emit(SessionResumed())
         connection.attach(self)
 
     def _acknowledged(self, number: int, delay: float | None) -> None:
-        """Note a receipt: forget what has arrived, and take the time that it took."""
+        """Process a receipt: drop what has arrived, and measure the latency."""
         journal = self._reconnector.journal
         if journal is None:
             return
@@ -935,7 +936,7 @@ class Core:
             self._connection.pass_turn()
 
     def _ask_for_receipt(self) -> None:
-        """Have the peer acknowledge what it has, before senders have to wait for it."""
+        """Solicit a receipt before senders would have to wait for one."""
         journal, limits = self._reconnector.journal, self.config.limits
         if journal is None or 2 * journal.size < limits.unacknowledged_bytes:
             return
@@ -949,9 +950,9 @@ class Core:
     # Services
 
     def request_service(self, name: str) -> None:
-        """Ask the server for a service; ServiceAccepted tells that it was granted.
+        """Request a service from the server; ServiceAccepted reports that it was granted.
 
-        :raises LocalProtocolError: a request is under way, or this is not the time
+        :raises LocalProtocolError: another request is in progress, or the phase does not allow it
         """
         if self.role is Role.SERVER or not self.is_running:
             raise LocalProtocolError(
@@ -993,13 +994,13 @@ class Core:
             self._set_phase(Phase.AUTHENTICATION)
         self._events.append(ServiceAccepted(name))
 
-    # New keys and signs of life
+    # New keys and keep-alive
 
     def start_rekey(self, now: float) -> None:
-        """Exchange new keys now; does nothing while an exchange is under way.
+        """Exchange new keys now; does nothing if a key exchange is in progress.
 
-        :raises LocalProtocolError: the session is not running or has no keys, or the peer cannot
-            be asked: the Dev Tunnels family decides by itself
+        :raises LocalProtocolError: the session is not running or not encrypted, or the peer is a
+            Dev Tunnels implementation, which only rekeys on its own initiative
         """
         self._now = now
         if not (self.config.is_secure and self.is_running):
@@ -1096,10 +1097,10 @@ _HANDLERS: Final[dict[int, Callable[[Core, bytes], None]]] = {
 
 
 class _Handlers(dict[int, Callable[..., None]]):
-    """What handles the messages of one core; made when a message first comes.
+    """The message handlers of one core, bound when a message of their kind first arrives.
 
-    Most sessions see a few kinds, and to bind a method for each kind takes longer than they do.
-    Those of the connection come often, and are kept.
+    Most sessions see only a few kinds, and binding a method for every kind would be slower. The
+    handlers of the connection are kept, as they are used often.
     """
 
     __slots__ = ("_core",)
@@ -1125,7 +1126,7 @@ def _acceptance_of(service: str) -> bytes:
 
 
 def _public_words(error: SSHError) -> str:
-    """Return what the peer may know of an error of ours."""
+    """Return what to tell the peer about an error of ours."""
     if isinstance(error, HostKeyError):
         return "host key not verifiable"
     return str(error)[:256]

@@ -1,7 +1,7 @@
-"""What a core tells its session: events in the order in which they came about.
+"""What a core reports to its session: events, in the order in which they happened.
 
-Most are plain facts. An :class:`Obligation` is a question to the outside world; the core goes no
-further on that axis until one of its answer methods was called, exactly once.
+Most are mere notifications. An :class:`Obligation` is a question that only the session can answer;
+the core waits with whatever depends on it until one of its methods is called, exactly once.
 """
 
 from __future__ import annotations
@@ -67,15 +67,15 @@ __all__ = [
 
 
 class Event:
-    """The base of everything that a core tells."""
+    """The base class of all events of a core."""
 
     __slots__ = ()
 
 
 class Obligation(Event):
-    """A question that the core waits for; answered through a method, once.
+    """A question that the core is waiting for; answered by calling a method, once.
 
-    Every answer tells the time, in monotonic seconds.
+    Every answer includes the time, in monotonic seconds.
     """
 
     __slots__ = ("_answer",)
@@ -92,11 +92,11 @@ Answer = Callable[..., None]
 """Takes the time and the answer."""
 
 Guard = Callable[[Callable[..., None]], Answer]
-"""Makes an :data:`Answer` out of a function of the answer alone, and handles what it raises."""
+"""Makes an :data:`Answer` of a function that takes the answer only, and handles its exceptions."""
 
 
 def nobody(*told: Any) -> Any:
-    """Take the place of who was told, once there is nothing more to tell."""
+    """Replace a callback that is no longer wanted."""
 
 
 # The connection
@@ -111,7 +111,7 @@ class VersionReceived(Event):
 
 @dataclass(slots=True)
 class KeyExchangeStarted(Event):
-    """A side has sent KEXINIT."""
+    """One side has sent KEXINIT."""
 
     is_initial: bool
 
@@ -133,7 +133,7 @@ class ExtensionsReceived(Event):
 
 @dataclass(slots=True)
 class DebugReceived(Event):
-    """The peer sent a text for developers; it is safe to show."""
+    """The peer sent a DEBUG message; its text is safe to display."""
 
     message: str
     always_display: bool
@@ -141,21 +141,21 @@ class DebugReceived(Event):
 
 @dataclass(slots=True)
 class KeepAliveAnswered(Event):
-    """The peer gave a sign of life, for the ``count``-th time in a row."""
+    """The peer answered keep-alive, for the ``count``-th time in a row."""
 
     count: int
 
 
 @dataclass(slots=True)
 class KeepAliveMissed(Event):
-    """The peer gave no sign of life, for the ``count``-th time in a row."""
+    """The peer did not answer keep-alive, for the ``count``-th time in a row."""
 
     count: int
 
 
 @dataclass(slots=True)
 class LatencyMeasured(Event):
-    """So long did a packet take to the peer and its receipt back, without the peer's own time."""
+    """The time from sending a packet to receiving its receipt, less the peer's own delay."""
 
     milliseconds: float
 
@@ -164,9 +164,9 @@ class LatencyMeasured(Event):
 class ConnectionTerminated(Event):
     """The connection is over.
 
-    :ivar error: why: a :class:`~anyssh.SSHError`, or None when the stream just ended
-    :ivar phase: how far the connection had come
-    :ivar is_survivable: whether the session can go on over another stream
+    :ivar error: the reason, or None if the stream just ended
+    :ivar phase: the phase that the connection had reached
+    :ivar is_survivable: whether the session can be resumed over another stream
     """
 
     error: SSHError | None
@@ -176,12 +176,12 @@ class ConnectionTerminated(Event):
 
 @dataclass(slots=True)
 class ReconnectRequested(Obligation):
-    """A client wants to go on with a session over this stream: with which?
+    """A client wants to resume a session over this stream: which one?
 
-    :ivar proves: tells whether the client has proved that it knows the session of this id; takes
-        the same time whatever the answer
-    :ivar is_overtaken: tells whether the session of a connection has been gone on with since the
-        client gave this request up; it must not cost the session its present stream
+    :ivar proves: tells whether the client has proved knowledge of a given session id, in constant
+        time
+    :ivar is_overtaken: tells whether a connection's session has been resumed since the client gave
+        this request up, so that the request must not cost the session its present stream
     """
 
     proves: Callable[[bytes], bool] = field(repr=False)
@@ -189,7 +189,7 @@ class ReconnectRequested(Obligation):
     _answer: Answer | None = field(repr=False)
 
     def accept(self, connection: Connection, now: float) -> None:
-        """Go on with a session that the client has proved to know, and that has no stream."""
+        """Resume a session without a stream, whose id the client has proved to know."""
         self._answer_with(now, connection, None)
 
     def reject(self, error: ReconnectError, now: float) -> None:
@@ -199,14 +199,14 @@ class ReconnectRequested(Obligation):
 
 @dataclass(slots=True)
 class SessionResumed(Event):
-    """The session goes on over this stream."""
+    """The session is resumed over this stream."""
 
 
 @dataclass(slots=True)
 class HostKeyPresented(Obligation):
-    """The server has proved that it holds this host key: is it the right one?
+    """The server has proved possession of this host key: is it the right one?
 
-    :ivar certificate: what an authority says about the key, if the server showed that
+    :ivar certificate: a certificate for the key, if the server presented one
     """
 
     key: Key
@@ -214,7 +214,7 @@ class HostKeyPresented(Obligation):
     _answer: Answer | None = field(repr=False)
 
     def accept(self, now: float) -> None:
-        """Go on."""
+        """Accept the key, and continue."""
         self._answer_with(now, None)
 
     def reject(self, error: SSHError, now: float) -> None:
@@ -232,7 +232,7 @@ class SignatureRequested(Obligation):
     _answer: Answer | None = field(repr=False)
 
     def supply(self, signature: bytes, now: float) -> None:
-        """Give the signature, in its wire form."""
+        """Supply the signature blob."""
         self._answer_with(now, signature, None)
 
     def fail(self, error: SSHError, now: float) -> None:
@@ -245,7 +245,7 @@ class SignatureRequested(Obligation):
 
 @dataclass(slots=True)
 class ServiceRequested(Event):
-    """An authenticated client asked for one of the services that the core was told of."""
+    """An authenticated client requests one of the services known to the core."""
 
     name: str
 
@@ -259,26 +259,26 @@ class ServiceAccepted(Event):
 
 @dataclass(slots=True)
 class KeyQueried(Obligation):
-    """A client asks whether a key, or a certificate for one, is worth signing with."""
+    """A client asks whether a key or certificate would be accepted."""
 
     username: str
     identity: Identity
     _answer: Answer | None = field(repr=False)
 
     def answer(self, is_worthwhile: bool, now: float) -> None:
-        """Tell the client."""
+        """Answer the client."""
         self._answer_with(now, is_worthwhile)
 
 
 @dataclass(slots=True)
 class AttemptMade(Obligation):
-    """A client has offered a proof: is it good?"""
+    """A client has offered a proof: is it accepted?"""
 
     attempt: AuthAttempt
     _answer: Answer | None = field(repr=False)
 
     def accept(self, principal: object, now: float) -> None:
-        """Let the client in as ``principal``."""
+        """Authenticate the client as ``principal``."""
         self._answer_with(now, Accepted(principal))
 
     def reject(self, now: float) -> None:
@@ -286,9 +286,9 @@ class AttemptMade(Obligation):
         self._answer_with(now, Refused())
 
     def challenge(self, challenge: Challenge, now: float) -> None:
-        """Ask the user something.
+        """Prompt the user.
 
-        :raises LocalProtocolError: this is not keyboard-interactive
+        :raises LocalProtocolError: the method is not keyboard-interactive
         """
         if not isinstance(self.attempt, KeyboardInteractiveAttempt):
             raise LocalProtocolError(f"the method {self.attempt.method} knows no challenges")
@@ -297,14 +297,14 @@ class AttemptMade(Obligation):
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The verdict on a proof that was good."""
+    """The verdict on an accepted proof."""
 
     principal: object
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The verdict on a proof that was not good."""
+    """The verdict on a refused proof."""
 
 
 Verdict = Accepted | Refused | Challenge
@@ -312,7 +312,7 @@ Verdict = Accepted | Refused | Challenge
 
 @dataclass(slots=True)
 class Authenticated(Event):
-    """The client is authenticated. ``principal`` is known to a server only."""
+    """The client is authenticated. ``principal`` is known on a server only."""
 
     principal: object | None
 
@@ -327,26 +327,26 @@ class AuthenticationFailed(Event):
 
 @dataclass(slots=True)
 class KeyAccepted(Event):
-    """The server would accept a signature with the key that was queried."""
+    """The server would accept a signature with the queried key."""
 
 
 @dataclass(slots=True)
 class PasswordExpired(Event):
-    """The server wants a new password before it looks at this one; the text is safe to show."""
+    """The server demands a new password before it judges this one; the text is safe to display."""
 
     prompt: str
 
 
 @dataclass(slots=True)
 class ChallengeReceived(Event):
-    """The server asks the user something."""
+    """The server prompts the user."""
 
     challenge: Challenge
 
 
 @dataclass(slots=True)
 class BannerReceived(Event):
-    """The server sent a text for the user; it is safe to show."""
+    """The server sent a banner for the user; it is safe to display."""
 
     message: str
 
@@ -356,7 +356,7 @@ class BannerReceived(Event):
 
 @dataclass(slots=True)
 class ChannelOpenReceived(Event):
-    """The peer wants to open a channel."""
+    """The peer asks to open a channel."""
 
     channel: ChannelState
     payload: bytes = field(repr=False)
@@ -381,7 +381,7 @@ class ChannelOpenFailed(Event):
 
 @dataclass(slots=True)
 class ChannelDataReceived(Event):
-    """Bytes came, within the window."""
+    """Data arrived, within the window."""
 
     channel: ChannelState
     data: Buffer = field(repr=False)
@@ -389,7 +389,7 @@ class ChannelDataReceived(Event):
 
 @dataclass(slots=True)
 class ChannelExtendedDataReceived(Event):
-    """Bytes of another kind came, such as standard error."""
+    """Extended data arrived, such as standard error."""
 
     channel: ChannelState
     data_type: int
@@ -405,21 +405,21 @@ class ChannelEofReceived(Event):
 
 @dataclass(slots=True)
 class ChannelClosed(Event):
-    """The peer has closed a channel; it is gone from the table."""
+    """The peer has closed a channel, which was removed from the table."""
 
     channel: ChannelState
 
 
 @dataclass(slots=True)
 class ChannelWritable(Event):
-    """A channel that could not send all of its bytes can send again."""
+    """A channel that could not send everything can send again."""
 
     channel: ChannelState
 
 
 @dataclass(slots=True)
 class RoomMade(Event):
-    """The output has room again for those who asked by ``Connection.wait_for_room``."""
+    """The output has room again for callers of ``Connection.wait_for_room``."""
 
 
 # Requests
@@ -427,7 +427,7 @@ class RoomMade(Event):
 
 @dataclass(slots=True)
 class ChannelRequestReceived(Event):
-    """The peer wants something of a channel."""
+    """The peer sent a channel request."""
 
     channel: ChannelState
     request: PendingRequest
@@ -435,14 +435,14 @@ class ChannelRequestReceived(Event):
 
 @dataclass(slots=True)
 class GlobalRequestReceived(Event):
-    """The peer wants something of the session."""
+    """The peer sent a global request."""
 
     request: PendingRequest
 
 
 @dataclass(slots=True)
 class ReplyReceived(Event):
-    """A request of ours was answered."""
+    """One of our requests was answered."""
 
     slot: ReplySlot
     is_success: bool

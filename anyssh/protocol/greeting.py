@@ -1,7 +1,7 @@
-"""Finds the peer's identification line in the first bytes of a stream (RFC 4253 section 4.2).
+"""Finds the peer's identification string at the start of a stream (RFC 4253 section 4.2).
 
-A server may write other lines before its own; a client may not. What is not SSH at all is
-recognised, so that the error names the likely cause.
+A server may send other lines before its own; a client may not. Other protocols are recognised, so
+that the error names the likely cause.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_BANNER_BYTES: Final = 8 * 1024
 class Greeting:
     """Consumes lines from the front of a buffer until the peer has identified itself.
 
-    :ivar last_line: what came last in place of an identification
+    :ivar last_line: the last line received instead of an identification string
     """
 
     __slots__ = ("_bytes", "_lines", "_peer", "last_line")
@@ -36,9 +36,9 @@ class Greeting:
         self.last_line: bytes = b""
 
     def read(self, buffer: bytearray) -> PeerVersion | None:
-        """Take the identification off the buffer, or as much of the banner as is there.
+        """Consume the identification string, or the lines before it that are complete.
 
-        :raises RemoteProtocolError: this is not an SSH peer, or it goes on for too long
+        :raises RemoteProtocolError: the peer does not speak SSH, or sends too much before
         """
         while True:
             end = buffer.find(b"\n", 0, MAX_LINE_BYTES + MAX_BANNER_BYTES)

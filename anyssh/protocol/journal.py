@@ -1,17 +1,17 @@
-"""What a session remembers of its streams, so that it can go on over another without losing a byte.
+"""What a session keeps about its streams, to resume over another one without losing a byte.
 
-Every message of the connection protocol that leaves is entered in the :class:`Journal` of its
-stream under the number of its packet, and struck off once the peer's receipts say that it has it.
-When the stream is lost, what is left is sent again over the next one, in its order, and entered
-there anew. In between, :class:`~anyssh.protocol.offline.Offline` stands in for the stream.
+Every message of the connection protocol is entered into the :class:`Journal` of its stream under
+the number of its packet, and struck off once the peer's receipts cover it. When the stream is lost,
+what is left is retransmitted in order over the next one, and entered there anew. In between,
+:class:`~anyssh.protocol.offline.Offline` takes the place of the stream.
 
-A server answers a reconnect request and goes on over the new stream, but cannot know whether its
-answer arrives. Should that stream be lost as well, the client may come back either from the old
-stream or from the new one. So the new journal keeps the old one until a receipt shows that the
-answer has come, and :meth:`Continuity.follow` goes back to it if that is where the client is. Both
-number their packets from zero, so a client should say which of the two it means. One that does not
-has most likely come from the new stream, if its number can be one of there: the Dev Tunnels family
-gives up a session whose answer is lost.
+A server that answers a reconnect request resumes over the new stream, but cannot know whether its
+answer arrives. If that stream is lost as well, the client may come back from either stream. So the
+new journal keeps the old one until a receipt shows that the answer has arrived, and
+:meth:`Continuity.follow` returns to it if that is where the client is. Both number their packets
+from zero, so the client should say which stream it means. One that does not has most likely come
+from the new stream, if its number is possible there: Dev Tunnels implementations give up a session
+whose answer is lost.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ Entry = tuple[int, float, bytes, Buffer]
 """A message: the number of its packet, when it was sent, and its two pieces."""
 
 ENTRY_OVERHEAD: Final = 256
-"""What an entry costs besides its bytes; so their number is bounded too."""
+"""The overhead of an entry in bytes, so that the number of entries is bounded too."""
 SMALL_BYTES: Final = 1024
-"""No more than this is copied: a view is an object of some size itself."""
+"""Bodies up to this size are copied: a view is itself an object of some size."""
 LARGEST_WHOLE: Final = 8
-"""A view is kept as it is if what it shows a part of is at most so many times as large."""
+"""A larger view is kept if the object it shows part of is at most so many times its size."""
 FAULTS: Final = 5
 FAULT_INTERVAL: Final = 12.0
-"""Broken packets are survived five times a minute."""
+"""One corrupted packet in so many seconds is survived: five a minute."""
 
 
 class Journal:
     """The messages of one stream that the peer may not have, oldest first.
 
-    :param link_id: names the stream, if both sides have to
-    :ivar unanswered: the last packet sent over a later stream that was lost before the answer
-        came; -1 if there was none
+    :param link_id: names the stream, if both sides support that
+    :ivar unanswered: the last packet sent over a later stream that was lost before the answer came;
+        -1 if there was none
     """
 
     __slots__ = (
@@ -89,7 +89,7 @@ class Journal:
         self.enter(max(last, self.last_sent) + 1, now, head, body)
 
     def strike_off(self, number: int) -> float | None:
-        """Forget what the peer has, up to a packet; return when that one was sent, if known."""
+        """Drop entries up to a packet that the peer has; return when it was sent, if known."""
         self.struck_off = number
         if self.previous is not None and number >= self._confirmed_by:
             self.previous = None
@@ -102,15 +102,15 @@ class Journal:
                 sent_at = time
         return sent_at
 
-    # When the stream is lost
+    # After the stream is lost
 
     def end(self, last_sent: int, last_received: int) -> None:
-        """Note the last numbers of the stream."""
+        """Record the last packet numbers of the stream."""
         self.last_sent = last_sent
         self.last_received = last_received
 
     def fits(self, number: int) -> bool:
-        """Whether the peer may say that it received this packet last."""
+        """Whether this can be the last packet that the peer received."""
         return self.struck_off <= number <= self.last_sent
 
     def was_confirmed(self, number: int) -> bool:
@@ -123,9 +123,9 @@ class Journal:
         return list(self._entries)
 
     def continues(self, previous: Journal, *, repeated: int, confirmed_by: int) -> None:
-        """Keep the journal before, until the peer shows that it follows.
+        """Keep the previous journal until the peer shows that it has followed.
 
-        :param repeated: so many of the first entries come from there
+        :param repeated: how many of the first entries come from there
         :param confirmed_by: the packet whose receipt shows it
         """
         self.previous = previous
@@ -140,13 +140,14 @@ class Journal:
 
 
 class Continuity:
-    """What makes a session one over all of its streams.
+    """What identifies a session across all of its streams.
 
-    :ivar session_id: of the first key exchange of all; names the session for good
-    :ivar host_key: that every later stream must show, for a client
-    :ivar algorithms: that later streams must not fall behind
-    :ivar journal: of the present or last stream
-    :ivar attempts: how often a client has asked to go on; of a server, the last that it granted
+    :ivar session_id: the session id of the very first key exchange
+    :ivar host_key: the key that every later stream must present; known to clients
+    :ivar algorithms: the algorithms that later streams must not fall short of
+    :ivar journal: the journal of the present or last stream
+    :ivar attempts: on a client, how often it has asked to resume; on a server, the last such
+        attempt that it granted
     """
 
     __slots__ = ("_faults", "algorithms", "attempts", "host_key", "journal", "session_id")
@@ -162,13 +163,13 @@ class Continuity:
         self._faults = Bucket(FAULTS, 1 / FAULT_INTERVAL)
 
     def survives_fault(self, now: float) -> bool:
-        """Whether a broken packet only costs the stream, and not the session."""
+        """Tell whether a corrupted packet costs only the stream, and not the session."""
         return self._faults.take(1, now)
 
     def follow(self, link_id: bytes, number: int) -> Journal:
         """Return the journal of the stream that the peer comes from.
 
-        :param link_id: its name; empty if the peer gives none
+        :param link_id: the stream's name; empty if the peer sends none
         :param number: the last packet that the peer received there
         :raises ReconnectError: no stream of the session fits
         """
@@ -190,10 +191,10 @@ class Continuity:
 
 
 def _kept(body: Buffer) -> Buffer:
-    """Return a body that nobody changes any more, and that does not hold much more than it shows.
+    """Return an immutable body that does not retain much more memory than its own size.
 
-    What is sent is mostly a view of some bytes that the sender wrote; these need no copy. But a
-    peer that takes one byte of each must not make us hold all of them.
+    Most bodies are views of bytes that the sender passed in, which need no copy. But a peer that
+    accepts one byte of each must not make us retain all of them.
     """
     if type(body) is memoryview and len(body) > SMALL_BYTES:
         whole = body.obj

@@ -1,8 +1,8 @@
-"""Asks a silent peer for a sign of life (``keepalive@openssh.com``).
+"""Sends keep-alive requests to a silent peer (``keepalive@openssh.com``).
 
-The clock starts anew with whatever the peer sends. When it runs out, the time since it last ran
-out is judged: silence counts as missed, anything else as answered; then the peer is asked again.
-So the first time counts as answered: the peer has just authenticated.
+Anything received from the peer restarts the timer. When it expires, the period since it last
+expired is judged: silence counts as missed, anything else as answered; then another request is
+sent. The first period therefore counts as answered, as the peer has just authenticated.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["KeepAlive"]
 
 
 class KeepAlive:
-    """The clock and the counters; an ``interval`` of 0 seconds turns it off."""
+    """The timer and counters; an ``interval`` of 0 seconds disables it."""
 
     __slots__ = ("_answered", "_interval", "_missed", "_received", "_started")
 
@@ -25,23 +25,23 @@ class KeepAlive:
         self._missed = 0
 
     def start(self, now: float) -> None:
-        """Run from now on."""
+        """Start the timer."""
         if self._interval > 0:
             self._started = now
 
     def received(self, now: float) -> None:
-        """Note that something came from the peer."""
+        """Note that something was received from the peer."""
         self._received = True
         if self._started is not None:
             self._started = now
 
     @property
     def deadline(self) -> float | None:
-        """When the clock runs out."""
+        """When the timer expires."""
         return None if self._started is None else self._started + self._interval
 
     def judge(self, now: float) -> KeepAliveAnswered | KeepAliveMissed:
-        """Start the clock again and tell how the peer did; the caller asks it anew."""
+        """Judge the last period and restart the timer; the caller sends the next request."""
         self._started = now
         if self._received:
             self._received = False

@@ -1,9 +1,9 @@
 """Key exchange for both roles, the first and every later one (RFC 4253 section 7, RFC 5656).
 
-A :class:`KeyExchanger` lives as long as its connection and knows what survives an exchange: the
-session id, strictness, the host key. Each exchange is an :class:`_Exchange` that is thrown away
-when both NEWKEYS have passed. New keys take effect per direction: ours right behind our NEWKEYS,
-the peer's right behind its own.
+A :class:`KeyExchanger` lives as long as its connection, and keeps what survives an exchange: the
+session id, strictness, the host key. Each exchange is an :class:`_Exchange`, dropped when both
+NEWKEYS have passed. New keys take effect per direction: ours after our NEWKEYS, the peer's after
+its own.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ __all__ = ["ExchangeKeys", "KeyExchanger"]
 
 _NEW_KEYS: Final = NewKeys().encode()
 _OF_SERVERS: Final = (Extension.SERVER_SIG_ALGS,)
-"""What is for servers to say; one may close the connection of a client that does (RFC 8308)."""
+"""Only servers may send these; some close the connection of a client that does (RFC 8308)."""
 
 
 @lru_cache(maxsize=16)
@@ -82,7 +82,7 @@ def _ext_info(extensions: tuple[str, ...], algorithms: tuple[str, ...]) -> bytes
 
 
 class _Step(Enum):
-    """What an exchange waits for."""
+    """What an exchange is waiting for."""
 
     KEXINIT = auto()
     WRONG_GUESS = auto()
@@ -94,7 +94,7 @@ class _Step(Enum):
 
 @dataclass(slots=True)
 class _Exchange:
-    """One exchange of keys."""
+    """The state of one key exchange."""
 
     is_initial: bool
     our_kexinit: KexInit
@@ -109,21 +109,21 @@ class _Exchange:
 
     @property
     def negotiated(self) -> Algorithms:
-        """The algorithms; only asked for once they are known."""
+        """The negotiated algorithms; for use only once they are known."""
         if self.algorithms is None:
             raise LocalProtocolError("the algorithms are not negotiated yet")
         return self.algorithms
 
     @property
     def derived(self) -> ExchangeKeys:
-        """What keys are derived from; only asked for once there is a secret."""
+        """The source of derived keys; for use only once there is a shared secret."""
         if self.keys is None:
             raise LocalProtocolError("the key exchange has no secret yet")
         return self.keys
 
 
 class ExchangeKeys:
-    """What one exchange yields: a secret to derive keys from."""
+    """The result of one exchange: the secret that keys are derived from."""
 
     __slots__ = ("_exchange_hash", "_hash_name", "_secret", "_session_id")
 
@@ -136,7 +136,7 @@ class ExchangeKeys:
         self._session_id = session_id
 
     def derive(self, letter: bytes, size: int) -> bytes:
-        """Return the key that RFC 4253 section 7.2 gives this letter."""
+        """Return the key that RFC 4253 section 7.2 derives with this letter."""
         return derive_key(
             self._hash_name, self._secret, self._exchange_hash, letter, self._session_id, size
         )
@@ -145,7 +145,7 @@ class ExchangeKeys:
 class KeyExchanger:
     """Exchanges keys over one transport, as often as needed.
 
-    :ivar guess_is_right: whether a guess of the client was, or would have been, right in the first
+    :ivar guess_is_right: whether the client's guess was, or would have been, right in the first
         exchange
     """
 
@@ -210,11 +210,11 @@ class KeyExchanger:
         self.peer_wants_ext_info: bool = False
         self.completed_count: int = 0
 
-    # State that the acceptance table asks for
+    # State for the acceptance table
 
     @property
     def is_running(self) -> bool:
-        """Whether an exchange is under way."""
+        """Whether an exchange is in progress."""
         return self._exchange is not None
 
     @property
@@ -282,7 +282,7 @@ class KeyExchanger:
         )
 
     def _host_key_algorithms(self) -> tuple[str, ...]:
-        """Return what we offer: certificates only where some are held, or judged."""
+        """Return the algorithms to offer: those of certificates only if we hold or accept some."""
         names = tuple(self._config.host_key_algorithms)
         if not self._config.is_secure:
             return names
@@ -294,7 +294,7 @@ class KeyExchanger:
     # The peer's messages
 
     def receive_kexinit(self, payload: bytes, version: PeerVersion) -> None:
-        """Negotiate; a client goes on with its message 30."""
+        """Negotiate; a client continues with its message 30."""
         kexinit = KexInit.decode(payload)
         if self._exchange is None:
             self.start()
@@ -341,7 +341,7 @@ class KeyExchanger:
         exchange.step = _Step.KEX_REPLY
 
     def receive_init(self, payload: bytes) -> None:
-        """Answer a client: compute the secret and have the exchange hash signed."""
+        """Answer a client: compute the shared secret, and have the exchange hash signed."""
         exchange = self._running()
         if exchange.step is _Step.WRONG_GUESS:
             exchange.step = _Step.KEX_INIT
@@ -372,7 +372,7 @@ class KeyExchanger:
         reply = KexDhReply(host_key.public_blob, public, signature)
         self._transport.send(reply.encode())
         if exchange.refusal is not None:
-            # Not before, as programs that only want to know our host keys go no further.
+            # Not earlier, as scanners that only collect host keys stop here.
             raise exchange.refusal
         self._send_newkeys(exchange)
 
@@ -380,7 +380,7 @@ class KeyExchanger:
         return next(key for key in self._host_keys if algorithm in key.signature_algorithms)
 
     def receive_reply(self, payload: bytes) -> None:
-        """Verify a server's answer and take its keys into use."""
+        """Verify a server's answer, and use its keys."""
         exchange = self._running()
         reply = KexDhReply.decode(payload)
         method = key_exchange(exchange.negotiated.key_exchange)
@@ -410,7 +410,7 @@ class KeyExchanger:
             identity = read_identity(reply.host_key, algorithm)
         except KeyFormatError as error:
             raise HostKeyError(f"the server's host key cannot be read: {error}") from error
-        # Later exchanges have to prove the key that was judged; a renewed certificate is the same.
+        # Later exchanges must prove the same key; a renewed certificate may differ.
         key = key_of(identity)
         if self.host_key is not None and key != self.host_key:
             raise HostKeyError(
@@ -484,9 +484,9 @@ class KeyExchanger:
             self._send_extensions()
 
     def mac_key(self, *, to_server: bool) -> tuple[str, bytes]:
-        """Return the hash and the key of one direction's MAC, from the first exchange.
+        """Return the hash and key of the MAC in one direction, from the first exchange.
 
-        They exist whether or not the cipher lets the MAC take part.
+        They exist even if the cipher does not use the MAC.
         """
         if self._first is None:
             raise LocalProtocolError("the first key exchange is not complete")
@@ -496,11 +496,11 @@ class KeyExchanger:
         return mac_digest(mac), key
 
     def forget_first_exchange(self) -> None:
-        """Forget the keys that only prove which session this is."""
+        """Forget the keys that only serve to prove knowledge of a session."""
         self._first = None
 
     def receive_newkeys(self, payload: bytes) -> None:
-        """Take the peer's keys into use; the exchange is complete."""
+        """Use the peer's new keys; the exchange is complete."""
         NewKeys.decode(payload)
         exchange = self._running()
         sends_to_server = self._role is Role.SERVER
@@ -542,10 +542,10 @@ class KeyExchanger:
             self._transport.send(_ext_info(extensions, algorithms))
 
     def release(self) -> None:
-        """Let go of who is told; nothing more comes."""
+        """Drop the callbacks; nothing more will arrive."""
         self._emit = self._guard = self._on_complete = nobody
 
-    # The end of an exchange
+    # Completion
 
     def _complete(self, exchange: _Exchange) -> None:
         self._exchange = None

@@ -1,8 +1,7 @@
-"""The statistics of a session's latency, as the extension ``session-latency@microsoft.com`` has it.
+"""Latency statistics of a session, as in the extension ``session-latency@microsoft.com``.
 
 A measurement is the time from sending a packet to receiving the first packet that acknowledges it,
-less the time the peer took. Whoever measures does so on one stream only, never across a gap
-between two.
+less the time that the peer took. It always concerns a single stream, never the gap between two.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ __all__ = ["Latency", "LatencyStatistics"]
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """How long bytes take to the peer and back, all in milliseconds.
+    """The round-trip time to the peer, in milliseconds.
 
-    :ivar current: the last measurement, 0 while disconnected or before the first
-    :ivar minimum: over the session's whole life, 0 before the first
-    :ivar average: over the session's whole life, 0 before the first
-    :ivar maximum: over the session's whole life, 0 before the first
+    :ivar current: the last measurement; 0 while disconnected, or before the first
+    :ivar minimum: over the session's whole life; 0 before the first measurement
+    :ivar average: over the session's whole life; 0 before the first measurement
+    :ivar maximum: over the session's whole life; 0 before the first measurement
     """
 
     current: float = 0.0
@@ -41,9 +40,9 @@ class LatencyStatistics:
         self._count = 0
 
     def measured(self, milliseconds: float) -> bool:
-        """Take a measurement; return whether it counts.
+        """Add a measurement; return whether it counts.
 
-        A negative one means that a clock is wrong and changes nothing, zero means disconnected.
+        A negative one means that a clock is wrong, and is ignored; zero means disconnected.
         """
         if milliseconds < 0:
             return False
@@ -58,10 +57,10 @@ class LatencyStatistics:
         return True
 
     def disconnected(self) -> None:
-        """Forget the current latency: there is no stream."""
+        """Reset the current latency: there is no stream."""
         self._current = 0.0
 
     def snapshot(self) -> Latency:
-        """Return the numbers as they are now."""
+        """Return the present numbers."""
         average = self._sum / self._count if self._count else 0.0
         return Latency(self._current, self._minimum, average, self._maximum)

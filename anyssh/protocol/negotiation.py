@@ -1,7 +1,7 @@
-"""Agreeing on algorithms (RFC 4253 section 7.1): two KEXINITs in, one result out.
+"""Algorithm negotiation (RFC 4253 section 7.1): two KEXINITs in, one result out.
 
-For each kind the first name of the client's list that the server's list has too is taken. The
-result does not depend on who computes it.
+Of each kind, the first name on the client's list that is also on the server's is chosen, so both
+sides reach the same result.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ _MARKERS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Algorithms:
-    """What a key exchange has agreed on.
+    """The result of algorithm negotiation.
 
     :ivar key_exchange: one of :class:`KeyExchange`
     :ivar host_key: one of :class:`HostKeyAlgorithm`
     :ivar encryption_client_to_server: one of :class:`Encryption`
     :ivar encryption_server_to_client: one of :class:`Encryption`
-    :ivar mac_client_to_server: one of :class:`Mac`, or empty where the cipher authenticates
-    :ivar mac_server_to_client: one of :class:`Mac`, or empty where the cipher authenticates
+    :ivar mac_client_to_server: one of :class:`Mac`; may be empty if the cipher authenticates
+    :ivar mac_server_to_client: one of :class:`Mac`; may be empty if the cipher authenticates
     :ivar compression_client_to_server: ``none``
     :ivar compression_server_to_client: ``none``
-    :ivar is_strict: both sides keep strict key exchange
+    :ivar is_strict: whether strict key exchange is in use
     """
 
     key_exchange: str
@@ -76,7 +76,7 @@ def negotiate(role: Role, client: KexInit, server: KexInit, *, strict: bool) -> 
 
     ``strict`` is whether the first exchange of this connection agreed on strict key exchange.
 
-    :raises NegotiationError: for some kind the lists have nothing in common
+    :raises NegotiationError: the lists of some kind have nothing in common
     """
     return _negotiate(role, _LISTS(client), _LISTS(server), strict)
 
@@ -84,10 +84,10 @@ def negotiate(role: Role, client: KexInit, server: KexInit, *, strict: bool) -> 
 def unsafe_protection(
     role: Role, algorithms: Algorithms, client: KexInit, server: KexInit
 ) -> NegotiationError | None:
-    """Return why nothing may be sent under the algorithms that were agreed on, None if it may.
+    """Return why nothing may be sent with the negotiated algorithms, None if it may.
 
-    Some need strict key exchange, or packets could be cut off unseen. A client that does not keep
-    it may prefer them all the same.
+    Some are unsafe without strict key exchange, as packets could be removed unnoticed. A client
+    without it may prefer them nevertheless.
     """
     if algorithms.is_strict:
         return None
@@ -122,7 +122,7 @@ _LISTS: Final[Callable[[KexInit], tuple[_Names, ...]]] = attrgetter(
 
 
 class _Direction(NamedTuple):
-    """What protects one direction: the names on offer of each kind."""
+    """The algorithms offered for one direction."""
 
     name: str
     encryptions: _Names
@@ -131,7 +131,7 @@ class _Direction(NamedTuple):
 
 
 class _Offer(NamedTuple):
-    """What a KEXINIT says, but for its cookie and guess."""
+    """The contents of a KEXINIT, except for its cookie and guess."""
 
     methods: _Names
     host_keys: _Names
@@ -149,7 +149,7 @@ class _Offer(NamedTuple):
         )
 
 
-# Peers of one kind all make the same offer.
+# Peers with the same software make the same offer.
 @lru_cache(maxsize=64)
 def _negotiate(
     role: Role, client_lists: tuple[_Names, ...], server_lists: tuple[_Names, ...], strict: bool
@@ -181,7 +181,7 @@ class _Protection(NamedTuple):
 
 def _protection(choose: _Chooser, client: _Direction, server: _Direction) -> _Protection:
     encryption = choose(f"encryption {client.name}", client.encryptions, server.encryptions)
-    # The MAC of an authenticated cipher only keys reconnect tokens: none in common is no error.
+    # The MAC of an AEAD cipher only keys reconnect tokens: having none in common is no error.
     if encryption_parameters(encryption).is_aead:
         mac = _first_common(client.macs, server.macs) or ""
     else:
@@ -199,7 +199,7 @@ def is_strict(client: KexInit, server: KexInit) -> bool:
 
 
 def wants_ext_info(peer: Role, kexinit: KexInit) -> bool:
-    """Return whether a peer's first KEXINIT asks for EXT_INFO (RFC 8308 section 2.1)."""
+    """Return whether a peer's first KEXINIT requests EXT_INFO (RFC 8308 section 2.1)."""
     marker = Marker.EXT_INFO_CLIENT if peer is Role.CLIENT else Marker.EXT_INFO_SERVER
     return marker in kexinit.kex_algorithms
 
@@ -208,7 +208,7 @@ def guess_is_right(client: KexInit, server: KexInit, *, by_method_only: bool, me
     """Return whether a guessed first message is to be used.
 
     RFC 4253 section 7 compares the first key exchange method and the first host key algorithm of
-    both lists. The Dev Tunnels family (``by_method_only``) compares the negotiated method with
+    both lists. Dev Tunnels implementations (``by_method_only``) compare the negotiated method with
     the client's first one.
     """
     first_method = _methods(client.kex_algorithms)[:1]
@@ -229,7 +229,7 @@ def _first_common(client: Sequence[str], server: Sequence[str]) -> str | None:
 
 
 class _Chooser:
-    """Chooses like both sides do; words its error for the side that we are."""
+    """Chooses as both sides do; phrases errors from the point of view of our role."""
 
     def __init__(self, role: Role) -> None:
         self._role = role

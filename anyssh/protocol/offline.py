@@ -1,4 +1,4 @@
-"""Stands in for a lost stream until there is another one."""
+"""Takes the place of a lost stream until there is another one."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .journal import Journal
 __all__ = ["Offline", "overflow"]
 
 RESERVE: Final = 1024 * 1024
-"""For messages that nobody can be made to wait with, such as answers and the ends of channels."""
+"""Bytes for messages that cannot wait, such as answers and the ends of channels."""
 
 
 class Offline:
-    """Stands in for a lost stream; a :class:`~anyssh.protocol.connection.Link`."""
+    """Takes the place of a lost stream; a :class:`~anyssh.protocol.connection.Link`."""
 
     __slots__ = ("_clock", "_emit", "_journal", "_limits", "_size")
 
@@ -48,22 +48,22 @@ class Offline:
         )
 
     def send(self, head: bytes, body: Buffer = b"") -> None:
-        """Enter a payload, to be sent over another stream."""
+        """Enter a payload into the journal, to be sent over another stream."""
         self._journal.enter_unsent(self._clock(), head, body)
         error = overflow(self._journal, self._limits)
         if error is not None:
             self.emit(ConnectionTerminated(error, Phase.TERMINATED))
 
     def emit(self, event: Event) -> None:
-        """Tell the session something."""
+        """Queue an event for the session."""
         self._emit(event)
 
     def count_noise(self, size: int) -> None:
-        """Nothing comes from a lost stream."""
+        """Do nothing: nothing arrives from a lost stream."""
 
 
 def overflow(journal: Journal, limits: Limits) -> SSHError | None:
-    """Return the error of a session that waits for its peer to acknowledge too much, if it does."""
+    """Return the error of a session with too much unacknowledged, or None."""
     limit = limits.unacknowledged_bytes + RESERVE
     if journal.size <= limit:
         return None

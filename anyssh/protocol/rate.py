@@ -1,4 +1,4 @@
-"""A token bucket: allows bursts, bounds the rate."""
+"""A token bucket, which permits bursts and bounds the rate."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["Bucket"]
 
 
 class Bucket:
-    """Holds up to ``capacity`` tokens and wins ``rate`` of them back each second."""
+    """Holds up to ``capacity`` tokens, replenished at ``rate`` tokens per second."""
 
     __slots__ = ("_capacity", "_rate", "_time", "_tokens")
 
@@ -17,7 +17,7 @@ class Bucket:
         self._time: float | None = None
 
     def take(self, amount: float, now: float) -> bool:
-        """Take tokens; return whether there were enough. ``now`` is monotonic seconds."""
+        """Take tokens; return whether there were enough. ``now`` is in monotonic seconds."""
         if self._time is not None:
             won = max(0.0, now - self._time) * self._rate
             self._tokens = min(self._capacity, self._tokens + won)

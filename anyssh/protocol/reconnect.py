@@ -1,12 +1,12 @@
-"""The extension ``session-reconnect@microsoft.com``, as far as one stream is concerned.
+"""The extension ``session-reconnect@microsoft.com``, on one stream.
 
-Each side that finds the extension in the other's EXT_INFO says so with a request of the session,
-and from its next packet on ends every packet in a receipt. That is all, until the stream is lost.
+A side that finds the extension in the peer's EXT_INFO announces it with a global request, and from
+its next packet on ends every packet in a receipt. That is all until the stream is lost.
 
-Over a new stream the client then skips authentication: it shows a token, which only the client of
-the lost session can make, and the number of the last packet that it had received. The server
-answers with its own. The tokens are made with the MAC keys of the new stream's first key exchange,
-so they are good for nothing else. Then both send again what the other lacks.
+On a new stream, the client then does not authenticate: it sends a token, which only the client of
+the lost session can compute, and the number of the last packet that it has received. The server
+answers with its own. The tokens are computed with the MAC keys of the new stream's first key
+exchange, so they are of no use elsewhere. Then both sides retransmit what the other lacks.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ __all__ = ["Reconnector"]
 RECEIPT_MESSAGES: Final = 256
 RECEIPT_BYTES: Final = 1024 * 1024
 RECEIPT_TIME: Final = 1.0
-"""The peer gets a receipt after so many messages, bytes or seconds, even if we have no news."""
+"""The peer gets a receipt at the latest after so many messages, bytes or seconds."""
 
 Resume = Callable[[Connection, list[Entry]], None]
-"""Goes on with a session, with what to send again."""
+"""Resumes a session, given the entries to retransmit."""
 
 
 class Reconnector:
     """The extension on one stream.
 
     :ivar journal: what was sent; None while the extension is not in use
-    :ivar deadline: when a receipt is due by time, in monotonic seconds
+    :ivar deadline: when the next receipt is due, in monotonic seconds
     """
 
     __slots__ = (
@@ -101,13 +101,13 @@ class Reconnector:
         self.journal: Journal | None = None
 
     def release(self) -> None:
-        """Let go of who is told; nothing more comes."""
+        """Drop the callbacks; nothing more will arrive."""
         self._emit = self._guard = self._on_receipt = self._on_resume = nobody
 
-    # Turning it on
+    # Enabling
 
     def learn_extensions(self, names: frozenset[str]) -> None:
-        """Announce receipts, if the peer knows them; a client with a lost session asks for it."""
+        """Announce receipts if the peer supports them; on a client, ask for a lost session."""
         if self._extensions:
             return
         self._extensions = tuple(name for name in self._config.extensions if name in names)
@@ -130,7 +130,7 @@ class Reconnector:
 
     @property
     def may_be_enabled(self) -> bool:
-        """Whether the peer may announce its receipts: once, and if both know them."""
+        """Whether the peer may announce its receipts: once, and if both sides support them."""
         return self.journal is not None and not self._transport.gets_receipts
 
     def receive_enable(self) -> None:
@@ -139,27 +139,27 @@ class Reconnector:
 
     @property
     def is_enabled(self) -> bool:
-        """Whether the peer can go on over another stream.
+        """Whether the peer can resume over another stream.
 
-        It has said so, or done so: a client may well ask for its session first, and lose the stream
-        before it says so.
+        It has announced receipts, or has resumed already: a client may ask for its session first,
+        and lose the stream before it announces them.
         """
         return self.journal is not None and (self._transport.gets_receipts or self._goes_on)
 
-    # Receipts without news
+    # Receipts on their own
 
     @property
     def is_steady(self) -> bool:
-        """Whether what comes next does not bring the deadline nearer."""
+        """Whether packets that arrive next cannot bring the deadline forward."""
         return self.deadline is not None or not self._transport.gives_receipts
 
     def ignore(self, size: int) -> None:
-        """Owe no receipt for a packet, lest two silent sides keep each other busy."""
+        """Owe no receipt for a packet, lest two idle sides keep each other busy."""
         self._transport.receipted_messages += 1
         self._transport.receipted_bytes += size
 
     def give_receipt_if_due(self, now: float) -> None:
-        """Send a packet without any other purpose, if the peer has waited for too long."""
+        """Send a packet just for its receipt, if the peer has waited for too long."""
         transport = self._transport
         waiting = transport.messages_received - transport.receipted_messages
         if waiting <= 0 or not transport.gives_receipts:
@@ -174,7 +174,7 @@ class Reconnector:
             self.deadline = now + RECEIPT_TIME
 
     def handle_timeout(self, now: float) -> None:
-        """Give a receipt, unless one left while the time ran."""
+        """Send a receipt, unless one was sent in the meantime."""
         if self.deadline is None or now < self.deadline:
             return
         self.deadline = None
@@ -185,10 +185,10 @@ class Reconnector:
     def _give_receipt(self) -> None:
         self._transport.send(Ignore(b"").encode())
 
-    # The client's side
+    # Client
 
     def resume(self, connection: Connection) -> None:
-        """Ask for a lost session, as soon as the server has announced the extension."""
+        """Ask for a lost session as soon as the server has announced the extension."""
         algorithms = self._exchanger.algorithms
         before = _continuity(connection).algorithms
         if algorithms is None or _is_weaker(algorithms, before):
@@ -197,7 +197,7 @@ class Reconnector:
 
     @property
     def is_awaiting_reply(self) -> bool:
-        """Whether we asked for a session and were not answered."""
+        """Whether we have asked for a session and not been answered."""
         return self._has_asked
 
     def _ask(self, continuity: Continuity) -> None:
@@ -225,13 +225,13 @@ class Reconnector:
         return Extension.SESSION_LINK in self._extensions
 
     def _tokens(self, *, to_server: bool) -> Callable[[bytes], bytes]:
-        """Return what makes the proof that one knows a session, good for this stream only."""
+        """Return the function that computes a direction's tokens, valid on this stream only."""
         digest, key = self._exchanger.mac_key(to_server=to_server)
         stream_id = self._exchanger.session_id
         return lambda session_id: hmac.digest(key, session_id + stream_id, digest)
 
     def receive_success(self, payload: Buffer) -> None:
-        """Verify that the server knows the session, and go on with it."""
+        """Verify that the server knows the session, and resume it."""
         response = SessionReconnectResponse.decode(RequestSuccess.decode(payload).payload)
         connection = self._asked()
         continuity = _continuity(connection)
@@ -243,7 +243,7 @@ class Reconnector:
             )
         number, lost = response.last_received_sequence_number, continuity.journal
         if number <= self._unanswered:
-            # It went on, over a stream of which we do not know what it resumed.
+            # The server resumed over a stream that was lost; we do not know what it received there.
             raise ReconnectError(
                 ReconnectFailureReason.CLIENT_DROPPED_MESSAGES,
                 "the server went on over a stream that was lost before its answer came",
@@ -256,11 +256,11 @@ class Reconnector:
             )
         self._goes_on = True
         self._on_resume(connection, lost.missing(number))
-        # Now the server knows that its answer has come.
+        # Tells the server that its answer has arrived.
         self._give_receipt()
 
     def receive_failure(self, payload: Buffer) -> None:
-        """Give up: the server does not go on with the session."""
+        """Give up: the server does not resume the session."""
         _continuity(self._asked()).journal.unanswered = self._unanswered
         failure = SessionReconnectFailure.decode(RequestFailure.decode(payload).payload)
         words = displayable(failure.description) or "no description"
@@ -272,11 +272,11 @@ class Reconnector:
         self._has_asked = False
         return self._connection
 
-    # The server's side
+    # Server
 
     @property
     def may_be_asked(self) -> bool:
-        """Whether the client may ask for a lost session: once, and if both know the extension."""
+        """Whether the client may ask for a lost session: once, if both support the extension."""
         return self.journal is not None and not self._has_asked
 
     def receive_request(self, payload: bytes) -> None:
@@ -310,7 +310,7 @@ class Reconnector:
         self._emit(ReconnectRequested(proves, is_overtaken, self._guard(answer)))
 
     def _continue(self, connection: Connection, lost: Journal, number: int) -> None:
-        """Tell the client that its session goes on, and go on."""
+        """Confirm to the client that its session resumes, and resume it."""
         journal = self.journal
         if journal is None:
             raise LocalProtocolError("the extension is not in use")
@@ -323,7 +323,7 @@ class Reconnector:
         self._on_resume(connection, missing)
 
     def refuse(self, error: ReconnectError) -> None:
-        """Tell a client that asked for a session that it does not go on."""
+        """Refuse to resume the session that a client asked for."""
         failure = SessionReconnectFailure(error.reason, str(error)).encode()
         self._transport.send(RequestFailure(failure).encode())
 
@@ -339,7 +339,7 @@ def _macs(algorithms: Algorithms) -> tuple[str, str]:
 
 
 def _is_weaker(algorithms: Algorithms, before: Algorithms) -> bool:
-    """Whether the code of a direction, which tokens are made with, is shorter than before."""
+    """Whether a MAC, whose key the tokens are computed with, is shorter than before."""
     return any(
         not new or mac_key_size(new) < mac_key_size(old)
         for new, old in zip(_macs(algorithms), _macs(before), strict=True)

@@ -1,9 +1,10 @@
-"""Decides when a connection needs new keys, and whether its peer asks for them too often.
+"""Decides when a connection needs new keys, and whether its peer rekeys too often.
 
-For most peers we start at the first of so many bytes or packets in a direction, or so many
-seconds. The Dev Tunnels family cannot be asked at will: its members take a KEXINIT only when they
-are about to send one themselves, which they decide by the bytes of both directions together. So
-we count as they do and start for no other reason; the Go member is never asked.
+With most peers, we rekey after the configured bytes or packets in one direction, or seconds,
+whichever comes first. Dev Tunnels implementations cannot be asked at any time: they accept a
+KEXINIT only when they are about to send one themselves, which they decide by the bytes of both
+directions together. With these we count as they do, and rekey for no other reason; with the Go
+implementation, we never do.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ MAX_BYTES: Final = 2**32 * 16
 
 PACKET_LENGTH_FIELD: Final = 4
 LITTLE_TRAFFIC: Final = 16 * 1024
-"""OpenSSH with a small RekeyLimit changes keys after every full packet, and before one that small
-ones precede."""
+"""OpenSSH with a small RekeyLimit rekeys after every full packet, and before a full packet that
+follows small ones.
+"""
 
 
 class _Habit(Enum):
-    """What a peer understands."""
+    """What KEXINITs a peer accepts."""
 
     STANDARD = auto()
     COUNTS_LIKE_US = auto()
@@ -40,7 +42,7 @@ class _Habit(Enum):
 
 @dataclass(slots=True)
 class _Mark:
-    """Counters and a time that must all stay below."""
+    """Counters and a time to stay below."""
 
     bytes_sent: int
     bytes_received: int
@@ -50,7 +52,7 @@ class _Mark:
 
 
 class Rekeying:
-    """Watches one transport's counters."""
+    """Watches the counters of one transport."""
 
     __slots__ = (
         "_bucket",
@@ -76,15 +78,15 @@ class Rekeying:
         self._quiet_until = _Mark(0, 0, 0, 0, 0.0)
 
     def learn_peer(self, version: PeerVersion) -> None:
-        """Adapt to the peer's habit."""
+        """Adapt to the peer's implementation."""
         if version.is_dev_tunnels_go:
             self._habit = _Habit.ANSWERS_ONLY
         elif version.is_dev_tunnels:
             self._habit = _Habit.COUNTS_LIKE_US
 
     def keys_changed(self, now: float) -> None:
-        """Count from here on."""
-        # What lies behind the peer's NEWKEYS, in one read with it, is under the new keys.
+        """Start counting from here."""
+        # Data read together with the peer's NEWKEYS, but after it, is under the new keys.
         so_far = replace(self._transport.traffic, bytes_received=self._bytes_read)
         self._earlier = so_far if self._last is NO_TRAFFIC else self._last
         self._last = so_far
@@ -102,9 +104,9 @@ class Rekeying:
         )
 
     def may_be_due(self, now: float) -> bool:
-        """Whether :meth:`is_due` is worth asking; a quick look, for every packet.
+        """Whether :meth:`is_due` is worth calling; a quick check for every packet.
 
-        Below half of the bytes in each direction, no peer's way of counting makes keys due.
+        Below half of the bytes in each direction, keys are not due by any peer's way of counting.
         """
         transport, mark = self._transport, self._quiet_until
         return not (
@@ -121,12 +123,12 @@ class Rekeying:
 
     @property
     def is_at_will(self) -> bool:
-        """Whether the peer can be asked for new keys at any time."""
+        """Whether the peer accepts a KEXINIT at any time."""
         return self._habit is _Habit.STANDARD
 
     @property
     def deadline(self) -> float | None:
-        """When new keys are due by time."""
+        """When new keys are due because of their age."""
         if self._habit is _Habit.STANDARD:
             return self._last_time + self._config.rekey_time
         return None
@@ -134,7 +136,7 @@ class Rekeying:
     def is_due(self, now: float) -> bool:
         """Whether we should start a key exchange.
 
-        :raises RemoteProtocolError: the peer has gone on with old keys for too long
+        :raises RemoteProtocolError: the peer has not rekeyed for too long
         """
         transport, last, config = self._transport, self._last, self._config
         sent = transport.bytes_sent - last.bytes_sent
@@ -155,10 +157,10 @@ class Rekeying:
         )
 
     def peer_may_start(self, now: float) -> bool:
-        """Whether the peer may have new keys again.
+        """Whether the peer may rekey now.
 
-        An exchange after a good deal of traffic, on average of it and the one before, or when it is
-        due here as well, is always welcome; others are rationed.
+        A key exchange is always permitted if there was enough traffic since the last one, or on
+        average since the one before, or if it is due here as well; others are rationed.
         """
         enough = min(LITTLE_TRAFFIC, self._config.rekey_bytes)
         if self._since(self._last) >= enough or self._since(self._earlier) >= 2 * enough:

@@ -1,11 +1,11 @@
-"""User authentication as a server (RFC 4252, RFC 4256): requests in turn, one reply to each.
+"""User authentication as a server (RFC 4252, RFC 4256): requests in order, one reply to each.
 
-Requests may be pipelined; they are queued and judged in order. A request is judged in three
-steps: is its method offered and its form right, is its signature good, does the application
-accept it. Whatever falls through is a failure; success exists only in :meth:`_accept`.
+Requests may be pipelined; they are queued and judged in order. A request is judged in three steps:
+is its method enabled and its format right, is its signature valid, does the application accept it.
+Whatever falls through is a failure; success is only sent by :meth:`_accept`.
 
-Failures of passwords and keys leave no sooner than 50 ms after their request came, so that the
-time tells nothing about what was wrong with them.
+Failures of passwords and keys are sent at least 50 ms after their request arrived, so that the
+delay does not reveal what was wrong.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ FAILURE_TIME_SPREAD: Final = 0.010
 
 @dataclass(slots=True)
 class _Delayed:
-    """A failure that must not leave too early."""
+    """A failure that must not be sent too early."""
 
     time: float
     counts: bool
@@ -85,7 +85,7 @@ class ServerAuthentication:
         grouped_prompts: bool,
     ) -> None:
         self._methods = tuple(config.authentication_methods)
-        # RFC 4252 section 5.2: "none" is never listed, whether or not it lets anybody in.
+        # RFC 4252 section 5.2: "none" must not be listed, whether or not it is enabled.
         self._listed = tuple(name for name in self._methods if name != AuthenticationMethod.NONE)
         self._algorithms = tuple(config.host_key_algorithms)
         self._user_algorithms = (
@@ -114,7 +114,7 @@ class ServerAuthentication:
 
     @property
     def handlers(self) -> dict[int, Callable[[bytes], None]]:
-        """What handles the messages of a client."""
+        """The handlers of the client's messages."""
         return {
             MessageNumber.USERAUTH_REQUEST: self._request_came,
             MessageNumber.USERAUTH_INFO_RESPONSE: self._info_response_came,
@@ -122,16 +122,16 @@ class ServerAuthentication:
 
     @property
     def expects_answers(self) -> bool:
-        """Whether the client owes us the answers to a challenge."""
+        """Whether the client has yet to answer a challenge."""
         return self._challenge is not None
 
     @property
     def deadline(self) -> float | None:
-        """When a failure that waits may leave."""
+        """When a delayed failure may be sent."""
         return None if self._delayed is None else self._delayed.time
 
     def handle_timeout(self, now: float) -> None:
-        """Let a failure leave whose time has come."""
+        """Send a delayed failure that is due."""
         if self._delayed is not None and now >= self._delayed.time:
             delayed, self._delayed = self._delayed, None
             self._send_failure(counts=delayed.counts)
@@ -140,14 +140,14 @@ class ServerAuthentication:
     # The client's messages
 
     def _request_came(self, payload: bytes) -> None:
-        """Queue a request and judge it when its turn has come."""
+        """Queue a request, and judge it when its turn has come."""
         request = UserauthRequest.decode(payload)
         self._requests += 1
         if self._requests > self._limits.authentication_requests:
             raise _too_many()
         self._check_identity(request)
         if self._challenge is not None:
-            # A new request abandons the exchange of prompts (RFC 4252 section 5.1).
+            # A new request abandons the present exchange (RFC 4252 section 5.1).
             self._challenge = None
             self._current = None
         self._queue.append(request)
@@ -181,7 +181,7 @@ class ServerAuthentication:
                 judge(self, request)
 
     def _is_first_probe(self, request: UserauthRequest) -> bool:
-        """Return whether this is the usual first question for the methods on offer."""
+        """Tell whether this is the usual first request, which asks for the enabled methods."""
         is_first = request.method_name == AuthenticationMethod.NONE and not self._probed
         self._probed = self._probed or is_first
         return is_first
@@ -238,7 +238,7 @@ class ServerAuthentication:
         self._attempt(KeyboardInteractiveAttempt(request.user_name))
 
     def _info_response_came(self, payload: bytes) -> None:
-        """Hand the answers to a challenge to the application."""
+        """Pass the answers to a challenge to the application."""
         response = UserauthInfoResponse.decode(payload)
         challenge, self._challenge = self._challenge, None
         if challenge is None or self._current is None:
@@ -298,7 +298,7 @@ class ServerAuthentication:
 
     def _ask(self, challenge: Challenge) -> None:
         if self._queue:
-            # What needs further messages is aborted by the next request (RFC 4252 section 5).
+            # The next request aborts a method that needs further messages (RFC 4252 section 5).
             self._current = None
             return
         if self._rounds >= MAX_ROUNDS:
@@ -310,7 +310,7 @@ class ServerAuthentication:
         self._send(layout(challenge.name, challenge.instruction, "", prompts).encode())
 
     def _fail(self, *, counts: bool = True) -> None:
-        """Refuse the current request, in time."""
+        """Refuse the current request, after its delay."""
         request = self._current
         if request is not None and request.method_name != AuthenticationMethod.NONE:
             self._delayed = _Delayed(self._judged_since + self._failure_time(), counts)
@@ -343,7 +343,7 @@ _JUDGES: Final[dict[str, Callable[[ServerAuthentication, UserauthRequest], None]
 
 
 def _usable(blob: bytes, algorithm: str, accepted: Collection[str]) -> Identity | None:
-    """Return the key or certificate, if it can be read and goes with an algorithm we accept."""
+    """Return the key or certificate if it is valid and matches an algorithm that we accept."""
     if algorithm not in accepted:
         return None
     try:

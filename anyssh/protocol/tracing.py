@@ -1,4 +1,4 @@
-"""Tells developers what a core sends, receives and makes of it."""
+"""Trace events of a core: the messages that it sends and receives, and what results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ROW: Final = 16
 class Tracer:
     """Traces one transport.
 
-    :param with_data: whether messages with the bytes of channels are told, and the bytes with them
+    :param with_data: whether messages with channel data are traced, including that data
     """
 
     __slots__ = ("_handler", "transport", "with_data")
@@ -31,7 +31,7 @@ class Tracer:
         self.transport: Transport
 
     def sent(self, number: int, sequence: int) -> None:
-        """Tell of a message that leaves."""
+        """Trace a message that is being sent."""
         self.tell(
             TraceId.SENDING_MESSAGE,
             TraceLevel.VERBOSE,
@@ -39,7 +39,7 @@ class Tracer:
         )
 
     def received(self, payload: Buffer) -> None:
-        """Tell of a message that has come."""
+        """Trace a received message."""
         number, sequence = payload[0], self.transport.receive_sequence - 1
         if number not in DATA_MESSAGES:
             text = f"Receiving #{sequence} {message_name(number)}"
@@ -48,12 +48,12 @@ class Tracer:
             self._tell_data(TraceId.RECEIVING_CHANNEL_DATA, f"Receiving #{sequence}", payload)
 
     def sent_data(self, payload: bytes) -> None:
-        """Tell of the bytes of a channel that leave."""
+        """Trace channel data that is being sent."""
         what = f"Sending #{self.transport.send_sequence}"
         self._tell_data(TraceId.SENDING_CHANNEL_DATA, what, payload)
 
     def _tell_data(self, trace_id: TraceId, what: str, payload: Buffer) -> None:
-        """Tell of the bytes of a channel, with a sum to compare those of both ends by."""
+        """Trace channel data, with a checksum for comparison between the two ends."""
         number = payload[0]
         data = bytes(payload[_DATA_STARTS[MessageNumber(number)] :])
         text = (
@@ -72,12 +72,12 @@ class Tracer:
         message: str,
         error: BaseException | None = None,
     ) -> None:
-        """Tell of anything else."""
+        """Trace anything else."""
         self._handler(TraceEvent(trace_id, level, message, error))
 
 
 def message_name(number: int) -> str:
-    """Return the RFC's name of a message, or its number where it has none."""
+    """Return the RFC's name of a message, or its number if it has none."""
     try:
         return MessageNumber(number).name
     except ValueError:

@@ -1,14 +1,15 @@
-"""The binary packet protocol of one byte stream (RFC 4253 section 6): bytes here, payloads there.
+"""The binary packet protocol of one byte stream (RFC 4253 section 6): bytes to payloads and back.
 
-A transport holds the receive buffer, the protection of each direction, the packet numbers and the
-output that waits for the stream. It knows neither how keys are exchanged nor what payloads mean.
+A transport holds the receive buffer, the protection of each direction, the packet sequence numbers,
+and the output that waits for the stream. It knows neither how keys are exchanged nor what payloads
+mean.
 
-The receive buffer is one ``bytearray`` read by offset and trimmed once per chunk: to cut off every
-packet as it comes costs thirty times as much.
+The receive buffer is one ``bytearray``, read by offset and trimmed once per chunk: cutting off each
+packet as it arrives is thirty times as expensive.
 
 With the reconnect extension, each packet ends in a *receipt*: the number of the last packet that
-its sender had received, and with the latency extension how long ago that was. Each direction begins
-with its own packet.
+the sender has received and, with the latency extension, how long ago that was. Each direction
+switches receipts on at a packet of its own.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ MICROSECONDS: Final = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What went over a stream in both directions, framing and padding included."""
+    """Bytes and packets in each direction, including framing and padding."""
 
     bytes_sent: int
     bytes_received: int
@@ -61,8 +62,8 @@ NO_TRAFFIC: Final = Traffic(0, 0, 0, 0)
 class Transport:
     """Turns the bytes of one stream into payloads and back.
 
-    :ivar received_at: when something last came, in monotonic seconds
-    :ivar now: when something is sent next
+    :ivar received_at: when bytes last arrived, in monotonic seconds
+    :ivar now: the time of the packets sent next, in monotonic seconds
     :ivar pending: bytes that wait for the stream
     :ivar gives_receipts: whether our packets end in a receipt
     """
@@ -134,7 +135,7 @@ class Transport:
 
     @property
     def traffic(self) -> Traffic:
-        """The counters as they stand."""
+        """The present counters."""
         return Traffic(
             self.bytes_sent, self.bytes_received, self.messages_sent, self.messages_received
         )
@@ -142,28 +143,28 @@ class Transport:
     # Receiving
 
     def feed(self, data: Buffer) -> None:
-        """Append bytes from the stream; take what they hold with :meth:`next_payload`."""
+        """Append bytes from the stream, to be read with :meth:`next_payload`."""
         self._buffer += data
         self.bytes_received += len(data)
 
     def read_greeting(self) -> PeerVersion | None:
         """Return the peer's identification once its line is complete.
 
-        :raises RemoteProtocolError: what came is not an SSH identification
+        :raises RemoteProtocolError: the peer sent something else
         """
         self.peer_version = self._greeting.read(self._buffer)
         return self.peer_version
 
     @property
     def said_instead(self) -> str:
-        """What the peer said last in place of an identification, safe to show."""
+        """What the peer sent last instead of an identification string, safe to display."""
         last = bytes(self._buffer) or self._greeting.last_line
         return displayable(last.decode(errors="replace"))
 
     def next_payload(self) -> bytes | memoryview | None:
-        """Return the next payload, or None when the buffer holds no further whole packet.
+        """Return the next payload, or None if the buffer contains no further complete packet.
 
-        :raises RemoteProtocolError: the packet's form, MAC or tag is wrong
+        :raises RemoteProtocolError: the packet is malformed, or its MAC or tag is wrong
         """
         opener = self._opener
         buffer = self._buffer
@@ -193,28 +194,28 @@ class Transport:
 
     @property
     def unread(self) -> int:
-        """Bytes that have come and wait for :meth:`next_payload`."""
+        """Received bytes not yet returned by :meth:`next_payload`."""
         return len(self._buffer) - self._offset
 
     @property
     def trailer_size(self) -> int:
-        """Bytes of MAC or tag behind each packet."""
+        """Bytes of MAC or tag after each packet."""
         return self._opener.trailer_size
 
     def install_opener(self, opener: PacketOpener, *, reset_sequence: bool) -> None:
-        """Protect what comes from the next packet on with other keys."""
+        """Use new keys for everything after the packet just received."""
         self._opener = opener
         if reset_sequence:
             self.receive_sequence = 0
 
     def allow_large_packets(self) -> None:
-        """Lift the bound on packets to that of authenticated peers."""
+        """Raise the packet size limit to that of authenticated peers."""
         self._max_packet_length = self._limits.packet_size
 
     # Sending
 
     def send(self, head: bytes, body: Buffer = b"") -> None:
-        """Seal a payload, given as one or two pieces."""
+        """Seal a payload, given in one or two pieces."""
         if self._on_send is not None and not body:
             self._on_send(head[0], self.send_sequence)
         tail = b"" if self._make_receipt is None else self._make_receipt()
@@ -227,13 +228,13 @@ class Transport:
         self._output.append(packet)
 
     def install_sealer(self, sealer: PacketSealer, *, reset_sequence: bool) -> None:
-        """Protect what is sent from the next packet on with other keys."""
+        """Use new keys from the next packet sent."""
         self._sealer = sealer
         if reset_sequence:
             self.send_sequence = 0
 
     def take_output(self) -> bytes:
-        """Return, and forget, the bytes that wait for the stream."""
+        """Return and clear the bytes that wait for the stream."""
         output = self._output
         if not output:
             return b""
@@ -250,19 +251,19 @@ class Transport:
         return self._peer_receipt is not None
 
     def give_receipts(self, *, with_delay: bool) -> None:
-        """End each packet from the next one on in a receipt.
+        """End each packet in a receipt, from the next one on.
 
-        :param with_delay: whether it tells the time from :attr:`received_at` to :attr:`now`
+        :param with_delay: whether it includes the time from :attr:`received_at` to :attr:`now`
         """
         self._make_receipt = self._number_and_delay if with_delay else self._number
         self.gives_receipts = True
 
     def expect_receipts(self, *, with_delay: bool, on_receipt: ReceiptHandler) -> None:
-        """Expect one at the end of each packet from the next one on.
+        """Expect a receipt at the end of each packet, from the next one on.
 
-        :param with_delay: whether it tells a time
-        :param on_receipt: called with the number of a packet that the peer had not acknowledged
-            before, and the seconds between receiving it and telling so, if told
+        :param with_delay: whether it includes a time
+        :param on_receipt: called with the number of each newly acknowledged packet, and the seconds
+            that the peer took to acknowledge it, if included
         """
         self._peer_receipt = _NUMBER_AND_DELAY if with_delay else _NUMBER
         self._on_receipt = on_receipt
@@ -282,7 +283,7 @@ class Transport:
     def _take_receipt(
         self, layout: struct.Struct, payload: bytes | memoryview
     ) -> bytes | memoryview:
-        """Cut the receipt off a payload and pass it on."""
+        """Strip the receipt from a payload and report it."""
         size = len(payload) - layout.size
         if size < 1:
             raise RemoteProtocolError(f"a payload of {len(payload)} bytes without a receipt")

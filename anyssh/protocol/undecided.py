@@ -1,7 +1,7 @@
-"""What the peer has asked and the application has not decided, bounded over a whole session.
+"""The peer's undecided requests and opens, bounded over a whole session.
 
-One channel's requests are a :class:`~anyssh.protocol.channel.RequestLine`; how much all of them
-may hold, and the channels that the peer wants to open, is counted here.
+The requests of one channel are a :class:`~anyssh.protocol.channel.RequestLine`; this counts what
+all of them hold, and the channels that the peer asks to open.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ __all__ = ["Undecided"]
 class Undecided:
     """Opens and requests of the peer that are kept for the application.
 
-    :param service_requests: names of session requests that services answer
-    :ivar opens: how many channels the peer wants to open
-    :ivar kept_bytes: payloads of these and of requests
-    :ivar answers_waiting: answers that were given and have to wait for one before them
+    :param service_requests: names of global requests that services answer
+    :ivar opens: the number of undecided opens
+    :ivar kept_bytes: bytes of the payloads of opens and requests
+    :ivar answers_waiting: answers that are waiting for an earlier one
     """
 
     __slots__ = ("_limits", "_service_requests", "answers_waiting", "kept_bytes", "opens")
@@ -33,10 +33,10 @@ class Undecided:
         self.kept_bytes: int = 0
         self.answers_waiting: int = 0
 
-    # Channels that the peer wants to open
+    # Opens
 
     def has_room_for_open(self, size: int) -> bool:
-        """Whether one more can be kept, with a payload of so many bytes."""
+        """Whether one more open can be kept, with a payload of ``size`` bytes."""
         limits = self._limits
         return (
             self.opens < limits.unaccepted_channels
@@ -44,12 +44,12 @@ class Undecided:
         )
 
     def keep_open(self, size: int) -> None:
-        """Count one more."""
+        """Count one more open."""
         self.opens += 1
         self.kept_bytes += size
 
     def forget_open(self, size: int) -> None:
-        """Count one that was kept no longer."""
+        """Stop counting an open."""
         self.opens -= 1
         self.kept_bytes -= size
 
@@ -58,7 +58,7 @@ class Undecided:
     def has_room_for(self, line: RequestLine, request: PendingRequest) -> bool:
         """Whether a request can be kept for the application."""
         limits = self._limits
-        # Services answer by themselves, and peers ask them for much at once.
+        # Services answer by themselves, and peers send them many requests at once.
         is_for_service = request.channel is None and request.name in self._service_requests
         bound = limits.service_requests if is_for_service else limits.requests
         return (
@@ -67,10 +67,10 @@ class Undecided:
         )
 
     def append(self, line: RequestLine, request: PendingRequest, channel_count: int) -> None:
-        """Add a request to its line.
+        """Append a request to its line.
 
-        :param channel_count: how many channels there are, each with a line of its own
-        :raises RemoteProtocolError: too many answers pile up behind those that are not decided
+        :param channel_count: the number of channels, each of which has a line of its own
+        :raises RemoteProtocolError: too many answers are waiting behind undecided requests
         """
         limits = self._limits
         most = limits.noise_messages + limits.requests * channel_count
@@ -83,9 +83,9 @@ class Undecided:
     def decide(
         self, line: RequestLine, request: PendingRequest, is_success: bool, payload: bytes
     ) -> list[PendingRequest]:
-        """Decide a request of a line; return the requests whose answers may leave now.
+        """Decide a request of a line; return the requests whose answers may be sent now.
 
-        :raises LocalProtocolError: it was decided before
+        :raises LocalProtocolError: it was already decided
         """
         size, waiting = line.size, line.answers_waiting
         ready = line.decide(request, is_success, payload)
@@ -94,7 +94,7 @@ class Undecided:
         return ready
 
     def clear(self, line: RequestLine) -> None:
-        """Forget the requests of a line; their answers have nowhere to go."""
+        """Forget the requests of a line; they need no answers any more."""
         self.kept_bytes -= line.size
         self.answers_waiting -= line.answers_waiting
         line.clear()

@@ -1,1 +1,1 @@
-"""Sessions on AnyIO: the only part of the package that awaits."""
+"""Sessions on AnyIO: the only layer of the package that awaits."""

@@ -1,4 +1,4 @@
-"""Checks of what applications pass, so that a mistake is told where it was made."""
+"""Checks of arguments, so that mistakes are reported where they were made."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["check_type"]
 def check_type(name: str, value: object, kind: type) -> None:
     """Check the type of an argument that may be None.
 
-    :raises TypeError: it is of another one
+    :raises TypeError: it has another type
     """
     if value is not None and not isinstance(value, kind):
         raise TypeError(f"{name} must be of {kind.__name__}, not {type(value).__name__}")

@@ -1,7 +1,7 @@
-"""The running event loop's own functions, for what is called with every message.
+"""Direct access to the running event loop, for what is called with every message.
 
-AnyIO's functions look up which event loop runs each time they are called. That takes longer than
-what most of them do then.
+AnyIO's functions determine the running event loop on each call, which takes longer than what most
+of them do then.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ __all__ = ["RunningLoop", "callback_context", "running_loop"]
 class RunningLoop(NamedTuple):
     """An event loop, for as long as it runs.
 
-    :ivar backend: what AnyIO calls on it
-    :ivar clock: tells its time, in seconds
+    :ivar backend: its AnyIO backend
+    :ivar clock: returns its time in seconds
     """
 
     backend: type[AsyncBackend]
@@ -29,17 +29,17 @@ class RunningLoop(NamedTuple):
 
 
 def running_loop() -> RunningLoop:
-    """Return the event loop that runs."""
+    """Return the running event loop."""
     token = current_token()
     backend = token.backend_class
-    # Those of asyncio tell the time themselves, and AnyIO asks them once it has found them.
+    # On asyncio, AnyIO would just ask the loop for the time.
     return RunningLoop(backend, getattr(token.native_token, "time", backend.current_time))
 
 
 def callback_context() -> Context:
-    """Return a context in which AnyIO knows outside of tasks, too, that it is on asyncio."""
+    """Return a context in which AnyIO finds its asyncio backend outside of tasks, too."""
     context = copy_context()
-    sniffio: Any = sys.modules.get("sniffio")  # AnyIO asks it where Trio is installed as well
+    sniffio: Any = sys.modules.get("sniffio")  # which AnyIO asks if Trio is installed as well
     if sniffio is not None:
         context.run(sniffio.current_async_library_cvar.set, "asyncio")
     return context

@@ -1,4 +1,4 @@
-"""Bytes that were received and wait for their reader."""
+"""Received bytes that wait for their reader."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ __all__ = ["ByteQueue"]
 
 SMALL_BYTES: Final = 1024
 JOINED_BYTES: Final = 32 * 1024
-"""Small chunks are joined up to this size, or their objects would weigh more than their bytes."""
+"""Small chunks are joined up to this size, lest their objects outweigh their bytes."""
 
 
 class ByteQueue:
-    """Chunks in the order of their coming, given out in pieces of any size."""
+    """Chunks in order of arrival, read in pieces of any size."""
 
     __slots__ = ("_chunks", "size")
 
     def __init__(self) -> None:
-        # Not a deque, which takes 700 bytes even while nothing is in it, as in most channels.
+        # Not a deque, which takes 700 bytes even when empty, as it is in most channels.
         self._chunks: list[bytes | bytearray | memoryview] = []
         self.size: int = 0
 
     def append(self, data: Buffer) -> None:
-        """Add a chunk at the end."""
+        """Append a chunk."""
         chunks = self._chunks
         if len(data) < SMALL_BYTES and chunks:
             last = chunks[-1]
@@ -37,7 +37,7 @@ class ByteQueue:
         self.size += len(data)
 
     def put_back(self, data: Buffer) -> None:
-        """Add what was taken last, or the end of it, at the front again."""
+        """Put what was taken last, or the end of it, back to the front."""
         self._chunks.insert(0, data)
         self.size += len(data)
 
@@ -65,7 +65,7 @@ class ByteQueue:
         return b"".join(taken)
 
     def clear(self) -> int:
-        """Forget everything; return how much it was."""
+        """Discard everything; return how many bytes that was."""
         size, self.size = self.size, 0
         self._chunks.clear()
         return size

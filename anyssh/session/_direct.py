@@ -1,15 +1,15 @@
-"""Writing to a plain socket at once, and reading from it where the event loop tells of bytes.
+"""Writing to plain sockets directly, and reading from them with fewer task switches.
 
-Small messages suffer from each task that they have to pass. When nothing else waits to be written
-and the stream is one of AnyIO's own sockets, its kernel buffer can be filled from any task. What
-does not fit goes the ordinary way. The descriptor is a duplicate: event loops close theirs when a
-connection breaks, and the number could then belong to something else.
+Small messages suffer from every task that they pass through. If no other output is waiting and the
+stream is one of AnyIO's own sockets, any task can write to its kernel buffer; what does not fit
+goes the ordinary way. The descriptor is a duplicate: event loops close theirs when a connection
+breaks, after which the number could be reused.
 
-On asyncio's loops, a task that waits for such a stream has it watched by the loop, is woken a turn
-after there are bytes, and has the watching ended, each time. There the loop may as well go on to
-watch it, and hand over what comes by calling a function, while the task rests. On Trio, whose loop
-calls nobody, such a stream tries to read before it waits; where the peer has to answer first, that
-is in vain.
+On asyncio, a task that receives from such a stream has the loop watch it, is woken a turn after
+bytes arrive, and has the watch removed, every time. Here the loop keeps watching, and calls a
+function with what arrives, while the task rests. Trio has no such callbacks; there, AnyIO's stream
+tries to read before it waits, which is in vain when the peer has yet to answer, so here the order
+is reversed.
 """
 
 from __future__ import annotations
@@ -52,22 +52,22 @@ _TRIO_STREAMS: Final = "anyio._backends._trio"
 
 
 def plain_socket(stream: AnyByteStream) -> socket.socket | None:
-    """Return the socket below a stream, None if the stream is anything but a plain socket.
+    """Return the socket of a stream, None if the stream is anything but a plain socket.
 
-    A class of somebody else's may do more than pass bytes on, even if it is a
-    :class:`~anyio.abc.SocketStream` and shows the socket below.
+    A foreign class may do more than pass bytes on, even if it is a :class:`~anyio.abc.SocketStream`
+    and exposes the underlying socket.
     """
     if not type(stream).__module__.startswith("anyio.") or not isinstance(stream, SocketStream):
         return None
-    # To tell one attribute, AnyIO makes all of them, with two system calls.
+    # For a single attribute, AnyIO computes all of them, with two system calls.
     found: socket.socket | None = getattr(stream, "_raw_socket", None)
     return stream.extra(SocketAttribute.raw_socket) if found is None else found
 
 
 class DirectWriter:
-    """A second way to write to a socket, for as long as the first one is idle.
+    """A second way to write to a socket, while the first one is idle.
 
-    :ivar error: what kept it from writing
+    :ivar error: the error that prevented writing, if any
     """
 
     __slots__ = ("_descriptor", "error")
@@ -84,14 +84,14 @@ class DirectWriter:
         try:
             raw = plain_socket(stream)
             return None if raw is None else cls(os.dup(raw.fileno()))
-        except (OSError, AttributeError):  # what sockets raise that are closed already
+        except (OSError, AttributeError):  # raised by closed sockets
             return None
 
     def write(self, data: bytes) -> int:
-        """Write what the kernel takes at once; return how many bytes it was.
+        """Write what the kernel accepts at once; return how many bytes.
 
-        Errors count as nothing taken, and :attr:`error` tells what it was: the ordinary way will
-        find the socket unusable too.
+        Errors count as 0 bytes and are stored in :attr:`error`: the ordinary way will find the
+        socket unusable as well.
         """
         try:
             return os.write(self._descriptor, data)
@@ -102,8 +102,8 @@ class DirectWriter:
             return 0
 
     def send_eof(self) -> None:
-        """Close our side of the connection; the peer's last words still come through."""
-        # The kind is only asked for where it is not told, and nothing depends on it here.
+        """Close our side of the connection; what the peer sends last is still received."""
+        # With an explicit family and type Python does not query them, and they do not matter here.
         own = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, self._descriptor)
         try:
             own.shutdown(socket.SHUT_WR)
@@ -113,10 +113,10 @@ class DirectWriter:
             own.detach()
 
     def discard_input(self) -> None:
-        """Read what has come and forget it.
+        """Read and discard what has arrived.
 
-        A socket that is closed with bytes unread resets its connection, and what the peer has not
-        read of our last words may be lost with it.
+        Closing a socket with unread bytes resets the connection, and the peer may lose what it has
+        not read of our final output.
         """
         try:
             for _ in range(DISCARDED_PIECES):
@@ -126,20 +126,19 @@ class DirectWriter:
             return  # there is nothing more, or the connection is broken
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         os.close(self._descriptor)
 
 
 class DirectReader:
-    """A second way to read from a stream of AnyIO's on asyncio, for as long as the first one rests.
+    """A second way to read from one of AnyIO's asyncio streams, while the first one rests.
 
-    It takes the place of the stream's protocol at its transport, passes on what it is told, and
-    keeps the bytes for us. Nothing public leads from a stream to its transport, or tells whether it
-    holds bytes that it has not handed over; so this looks into it. One that looks different than
-    expected is read in the ordinary way.
+    It replaces the stream's protocol at its transport, passes its callbacks on, and keeps the bytes
+    for us. A stream exposes neither its transport nor whether it has buffered bytes, so this uses
+    AnyIO's internals. A stream that does not look as expected is read in the ordinary way.
 
-    :param stream: one of those that :meth:`open` knows
-    :ivar is_at_work: whether it was started, and not stopped since
+    :param stream: a stream that :meth:`open` supports
+    :ivar is_at_work: whether it is started
     """
 
     __slots__ = (
@@ -153,7 +152,7 @@ class DirectReader:
     )
 
     def __init__(self, stream: Any) -> None:
-        import asyncio  # where this is used, it was before
+        import asyncio  # already imported wherever this runs
 
         self._loop = asyncio.get_running_loop()
         self._transport = stream._transport
@@ -165,7 +164,7 @@ class DirectReader:
 
     @classmethod
     def open(cls, stream: AnyByteStream) -> Self | None:
-        """Return a reader for a stream, None if it cannot be read in this way."""
+        """Return a reader for a stream, None if the stream is not supported."""
         if type(stream).__module__ != _ASYNCIO_STREAMS:
             return None
         protocol = getattr(stream, "_protocol", None)
@@ -175,12 +174,13 @@ class DirectReader:
     def start(
         self, received: Callable[[bytes], None], ended: Callable[[Exception | None], None]
     ) -> bool:
-        """Have what comes handed over by the event loop; return whether it is so.
+        """Let the event loop deliver what arrives; return whether that is possible.
 
-        It is not while the stream itself still has something to tell.
+        It is not while the stream itself has bytes or its end to deliver.
 
-        :param received: called with bytes, outside of any task, but where AnyIO knows its library
-        :param ended: called when no more come; with the error, if the connection broke
+        :param received: called with bytes, outside of any task, in a context where AnyIO knows its
+            backend
+        :param ended: called when there are no more, with the error if the connection broke
         """
         protocol, transport = self._protocol, self._transport
         if protocol.read_queue or protocol.is_at_eof or transport.is_closing():
@@ -192,7 +192,7 @@ class DirectReader:
         return True
 
     def stop(self) -> None:
-        """Leave what comes from now on to the stream; does nothing the second time."""
+        """Leave what arrives from now on to the stream; further calls do nothing."""
         if not self.is_at_work:
             return
         self.is_at_work = False
@@ -203,20 +203,20 @@ class DirectReader:
         self._received = self._ended = _unwanted
 
     def call_later(self, turns: int, function: Callable[[], None]) -> None:
-        """Have a function called after so many turns of the loop, behind those woken by now."""
+        """Call a function after a number of turns of the loop, after the tasks woken by now."""
         if turns > 1:
             self._loop.call_soon(self.call_later, turns - 1, function)
         else:
             self._loop.call_soon(function)
 
-    # What the transport tells
+    # Called by the transport
 
     def data_received(self, data: bytes) -> None:
-        """Hand over what has come."""
+        """Deliver received bytes."""
         self._context.run(self._received, data)
 
     def eof_received(self) -> bool | None:
-        """Pass on that no more comes."""
+        """Pass on that no more bytes come."""
         keeps_open: bool | None = self._protocol.eof_received()
         self._ended(None)
         return keeps_open
@@ -227,26 +227,26 @@ class DirectReader:
         self._ended(error)
 
     def pause_writing(self) -> None:
-        """Pass on that the transport takes no more for now."""
+        """Pass on that the transport accepts no more for now."""
         self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
-        """Pass on that the transport takes more."""
+        """Pass on that the transport accepts more."""
         self._protocol.resume_writing()
 
 
 def _unwanted(what: object) -> None:
-    """Stand in for whoever is no longer told."""
+    """Take the place of a callback that is no longer wanted."""
 
 
 class RestingReader:
-    """Reads by a task that rests while the event loop has what comes handled.
+    """Reads in a task that rests while the event loop has arriving bytes handled.
 
-    What is called by the event loop has nobody to raise its exceptions to. They are mistakes of
-    ours, and raised in the task.
+    Callbacks of the event loop have no caller to raise exceptions to. Such an exception is a bug of
+    ours, and is raised in the task.
 
     :param direct: reads the stream
-    :param take: handles bytes, outside of any task; returns whether it has. If not, they wait for
+    :param take: handles bytes outside of any task; returns whether it has. If not, they are left to
         the task
     :param broken: called with the error of a connection that breaks
     """
@@ -284,12 +284,12 @@ class RestingReader:
         take: Callable[[bytes], bool],
         broken: Callable[[Exception], None],
     ) -> Self | None:
-        """Return a reader for a stream, None if it cannot be read in this way."""
+        """Return a reader for a stream, None if the stream is not supported."""
         direct = DirectReader.open(stream)
         return None if direct is None else cls(direct, take, broken)
 
     def start(self) -> bool:
-        """Have the event loop handle what comes; return whether to :meth:`receive` here."""
+        """Let the event loop handle what arrives; return whether to :meth:`receive` here."""
         return (
             self._direct.is_at_work
             or self._has_ended
@@ -299,11 +299,11 @@ class RestingReader:
         )
 
     async def receive(self, backend: type[AsyncBackend]) -> bytes | None:
-        """Rest until something takes a task; return bytes if these do, None if something else.
+        """Rest until a task is needed; return bytes if they need it, None if something else does.
 
-        :param backend: what AnyIO calls on the event loop that runs
-        :raises ~anyio.EndOfStream: no more come
-        :raises Exception: a mistake was made outside of tasks
+        :param backend: the AnyIO backend of the running event loop
+        :raises ~anyio.EndOfStream: there are no more bytes
+        :raises Exception: a callback of the event loop failed
         """
         try:
             while self._direct.is_at_work:
@@ -319,7 +319,7 @@ class RestingReader:
         return data
 
     def end(self) -> bool:
-        """Have the task end if it rests, which takes less than to cancel it; return whether."""
+        """End the task if it rests, which is cheaper than cancelling it; return whether it did."""
         if not self._direct.is_at_work:
             return False
         self._has_ended = True
@@ -327,20 +327,20 @@ class RestingReader:
         return True
 
     def wake(self) -> None:
-        """Have the task go on."""
+        """Wake the task."""
         self._direct.stop()
         self._wanted.notify()
 
     def call_later(self, turns: int, act: Callable[[], object]) -> None:
-        """Have something done after so many turns of the loop, behind those woken by now."""
+        """Call a function after a number of turns of the loop, after the tasks woken by now."""
         self._direct.call_later(turns, partial(self._call, act))
 
     def close(self) -> None:
-        """Leave what comes from now on to the stream."""
+        """Leave what arrives from now on to the stream."""
         self._is_closed = True
         self._direct.stop()
 
-    # What the event loop calls
+    # Called by the event loop
 
     def _received(self, data: bytes) -> None:
         try:
@@ -365,18 +365,18 @@ class RestingReader:
             self._raise_in_task(mistake)
 
     def _raise_in_task(self, mistake: Exception) -> None:
-        if self._is_closed:  # the link has ended, and nobody reads any more
+        if self._is_closed:  # the link has ended, and no task reads any more
             logger.error("a session that has ended made a mistake", exc_info=mistake)
         self._mistake = mistake
         self.wake()
 
 
 class PatientReader:
-    """A second way to read from a stream of AnyIO's on Trio: it waits, then reads its socket.
+    """A second way to read from one of AnyIO's Trio streams: wait first, then read the socket.
 
-    These streams hold no bytes back, so either way may be taken at any time.
+    These streams buffer nothing, so either way may be used at any time.
 
-    :param backend: of the event loop that runs
+    :param backend: the AnyIO backend of the running event loop
     """
 
     __slots__ = ("_socket", "_wait_readable")
@@ -387,7 +387,7 @@ class PatientReader:
 
     @classmethod
     def open(cls, stream: AnyByteStream, backend: type[AsyncBackend]) -> Self | None:
-        """Return a reader for a stream, None if it cannot be read in this way."""
+        """Return a reader for a stream, None if the stream is not supported."""
         raw = plain_socket(stream) if type(stream).__module__ == _TRIO_STREAMS else None
         return None if raw is None else cls(raw, backend)
 
@@ -403,7 +403,7 @@ class PatientReader:
             try:
                 data = self._socket.recv(max_bytes)
             except BlockingIOError:
-                continue  # it was a mistake of the system's
+                continue  # a spurious wake-up
             if not data:
                 raise EndOfStream
             return data
@@ -412,9 +412,9 @@ class PatientReader:
 def receive_from(
     stream: AnyByteStream, backend: type[AsyncBackend], max_bytes: int
 ) -> Callable[[], Awaitable[bytes]]:
-    """Return what receives from a stream, in the best way that a task has there.
+    """Return the best function for a task to receive from a stream.
 
-    :param max_bytes: to receive at once, where the stream can be told
+    :param max_bytes: the most to receive at once, if the stream accepts a limit
     """
     source = PatientReader.open(stream, backend) or stream
     if isinstance(source, ByteReceiveStream | PatientReader):

@@ -1,4 +1,4 @@
-"""Waking tasks cheaply: an event that is only made while somebody waits."""
+"""Waking tasks cheaply: events that are only created while a task waits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Failure", "Latch", "Notice"]
 
 
 class Notice:
-    """Wakes every task that waits; costs nothing while none does."""
+    """Wakes all waiting tasks; costs nothing while there are none."""
 
     __slots__ = ("_event",)
 
@@ -22,7 +22,7 @@ class Notice:
     def wait(self, backend: type[AsyncBackend] | None = None) -> Awaitable[None]:
         """Wait for the next :meth:`notify`.
 
-        :param backend: what AnyIO calls on the event loop that runs, where that is known
+        :param backend: the AnyIO backend of the running event loop, if known
         """
         event = self._event
         if event is None:
@@ -30,7 +30,7 @@ class Notice:
         return event.wait()
 
     def notify(self) -> None:
-        """Wake all that wait now."""
+        """Wake all tasks that are waiting now."""
         event = self._event
         if event is not None:
             self._event = None
@@ -38,7 +38,7 @@ class Notice:
 
 
 class Latch:
-    """Wakes every task that waits, and keeps none waiting from then on."""
+    """Wakes all waiting tasks once, and lets none wait from then on."""
 
     __slots__ = ("_is_set", "_notice")
 
@@ -51,21 +51,21 @@ class Latch:
         return self._is_set
 
     def set(self) -> None:
-        """Wake all that wait, and will wait."""
+        """Wake all tasks that are waiting, or will wait."""
         self._is_set = True
         self._notice.notify()
 
     async def wait(self, backend: type[AsyncBackend] | None = None) -> None:
-        """Wait for :meth:`set`; does not yield if it has been called.
+        """Wait for :meth:`set`; does not yield if it was already called.
 
-        :param backend: what AnyIO calls on the event loop that runs, where that is known
+        :param backend: the AnyIO backend of the running event loop, if known
         """
         while not self._is_set:
             await self._notice.wait(backend)
 
 
 class Failure:
-    """What fails outside of the task that waits for it, and is raised there."""
+    """Transfers an exception to the task that waits for it."""
 
     __slots__ = ("_error", "_notice")
 
@@ -74,7 +74,7 @@ class Failure:
         self._error: Exception | None = None
 
     def set(self, error: Exception) -> None:
-        """Have an exception raised in the task that waits, or will wait."""
+        """Make the task that waits, or will wait, raise an exception."""
         self._error = error
         self._notice.notify()
 

@@ -1,7 +1,7 @@
-"""Accepting connections in spite of what goes wrong with that.
+"""Accepting connections, with retries.
 
-A system that is out of descriptors, for one, cannot accept anybody for a while. AnyIO's listeners
-raise then, and so does what their callers wait for.
+A system that is out of descriptors, for example, temporarily cannot accept connections. AnyIO's
+listeners then raise, and end the call that serves them.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ async def accept_connections(
     handler: Callable[[StreamT], Awaitable[None]],
     connections: TaskGroup,
 ) -> None:
-    """Run ``handler`` for each connection, as one of ``connections``.
+    """Run ``handler`` in a task of ``connections`` for each connection.
 
-    Returns when the listener was closed, or has nothing more to accept, as after its session.
+    Returns when the listener was closed, or cannot accept any more, as after the end of its
+    session.
     """
     if not isinstance(listener, MultiListener):
         await _accept_from(listener, handler, connections)
@@ -56,9 +57,9 @@ async def _accept_from(
 
 
 class AcceptLoop:
-    """Accepts the connections of one listener; waits before it tries again what has failed.
+    """Accepts the connections of one listener; pauses before it retries after a failure.
 
-    :param trouble: what is logged when accepting first fails, and again after a success
+    :param trouble: what to log when accepting first fails, and again after a success
     """
 
     def __init__(self, trouble: str) -> None:
@@ -66,7 +67,7 @@ class AcceptLoop:
         self._pause = FIRST_PAUSE
 
     async def run(self, accept: Callable[[], Awaitable[None]]) -> None:
-        """Accept until the listener was closed, or has nothing more to accept."""
+        """Accept until the listener is closed, or cannot accept any more."""
         while True:
             try:
                 await accept()
@@ -82,19 +83,19 @@ class AcceptLoop:
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
     def _tell(self, error: Exception) -> None:
-        """Log what has failed, if that has just begun."""
+        """Log a failure, if it is the first in a row."""
         if self._pause == FIRST_PAUSE:
             trouble = next(each for each in _causes(error) if not _is_final(each))
             logger.warning("%s: %s", self._trouble, trouble)
 
     def accepted(self) -> None:
-        """Note that a connection has come: the next failure is another trouble."""
+        """Note that a connection was accepted: the next failure is a new one."""
         self._pause = FIRST_PAUSE
 
     def noting(
         self, handler: Callable[[StreamT], Awaitable[None]]
     ) -> Callable[[StreamT], Awaitable[None]]:
-        """Return a handler of connections that has each noted."""
+        """Return a handler that also notes each connection."""
 
         def handle(stream: StreamT) -> Awaitable[None]:
             self.accepted()
@@ -104,12 +105,12 @@ class AcceptLoop:
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether a listener was closed, or was one of a session that has ended."""
+    """Tell whether a listener was closed, or belonged to a session that has ended."""
     return isinstance(error, anyio.ClosedResourceError) or isinstance(error.__cause__, SSHError)
 
 
 def _causes(error: Exception) -> Sequence[Exception]:
-    """Return what was raised by the parts of a listener that has several, and a task for each."""
+    """Return what the parts of a compound listener raised, each in a task of its own."""
     if not isinstance(error, ExceptionGroup):
         return [error]
     return [cause for each in error.exceptions for cause in _causes(each)]

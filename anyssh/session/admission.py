@@ -1,9 +1,9 @@
-"""Who may connect to a server: bounds in all and by source, and penalties for misbehaviour.
+"""Which connections a server admits: limits in total and per source, and penalties.
 
-A *source* is an IPv4 address or an IPv6 network of 64 bits, the least that somebody has to
-himself. Sources that are exempt or unknown are None, and only the bounds in all are for them.
+A *source* is an IPv4 address or an IPv6 /64 network, the smallest unit that is assigned to one
+user. Exempt and unknown addresses have the source None, and only the limits in total apply to them.
 
-Nothing here waits, looks at a clock or throws dice: time and chance are arguments.
+Nothing here waits, reads a clock or generates random numbers: time and chance are arguments.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ __all__ = ["Admission", "Offence", "Penalties", "Refusal", "Sources", "Stage", "
 
 IPV6_SOURCE_BYTES: Final = 8
 MOST_REMEMBERED: Final = 1024
-"""Addresses of which it is remembered where they belong: most come again."""
+"""Addresses whose source is cached, as most recur."""
 
 
 class Refusal(Enum):
-    """Why a connection is not let in, in words for the client."""
+    """Why a connection is refused, in words for the client."""
 
     if not TYPE_CHECKING:
         __hash__ = object.__hash__  # that of Enum is written in Python
@@ -40,7 +40,7 @@ class Refusal(Enum):
 
 
 class Offence(Enum):
-    """What a source is penalised for; the values name what :class:`ServerLimits` says about it."""
+    """What a source is penalised for; the values name fields of :class:`ServerLimits`."""
 
     NO_LOGIN = "no_login_penalty"
     FAILED_LOGIN = "failed_login_penalty"
@@ -49,21 +49,21 @@ class Offence(Enum):
 
 
 class Stage(Enum):
-    """How far a visit has come."""
+    """The stage of a session, as counted by the server."""
 
     if not TYPE_CHECKING:
         __hash__ = object.__hash__  # that of Enum is written in Python
 
     STRANGER = auto()
-    """It is not authenticated yet."""
+    """Not authenticated yet."""
     AUTHENTICATED = auto()
     WITHOUT_STREAM = auto()
-    """Its session was authenticated, and waits for another stream."""
+    """Authenticated, and waiting for another stream."""
     OVER = auto()
 
 
 class Sources:
-    """Tells which source an address belongs to.
+    """Maps addresses to sources.
 
     :param exempt: networks whose addresses have no source
     """
@@ -71,7 +71,7 @@ class Sources:
     def __init__(self, exempt: tuple[str, ...]) -> None:
         self._exempt = tuple(ipaddress.ip_network(network) for network in exempt)
         self.source: Callable[[str | None], bytes | None] = lru_cache(MOST_REMEMBERED)(self._source)
-        """Returns the source of an address, None if it is exempt or no IP address."""
+        """Returns the source of an address, None if it is exempt or not an IP address."""
 
     def _source(self, host: str | None) -> bytes | None:
         try:
@@ -93,10 +93,10 @@ class _Penalty:
 
 
 class Penalties:
-    """What sources have coming to them: times that add up, and are enforced from a length on.
+    """The penalties of sources: durations that add up, and are enforced from a threshold on.
 
-    Once enforced, a penalty stays so until it expires. When there are too many, the source whose
-    last offence was longest ago is forgotten.
+    Once enforced, a penalty stays so until it expires. If there are too many, the source whose last
+    offence was longest ago is dropped.
     """
 
     def __init__(self, limits: ServerLimits) -> None:
@@ -104,7 +104,7 @@ class Penalties:
         self._penalties: dict[bytes, _Penalty] = {}
 
     def charge(self, source: bytes, offence: Offence, now: float) -> bool:
-        """Add to the penalty of a source; return whether that made it enforced."""
+        """Add to the penalty of a source; return whether it is enforced from now on."""
         seconds: float = getattr(self._limits, offence.value)
         if not seconds:
             return False
@@ -128,7 +128,7 @@ class Penalties:
             del self._penalties[oldest]
 
     def is_enforced(self, source: bytes, now: float) -> bool:
-        """Tell whether a source is to be refused now."""
+        """Tell whether a source is currently refused."""
         penalty = self._penalties.get(source)
         if penalty is None:
             return False
@@ -138,7 +138,7 @@ class Penalties:
         return penalty.is_enforced
 
     def count_enforced(self, now: float) -> int:
-        """Return how many sources are to be refused now."""
+        """Return how many sources are currently refused."""
         return sum(each.is_enforced and each.expires > now for each in self._penalties.values())
 
     def __len__(self) -> int:
@@ -146,9 +146,9 @@ class Penalties:
 
 
 class Visit:
-    """One session, as far as a server counts it.
+    """One session, as counted by the server.
 
-    :ivar stage: how far it has come
+    :ivar stage: its present stage
     """
 
     __slots__ = ("_admission", "_source", "stage")
@@ -159,13 +159,13 @@ class Visit:
         self.stage: Stage = Stage.STRANGER
 
     def move(self, stage: Stage) -> None:
-        """Note how far it has come."""
+        """Record a new stage."""
         before, self.stage = self.stage, stage
         if self._admission is not None:
             self._admission._moved(self._source, before, stage)
 
     def come_back(self, host: str | None) -> None:
-        """Note that the session goes on over another stream, which may come from elsewhere."""
+        """Record that the session was resumed over another stream, perhaps from another source."""
         if self._admission is not None:
             self._admission._moved(self._source, self.stage, Stage.OVER)
             self._source = self._admission.sources.source(host)
@@ -180,11 +180,11 @@ class Visit:
 
 
 class Admission:
-    """Lets connections in or refuses them, and counts those that are in.
+    """Admits or refuses connections, and counts the admitted ones.
 
-    :param on_move: called whenever a visit has come further
-    :ivar sources: tells which source an address belongs to
-    :ivar penalties: what sources have coming to them
+    :param on_move: called whenever a session reaches another stage
+    :ivar sources: maps addresses to sources
+    :ivar penalties: the penalties of sources
     """
 
     def __init__(self, limits: ServerLimits, on_move: Callable[[], None]) -> None:
@@ -199,10 +199,10 @@ class Admission:
         self._refusals: Counter[Refusal] = Counter()
 
     def admit(self, host: str | None, now: float, chance: float) -> Visit | Refusal:
-        """Let a connection in, as a visit that has to end, or say why not.
+        """Admit a connection, as a visit that must end, or return why it is refused.
 
         :param host: the address that it comes from, if known
-        :param chance: a random number from 0 to 1, 1 excluded
+        :param chance: a random number, at least 0 and less than 1
         """
         source = self.sources.source(host)
         refusal = self._refusal(source, now, chance)
@@ -234,7 +234,7 @@ class Admission:
         return None
 
     def _early_drop_chance(self, strangers: int) -> float:
-        """Return how likely one more stranger is refused: it grows to 1 at the bound."""
+        """Return the probability that a new connection is refused; it grows to 1 at the limit."""
         limits = self._limits
         if strangers < limits.early_drop_from:
             return 0.0
@@ -255,7 +255,7 @@ class Admission:
         self._on_move()
 
     def statistics(self, now: float, handler_failures: int) -> ServerStatistics:
-        """Return the numbers as they are now."""
+        """Return the present numbers."""
         refusals = self._refusals
         return ServerStatistics(
             connections=_connections(self._counts),

@@ -1,10 +1,10 @@
-"""Keys that an SSH agent holds: listed, and signed with, without ever being seen.
+"""Keys held by an SSH agent: listing them, and signing with them.
 
-An agent answers one question after the other and numbers nothing, so a stream must never be left
-between a question and its answer. Where we can connect ourselves, every question has a connection
-of its own: a cancelled one is closed, nobody waits behind a person who is asked to confirm, and
-an agent that was started anew is no different. A given stream is shared under a lock instead, and
-the answers to askers who have gone are read and dropped by the next one.
+An agent answers requests in order and without numbers, so a stream must never be abandoned between
+a request and its answer. If we can connect ourselves, each request has a connection of its own: a
+cancelled one is closed, none waits behind a user who is asked to confirm, and a restarted agent
+makes no difference. A single stream is shared under a lock instead, and the answers to cancelled
+requests are read and dropped by the next one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = ["Agent", "AgentIdentity"]
 
 SOCKET_VARIABLE: Final = "SSH_AUTH_SOCK"
 SEND_TIME: Final = 10.0
-"""Seconds in which an agent has to take a question; it waits with the answer, not with reading."""
+"""Seconds for the agent to read a request; agents may delay answers, but not reading."""
 
 _SIGN_FLAGS: Final[dict[str, SignFlag]] = {
     HostKeyAlgorithm.RSA_SHA2_256: SignFlag.RSA_SHA2_256,
@@ -53,31 +53,33 @@ Answer = TypeVar("Answer", bound=Message)
 
 @dataclass(frozen=True, slots=True)
 class AgentIdentity:
-    """A key that an agent holds: a :class:`Signer`. Made by :class:`Agent`.
+    """A key held by an agent: a :class:`Signer`. Created by :class:`Agent`.
 
     :ivar key: the public key, with the agent's comment
-    :ivar agent: whom to ask; the identity can sign as long as this can be asked
+    :ivar agent: the agent; the identity can sign as long as it is connected
     """
 
     key: Key
     agent: Agent
 
     async def sign(self, data: bytes, algorithm: str) -> bytes:
-        """Ask the agent for a signature; see :meth:`Agent.sign`.
+        """Request a signature from the agent; see :meth:`Agent.sign`.
 
         :param data: the bytes to sign
+        :param algorithm: one of the key's ``signature_algorithms``
         """
         return await self.agent.sign(self.key, data, algorithm)
 
 
 class Agent:
-    """A client of an SSH agent. Use it with ``async with``.
+    """A client of an SSH agent, for use with ``async with``.
 
-    Entering finds out whether there is an agent. Requests may be made by several tasks at once; one
-    that is cancelled leaves the agent usable.
+    Entering checks that there is an agent. Several tasks may make requests concurrently; cancelling
+    one leaves the agent usable.
 
-    :param transport: the path of the agent's socket, a connectable, or a stream, which is closed at
-        the end; None means the socket that ``$SSH_AUTH_SOCK`` names when the agent is entered
+    :param transport: the path of the agent's socket, a connectable, or a stream, which is closed on
+        exit; None means the socket named by ``$SSH_AUTH_SOCK`` on entry
+    :raises TypeError: it is none of these
     """
 
     def __init__(
@@ -95,10 +97,10 @@ class Agent:
         self._conversations: _Connecting | _Sharing | None = None
 
     async def __aenter__(self) -> Self:
-        """Find the agent.
+        """Connect to the agent.
 
-        :raises AgentError: the environment names none, or nobody answers there
-        :raises LocalProtocolError: it was entered already
+        :raises AgentError: ``$SSH_AUTH_SOCK`` is not set, or nothing answers at the socket
+        :raises LocalProtocolError: the agent was already entered
         """
         await anyio.lowlevel.checkpoint()
         if self._conversations is not None:
@@ -125,12 +127,13 @@ class Agent:
             await conversations.aclose()
 
     async def identities(self) -> tuple[AgentIdentity, ...]:
-        """Ask for all keys of a type that we know; an agent that is locked shows none.
+        """List all keys of a type that we support; a locked agent lists none.
 
-        Goes as the ``keys`` of :class:`ClientCredentials`, either what it returns or as it is.
+        Both the result and the method itself can be used as the ``keys`` of
+        :class:`ClientCredentials`.
 
-        :raises AgentError: there is no agent any more, or it does not keep its protocol
-        :raises LocalProtocolError: the agent is not entered
+        :raises AgentError: the agent is gone, or violates the agent protocol
+        :raises LocalProtocolError: the agent was not entered
         """
         answer = await self._ask(AgentIdentitiesRequest(), AgentIdentities)
         if answer is None:
@@ -139,7 +142,7 @@ class Agent:
         for blob, comment in answer.identities:
             try:
                 key = Key.from_public_blob(blob)
-            except KeyFormatError:  # a certificate, a security key, or what is yet to come
+            except KeyFormatError:  # a certificate, a security key, or a future type
                 continue
             found.append(AgentIdentity(key.with_comment(comment), self))
         return tuple(found)
@@ -147,12 +150,12 @@ class Agent:
     async def find(self, key: Key) -> AgentIdentity | None:
         """Return the identity of a public key, None if the agent does not hold it.
 
-        Goes as the ``key_provider`` of :class:`ClientCredentials`: then the agent is asked only
+        Usable as the ``key_provider`` of :class:`ClientCredentials`: the agent is then only asked
         about keys that the server would accept.
 
-        :param key: the public key, or the certificate, whose private half is looked for
-        :raises AgentError: there is no agent any more, or it does not keep its protocol
-        :raises LocalProtocolError: the agent is not entered
+        :param key: the public key, or the certificate
+        :raises AgentError: the agent is gone, or violates the agent protocol
+        :raises LocalProtocolError: the agent was not entered
         """
         for identity in await self.identities():
             if identity.key == key:
@@ -160,17 +163,17 @@ class Agent:
         return None
 
     async def sign(self, key: Key, data: bytes, algorithm: str) -> bytes:
-        """Ask for a signature, which a person may have to confirm.
+        """Request a signature, which the user may have to confirm.
 
-        Cancelling withdraws the question, if the agent notices; the agent stays usable.
+        Cancelling withdraws the request, if the agent notices; the agent stays usable.
 
         :param key: the public key, or the certificate, to sign for
         :param data: the bytes to sign
         :param algorithm: one of the key's ``signature_algorithms``
-        :raises SigningRefused: the agent does not sign with this key, or not with this algorithm
-        :raises AgentError: there is no agent any more, or it does not keep its protocol
-        :raises LocalProtocolError: the agent is not entered, the key does not know the algorithm,
-            or there is too much data for the agent
+        :raises SigningRefused: the agent does not sign with this key or this algorithm
+        :raises AgentError: the agent is gone, or violates the agent protocol
+        :raises LocalProtocolError: the agent was not entered, the key does not support the
+            algorithm, or ``data`` is too long for the agent
         """
         if algorithm not in key.signature_algorithms:
             raise LocalProtocolError(
@@ -194,7 +197,7 @@ class Agent:
         return answer.signature
 
     async def _ask(self, request: Message, expected: type[Answer]) -> Answer | None:
-        """Return the answer to one question, None for a failure."""
+        """Return the answer to a request, None for a failure."""
         await anyio.lowlevel.checkpoint()
         if self._conversations is None:
             raise LocalProtocolError("use the agent inside of 'async with'")
@@ -219,7 +222,7 @@ class Agent:
 
 
 class _Connecting:
-    """Each conversation over a connection of its own."""
+    """Uses a connection of its own for each conversation."""
 
     def __init__(self, connectable: ByteStreamConnectable) -> None:
         self._connectable = connectable
@@ -239,7 +242,7 @@ class _Connecting:
 
 
 class _Sharing:
-    """All conversations over one stream, one after the other."""
+    """Holds all conversations over one stream, one after another."""
 
     def __init__(self, stream: AnyByteStream) -> None:
         self._stream = stream
@@ -256,7 +259,7 @@ class _Sharing:
 
 
 class _Conversation:
-    """Questions and answers over one stream."""
+    """Requests and answers over one stream."""
 
     def __init__(self, stream: AnyByteStream) -> None:
         self._stream = stream
@@ -264,12 +267,12 @@ class _Conversation:
         self._owed_answers = 0
 
     async def ask(self, question: bytes) -> bytes:
-        """Return the answer to a question; drop those to earlier ones that nobody waited for."""
+        """Return the answer to a request, after dropping those to cancelled requests."""
         while self._owed_answers:
             await self._next_answer()
         if self._received:
             raise WireError("an answer that nobody asked for")
-        # A question cut short would make nonsense of all that follow.
+        # A truncated request would garble all that follow.
         with anyio.move_on_after(SEND_TIME, shield=True) as sending:
             await self._stream.send(question)
         if sending.cancelled_caught:

@@ -1,7 +1,7 @@
-"""Everything that comes on a channel as one sequence, for those who pass it on.
+"""Everything that arrives on a channel as a single sequence, for relays.
 
-A channel offers bytes, standard error and requests apart, which suits programs. A relay must keep
-the order between them as well: a request to run a program comes before the program's input.
+A channel offers data, standard error and requests separately, which suits programs. A relay must
+also preserve their relative order: the request to run a program precedes the program's input.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ __all__ = ["Arrival", "Arrivals", "ReceivedData", "ReceivedEof"]
 
 ARRIVAL_BYTES: Final = 128 * 1024
 MAX_WAITING: Final = 256
-"""Beyond so many, bytes join those of their kind: else each byte of output and of standard error in
-turn would cost an object, and a window of them a hundred times its size."""
+"""Beyond this number, bytes are appended to earlier ones of their kind: otherwise, alternating
+single bytes of output and standard error would cost an object each, a hundred times the window in
+memory.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,25 +47,25 @@ class ReceivedData:
 
 @dataclass(frozen=True, slots=True)
 class ReceivedEof:
-    """The peer sends no more bytes; requests may still come."""
+    """The peer sends no more bytes; requests may still follow."""
 
 
 Arrival = ReceivedData | ReceivedEof | IncomingRequest
-"""What :meth:`Channel.arrivals` gives."""
+"""What :meth:`Channel.arrivals` yields."""
 
 
 @dataclass(slots=True)
 class _Run:
-    """Bytes of one kind that came in a row."""
+    """Consecutive bytes of one kind."""
 
     bytes: ByteQueue
     is_stderr: bool
 
 
 class Arrivals:
-    """Iterates over what comes on a channel; ends with the channel.
+    """Iterates over what arrives on a channel; ends with the channel.
 
-    :param take: is offered bytes that come while the iteration waits for something to come
+    :param take: offered the bytes that arrive while the iteration is waiting
     """
 
     __slots__ = (
@@ -91,13 +93,13 @@ class Arrivals:
         return sum(each.bytes.size for each in self._waiting if isinstance(each, _Run))
 
     def put_run(self, data: ByteQueue, is_stderr: bool) -> None:
-        """Add all bytes of a queue, which is ours from now on."""
+        """Add all bytes of a queue, and take ownership of it."""
         if data.size:
             self._last_runs[is_stderr] = run = _Run(data, is_stderr)
             self._put(run)
 
     def put_data(self, data: Buffer, is_stderr: bool) -> None:
-        """Add bytes, or those that were not taken at once."""
+        """Add bytes, except those that the callback takes at once."""
         if self._is_awaited and not self._waiting and not is_stderr and self._take is not None:
             channel = self._channel
             taken = channel._tell_recipient(partial(self._take, data))
@@ -115,11 +117,11 @@ class Arrivals:
 
     def put_request(self, request: PendingRequest) -> None:
         """Add a request."""
-        self._last_runs.clear()  # nothing that comes later may overtake it
+        self._last_runs.clear()  # no later bytes may overtake it
         self._put(request)
 
     def put_eof(self) -> None:
-        """Add the end of bytes."""
+        """Add the end of the bytes."""
         self._last_runs.clear()
         self._put(ReceivedEof())
 
@@ -128,12 +130,12 @@ class Arrivals:
         self._notice.notify()
 
     def end(self) -> None:
-        """Nothing more comes."""
+        """Note that nothing more will arrive."""
         self._ended = True
         self._notice.notify()
 
     def clear(self) -> None:
-        """Forget what came."""
+        """Discard what has arrived."""
         self._waiting.clear()
         self._last_runs.clear()
 
@@ -141,7 +143,7 @@ class Arrivals:
         return self
 
     async def __anext__(self) -> Arrival:
-        # Nothing awaits once something is taken, so a cancelled call never loses anything.
+        # Nothing awaits after this, so a cancelled call never loses an arrival.
         await anyio.lowlevel.checkpoint()
         while not self._waiting:
             if self._ended:

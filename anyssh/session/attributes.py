@@ -1,4 +1,4 @@
-"""What can be asked of streams, sessions and channels through AnyIO's ``extra()``."""
+"""The typed attributes of sessions and channels, for AnyIO's ``extra()``."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from ._direct import plain_socket
 __all__ = ["SSHAttribute", "displayed_address", "remote_address"]
 
 IPV4_FIELDS: Final = 2
-"""Of other addresses AnyIO says more than the socket module."""
+"""For IPv6 addresses, AnyIO reports more than the socket module."""
 
 
 class SSHAttribute(TypedAttributeSet):
-    """Typed attributes of sessions and of the channels in them."""
+    """Typed attributes of sessions and their channels."""
 
     peer_version: PeerVersion = typed_attribute()
-    """What the peer said it is."""
+    """The peer's protocol version and software."""
     algorithms: Algorithms = typed_attribute()
-    """What the last key exchange agreed on."""
+    """The algorithms negotiated by the last key exchange."""
     host_key: Key = typed_attribute()
-    """The server's host key; known to clients."""
+    """The server's host key; on clients only."""
     principal: object = typed_attribute()
-    """Who the client is; known to servers."""
+    """The client's identity; on servers only."""
     channel_type: str = typed_attribute()
     """The type that a channel was opened with."""
 
 
 def remote_address(stream: AnyByteStream) -> tuple[str, int] | None:
-    """Return the host and port at the other end of a stream, where it has them."""
+    """Return the remote host and port of a stream, if it has them."""
     try:
         raw = plain_socket(stream)
         address: Any = None if raw is None else raw.getpeername()
         if not isinstance(address, tuple) or len(address) > IPV4_FIELDS:
             address = stream.extra(SocketAttribute.remote_address, None)
-    except (OSError, AttributeError):  # what sockets raise that are closed already
+    except (OSError, AttributeError):  # raised by closed sockets
         return None
     return (address[0], address[1]) if isinstance(address, tuple) else None
 
 
 def displayed_address(address: tuple[str, int]) -> str:
-    """Return an address as people write it, one of IPv6 in brackets."""
+    """Format an address for display, with IPv6 addresses in brackets."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

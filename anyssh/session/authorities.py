@@ -1,8 +1,8 @@
-"""Whose certificates are believed: for users by a server, for hosts by a client.
+"""Trusted certificate authorities: of users on a server, of hosts on a client.
 
-The judging itself is done by :func:`~anyssh.check_user_certificate` and
-:func:`~anyssh.check_host_certificate`; here it gets the time and its place in a session. Without
-one of these policies no certificate is asked for, and none is read.
+The checks themselves are :func:`~anyssh.check_user_certificate` and
+:func:`~anyssh.check_host_certificate`; this module applies them within a session. Without one of
+these policies, certificates are neither requested nor parsed.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ PrincipalsFor = Callable[[str], Awaitable[Collection[str]]]
 
 
 class UserAuthorities:
-    """What a server demands of users' certificates; given to :class:`~anyssh.Server`.
+    """How a server checks user certificates; an argument of :class:`~anyssh.Server`.
 
-    A certificate passes if it is about a user, signed by one of the authorities, good at this
-    moment, made out to the user, and not restricted in a way that nobody enforces. It then reaches
-    ``authenticate`` as a :class:`~anyssh.CertificateAttempt`; all others are refused before.
+    A certificate is valid if it is a user certificate, signed by one of the authorities, within its
+    validity period, issued for the user, and free of critical options that nothing enforces. It
+    then reaches ``authenticate`` as a :class:`~anyssh.CertificateAttempt`; any other is refused
+    before that.
 
     :param keys: the public keys of the authorities, at least one
-    :param principals_for: asked for the names, one of which a certificate must be made out to for
-        this user name; by default the user name itself
-    :param enforced_options: critical options that the application itself enforces, such as
-        ``"force-command"``; ``source-address`` is enforced here, by the remote address of the
-        stream. A certificate with any other is refused
-    :param revoked: fingerprints, ``SHA256:…``, of keys and authorities that are believed no more
-    :raises ValueError: there is no authority, or a fingerprint has another form
+    :param principals_for: an async callable that maps a user name to the principals of which a
+        certificate must name one; by default just the user name
+    :param enforced_options: critical options that the application enforces itself, such as
+        ``"force-command"``. ``source-address`` is enforced here, against the stream's remote
+        address. Certificates with any other critical option are refused
+    :param revoked: fingerprints, ``SHA256:…``, of keys and authorities that are no longer trusted
+    :raises ValueError: there is no authority, or a fingerprint is malformed
     """
 
     def __init__(
@@ -54,10 +55,10 @@ class UserAuthorities:
     async def check(self, certificate: Certificate, username: str, address: str | None) -> None:
         """Check that a certificate lets a user in; return only if it does.
 
-        :param certificate: what the client has shown
-        :param username: who the client wants to be
-        :param address: where the user comes from; None if unknown
-        :raises CertificateError: it does not; the text says why
+        :param certificate: the certificate that the client presented
+        :param username: the user to log in as
+        :param address: the client's address; None if unknown
+        :raises CertificateError: it does not; the message says why
         """
         principals: Collection[str] = (username,)
         if self._principals_for is not None:
@@ -75,31 +76,34 @@ class UserAuthorities:
 
 @runtime_checkable
 class HostCertificateVerifier(Protocol):
-    """A :data:`~anyssh.HostKeyVerifier` that can judge host certificates too.
+    """A :data:`~anyssh.HostKeyVerifier` that can also verify host certificates.
 
-    Host certificates are asked for, in preference to plain keys, when ``verify_host`` is one of
-    these and says that it takes them.
+    The client requests host certificates, in preference to plain keys, if its ``verify_host``
+    conforms to this protocol and :attr:`takes_certificates` is true.
     """
 
     @property
     def takes_certificates(self) -> bool:
-        """Whether there is an authority whose word about this host is believed."""
+        """Whether an authority is trusted to certify this host."""
 
     async def __call__(self, presented: PresentedHostKey) -> bool:
-        """Judge as any verifier does; ``presented.certificate`` is a certificate or None."""
+        """Verify like any verifier; ``presented.certificate`` is a certificate or None.
+
+        :param presented: the key that the server proved to hold
+        """
 
 
 class HostAuthorities:
-    """Accept the server whose certificate, by one of these authorities, is made out to a host.
+    """Accepts a server whose certificate, by one of these authorities, names a given host.
 
-    A :class:`HostCertificateVerifier`, to be given as ``verify_host``.
+    A :class:`HostCertificateVerifier`, for use as ``verify_host``.
 
     :param keys: the public keys of the authorities, at least one
-    :param host: the name or address that the certificate must be made out to, without a port
-    :param revoked: fingerprints, ``SHA256:…``, of keys and authorities that are believed no more
-    :param otherwise: asked about the plain key of a server that has no certificate, or none that
-        is good; without it such a server is refused
-    :raises ValueError: there is no authority or host, or a fingerprint has another form
+    :param host: the name or address that the certificate must name, without a port
+    :param revoked: fingerprints, ``SHA256:…``, of keys and authorities that are no longer trusted
+    :param otherwise: called to verify the plain key of a server without a valid certificate; by
+        default such a server is refused
+    :raises ValueError: there is no authority or host, or a fingerprint is malformed
     """
 
     def __init__(
@@ -119,13 +123,14 @@ class HostAuthorities:
 
     @property
     def takes_certificates(self) -> bool:
-        """True: host certificates are asked for."""
+        """True: host certificates are requested."""
         return True
 
     async def __call__(self, presented: PresentedHostKey) -> bool:
         """Return True for the right server.
 
-        :raises HostKeyError: it is not; the text says why
+        :param presented: the key that the server proved to hold
+        :raises HostKeyError: it is any other server; the message says why
         """
         key = presented.key
         if key.fingerprint in self._revoked:

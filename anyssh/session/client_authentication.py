@@ -1,9 +1,9 @@
-"""Trying a client's credentials one after the other (RFC 4252 section 5).
+"""Trying a client's credentials one after another (RFC 4252 section 5).
 
-Each credential that the server may take becomes one step. After a refusal, the methods that the
-server still names decide which of the remaining steps are worth taking. Some servers demand several
-proofs, in an order of their own: after one that is good, but not enough, they name what they want
-next, and steps that were not wanted before have their turn.
+Each credential that the server may accept becomes a step. After a refusal, the methods that the
+server still lists decide which of the remaining steps are worth taking. Some servers require
+several methods, in an order of their own: after a partial success they list what they want next,
+and steps that were skipped before get their turn.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ Step = tuple[str, Callable[[], Awaitable[AuthenticationReply | None]]]
 
 @dataclass(slots=True)
 class _Account:
-    """What has come of the steps, for the error if none was enough."""
+    """The outcome of the steps, for the error if none succeeds."""
 
     accepted: dict[str, None] = field(default_factory=dict)
     refused: dict[str, None] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
 
     def note(self, method: str, reply: AuthenticationReply | None) -> None:
-        """Note the last reply to a step."""
+        """Record the last reply to a step."""
         if isinstance(reply, AuthenticationFailed) and reply.partial_success:
             self.accepted[method] = None
         elif isinstance(reply, AuthenticationFailed | PasswordExpired):
@@ -57,7 +57,7 @@ class _Account:
             self.remarks.append(f"it wants a new password first: {reply.prompt!r}")
 
     def error(self, username: str, methods_left: Sequence[str]) -> AuthenticationError:
-        """Return the error that tells it all."""
+        """Return the error that sums everything up."""
         accepted, refused = ", ".join(self.accepted), ", ".join(self.refused)
         parts = [
             f"the server did not let {username!r} in: "
@@ -71,10 +71,10 @@ class _Account:
 
 
 class Authenticator:
-    """Makes the attempts of one session to authenticate, one at a time.
+    """Makes the authentication attempts of one session, one at a time.
 
     :param flush: sends what the core has queued
-    :param backend: what AnyIO calls on the event loop that runs
+    :param backend: the AnyIO backend of the running event loop
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Authenticator:
         self._methods_left: tuple[str, ...] | None = None
 
     def reply_received(self, reply: AuthenticationReply) -> None:
-        """Take the server's reply to the request under way."""
+        """Process the server's reply to the present request."""
         self._reply = reply
         self._notice.notify()
 
@@ -124,18 +124,18 @@ class Authenticator:
             if isinstance(reply, AuthenticationFailed):
                 self._methods_left = reply.methods_left
                 if reply.partial_success:
-                    # What was not wanted before may be now.
+                    # Methods that were not listed before may be now.
                     steps, unwanted = unwanted + steps, []
                 elif not self._is_wanted(method):
                     unwanted.append((method, step))
         raise account.error(credentials.username, self._methods_left or ())
 
     def _is_wanted(self, method: str) -> bool:
-        """Tell whether the server takes a method now, as far as it has said."""
+        """Tell whether the server accepts a method now, as far as it has said."""
         return self._methods_left is None or method in self._methods_left
 
     async def query(self, username: str, key: Key) -> bool:
-        """Ask whether a key is worth signing with."""
+        """Ask whether the server would accept a key."""
         await self._settle()
         return isinstance(await self._query(username, key), KeyAccepted)
 
@@ -196,7 +196,7 @@ class Authenticator:
         signer = signer_of(key)
         if isinstance(signer, Key) and signer.has_private:
             return await self._prove(user, key)
-        # Signing may ask a person or a device, so first ask whether it is worth it.
+        # Signing may involve a user or a device, so ask first whether it is worthwhile.
         reply = await self._query(user, identity_of(key))
         if not isinstance(reply, KeyAccepted):
             return reply
@@ -259,10 +259,10 @@ class Authenticator:
         return reply
 
     def _algorithm_for(self, identity: Identity) -> str | None:
-        """Return the best algorithm that both sides take with this key or certificate.
+        """Return the best algorithm that both sides support for this key or certificate.
 
-        A key that knows one algorithm only is worth a try with a server that does not announce it:
-        some leave out what they take, and nothing else can be signed with it.
+        A key with a single algorithm is worth trying even if the server does not announce that
+        algorithm: some servers announce less than they accept.
         """
         theirs = self._core.client_authentication.signature_algorithms
         known = identity.signature_algorithms
@@ -271,7 +271,7 @@ class Authenticator:
         ]
         if theirs is None or len(known) == 1:
             return next(iter(ours), None)
-        # Servers announce how they verify, which for a certificate is as for its key.
+        # Servers announce how they verify, which is the same for a key and its certificate.
         announced = (name for name in ours if name in theirs or signature_algorithm(name) in theirs)
         return next(announced, None)
 
@@ -287,7 +287,7 @@ class Authenticator:
         return reply
 
     async def _settle(self) -> None:
-        """Wait for the reply to a request whose caller was cancelled, and forget it."""
+        """Wait for the reply to a request whose caller was cancelled, and drop it."""
         while self._is_owed_reply and self._reply is None:
             await self._notice.wait(self._backend)
         self._is_owed_reply = False

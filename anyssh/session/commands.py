@@ -1,9 +1,8 @@
-"""Runs a command at a server, from its request to its exit status.
+"""Running a command on a server, from the request to the exit status.
 
-A command is a channel with an ``exec`` request (RFC 4254 section 6.5). Whoever only wants to know
-what it has written and how it ended has to read both of its outputs side by side with giving it its
-input, as it may stop at any of the three. Why one of them breaks off is told by the end of the
-channel, which all of this waits for.
+A command is a channel with an ``exec`` request (RFC 4254 section 6.5). Three tasks feed its input
+and read both of its outputs concurrently, as it may block on any of the three. If one of them is
+cut short, the end of the channel, which all wait for, says why.
 """
 
 from __future__ import annotations
@@ -27,19 +26,19 @@ __all__ = ["OUTPUT_BYTES", "CommandFailed", "CompletedCommand", "run_command"]
 
 OUTPUT_BYTES: Final = 16 * 1024 * 1024
 LAST_WORDS: Final = 1024
-"""Bytes at the end of standard error among which a reason is looked for."""
+"""Bytes at the end of standard error that are searched for a reason."""
 
 
 @dataclass(frozen=True)
 class CompletedCommand:
-    """What a command has written, and how it has ended.
+    """The output and exit status of a command.
 
-    :ivar command: as it was given to the server
-    :ivar stdout: what it has written to its standard output
-    :ivar stderr: what it has written to its standard error
-    :ivar exit_status: its exit status, None if there was none
-    :ivar exit_signal: the signal that ended it, without ``SIG``, if one did
-    :ivar message: the text that came with the signal
+    :ivar command: the command line
+    :ivar stdout: everything written to standard output
+    :ivar stderr: everything written to standard error
+    :ivar exit_status: the exit status, None if there was none
+    :ivar exit_signal: the name of the signal that ended the command, without ``SIG``, if one did
+    :ivar message: the error message that came with the signal
     """
 
     command: str
@@ -50,9 +49,9 @@ class CompletedCommand:
     message: str | None = None
 
     def check_status(self) -> None:
-        """Do nothing if the exit status is 0.
+        """Raise unless the exit status is 0.
 
-        :raises CommandFailed: it is another one, or there was none
+        :raises CommandFailed: the exit status is not 0, or there was none
         """
         if self.exit_status != 0:
             raise CommandFailed(self._end(), self)
@@ -69,9 +68,9 @@ class CompletedCommand:
 
 
 class CommandFailed(SSHError):
-    """A command did not end with exit status 0, or has written more than it should.
+    """A command did not end with exit status 0, or wrote more than permitted.
 
-    :ivar completed: what it has written, and how it has ended as far as that is known
+    :ivar completed: what the command has written, and how it ended as far as known
     """
 
     def __init__(self, reason: str, completed: CompletedCommand) -> None:
@@ -80,7 +79,7 @@ class CommandFailed(SSHError):
 
 
 class _Output:
-    """What a command writes, up to a number of bytes, after which somebody is told."""
+    """The output of a command, which cancels a scope when it exceeds its limit."""
 
     def __init__(self, max_bytes: int, exceeded: anyio.CancelScope) -> None:
         self._room = max_bytes
@@ -99,7 +98,7 @@ class _Output:
                 self._room -= len(chunk)
                 target += chunk
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            return  # the end of the channel tells why
+            return  # the end of the channel says why
 
     def completed(self, command: str, closed: ChannelClosed) -> CompletedCommand:
         return CompletedCommand(
@@ -115,7 +114,7 @@ class _Output:
 async def run_command(
     session: ClientSession, command: str, data: bytes, *, check: bool, max_output: int
 ) -> CompletedCommand:
-    """Do what :meth:`ClientSession.run_command` promises."""
+    """Implement :meth:`ClientSession.run_command`."""
     request = ChannelRequest(ExecRequest.request_type, ExecRequest(command).encode())
     async with await session.open_channel(request=request) as channel:
         async with anyio.create_task_group() as tasks:
@@ -136,10 +135,10 @@ async def run_command(
 
 
 async def _feed(channel: Channel, data: bytes) -> None:
-    """Give a command its input, as far as it takes it."""
+    """Send a command's input, as far as the command reads it."""
     try:
         if data:
             await channel.send(data)
         await channel.send_eof()
     except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-        return  # the command may end without having read it all
+        return  # the command may end without reading everything

@@ -1,7 +1,7 @@
-"""Streams for sessions: connecting to an address, without the tasks and threads that names need.
+"""Connecting to an IP address without the threads and tasks that host names need.
 
-AnyIO's way to connect looks names up in a thread, and tries their addresses one after the other,
-each in a task. An address needs neither, and on loopback it has answered at once.
+AnyIO resolves names in a thread, and tries each address in a task. An address needs neither, and
+loopback answers immediately.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ UNDER_WAY: Final = (EINPROGRESS, EALREADY, EWOULDBLOCK)
 
 
 async def open_stream(connectable: ByteStreamConnectable) -> AnyByteStream:
-    """Have a connectable connect; what leads to an address needs no more than a socket."""
-    # A class of somebody else's may do more than connect, even if it is one of AnyIO's, too.
+    """Connect a connectable; one that leads to an IP address needs just a socket."""
+    # A foreign class may do more than connect, even if it derives from AnyIO's.
     if type(connectable) is not TCPConnectable or not _is_address(str(connectable.host)):
         return await connectable.connect()
     host, port = str(connectable.host), connectable.port
@@ -43,12 +43,12 @@ async def open_stream(connectable: ByteStreamConnectable) -> AnyByteStream:
         except BaseException:
             raw.close()
             raise
-    except (OSError, ValueError) as error:  # AnyIO's word for a socket that was reset meanwhile
+    except (OSError, ValueError) as error:  # ValueError is AnyIO's for a socket that was reset
         raise ConnectionFailed(f"error connecting to {host}:{port}: {error}") from error
 
 
 async def close_at_once(stream: AnyByteStream) -> None:
-    """Close a stream that nobody wants, without waiting and whatever it raises."""
+    """Close an unwanted stream without waiting, whatever it raises."""
     try:
         await anyio.aclose_forcefully(stream)
     except BaseException as error:
@@ -58,7 +58,7 @@ async def close_at_once(stream: AnyByteStream) -> None:
 
 @lru_cache
 def _is_address(host: str) -> bool:
-    """Whether a text is an address of its own; those with a zone are looked up, too."""
+    """Whether a text is an IP address without a scope; with one it is resolved."""
     try:
         ip_address(host)
     except ValueError:
@@ -67,12 +67,12 @@ def _is_address(host: str) -> bool:
 
 
 async def connect_socket(host: str, port: int, seconds: float = math.inf) -> socket.socket:
-    """Connect to a port of an address. Passes no checkpoint if it need not wait.
+    """Connect to a port of an address. Passes no checkpoint unless it has to wait.
 
-    :param host: the address; the zone of one of a link is a number
+    :param host: the address; the scope of a link-local address must be numeric
     :param seconds: how long to wait for the answer
-    :raises OSError: it does not answer
-    :raises TimeoutError: the time is over
+    :raises OSError: the connection was refused, or failed otherwise
+    :raises TimeoutError: the time is up
     """
     raw = _new_socket(host)
     try:
@@ -88,9 +88,9 @@ async def connect_socket(host: str, port: int, seconds: float = math.inf) -> soc
 
 
 def connect_socket_nowait(host: str, port: int) -> socket.socket | None:
-    """Connect to a port of an address of this machine, if that needs no waiting.
+    """Connect to a port of an address of this machine; return None if that needs waiting.
 
-    :raises OSError: it does not answer
+    :raises OSError: the connection was refused, or failed otherwise
     """
     raw = _new_socket(host)
     try:
@@ -110,7 +110,7 @@ def _new_socket(host: str) -> socket.socket:
 
 
 def _socket_address(host: str, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
-    """Return what a socket is to connect to; it would drop a zone that is part of the text."""
+    """Return the address for connect(), which would ignore a scope in the host's text."""
     address, has_zone, zone = host.partition("%")
     return (address, port, 0, int(zone)) if has_zone else (host, port)
 
@@ -118,10 +118,10 @@ def _socket_address(host: str, port: int) -> tuple[str, int] | tuple[str, int, i
 def _connect_at_once(
     raw: socket.socket, address: tuple[str, int] | tuple[str, int, int, int]
 ) -> bool:
-    """Begin to connect; return whether it is done."""
+    """Start to connect; return whether the connection is established."""
     error = raw.connect_ex(address)
     if error in UNDER_WAY and sys.platform == "linux":
-        # Loopback has answered by now, which a second call tells.
+        # Loopback has answered by now; a second call reports that.
         error = raw.connect_ex(address)
     if error not in (0, *UNDER_WAY):
         raise OSError(error, os.strerror(error))

@@ -1,4 +1,4 @@
-"""What a client can prove who it is with, and the order in which it is tried."""
+"""What a client authenticates with, and in which order."""
 
 from __future__ import annotations
 
@@ -22,30 +22,31 @@ __all__ = [
 
 @runtime_checkable
 class Signer(Protocol):
-    """A key pair whose private half lives elsewhere: in an agent, a token, another process."""
+    """A key pair whose private half is held elsewhere: in an agent, a token, another process."""
 
     @property
     def key(self) -> Key:
         """The public key."""
 
     async def sign(self, data: bytes, algorithm: str) -> bytes:
-        """Return the signature of ``data`` in wire form: the algorithm's name, then its bytes.
+        """Return the signature of ``data`` as a signature blob (RFC 4253 section 6.6).
 
+        :param data: the bytes to sign
         :param algorithm: one of the key's ``signature_algorithms``
-        :raises SigningRefused: there will be none; a client goes on to what else it has. What
-            else a signer raises ends the attempt to authenticate
+        :raises SigningRefused: the signer declines; the client continues with its other
+            credentials. Any other exception ends the authentication
         """
 
 
 KeyPair: TypeAlias = "Key | Signer | CryptographyKey"
-"""Whatever signs: ours, or a private key of the cryptography package."""
+"""Anything that signs: a key pair, a signer, or a private key of the cryptography package."""
 
 
 def as_signer(key: KeyPair) -> Key | Signer:
-    """Return what signs as one of ours.
+    """Return a key pair as a :class:`Key` or :class:`Signer`.
 
-    :raises TypeError: it is nothing that signs
-    :raises KeyFormatError: it is a key of the cryptography package that is not for SSH
+    :raises TypeError: it is none of the accepted types
+    :raises KeyFormatError: it is a key of the cryptography package that SSH does not use
     """
     if isinstance(key, Key) or isinstance(key, Signer):  # noqa: SIM101
         return key
@@ -56,11 +57,11 @@ def as_signer(key: KeyPair) -> Key | Signer:
 
 @dataclass(frozen=True, slots=True)
 class CertifiedKey:
-    """A key together with a certificate for it, to be shown in place of the plain key.
+    """A key with a certificate for it, which is presented in place of the plain key.
 
-    :param key: a pair or signer, a private key of the cryptography package, or a public key whose
-        private half ``key_provider`` finds
-    :param certificate: what an authority says about it
+    :param key: a key pair or signer, a private key of the cryptography package, or a public key
+        whose private half ``key_provider`` returns
+    :param certificate: the certificate
     :raises ValueError: the certificate is for another key
     """
 
@@ -79,9 +80,9 @@ class CertifiedKey:
 
 
 def require_type(certificate: Certificate, type: CertificateType) -> None:
-    """Check that a certificate of ours is about what it is to be shown for.
+    """Check that one of our certificates has the type that its use requires.
 
-    :raises ValueError: it is not
+    :raises ValueError: it has not
     """
     if certificate.type is not type:
         raise ValueError(f"{certificate!r} cannot be shown for a {type.name.lower()}")
@@ -95,10 +96,10 @@ Responder = Callable[[Challenge], Awaitable[Sequence[str] | None]]
 
 @dataclass(frozen=True, slots=True)
 class HostBasedCredentials:
-    """The word of this machine for its user (RFC 4252 section 9).
+    """Authentication of a user by this machine's host key (RFC 4252 section 9).
 
-    :ivar host_key: this machine's own host key
-    :ivar client_host_name: this machine's name, as the server knows it
+    :ivar host_key: this machine's host key
+    :ivar client_host_name: this machine's name, as known to the server
     :ivar client_user_name: the user on this machine
     """
 
@@ -112,26 +113,26 @@ class HostBasedCredentials:
 
 @dataclass(frozen=True, slots=True)
 class ClientCredentials:
-    """Who a client is and how it can prove it.
+    """A user name, and what a client can authenticate with.
 
-    Tried in this order, as far as the server takes the method: keys, host-based, password,
-    answers to prompts; with none of these, the bare user name. A server that demands several proofs
-    gets them in the order in which it wants them.
+    As far as the server accepts the methods, they are tried in this order: keys, host-based,
+    password, keyboard-interactive; with none of these, the bare user name. A server that requires
+    several methods gets them in the order that it asks for.
 
-    :ivar username: whom to log in as
-    :ivar password: sent once the host key was verified
-    :ivar keys: pairs, signers, private keys of the cryptography package, or public keys whose
-        private half ``key_provider`` finds, and that are passed over without it; each alone or as a
-        :class:`CertifiedKey`; give both to try a key with and without certificate; or an async
-        callable that gives them when they are needed, such as :meth:`Agent.identities`
-    :ivar password_provider: an async callable without arguments, asked for the password when its
-        turn has come; takes precedence over ``password``; None or an empty text skips the method
+    :ivar username: the user to log in as
+    :ivar password: sent once the host key is verified
+    :ivar keys: key pairs, signers, private keys of the cryptography package, or public keys whose
+        private half ``key_provider`` returns (without it they are skipped); each alone or in a
+        :class:`CertifiedKey`, or both to try the key with and without its certificate. Or an async
+        callable that returns them when needed, such as :meth:`Agent.identities`
+    :ivar password_provider: an async callable without arguments that returns the password when
+        needed; takes precedence over ``password``. None or an empty str skips the method
     :ivar key_provider: an async callable that is given a public key that the server would accept,
         and returns what signs for it, or None; such as :meth:`Agent.find`
-    :ivar respond: an async callable that is given each :class:`Challenge` of keyboard-interactive
-        and returns its answers, one text for each prompt; None gives up
-    :ivar host_based: the word of this machine
-    :raises TypeError: something is of a wrong type, such as one key that is not in a list
+    :ivar respond: an async callable that is given each :class:`Challenge` of keyboard-interactive,
+        and returns one answer per prompt, or None to give up
+    :ivar host_based: credentials of this machine
+    :raises TypeError: a field has the wrong type, such as a single key not in a list
     """
 
     username: str

@@ -1,4 +1,4 @@
-"""The errors of sessions that are AnyIO errors too, and what those of others mean."""
+"""The session errors that are AnyIO errors too, and how failures of foreign code are handled."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ ErrorT = TypeVar("ErrorT", bound=BaseException)
 
 
 class ConnectionLost(SSHError, anyio.BrokenResourceError):
-    """The stream below the session ended or broke without a goodbye.
+    """The session's stream ended or broke without DISCONNECT.
 
-    ``__cause__`` is the stream's own error, if it had one.
+    ``__cause__`` is the stream's own error, if it raised one.
     """
 
 
@@ -32,19 +32,19 @@ _ENDS: Final = (
 
 
 def is_end_of_peer(error: BaseException) -> bool:
-    """Whether a handler raised what it meets when its peer leaves, and not a mistake of its own."""
+    """Tell whether a handler raised what a departing peer causes, rather than a bug of its own."""
     if isinstance(error, ExceptionGroup):
         return all(map(is_end_of_peer, error.exceptions))
     return isinstance(error, _ENDS)
 
 
 def handle_failure(error: BaseException, handle: Callable[[Exception], object]) -> bool:
-    """Have a failure handled, whatever it raised; return False if it is none, and to be raised on.
+    """Handle a failure, whatever was raised; return False if it is none and must be re-raised.
 
-    Whoever has caught it keeps it in no variable: its traceback leads to his frame, and that to all
-    that he knows, until the garbage collector comes.
+    Callers must not keep the exception in a variable: its traceback refers to their frame, and
+    thereby to everything in it, until the garbage collector runs.
 
-    :param handle: is given what has failed
+    :param handle: called with the failure
     """
     failure = _failure_of(error)
     if failure is None:
@@ -54,11 +54,11 @@ def handle_failure(error: BaseException, handle: Callable[[Exception], object]) 
 
 
 def _failure_of(error: BaseException) -> Exception | None:
-    """Return what has failed that raised an exception; None if that is for others to handle.
+    """Return the failure behind an exception, None if the exception is for others to handle.
 
-    It is where the running task is cancelled. On asyncio, who awaits something that somebody else
-    has cancelled meets an exception that looks the same; the task goes on after that. On Trio, what
-    fails while it is cancelled raises both in one group.
+    It is for others when the running task is being cancelled. On asyncio, awaiting something that
+    was cancelled elsewhere raises an exception that looks the same, but the task continues. On
+    Trio, code that fails while being cancelled raises both in one group.
     """
     if isinstance(error, Exception):
         return error
@@ -74,10 +74,10 @@ def _failure_of(error: BaseException) -> Exception | None:
 
 
 def without_frames(error: ErrorT) -> ErrorT:
-    """Return an error without its traceback, and without those of what it came from.
+    """Return an error stripped of its traceback, and of those of its causes.
 
-    For errors that may be kept for long. Frames know who has called them, so even one of somebody
-    else's leads to a session, its keys and its buffers.
+    For errors that may be kept for long: even the frames of foreign code refer to their callers,
+    and so to a session, its keys and its buffers.
     """
     found: dict[int, BaseException] = {}
     waiting: list[BaseException | None] = [error]
@@ -85,19 +85,19 @@ def without_frames(error: ErrorT) -> ErrorT:
         each = waiting.pop()
         if each is not None and id(each) not in found:
             found[id(each)] = each
-            each.with_traceback(None)  # as nothing can be assigned to frozen ones
+            each.with_traceback(None)  # frozen exceptions permit no assignment
             waiting += [each.__cause__, each.__context__]
             waiting += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
     return error
 
 
 def _is_being_cancelled(cancelled: type[BaseException]) -> bool:
-    """Whether the running task is cancelled, by a scope or by asyncio's own means."""
+    """Tell whether the running task is cancelled, by a scope or by asyncio's own means."""
     if anyio.current_effective_deadline() == -math.inf:
         return True
     if cancelled.__module__ != "asyncio.exceptions":
         return False
-    import asyncio  # where this is used, it was before
+    import asyncio  # already imported wherever this runs
 
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -1,4 +1,4 @@
-"""Facts that a session tells an application that cares to listen."""
+"""The events that a session reports to the application, through :meth:`Session.events`."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class SessionEvent:
-    """The base of all facts."""
+    """The base class of all session events."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeepAliveSucceeded(SessionEvent):
-    """The peer gave a sign of life.
+    """The peer answered a keep-alive request.
 
-    :ivar count: for so many intervals in a row
+    :ivar count: consecutive intervals with an answer
     """
 
     count: int
@@ -41,9 +41,9 @@ class KeepAliveSucceeded(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class KeepAliveFailed(SessionEvent):
-    """The peer gave no sign of life.
+    """The peer did not answer a keep-alive request.
 
-    :ivar count: for so many intervals in a row
+    :ivar count: consecutive intervals without an answer
     """
 
     count: int
@@ -51,9 +51,9 @@ class KeepAliveFailed(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class Disconnected(SessionEvent):
-    """The session has lost its stream, and can go on over another.
+    """The session has lost its stream, and can be resumed over another.
 
-    :ivar error: what became of it
+    :ivar error: why the stream was lost
     """
 
     error: SSHError
@@ -61,9 +61,9 @@ class Disconnected(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class Reconnected(SessionEvent):
-    """The session goes on over another stream.
+    """The session was resumed over another stream.
 
-    :ivar count: for the so many-th time
+    :ivar count: how often that has happened, including this time
     """
 
     count: int
@@ -71,16 +71,16 @@ class Reconnected(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class ServiceActivated(SessionEvent):
-    """A service was needed for the first time.
+    """A service was activated.
 
-    :ivar service: the session's one instance of it
+    :ivar service: the session's instance of it
     """
 
     service: SessionService
 
 
 class EventQueue:
-    """Iterates over facts; keeps the latest up to a bound; ends with the session."""
+    """Iterates over events; keeps the latest ones up to a bound; ends with the session."""
 
     __slots__ = ("_ended", "_events", "_notice", "_size")
 
@@ -91,14 +91,14 @@ class EventQueue:
         self._ended = False
 
     def put(self, event: SessionEvent) -> None:
-        """Keep a fact; forget the oldest when there are too many."""
+        """Add an event, dropping the oldest if there are too many."""
         self._events.append(event)
         if len(self._events) > self._size:
             del self._events[0]
         self._notice.notify()
 
     def end(self) -> None:
-        """Nothing more happens."""
+        """End the iteration after the queued events."""
         self._ended = True
         self._notice.notify()
 

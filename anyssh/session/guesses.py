@@ -1,15 +1,15 @@
-"""Remembers with which servers a client's first guess at the key exchange is right.
+"""Remembers with which servers a client's guess at the key exchange would be right.
 
-A client may send its first message of the key exchange together with what it offers, before it
-knows what the server offers (RFC 4253 section 7). That saves the way there and back, if the server
-takes it: if both sides prefer the same method and the same host key algorithm. A wrong guess costs
-a message, and not every server copes with one, or judges guesses as the standard says. So a client
-guesses where it has seen that the guess would be right: with an anyssh server that it has talked to
-before, over a socket of its own. Servers that are reached through something else, such as another
-server, cannot be told by their address.
+A client may send its first key exchange message along with its KEXINIT, before it knows the
+server's (RFC 4253 section 7). This saves a round trip if the server accepts the guess, that is, if
+both sides prefer the same key exchange method and host key algorithm. A wrong guess costs a
+message, and not every server copes with one, or judges guesses as the RFC says. So a client guesses
+only where it has seen that the guess would be right: with an anyssh server that it has connected to
+before, over a socket of its own. Servers reached through something else, such as another server,
+cannot be identified by address.
 
-What is remembered is an address with the two names that were right there. A server that has
-changed its mind is forgotten as soon as that shows.
+What is kept is the address with the two names that were right there. When a guess proves wrong, it
+is forgotten.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ MOST_REMEMBERED: Final = 1024
 
 
 class Guess(NamedTuple):
-    """What a client takes a server to prefer.
+    """The expected preferences of a server.
 
-    :ivar address: of the server
+    :ivar address: the server's address
     :ivar method: the key exchange method that the client prefers
     :ivar host_key: the host key algorithm that the client prefers
     """
@@ -36,9 +36,9 @@ class Guess(NamedTuple):
 
 
 class Guesses:
-    """The right ones; of too many, that which was made longest ago is forgotten.
+    """The guesses known to be right; if there are too many, the oldest is dropped.
 
-    The event loops of several threads share them: each step below is one that no other interrupts.
+    Shared between the event loops of several threads: each of the steps below is atomic.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Guesses:
         return guess in self._right
 
     def learn(self, guess: Guess, *, is_right: bool) -> None:
-        """Note whether a guess was right, or would have been."""
+        """Record whether a guess was right, or would have been."""
         self._right.pop(guess, None)
         if is_right:
             self._right[guess] = None

@@ -1,11 +1,10 @@
-"""Turns of the event loop for sessions that are being set up.
+"""Fair turns of the event loop for sessions that are being set up.
 
-To agree on keys and to prove who one is takes a millisecond or so of the processor, each time
-something comes from the peer, and hundreds of peers may come at once. All of them together would
-keep those waiting who are in already. So in one turn of the event loop at most :data:`PER_TURN`
-sessions go on with it, and the others in the turns after. Where a finite field is among our
-methods, whose arithmetic takes several times as long, it is one session. As long as there are no
-more than that, nobody waits.
+Key exchange and authentication take about a millisecond of processor time for each message of the
+peer, and hundreds of peers may connect at once. Together they would stall the established sessions.
+So in each turn of the event loop at most :data:`PER_TURN` sessions proceed with their set-up, and
+the others in later turns; just one session if a finite-field method, which takes several times as
+long, is enabled. Up to that number, nobody waits.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ _LONG: Final = frozenset({KeyExchange.DH_GROUP14_SHA256, KeyExchange.DH_GROUP16_
 
 
 class Handshakes:
-    """All sessions of an event loop that are being set up.
+    """The sessions of an event loop that are being set up.
 
-    :ivar count: how many these are
+    :ivar count: how many there are
     """
 
     __slots__ = ("_left", "_turn", "count")
@@ -39,7 +38,7 @@ class Handshakes:
 
     @classmethod
     def here(cls) -> Handshakes:
-        """Return those of the event loop that runs."""
+        """Return the instance of the running event loop."""
         found = _all.get(None)
         if found is None:
             found = cls()
@@ -47,32 +46,32 @@ class Handshakes:
         return found
 
     def begin(self) -> None:
-        """Count one more session that is being set up."""
+        """Count one more session."""
         self.count += 1
 
     def end(self) -> None:
-        """Count one less."""
+        """Count one session less."""
         self.count -= 1
 
     def is_crowded(self, methods: Iterable[str]) -> bool:
-        """Tell whether so many are there that each waits for its turn.
+        """Tell whether there are so many sessions that each must wait for its turn.
 
-        :param methods: of key exchange, ours
+        :param methods: our key exchange methods
         """
         return self.count * _weight(methods) > PER_TURN
 
     async def take_turn(self, methods: Iterable[str]) -> None:
-        """Wait for a turn in which few have gone on yet.
+        """Wait for a turn that has capacity left.
 
-        Is not cancelled meanwhile: the reader of a link, which calls this, holds bytes of the peer.
+        Shielded from cancellation, as the caller, the reader of a link, holds bytes from the peer.
 
-        :param methods: of key exchange, ours
+        :param methods: our key exchange methods
         """
         weight = _weight(methods)
         while self._left < weight:
             turn = self._turn
             await cancel_shielded_checkpoint()
-            if turn == self._turn:  # of those who waited, this is the first
+            if turn == self._turn:  # the first waiting task to run starts a new turn
                 self._turn += 1
                 self._left = PER_TURN
         self._left -= weight

@@ -1,6 +1,6 @@
-"""Deciding whether a server is the right one.
+"""Verifying a server's host key.
 
-A verifier is one async callable. There is no default: a client must say how it knows its server.
+A verifier is an async callable. There is no default: a client must say how it knows its server.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ __all__ = [
 class PresentedHostKey:
     """A host key that a server has proved to hold.
 
-    :ivar key: the key; ``key.fingerprint`` is what people compare
-    :ivar peer_version: what the server said it is
-    :ivar address: the remote address of the stream as ``(host, port)``, where it has one
-    :ivar certificate: what an authority says about the key; only ever there for a
-        :class:`HostCertificateVerifier`, which has to check that it is good for this host
+    :ivar key: the key; users compare ``key.fingerprint``
+    :ivar peer_version: the server's protocol version and software
+    :ivar address: the remote address of the stream as ``(host, port)``, if it has one
+    :ivar certificate: a certificate for the key; only given to a :class:`HostCertificateVerifier`,
+        which has to check that it is valid for this host
     """
 
     key: Key
@@ -40,14 +40,15 @@ class PresentedHostKey:
 
 
 HostKeyVerifier = Callable[[PresentedHostKey], Awaitable[bool]]
-"""Returns True for the right key. All else, an exception included, ends the connection."""
+"""Returns True to accept a key. Anything else, including an exception, ends the connection."""
 
 
 def pin(*fingerprints: str) -> HostKeyVerifier:
-    """Accept the keys with these fingerprints and no others.
+    """Return a verifier that accepts the keys with these fingerprints, and no others.
 
-    :param fingerprints: in the form ``SHA256:…``, as ``ssh-keygen -l`` prints them
-    :raises ValueError: there is none, or one has another form
+    :param fingerprints: fingerprints such as ``SHA256:…``, as printed by ``ssh-keygen -l``
+    :raises ValueError: there is none, or one is malformed
+    :raises TypeError: one is not a str
     """
     if not fingerprints:
         raise ValueError("pin() needs at least one fingerprint")
@@ -69,10 +70,10 @@ def pin(*fingerprints: str) -> HostKeyVerifier:
 
 
 def checked_fingerprints(fingerprints: Iterable[str]) -> frozenset[str]:
-    """Return fingerprints in the form that keys tell theirs.
+    """Return fingerprints in the form of :attr:`Key.fingerprint`.
 
-    :raises ValueError: one has another form
-    :raises TypeError: one is no text
+    :raises ValueError: one is malformed
+    :raises TypeError: one is not a str
     """
     fingerprints = tuple(fingerprints)
     for fingerprint in fingerprints:
@@ -89,8 +90,11 @@ def checked_fingerprints(fingerprints: Iterable[str]) -> frozenset[str]:
 
 
 class InsecureAcceptAnyHostKey:
-    """Accept every host key: whoever can redirect the connection can read and change it."""
+    """Accepts every host key: whoever can redirect the connection can read and change it."""
 
     async def __call__(self, presented: PresentedHostKey) -> bool:
-        """Return True."""
+        """Return True.
+
+        :param presented: the key that the server proved to hold
+        """
         return True

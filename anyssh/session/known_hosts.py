@@ -1,8 +1,8 @@
-"""Host keys from ``known_hosts`` files, as the OpenSSH client keeps them.
+"""Host keys from ``known_hosts`` files, in the format of OpenSSH.
 
-:class:`KnownHosts` is what the files said when they were loaded, and what was added since; its
-:meth:`~KnownHosts.for_host` makes the verifier of one host. The name is always the one that the
-application meant to reach: an address may belong to a proxy, and a stream may have none.
+:class:`KnownHosts` holds the entries of the files as loaded, and those added since; its
+:meth:`~KnownHosts.for_host` returns the verifier for one host. The host name is always the one that
+    the application meant to reach: an address may belong to a proxy, and a stream may have none.
 """
 
 from __future__ import annotations
@@ -43,26 +43,26 @@ DEFAULT_PATHS: Final = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")
 
 
 class HostKeyStatus(Enum):
-    """What is known about a host and a key together."""
+    """What is known about a host and a key."""
 
     KNOWN = auto()
-    """The key is the host's."""
+    """The key belongs to the host."""
     UNKNOWN = auto()
     """No key of the host is known."""
     CHANGED = auto()
-    """Keys of the host are known, and this is none of them."""
+    """Keys of the host are known, but not this one."""
     REVOKED = auto()
     """The key must not be accepted."""
 
 
 class KnownHosts:
-    """The host keys of ``known_hosts`` files. Made by :meth:`load` and :meth:`parse`.
+    """The entries of ``known_hosts`` files. Created by :meth:`load` and :meth:`parse`.
 
-    Read are plain and hashed names, the patterns ``*``, ``?`` and ``!``, ``[host]:port``, and the
-    markers ``@revoked`` and ``@cert-authority``. Lines that cannot be read are :attr:`problems` and
-    count for nothing. A host at another port than 22 has names of its own; a key that is known
-    for its bare name is good at every port that has no key of its own, as in OpenSSH, and never
-    makes another one wrong.
+    Supported are plain and hashed names, the patterns ``*``, ``?`` and ``!``, ``[host]:port``, and
+    the markers ``@revoked`` and ``@cert-authority``. Lines that cannot be read are ignored, and
+    listed in :attr:`problems`. A host on a port other than 22 has entries of its own. A key known
+    for its bare name is accepted on every port without a key of its own, as in OpenSSH, but never
+    makes another key a changed one there.
     """
 
     def __init__(
@@ -80,22 +80,22 @@ class KnownHosts:
 
     @classmethod
     def parse(cls, text: str, name: str = "known_hosts") -> Self:
-        """Read known hosts from text; nothing can be added to them.
+        """Parse known hosts from text; keys cannot be added to them.
 
         :param text: the lines of a file
-        :param name: stands in errors where the file's name would
+        :param name: the file name to show in errors
         """
         entries, problems = read_known_hosts(text, name)
         return cls(entries, problems, [name], are_files=False)
 
     @classmethod
     async def load(cls, *paths: str | os.PathLike[str]) -> Self:
-        """Read known hosts from files, in a worker thread; a missing file is an empty one.
+        """Load known hosts from files, in a worker thread; a missing file counts as empty.
 
-        :param paths: ``~`` is understood; keys are added to the first one. If there is none,
+        :param paths: the files, in which ``~`` is expanded; keys are added to the first. By default
             ``~/.ssh/known_hosts`` and ``/etc/ssh/ssh_known_hosts``
-        :raises OSError: a file is there and cannot be read
-        :raises KeyFormatError: a file has more than 16 MiB
+        :raises OSError: a file exists and cannot be read
+        :raises KeyFormatError: a file is larger than 16 MiB
         """
         return await to_thread.run_sync(cls._read_files, paths or DEFAULT_PATHS)
 
@@ -112,12 +112,12 @@ class KnownHosts:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The files; keys are added to the first one."""
+        """The files; keys are added to the first."""
         return self._paths
 
     @property
     def entries(self) -> tuple[KnownHostsEntry, ...]:
-        """All lines that could be read, those of added keys included."""
+        """All lines that could be read, including those of added keys."""
         return tuple(self._entries)
 
     @property
@@ -125,48 +125,48 @@ class KnownHosts:
         """All lines that could not be read."""
         return self._problems
 
-    # Looking up
+    # Lookup
 
     def keys_for(self, host: str, port: int = DEFAULT_PORT) -> tuple[Key, ...]:
-        """Return the host's keys, revoked ones left out.
+        """Return the host's keys, except revoked ones.
 
         :param host: its name or address, without brackets
-        :param port: where the host is reached
-        :raises ValueError: there is no such name or port
+        :param port: the port that the host is reached on
+        :raises ValueError: the name or port is not valid
         """
         return self._find(host, port).good_keys(HostMarker.HOST_KEY)
 
     def authorities_for(self, host: str, port: int = DEFAULT_PORT) -> tuple[Key, ...]:
-        """Return the keys that may sign the host's certificates, revoked ones left out.
+        """Return the authorities that may certify the host, except revoked ones.
 
         :param host: its name or address, without brackets
-        :param port: where the host is reached
-        :raises ValueError: there is no such name or port
+        :param port: the port that the host is reached on
+        :raises ValueError: the name or port is not valid
         """
         return self._find(host, port).good_keys(HostMarker.CERT_AUTHORITY)
 
     def revoked_for(self, host: str, port: int = DEFAULT_PORT) -> tuple[Key, ...]:
-        """Return the keys that must not be accepted for the host, neither its own nor authorities'.
+        """Return the host keys and authorities that are revoked for the host.
 
         :param host: its name or address, without brackets
-        :param port: where the host is reached
-        :raises ValueError: there is no such name or port
+        :param port: the port that the host is reached on
+        :raises ValueError: the name or port is not valid
         """
         found = self._find(host, port).lines(HostMarker.REVOKED)
         return tuple(dict.fromkeys(entry.key for entry in found if entry.key is not None))
 
     def status_of(self, key: Key, host: str, port: int = DEFAULT_PORT) -> HostKeyStatus:
-        """Tell what is known about a key of a host.
+        """Return what is known about a key of a host.
 
-        :param key: what the host has shown
+        :param key: the key that the host presented
         :param host: its name or address, without brackets
-        :param port: where the host is reached
-        :raises ValueError: there is no such name or port
+        :param port: the port that the host is reached on
+        :raises ValueError: the name or port is not valid
         """
         return self._find(host, port).status_of(key)
 
     def _find(self, host: str, port: int) -> _Findings:
-        """Collect the lines about a host, in one pass: hashed names make each a computation."""
+        """Collect the lines about a host in one pass, as every hashed name has to be computed."""
         own = host_name(host, port)
         bare = host_name(host, DEFAULT_PORT)
         findings = _Findings(own)
@@ -182,18 +182,19 @@ class KnownHosts:
     async def add(
         self, key: Key, host: str, port: int = DEFAULT_PORT, *, hash_name: bool = False
     ) -> None:
-        """Remember a host's key, here and at the end of the first file.
+        """Add a host's key, here and at the end of the first file.
 
-        The line is appended in one write. A new file can be read by its owner only, as can a
-        new folder around it; what exists keeps its mode. Once begun, writing is not cancelled.
+        The line is appended in a single write. A new file, and a new directory for it, are
+        accessible to their owner only; existing ones keep their mode. Once started, the write is
+        not cancelled.
 
-        :param key: of the host
+        :param key: the host's key
         :param host: its name or address, without brackets
-        :param port: where the host is reached
-        :param hash_name: write a hash in place of the name
-        :raises ValueError: there is no such name or port
-        :raises OSError: the file cannot be written; the key is not remembered
-        :raises LocalProtocolError: these known hosts come from text and not from files
+        :param port: the port that the host is reached on
+        :param hash_name: whether to write a hash in place of the name
+        :raises ValueError: the name or port is not valid
+        :raises OSError: the file cannot be written; the key was not added
+        :raises LocalProtocolError: these known hosts were not loaded from files
         """
         await anyio.lowlevel.checkpoint()
         if not self._are_files:
@@ -205,7 +206,7 @@ class KnownHosts:
         line = known_hosts_line(names, key)
         path = self._paths[0]
         entry = read_line(line, path, 0)
-        # Known before anything is awaited, so that of two keys that come at once one is too late.
+        # Added before anything is awaited, so that of two concurrent keys the second is refused.
         self._entries.append(entry)
         try:
             await to_thread.run_sync(_append_line, path, line)
@@ -221,17 +222,18 @@ class KnownHosts:
         accept_new: bool | HostKeyVerifier = False,
         hash_names: bool = False,
     ) -> KnownHostVerifier:
-        """Return the verifier for one host, to be given as ``verify_host``.
+        """Return the verifier for one host, for use as ``verify_host``.
 
-        :param host: the name or address that the application means to reach, without brackets;
-            the name under which ``ssh`` would know the host
-        :param port: where the host is reached
-        :param accept_new: :meth:`add` the key of a host of which nothing is known, and accept it:
-            always, or if this async callable returns True for it. Another key of a known host, and
-            a plain key of one that is known by its certificates, are refused all the same
-        :param hash_names: write hashes in place of names
-        :raises ValueError: there is no such name or port
-        :raises LocalProtocolError: ``accept_new``, but these known hosts come from text
+        :param host: the name or address that the application means to reach, without brackets; the
+            name by which ``ssh`` would know the host
+        :param port: the port that the host is reached on
+        :param accept_new: whether to :meth:`add` and accept the key of a host about which nothing
+            is known; may be an async callable that decides for each key. A different key of a known
+            host, and a plain key of a host known by its certificates, are refused in any case
+        :param hash_names: whether to write hashes in place of names
+        :raises ValueError: the name or port is not valid
+        :raises LocalProtocolError: ``accept_new`` is given, but these hosts were not loaded from
+            files
         """
         if accept_new is not False and not self._are_files:
             raise LocalProtocolError("accept_new needs known hosts that were loaded from a file")
@@ -240,7 +242,7 @@ class KnownHosts:
 
 @dataclass(frozen=True, slots=True)
 class _Findings:
-    """The lines about one host: under its own name, and at another port under its bare one."""
+    """The lines about one host: under its own name, and, on another port, under its bare name."""
 
     name: str
     own: list[KnownHostsEntry] = field(default_factory=list)
@@ -263,13 +265,13 @@ class _Findings:
         return tuple(key for key in found if key is not None and key not in revoked)
 
     def own_lines(self) -> list[KnownHostsEntry]:
-        """Return the lines that make every other key a wrong one."""
+        """Return the lines that make any other key a changed one."""
         return [entry for entry in self.own if entry.marker is HostMarker.HOST_KEY]
 
     def may_be_added(self, key: Key) -> bool:
         """Tell whether a key may become the host's first.
 
-        Whoever knows a host by its certificates would learn nothing from a plain key.
+        For a host known by its certificates, a plain key is no substitute.
         """
         is_new = self.status_of(key) is HostKeyStatus.UNKNOWN
         return is_new and not self.good_keys(HostMarker.CERT_AUTHORITY)
@@ -283,10 +285,10 @@ class _Findings:
 
 
 class KnownHostVerifier:
-    """Accepts the keys by which :class:`KnownHosts` know a host, and its authorities' certificates.
+    """Verifies a host by its entries in :class:`KnownHosts`: plain keys and certificates.
 
-    A :class:`HostCertificateVerifier`. A certificate that is not good counts as none: its key may
-    be known all the same.
+    A :class:`HostCertificateVerifier`. An invalid certificate is ignored: its key may be known
+    anyway.
     """
 
     def __init__(
@@ -307,7 +309,8 @@ class KnownHostVerifier:
     async def __call__(self, presented: PresentedHostKey) -> bool:
         """Return True for a key of the host.
 
-        :raises HostKeyError: it is another key; the error says what is known and what to do
+        :param presented: the key that the server proved to hold
+        :raises HostKeyError: it is any other key; the message says what is known and what to do
         """
         findings = self._known_hosts._find(self._host, self._port)
         if presented.certificate is not None:
@@ -321,7 +324,7 @@ class KnownHostVerifier:
 
     @property
     def takes_certificates(self) -> bool:
-        """Whether there is an authority whose word about the host is believed."""
+        """Whether an authority is trusted to certify the host."""
         return bool(self._known_hosts.authorities_for(self._host, self._port))
 
     def _check_certificate(self, certificate: Certificate, findings: _Findings) -> None:
@@ -343,13 +346,13 @@ class KnownHostVerifier:
         findings: _Findings,
         problem: CertificateError | None,
     ) -> None:
-        """Return for a known key, or one that may be added; raise for all others.
+        """Return for a key that is known or may be added; raise for any other.
 
         :param problem: what was wrong with its certificate
         """
         key = presented.key
         if findings.may_be_added(key) and await self._is_welcome(presented):
-            # While somebody was asked, another session may have added a key.
+            # Another session may have added a key while accept_new was being asked.
             findings = self._known_hosts._find(self._host, self._port)
             if findings.may_be_added(key):
                 await self._add(key)
@@ -374,11 +377,11 @@ class KnownHostVerifier:
         return await self._accept_new(presented) is True
 
     def preferred(self, algorithms: Sequence[str]) -> tuple[str, ...]:
-        """Order names of host key algorithms: first those of which a key is known.
+        """Return host key algorithms with those first for which a key is known.
 
-        A server has keys of several types; it shall show the one that can be recognised.
+        A server with keys of several types should present one that is known.
 
-        :param algorithms: that the configuration names, in its order
+        :param algorithms: the configured algorithms, in order of preference
         """
         known = {key.algorithm for key in self._known_hosts.keys_for(self._host, self._port)}
         return tuple(sorted(algorithms, key=lambda name: _key_type(name) not in known))
@@ -397,7 +400,7 @@ def _key_type(algorithm: str) -> str:
     return algorithm
 
 
-# What a refusal says
+# Messages of refusals
 
 
 def _refusal(key: Key, message: str) -> HostKeyError:
@@ -459,7 +462,7 @@ def _read_file(path: str) -> str:
 
 
 def _append_line(path: str, line: str) -> None:
-    """Append a line in one write, which no other writer's can tear."""
+    """Append a line in a single write, which no concurrent writer can interleave."""
     Path(path).parent.mkdir(mode=0o700, exist_ok=True)
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
     with FileIO(os.open(path, flags, 0o600), "r+") as file:
@@ -469,7 +472,8 @@ def _append_line(path: str, line: str) -> None:
             data = b"\n" + data
         written = file.write(data)
         if written != len(data):
-            # Half of a line could be read as another key. Nobody has gone on behind it yet.
+            # A truncated line could be read as another key. Remove it unless another writer has
+            # appended.
             if file.seek(0, os.SEEK_END) == size + written:
                 file.truncate(size)
             raise OSError(f"{path}: only {written} of {len(data)} bytes could be written")

@@ -1,8 +1,8 @@
-"""What the peer has sent on channels that it has closed since, and that nobody has read yet.
+"""Unread data of channels that the peer has closed.
 
-Such a channel counts among the open ones no more, and its window belongs to others. So a peer could
-fill and close one after the other before a slow application has read them. While too much waits,
-it opens no more.
+Such a channel no longer counts as open, and its window is granted to others. A peer could therefore
+fill and close one channel after another before a slow application has read them. While too much is
+unread, it may not open more.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ __all__ = ["Leftovers"]
 
 
 class Leftovers:
-    """The closed channels of one session that have bytes left, while anybody may read them.
+    """The closed channels of one session with unread data, while anything refers to them.
 
-    There may be as many as channels, and they may hold as much as those.
+    They may be as many, and hold as many bytes, as open channels.
     """
 
     __slots__ = ("_channels", "_least", "_most", "_size", "_sorted_out_at")
@@ -34,21 +34,21 @@ class Leftovers:
         self._sorted_out_at = limits.channels
 
     def note(self, channel: Channel) -> None:
-        """Note a channel that was closed by the peer."""
-        # Of a peer that opens none, nobody asks whether these are too much.
+        """Add a channel that the peer has closed."""
+        # are_too_much() is never called for a peer that opens no channels.
         if len(self._channels) >= self._sorted_out_at:
             self._sort_out()
         self._channels.append(ref(channel))
         self._size += self._weight(channel)
 
     def are_too_much(self) -> bool:
-        """Tell whether the peer has to wait until more of it was read, or given up."""
+        """Tell whether the peer must wait until more was read or discarded."""
         if self._size >= self._most:
             self._sort_out()
         return self._size >= self._most
 
     def _sort_out(self) -> None:
-        """Forget the channels that were read or given up; those that we have opened may be many."""
+        """Remove channels that were read or discarded; those that we opened may be many."""
         left = [each for each in self._channels if (channel := each()) and channel._unread]
         self._channels = left
         self._size = sum(self._weight(channel) for each in left if (channel := each()))

@@ -1,9 +1,9 @@
-"""How a session begins, lives over its streams, and ends.
+"""How a session begins, lives through its streams, and ends.
 
-The session works over one link at a time. The link's reader hands the core's events to
-:meth:`SessionLife._dispatch`, which does its work at once and never waits. Whatever the application
-must be asked runs as a task of the session's service group, which outlives the body of ``async
-with``, so that a goodbye can still be said when the body has gone.
+The session uses one link at a time. The link's reader passes the core's events to
+:meth:`SessionLife._dispatch`, which handles them synchronously. Callbacks of the application run as
+tasks of the session's service group. That group outlives the body of ``async with``, so that
+DISCONNECT can still be sent after the body has ended.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ __all__ = [
 logger: Logger = getLogger("anyssh")
 
 Transport = AnyByteStream | ByteStreamConnectable
-"""What a session can run over: a stream, or a way to get one."""
+"""What a session can use: a byte stream, or a connectable that returns one."""
 
 ProgressHandler = Callable[[ProgressEvent], None]
 
@@ -100,8 +100,8 @@ _process_secret: Final = os.urandom(32)
 class SessionClosed:
     """How a session ended.
 
-    :ivar reason: a :class:`~anyssh.DisconnectReason`, or the peer's own number
-    :ivar description: the text that went with it
+    :ivar reason: a :class:`~anyssh.DisconnectReason`, or the number that the peer sent
+    :ivar description: the description sent with it
     :ivar error: what operations on the session raise from now on
     """
 
@@ -122,14 +122,14 @@ _SET_UP: Final = {
 
 
 def _disconnect_reason(error: SSHError) -> int:
-    """Return the reason that an error stands for; that of a ReconnectError is of another kind."""
+    """Return the disconnect reason of an error; ReconnectError has reasons of another kind."""
     if isinstance(error, ReconnectError):
         return DisconnectReason.CONNECTION_LOST
     return getattr(error, "reason", DisconnectReason.CONNECTION_LOST)
 
 
 def _contained(callback: Callable[[E], None] | None) -> Callable[[E], None] | None:
-    """Return a callback of the application that cannot harm the session by raising."""
+    """Wrap a callback of the application so that its exceptions cannot harm the session."""
     if callback is None:
         return None
 
@@ -143,12 +143,12 @@ def _contained(callback: Callable[[E], None] | None) -> Callable[[E], None] | No
 
 
 class SessionLife(TypedAttributeProvider):
-    """One end of a session, as far as it does not matter what the session is for.
+    """The lifecycle of one end of a session, whatever the session is used for.
 
-    Entered once, with ``async with``, and left in the same task.
+    Enter it once, with ``async with``, and leave it in the same task.
 
-    :param connection: what lives as long as the session
-    :param service_names: what clients may ask for once they are authenticated
+    :param connection: the state that lives as long as the session
+    :param service_names: the services that authenticated clients may request
     """
 
     __slots__ = (
@@ -227,19 +227,21 @@ class SessionLife(TypedAttributeProvider):
     def _not_started(self) -> LocalProtocolError:
         return LocalProtocolError("the session has not started: enter it with 'async with'")
 
-    # What it is
+    # Properties
 
     @property
     def state(self) -> SessionState:
-        """How far the session has come."""
+        """The state of the session."""
         return self._state
 
     @property
     def id(self) -> str:
-        """A name for the session, the same at both ends and over all of its streams.
+        """An identifier for the session, the same on both sides and across all of its streams.
 
-        It is derived from the session id of RFC 4253, which is a secret as long as it can be used
-        to reconnect.
+        It is derived from the session id of RFC 4253, which must stay secret as long as it can be
+        used to reconnect.
+
+        :raises LocalProtocolError: the first key exchange is not complete
         """
         session_id = self._core.exchanger.session_id
         if not session_id:
@@ -248,12 +250,15 @@ class SessionLife(TypedAttributeProvider):
 
     @property
     def config(self) -> SessionConfig:
-        """The configuration that the session was made with."""
+        """The configuration of the session."""
         return self._config
 
     @property
     def peer_version(self) -> PeerVersion:
-        """What the peer said it is."""
+        """The peer's protocol version and software.
+
+        :raises LocalProtocolError: the peer has not identified itself yet
+        """
         version = self._core.transport.peer_version
         if version is None:
             raise LocalProtocolError("the peer has not identified itself yet")
@@ -261,7 +266,10 @@ class SessionLife(TypedAttributeProvider):
 
     @property
     def algorithms(self) -> Algorithms:
-        """What the last key exchange agreed on."""
+        """The algorithms negotiated by the last key exchange.
+
+        :raises LocalProtocolError: the first key exchange is not complete
+        """
         algorithms = self._core.exchanger.algorithms
         if algorithms is None:
             raise LocalProtocolError("the first key exchange is not complete yet")
@@ -269,7 +277,10 @@ class SessionLife(TypedAttributeProvider):
 
     @property
     def metrics(self) -> SessionMetrics:
-        """What the session has moved so far."""
+        """A snapshot of what the session has sent and received so far.
+
+        :raises LocalProtocolError: the session has not been entered
+        """
         if self._state is SessionState.NEW:
             raise self._not_started()
         traffic = self._links.traffic
@@ -284,12 +295,12 @@ class SessionLife(TypedAttributeProvider):
 
     @property
     def contour(self) -> SessionContour:
-        """How much the session has moved, and how fast, over its whole life."""
+        """The session's throughput and latency over its whole life."""
         return SessionContour() if self._state is SessionState.NEW else self._contour
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        """The attributes of the stream, then those of :class:`SSHAttribute`."""
+        """The attributes of the stream, and those of :class:`SSHAttribute`."""
         stream = self._stream
         inherited = {} if stream is None else stream.extra_attributes
         own = {
@@ -298,7 +309,7 @@ class SessionLife(TypedAttributeProvider):
         }
         return {**inherited, **own}
 
-    # Beginning
+    # Entering and leaving
 
     async def __aenter__(self) -> Self:
         if self._state is not SessionState.NEW:
@@ -341,7 +352,7 @@ class SessionLife(TypedAttributeProvider):
             del failure
 
     async def _end_services(self, error: BaseException | None, *, is_ours: bool) -> bool | None:
-        """Wait for all that still runs; then raise ``error``, if that is for us to do."""
+        """Wait for all tasks that still run; then raise ``error``, if that is up to us."""
         services = self._services
         if self._callbacks_running:
             services.cancel_scope.cancel()
@@ -352,7 +363,7 @@ class SessionLife(TypedAttributeProvider):
                 await services.__aexit__(None, None, None)  # it would wrap any other
             except anyio.get_cancelled_exc_class():
                 if error is None:
-                    raise  # what has failed counts for more
+                    raise  # what has failed takes precedence
             if error is not None and is_ours:
                 raise error
             return None
@@ -362,10 +373,10 @@ class SessionLife(TypedAttributeProvider):
     async def _pass_through(
         self, services: TaskGroup, error: BaseException, *, is_ours: bool
     ) -> bool | None:
-        """Leave the services with a cancellation; return whether it was meant for them.
+        """Exit the service group with a cancellation; return whether it was meant for the group.
 
-        One that was given to us is left to our caller to raise. Raised here, an exit stack might
-        make it its own context, among which AnyIO looks for its beginning, then without end.
+        One that was passed to us is left to our caller to raise. If we raised it, an exit stack
+        might make it its own context, in which AnyIO would search for its origin without end.
         """
         try:
             return await services.__aexit__(type(error), error, error.__traceback__)
@@ -418,7 +429,7 @@ class SessionLife(TypedAttributeProvider):
         return transport if isinstance(transport, ByteStreamConnectable) else None
 
     def _make_core(self, stream: AnyByteStream) -> Core:
-        """Make the core of a stream, the first or a later one."""
+        """Create the core of a stream, the first or a later one."""
         return Core(
             self._role,
             self._config,
@@ -443,16 +454,16 @@ class SessionLife(TypedAttributeProvider):
 
     @property
     def _shown_host_keys(self) -> Sequence[Identity]:
-        """What a server proves itself with."""
+        """The host keys and certificates that a server authenticates with."""
         return ()
 
     @property
     def _takes_certificates(self) -> bool:
-        """Whether the peer may prove itself with a certificate."""
+        """Whether the peer may authenticate with a certificate."""
         raise NotImplementedError
 
     def _guesses_key_exchange(self, stream: AnyByteStream) -> bool:
-        """Whether the first message of the key exchange is to leave at once."""
+        """Whether to send the first key exchange message at once."""
         return False
 
     async def _set_up(self) -> None:
@@ -472,7 +483,7 @@ class SessionLife(TypedAttributeProvider):
             raise
 
     async def _leave_at_once(self) -> None:
-        """Say goodbye as far as the stream takes it at once, and wait for the link to end."""
+        """Send DISCONNECT as far as the stream accepts it at once, and wait for the link to end."""
         if self._links.is_finished:
             return
         self._say_goodbye(DisconnectReason.BY_APPLICATION, "the session was left")
@@ -481,11 +492,11 @@ class SessionLife(TypedAttributeProvider):
             await self._links.wait_finished()
 
     def _cancel(self) -> None:
-        """Cancel what runs in the session, the body of ``async with`` included."""
+        """Cancel everything that runs in the session, including the body of ``async with``."""
         self._services.cancel_scope.cancel()
 
     def _say_goodbye(self, reason: int, description: str, *, waits: bool = True) -> None:
-        """Say goodbye.
+        """Send DISCONNECT.
 
         :param waits: whether the stream stays open until the peer has closed its side
         """
@@ -502,11 +513,11 @@ class SessionLife(TypedAttributeProvider):
             self._advance()
 
     async def aclose(self) -> None:
-        """End the session: say goodbye, let it leave, close the stream.
+        """End the session: send DISCONNECT and close the stream.
 
-        Takes at most :attr:`Limits.disconnect_time` and :attr:`Limits.close_time`. Does nothing
-        the second time. A session that was never entered closes the stream that it was given; one
-        that still waits for its connectable waits no longer.
+        Takes at most :attr:`Limits.disconnect_time` and :attr:`Limits.close_time`. Further calls do
+        nothing. A session that was never entered closes its stream; one that is waiting for its
+        connectable stops waiting.
         """
         if self._state is SessionState.NEW:
             for scope in self._waiting_scopes:
@@ -517,11 +528,11 @@ class SessionLife(TypedAttributeProvider):
         await self.disconnect(DisconnectReason.BY_APPLICATION, "")
 
     async def disconnect(self, reason: int, description: str = "") -> None:
-        """End the session like :meth:`aclose`, with a reason of one's own.
+        """End the session like :meth:`aclose`, with a given reason (RFC 4253 section 11.1).
 
         One reason is special in a session that can reconnect: after
-        :attr:`DisconnectReason.CONNECTION_LOST` both sides take the stream for lost, and the
-        session can go on over another.
+        :attr:`DisconnectReason.CONNECTION_LOST` both sides consider the stream lost, and the
+        session can be resumed over another.
 
         :param reason: a :class:`~anyssh.DisconnectReason`, or any number below 2**32
         :param description: a text for the peer
@@ -533,7 +544,7 @@ class SessionLife(TypedAttributeProvider):
             await self._links.wait_finished()
 
     async def _begin_end(self, reason: int, description: str) -> bool:
-        """Say goodbye; return whether the stream stays open until the peer has closed its side."""
+        """Send DISCONNECT; return whether the stream stays open until the peer has closed it."""
         if self._trace_handler is not None:
             text = f"closing: {reason} {description}"
             self._trace(TraceId.SESSION_CLOSING, TraceLevel.INFO, text)
@@ -543,14 +554,14 @@ class SessionLife(TypedAttributeProvider):
         return waits
 
     def _waits_for_peer_to_close(self) -> bool:
-        """Whether the stream stays open, after our goodbye, until the peer has closed its side.
+        """Whether the stream stays open, after our DISCONNECT, until the peer has closed its side.
 
-        A system may drop what we have said when it gets something for a socket that is closed.
+        A system may discard what we sent if something arrives for a closed socket.
         """
         return True
 
     async def _send_what_waits(self) -> None:
-        """Let what waits for new keys, such as the end of a channel, leave before the goodbye."""
+        """Send what waits for new keys, such as the end of a channel, before DISCONNECT."""
         self._connection.send_gathered()
         if self._connection.held_size:
             with anyio.move_on_after(self._config.limits.disconnect_time):
@@ -558,7 +569,10 @@ class SessionLife(TypedAttributeProvider):
                     await self._changed.wait()
 
     async def wait_closed(self) -> SessionClosed:
-        """Wait until the session has ended; tell how. Refuses requests that nobody asks for."""
+        """Wait until the session has ended; return how. Refuses requests nothing else handles.
+
+        :raises LocalProtocolError: the session has not been entered
+        """
         self._disregard_requests()
         await anyio.lowlevel.checkpoint()
         if self._state is SessionState.NEW:
@@ -568,7 +582,7 @@ class SessionLife(TypedAttributeProvider):
         return self._end
 
     async def wait_disconnected(self) -> SSHError:
-        """Wait until the session has lost its stream and could go on over another; tell why.
+        """Wait until the session has lost its stream and can reconnect; return why it was lost.
 
         :raises SSHError: the session has ended instead
         """
@@ -579,10 +593,10 @@ class SessionLife(TypedAttributeProvider):
         return self._lost
 
     def events(self) -> AsyncIterator[SessionEvent]:
-        """Iterate over facts: keep-alive, for one. The iteration ends with the session.
+        """Iterate over the session's events, such as keep-alive; ends with the session.
 
-        Unread facts beyond :attr:`Limits.events` are dropped. Each is told once: of several tasks
-        that iterate, one gets it.
+        Up to :attr:`Limits.events` unread events are kept; older ones are dropped. Each event is
+        delivered once: of several iterating tasks, one gets it.
         """
         return self._events
 
@@ -595,7 +609,7 @@ class SessionLife(TypedAttributeProvider):
             raise self._not_started()
 
     def _failure(self) -> SSHError:
-        """Return a fresh exception that tells why the session has ended."""
+        """Return a fresh exception that says why the session has ended."""
         if self._end is None:
             return LocalProtocolError("the session has not ended")
         return self._end.error.fresh()
@@ -603,7 +617,7 @@ class SessionLife(TypedAttributeProvider):
     async def _until_end(
         self, wait: Callable[..., Awaitable[T]], *arguments: Any, seconds: float = math.inf
     ) -> T:
-        """Wait for something outside, but neither beyond the end of the session nor for too long.
+        """Await something, but no longer than the session lasts, and no longer than ``seconds``.
 
         :raises TimeoutError: it took longer
         """
@@ -626,16 +640,16 @@ class SessionLife(TypedAttributeProvider):
             await self._changed.wait(self._backend)
 
     def _advance(self, *, is_urgent: bool = True) -> None:
-        """Go on with what a call on the core or the connection has brought about.
+        """Process what a call to the core or the connection has caused.
 
-        :param is_urgent: whether what is to be sent must not wait for a turn of the event loop
+        :param is_urgent: whether the output must not wait for a turn of the event loop
         """
         self._links.current.advance(is_urgent=is_urgent)
 
-    # Asking the application
+    # Callbacks of the application
 
     def _start_callback(self, callback: Callable[..., Awaitable[None]], *arguments: Any) -> None:
-        """Run something that asks the application as a service of the session."""
+        """Run code that calls the application as a task of the session."""
         self._callbacks_running += 1
         self._services.create_task(self._run_callback(callback, arguments))
 
@@ -658,7 +672,7 @@ class SessionLife(TypedAttributeProvider):
                 self._handle(event)
 
     def _handle(self, event: Event) -> None:
-        """Handle an event that only one role knows."""
+        """Handle an event that only one role has."""
         logger.debug("nobody handles %r", event)
 
     def _version_received(self, event: VersionReceived) -> None:
@@ -693,7 +707,7 @@ class SessionLife(TypedAttributeProvider):
         if self._latency.measured(event.milliseconds):
             self._contour.record_latency(anyio.current_time(), event.milliseconds)
 
-    # Streams lost and found
+    # Streams lost and resumed
 
     def _terminated(self, event: ConnectionTerminated) -> None:
         if event.is_survivable and self._may_outlive_its_stream():
@@ -711,7 +725,7 @@ class SessionLife(TypedAttributeProvider):
         return True
 
     def _disconnected(self, event: ConnectionTerminated) -> None:
-        """Wait for another stream; nobody else needs to know."""
+        """Wait for another stream; channels and requests do not notice."""
         error = self._told(event)
         self._move(SessionState.DISCONNECTED)
         self._lost = error
@@ -729,11 +743,11 @@ class SessionLife(TypedAttributeProvider):
         self._changed.notify()
 
     def _end_now(self, error: SSHError) -> None:
-        """End the session without a word to the peer."""
+        """End the session without sending anything to the peer."""
         self._dispatch([ConnectionTerminated(error, Phase.TERMINATED)])
 
     def _closed(self, event: ConnectionTerminated) -> None:
-        """End the session for good; what waits raises a fresh exception."""
+        """End the session for good; waiting tasks raise a fresh exception."""
         error = self._told(event)
         self._move(SessionState.CLOSED)
         self._lost = None
@@ -752,11 +766,11 @@ class SessionLife(TypedAttributeProvider):
         self._ended.notify()
 
     def _end_work(self, error: SSHError) -> None:
-        """Wake whoever waits for what the session does."""
+        """Wake the tasks that wait for the session."""
         raise NotImplementedError
 
     def _told(self, event: ConnectionTerminated) -> SSHError:
-        """Return the error of a connection that has ended, with what is known beside."""
+        """Return the error of a connection that has ended, with its cause and circumstances."""
         error = event.error or self._links.current.loss()
         if error.__cause__ is None:
             without_frames(error).__cause__ = self._links.current.error
@@ -767,7 +781,7 @@ class SessionLife(TypedAttributeProvider):
             error.add_note(f"during {where}")
         return error
 
-    # Watching
+    # Observation
 
     def _trace(
         self,
@@ -791,7 +805,7 @@ class SessionLife(TypedAttributeProvider):
         return f"<{type(self).__name__} {self._number} {self._state.name.lower()}>"
 
     def _disregard_requests(self) -> None:
-        """Note that the application asks for no requests of the session."""
+        """Note that the application does not handle global requests."""
         raise NotImplementedError
 
 

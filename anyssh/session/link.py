@@ -1,27 +1,27 @@
-"""One byte stream under a session: a reader, and as far as needed a writer and a timer.
+"""One byte stream of a session: its reader and, on demand, its writer and its timer.
 
-The reader awaits nothing but the stream, so nobody can hold it up. On a plain socket of asyncio's
-it *rests*: the event loop hands over what comes, which is handled outside of any task, until that
-takes one, such as to wait for the turn of a handshake. What is to be sent goes, on a plain socket,
-right into the kernel's buffer, from whatever task it comes up in; small answers then need no turn
-of the event loop. What does not fit there, or has another kind of stream below it, is the business
-of the writer: a task that is started when there first is such a thing, and the only one that awaits
-sending, so packets are never torn by a cancelled user.
+The reader awaits nothing but the stream, so nothing can hold it up. On a plain asyncio socket it
+*rests*: the event loop delivers what arrives, and it is handled outside of any task until a task is
+needed, for example to wait for the turn of a handshake. On a plain socket, output goes straight to
+the kernel's buffer, from whichever task produces it; small answers then need no turn of the event
+loop. What does not fit, and everything on other kinds of streams, is left to the writer: a task
+started on first use, and the only one that awaits sending, so a cancelled caller never tears a
+packet.
 
-Output leaves at once, unless more of it will leave in the same write for waiting a little: while
-the events of one chunk are handed on, or somebody sends several things *together*; while a task was
-woken that will soon have more to say, and whoever woke it has what there is *held*; and for a turn
-or two after several small messages in one chunk, whose answers come from a *crowd* of tasks.
+Output is written at once, unless waiting a little lets more of it share a write: while the events
+of one chunk are dispatched, or code sends several things *together*; while output is *held* for a
+task that was woken and will soon have more to send; and for a turn or two after a chunk of several
+small messages, whose answers come from a *crowd* of tasks.
 
-On a plain socket the reader also keeps the time: its receiving is cancelled when the core has
-something to do, which loses no bytes there. Of other streams nobody knows, so they get a timer, a
-task of its own. Either way the *alarm* is a cancel scope whose deadline is the core's.
+On a plain socket the reader also keeps time: its receiving is cancelled when the core has something
+to do, which loses no bytes there. Other streams may lose some, so they get a timer, a task of its
+own. Either way the *alarm* is a cancel scope with the deadline of the core.
 
-All end soon after the core has: the writer once the last words are out, the reader once the peer
-has said goodbye or closed its side, or time is up.
+All tasks end soon after the core: the writer once the final output is written, the reader once the
+peer has sent DISCONNECT or closed its side, or time is up.
 
-A server's link may turn out to belong to a session that has lost another one. It is then released:
-its tasks end, the stream and the core live on, and a new link of that session takes them.
+A server's link may turn out to belong to a session that has lost its stream. The link is then
+released: its tasks end, while the stream and the core live on in a new link of that session.
 """
 
 from __future__ import annotations
@@ -52,21 +52,22 @@ __all__ = ["Link", "StartTask", "Together"]
 RECEIVE_BYTES: Final = 256 * 1024
 LARGEST_BLOCK: Final = 1024 * 1024
 DIRECT_BYTES: Final = 288 * 1024
-"""Two of the largest messages. More would hardly fit the kernel's buffer."""
+"""Two of the largest messages. More would hardly fit into the kernel's buffer."""
 CLOSING_TIME: Final = 1.0
 """Seconds for a stream to close."""
 TOGETHER_BYTES: Final = 16 * 1024
-"""More than this does not wait for what else is sent."""
+"""More output than this does not wait to share a write."""
 CROWD: Final = 4
-"""Messages of one chunk from which on the answers to them leave together."""
+"""Messages in one chunk from which on their answers share a write."""
 SMALL_MESSAGE: Final = 1024
 
-# The GNU C library gives memory that is freed back to the system at once, down to twice the largest
-# block that it has seen come and go (mallopt(3)), and each piece of a bulk transfer is then faulted
-# in anew, page by page. So it sees a large block here, which is never touched and costs nothing.
+# The GNU C library returns freed memory to the system at once, except for about twice the size of
+# the largest block freed before (mallopt(3)); each piece of a bulk transfer would then be faulted
+# in anew, page by page. So a large block is allocated and freed here, which is never touched and
+# costs nothing.
 bytes(LARGEST_BLOCK)
 
-# Python 3.11 takes long to look a member of an enumeration up.
+# Looking up an enum member is slow in Python 3.11.
 _TERMINATED: Final = Phase.TERMINATED
 
 logger: Logger = getLogger("anyssh")
@@ -79,17 +80,17 @@ class _StreamFailed(Exception):
 
 
 class _Writer(Enum):
-    """What the writer is doing."""
+    """The state of the writer."""
 
     NEW = auto()
-    """The link does not run yet."""
+    """The link is not running yet."""
     ABSENT = auto()
-    """There was nothing for it to do yet."""
+    """Not started: there was nothing to do yet."""
     IDLE = auto()
     PATIENT = auto()
-    """It was told of something that may wait for what is sent in the next turn."""
+    """It has output that may wait for what is sent in the next turn."""
     BUSY = auto()
-    """It has something to send, or was told so."""
+    """It has output to send, or was told so."""
     GONE = auto()
     """Nothing is sent any more."""
 
@@ -105,10 +106,10 @@ _AT_WORK: Final = (_IDLE, _PATIENT, _Writer.BUSY)
 class Link:
     """Moves bytes between a stream and a core until either has ended.
 
-    :param contour: told what is moved
+    :param contour: records what is moved
     :param dispatch: called with the events of the core, in order; must not raise
     :param start_task: starts a task that ends with the session at the latest
-    :param loop: the event loop that runs
+    :param loop: the running event loop
     """
 
     __slots__ = (
@@ -170,13 +171,13 @@ class Link:
         self._output = Notice()
         self._rest = b""
         self._is_handing_on = False
-        # Why what is to be sent does not leave at once: reasons that may come together.
+        # Reasons why output is not written at once; several may apply.
         self._is_together = False
-        """Somebody collects it, who will call :meth:`end_together`."""
+        """Code is collecting output, and will call :meth:`end_together`."""
         self._is_held = False
-        """Tasks were woken that will soon have more to send, and have not had their turn."""
+        """Woken tasks will soon have more to send, and have not had their turn."""
         self._has_crowd = False
-        """The last chunk held several small messages, whose answers are to be collected."""
+        """The last chunk held several small messages, whose answers are to share a write."""
         self._writing: anyio.CancelScope | None = None
         self._write_until = math.inf
         self._written = Notice()
@@ -192,11 +193,11 @@ class Link:
 
     @property
     def error(self) -> Exception | None:
-        """What the stream raised, if anything."""
+        """The exception that the stream raised, if any."""
         return self._error
 
     def loss(self) -> ConnectionLost:
-        """Return the error of a stream that is gone without a goodbye."""
+        """Return the error of a stream that ended without DISCONNECT."""
         words = "the stream ended without a goodbye"
         transport = self.core.transport
         if transport.peer_version is None:
@@ -205,14 +206,14 @@ class Link:
                 words += f"; it had said {transport.said_instead!r}"
         return ConnectionLost(words)
 
-    # The end
+    # Ending
 
     @property
     def _is_ending(self) -> bool:
         return self._is_released or self.core.phase is _TERMINATED
 
     def _give_last_time(self) -> None:
-        """Give the goodbye its time to leave, and the peer its time to close."""
+        """Limit the time for the final output, and for the peer to close."""
         if self._read_until == math.inf:
             self._limit_writing()
             self._read_until = self._clock() + self._limits.close_time
@@ -232,7 +233,7 @@ class Link:
             self._reading.cancel()
 
     def hurry(self) -> None:
-        """Give the goodbye no more than :attr:`Limits.disconnect_time`, and the peer no time."""
+        """Leave the final output :attr:`Limits.disconnect_time`, and the peer no time to close."""
         if not self._finished.is_set():
             self._limit_writing()
             self._stop_reading()
@@ -240,20 +241,20 @@ class Link:
     def release(self) -> None:
         """End the tasks, but neither the core nor the stream; only while the core is paused.
 
-        What is being sent gets :attr:`Limits.disconnect_time`; if that is not enough, the stream
-        is of no use to anybody and the core ends.
+        Output being sent has :attr:`Limits.disconnect_time`; if that is not enough, the stream is
+        of no use to anyone, and the core ends.
         """
         self._is_released = True
         self._limit_writing()
         self._wake_all()
 
     def let_go(self) -> None:
-        """Let go of all that leads back here or to the session, which is over."""
+        """Drop all references that lead back here or to the session, which is over."""
         self.dispatch = self._start_task = nobody
         self.core.release()
 
     def _wake_all(self) -> None:
-        """Have every task see that the end has come."""
+        """Make every task notice the end."""
         self._unpaused.notify()
         self._output.notify()
         if self._alarm is not None and self._alarm is not self._reading:
@@ -263,12 +264,12 @@ class Link:
         """Wait until the stream is closed, or released."""
         await self._finished.wait(self._backend)
 
-    # Life
+    # Lifecycle
 
     def begin(self) -> None:
-        """Let what waits leave at once, if that is possible; :meth:`run` is to follow.
+        """Write waiting output at once if possible; :meth:`run` must follow.
 
-        It does the same, but a task has to come to its turn first.
+        :meth:`run` would do the same, but only when its task gets its turn.
         """
         if self._writer is not _Writer.NEW:
             return
@@ -286,9 +287,9 @@ class Link:
     async def run(self) -> None:
         """Move bytes until the end, then close the stream.
 
-        Runs shielded, as the tasks that it starts do: cancelling what surrounds a session must
-        leave time for its goodbye. It is the session that ends its link, and each step of the end
-        has its deadline.
+        Runs shielded, like the tasks that it starts: cancelling the scope around a session must
+        leave time for its DISCONNECT. The session ends its link, and each step of the end has a
+        deadline.
         """
         try:
             self.begin()
@@ -298,9 +299,9 @@ class Link:
                 await self._end()
 
     async def _end(self) -> None:
-        """Let the last words leave, then close the stream, unless it goes on elsewhere."""
+        """Let the final output be written, then close the stream, unless it lives on elsewhere."""
         try:
-            self._is_held = False  # the last words wait for nobody
+            self._is_held = False  # the final output waits for nothing
             if not self._is_released:
                 self._tell_core(self.core.receive_eof)
             while self._writer in _AT_WORK:
@@ -313,7 +314,7 @@ class Link:
                 self._writing.cancel()
             if self._resting is not None:
                 self._resting.close()
-                self._resting = None  # its context may know the session
+                self._resting = None  # its context may refer to the session
             if not self._is_released:
                 await self._close_stream()
             direct, self._direct = self._direct, None
@@ -338,19 +339,19 @@ class Link:
             logger.debug("a stream has failed", exc_info=error)
             self._error = without_frames(error)
 
-    # What the core brings about
+    # Output of the core
 
     def advance(self, *, is_urgent: bool = True) -> None:
-        """Hand on what the core has come to, then see to output and deadline.
+        """Dispatch the core's events, then take care of its output and deadline.
 
-        :param is_urgent: whether the output must not wait for what is sent in the next turn of
-            the event loop
+        :param is_urgent: whether the output must not wait for what is sent in the next turn of the
+            event loop
         """
         if is_urgent and not self._is_together and self.core.has_output:
-            self._write_soon()  # the peer need not wait for what else it brings about
+            self._write_soon()  # the peer need not wait for what else the events cause
         self._hand_on_news()
         if self._is_together and self.core.transport.pending < TOGETHER_BYTES:
-            return  # whoever has begun it does the rest
+            return  # whoever began collecting does the rest
         if not is_urgent and self._may_wait():
             self._check_deadline()
             return
@@ -359,17 +360,17 @@ class Link:
         self._check_deadline()
 
     def _may_wait(self) -> bool:
-        """Leave what waits to the writer, if that comes to no harm; return whether it was done."""
+        """Leave the output to the writer if that does no harm; return whether that was done."""
         if self._writer is _IDLE or self._writer is _ABSENT:
             self._wake_writer()
             self._writer = _PATIENT
         return self._writer in _AT_WORK and self.core.phase is not _TERMINATED
 
     def begin_together(self) -> bool:
-        """Have all that is sent from now on leave together; return whether it is not so already.
+        """Collect output from now on; return False if it is already being collected.
 
-        Whoever was told so calls :meth:`end_together`, a turn of the event loop or two later at the
-        most: others wait for it.
+        After True, call :meth:`end_together` within a turn or two of the event loop: others wait
+        for it.
         """
         if self._is_together:
             return False
@@ -377,7 +378,7 @@ class Link:
         return True
 
     def end_together(self) -> None:
-        """Let what was sent since :meth:`begin_together` leave."""
+        """Write what was sent since :meth:`begin_together`."""
         try:
             self._hand_on_news()
         finally:
@@ -386,18 +387,18 @@ class Link:
         self._check_deadline()
 
     def hold(self) -> None:
-        """Leave what waits now until tasks that were woken before have had their turn.
+        """Hold output until tasks woken before have had their turn.
 
-        Called while events are dispatched, by whoever has woken a task that will soon have more
-        to send: both then leave together.
+        Called while events are dispatched, by code that has woken a task which will soon have more
+        to send: both then share a write.
         """
         self._is_held = True
 
     def _hand_on_news(self) -> None:
-        """Hand on what the core has come to, unless somebody is at it, who comes to that as well.
+        """Dispatch new events, unless a caller further up the stack is doing so.
 
-        Who is told of something may bring about the next, and would be told of that before he has
-        returned; so calls would go as deep as a peer has them.
+        That one gets to them as well: handling an event may cause another, and dispatching it
+        inside of the handler would let a peer nest calls arbitrarily deep.
         """
         if not self._is_handing_on:
             self._hand_on(self.core.poll_events())
@@ -414,9 +415,9 @@ class Link:
             self._is_handing_on = False
 
     def _tell_core(self, tell: Callable[..., Sequence[Event]], *what: bytes) -> None:
-        """Tell the core something and the time, and go on with what that brings about.
+        """Call the core with the time, and dispatch the events that result.
 
-        The core raises nothing for what a peer does; should it all the same, only this session
+        The core never raises because of a peer; should it do so all the same, only this session
         ends.
         """
         try:
@@ -437,12 +438,12 @@ class Link:
         self._check_deadline()
 
     async def _let_others_go_on(self) -> None:
-        """Give those who were woken their turn, then send what was held for them."""
+        """Give woken tasks their turn, then write what was held for them."""
         has_begun = self._has_crowd and self.begin_together()
         try:
             await self._backend.checkpoint()
-            # Who has answered yields, and often has more to say then; and where turns have no
-            # order, as in Trio, those who were woken may come to theirs after us.
+            # A task that has answered yields, and often has more to say then. And where turns have
+            # no order, as on Trio, woken tasks may run after us.
             if has_begun or self._is_held:
                 await self._backend.checkpoint()
         finally:
@@ -487,12 +488,12 @@ class Link:
             if self._handshakes is not None and self._waits_for_turn(self._handshakes):
                 await self._handshakes.take_turn(core.config.key_exchanges)
             self._tell_core(self._take, data)
-            del data  # or it would stay until the next
-            # To wait for the stream takes a while to begin; who was woken does not wait for that.
+            del data  # or it would live until the next chunk
+            # Starting to wait for the stream takes a while, which woken tasks need not sit out.
             await self._let_others_go_on()
 
     async def _takes_more(self) -> bool:
-        """Have the core handle what it has, wait while it is paused; tell whether more may come."""
+        """Let the core process its backlog, wait while it is paused; return whether to go on."""
         core = self.core
         while core.has_backlog:
             await anyio.lowlevel.checkpoint()
@@ -506,9 +507,9 @@ class Link:
         return not core.peer_has_left
 
     async def _receive_or_lose(self) -> bytes:
-        """Return what the stream gives.
+        """Return bytes from the stream.
 
-        :raises ~anyio.EndOfStream: it gives no more, or is lost
+        :raises ~anyio.EndOfStream: the stream has ended, or is lost
         """
         try:
             return await self._receive()
@@ -520,7 +521,7 @@ class Link:
             raise anyio.EndOfStream from None
 
     def _take_directly(self, data: bytes) -> bool:
-        """Handle what has come, outside of any task, unless it has to wait for its turn."""
+        """Handle received bytes outside of any task, unless they must wait for a turn."""
         if self._handshakes is not None and self._waits_for_turn(self._handshakes):
             return False
         self._tell_core(self._take, data)
@@ -532,9 +533,9 @@ class Link:
         return True
 
     def _call_after_others(self, resting: RestingReader) -> None:
-        """Do as :meth:`_let_others_go_on` does, where no task can wait."""
+        """Do what :meth:`_let_others_go_on` does, where no task can wait."""
         if self._has_crowd and self.begin_together():
-            # Who has answered yields, and often has more to say then.
+            # A task that has answered yields, and often has more to say then.
             resting.call_later(2, self._end_crowd)
         elif self._is_held:
             resting.call_later(1, self._release_held)
@@ -555,7 +556,7 @@ class Link:
         return handshakes.is_crowded(self.core.config.key_exchanges)
 
     def end_handshake(self) -> None:
-        """Count no longer among those that are being set up."""
+        """Stop counting as a session that is being set up."""
         if self._handshakes is not None:
             self._handshakes.end()
             self._handshakes = None
@@ -570,7 +571,7 @@ class Link:
     # Writing
 
     def _see_to_output(self) -> None:
-        """Have what waits leave, at once if that is possible."""
+        """Get waiting output written, at once if possible."""
         if self.core.has_output:
             self._write_soon()
         if self.core.phase is _TERMINATED:
@@ -602,7 +603,7 @@ class Link:
             self._wake_writer()
 
     def _write_directly(self, direct: DirectWriter, data: bytes, now: float) -> int:
-        """Write what the socket takes; return how much it was."""
+        """Write what the socket accepts; return how many bytes."""
         written = direct.write(data)
         self._contour.record_sent(now, written)
         if direct.error is not None:
@@ -619,7 +620,7 @@ class Link:
         self._writer = _Writer.BUSY
 
     def _finish_writing(self) -> None:
-        """Close our side, so that the peer's last words still come through."""
+        """Close our side; what the peer sends last is still received."""
         direct, has_left = self._direct, self.core.peer_has_left
         if self._writer is _ABSENT and (has_left or direct is not None):
             self._writer = _Writer.GONE
@@ -646,7 +647,7 @@ class Link:
                     self._writer = _IDLE
                     await self._output.wait(self._backend)
         except _StreamFailed:
-            # The peer's last words may still be on their way to the reader.
+            # What the peer sent last may still be on its way to the reader.
             self._give_last_time()
         finally:
             self._writer = _Writer.GONE
@@ -700,7 +701,7 @@ class Link:
             self._set_alarm()
 
     def _set_alarm(self) -> None:
-        """Let the alarm go off no later than the core needs it; too early does no harm."""
+        """Set the alarm no later than the core's deadline; going off early does no harm."""
         alarm = self._alarm
         if alarm is not None:
             deadline = self.core.next_deadline()
@@ -708,7 +709,7 @@ class Link:
                 alarm.deadline = deadline
 
     async def _keep_time(self) -> None:
-        """Tell the core when it has something to do, on a stream whose reader cannot."""
+        """Call the core when it has something to do, on a stream whose reader cannot."""
         with anyio.CancelScope(shield=True):
             while not self._is_ending:
                 with anyio.CancelScope() as self._alarm:
@@ -719,7 +720,7 @@ class Link:
 
 
 class Together:
-    """Has all that is sent inside ``with`` leave together; nothing may be awaited inside."""
+    """Writes everything sent inside ``with`` together; nothing may be awaited inside."""
 
     __slots__ = ("_has_begun", "_link")
 

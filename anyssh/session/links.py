@@ -1,10 +1,10 @@
-"""The streams of a session, one after the other.
+"""The successive streams of a session.
 
-Most sessions have one. A session that can reconnect goes on when its stream is lost: it runs the
-link of one stream until it ends, waits for another stream, or makes one, and goes round.
+Most sessions have just one. A session that can reconnect runs the link of one stream until it is
+lost, then waits for another stream, or connects one, and starts over.
 
-A new stream is an :class:`Attempt` until the other side has shown that it goes on there. What
-happens on it before that is of no concern to the session; if it fails, the next may do better.
+A new stream is an :class:`Attempt` until the peer has resumed the session on it. Whatever happens
+on it before that does not affect the session; if it fails, the next one may succeed.
 """
 
 from __future__ import annotations
@@ -49,24 +49,24 @@ FINAL: Final = frozenset(
         ReconnectFailureReason.CLIENT_DROPPED_MESSAGES,
     }
 )
-"""Trying again would end no other way."""
+"""Retrying would end the same way."""
 
 _random: Final = SystemRandom()
 
 
 class SessionState(Enum):
-    """How far a session has come."""
+    """The state of a session."""
 
     if not TYPE_CHECKING:
         __hash__ = object.__hash__  # that of Enum is written in Python
 
     NEW = auto()
-    """It was not entered yet."""
+    """Not entered yet."""
     CONNECTING = auto()
-    """It exchanges versions and keys, and authenticates."""
+    """Exchanging versions and keys, and authenticating."""
     CONNECTED = auto()
     DISCONNECTED = auto()
-    """It has lost its stream and can go on over another."""
+    """Without a stream, but able to resume over another."""
     CLOSED = auto()
 
 
@@ -81,11 +81,11 @@ NEXT_STATES: Final[Mapping[SessionState, tuple[SessionState, ...]]] = {
     SessionState.DISCONNECTED: (SessionState.CONNECTED, SessionState.CLOSED),
     SessionState.CLOSED: (),
 }
-"""Which states of a session may follow one."""
+"""The possible transitions."""
 
 
 class Attempt:
-    """One try to go on over a new stream."""
+    """One attempt to resume over a new stream."""
 
     __slots__ = ("_links", "error", "is_over", "link")
 
@@ -117,12 +117,12 @@ class Attempt:
             without_frames(error).__cause__ = self.link.error
         self.error = error
         self.is_over.set()
-        if self.link.core.role is Role.CLIENT:  # one that we refuse is to read why
+        if self.link.core.role is Role.CLIENT:  # a client that we refuse should be able to read why
             self.link.hurry()
         self._links.attempt_failed(error)
 
     async def wait(self) -> None:
-        """Wait until the session goes on here, or the try has failed and its stream is closed."""
+        """Wait until the session is resumed here, or the attempt failed with its stream closed."""
         try:
             await self.is_over.wait()
         except BaseException:
@@ -136,21 +136,21 @@ class Attempt:
             raise self.error.fresh()
 
     def abort(self, reason: str) -> None:
-        """End the try, if it is not over."""
+        """End the attempt, unless it is over."""
         if not self.is_over.is_set():
             self.link.core.lose(ConnectionLost(reason), anyio.current_time())
             self.link.advance()
 
 
 class Links:
-    """Runs one link after the other.
+    """Runs one link after another.
 
-    :param stream: the first one
-    :param make_core: makes the core of a new stream
-    :param dispatch: called with the events of the link that the session works over
-    :param connectable: makes further streams, if the session is to look for them itself
+    :param stream: the first stream
+    :param make_core: creates the core of a new stream
+    :param dispatch: called with the events of the present link
+    :param connectable: connects further streams, if the session is to reconnect by itself
     :param start_task: starts a task that ends with the session at the latest
-    :param loop: the event loop that runs
+    :param loop: the running event loop
     """
 
     __slots__ = (
@@ -212,40 +212,40 @@ class Links:
 
     @property
     def current(self) -> Link:
-        """The link that the session works over, or worked over last."""
+        """The link that the session uses, or used last."""
         if self._link is None:
             raise LocalProtocolError("the stream belongs to another session")
         return self._link
 
     @property
     def stream(self) -> AnyByteStream | None:
-        """The stream that the session works over, or worked over last; None if handed over."""
+        """The stream that the session uses, or used last; None if it was handed over."""
         return None if self._link is None else self._link.stream
 
     @property
     def traffic(self) -> Traffic:
-        """What went over all streams."""
+        """The traffic of all streams."""
         return self._past if self._link is None else self._past + self._link.core.transport.traffic
 
     def make_link(
         self, stream: AnyByteStream, core: Core, dispatch: Callable[[Sequence[Event]], None]
     ) -> Link:
-        """Return a link for one stream."""
+        """Return a link for a stream."""
         return Link(
             stream, core, self._limits, self._contour, dispatch, self._start_task, self._loop
         )
 
-    # Life
+    # Lifecycle
 
     def begin(self) -> None:
-        """Let the first words leave at once; :meth:`run` is to follow."""
+        """Write the first output at once; :meth:`run` must follow."""
         self.current.begin()
 
     async def run(self) -> None:
-        """Run one link after the other until the session is over.
+        """Run one link after another until the session is over.
 
-        Each wait is shielded: it is the session that ends this, and nothing else closes a stream
-        that comes at the last moment.
+        Each wait is shielded: the session ends this, and nothing else would close a stream that
+        arrives at the last moment.
         """
         link: Link | None = self.current
         try:
@@ -257,9 +257,9 @@ class Links:
             self._let_go()
 
     def _let_go(self) -> None:
-        """Let go of all that leads back to the session, which is over.
+        """Drop all references that lead back to the session, which is over.
 
-        Otherwise only the garbage collector could free it.
+        They would keep it alive until the garbage collector runs.
         """
         self._make_core = self._dispatch = self._start_task = nobody
         if self._link is not None:
@@ -282,7 +282,7 @@ class Links:
         self.current.hurry()
 
     def end(self) -> None:
-        """Look for no more streams."""
+        """Stop looking for streams."""
         self._is_over = True
         if self._search is not None:
             self._search.cancel()
@@ -298,11 +298,11 @@ class Links:
             self._running.link.hurry()
 
     async def hand_over(self) -> tuple[AnyByteStream, Core]:
-        """Return the present stream and its core, for another session to work over."""
+        """Return the present stream and its core, for use by another session."""
         link, self._link = self.current, None
         self.end()
         link.release()
-        with anyio.CancelScope(shield=True):  # until then nobody would close the stream
+        with anyio.CancelScope(shield=True):  # nothing else would close the stream
             await link.wait_finished()
         return link.stream, link.core
 
@@ -330,7 +330,7 @@ class Links:
             await self._attempt_came.wait()
 
     async def _look_for_stream(self, connectable: ByteStreamConnectable) -> None:
-        """Make a stream, after a while that grows with each failure."""
+        """Connect a stream, after a delay that grows with each failure."""
         while self._attempt is None:
             with anyio.move_on_after(_random.uniform(0, self._delay)):
                 await self._wait_for_attempt()
@@ -340,13 +340,13 @@ class Links:
                     await self._connect(connectable)
 
     async def _connect(self, connectable: ByteStreamConnectable) -> None:
-        """Make a stream, unless somebody gives us one meanwhile."""
+        """Connect a stream, unless another one is provided meanwhile."""
         try:
             stream = await open_stream(connectable)
         except BaseException as error:
             if not handle_failure(error, self._not_connected):
                 raise
-            return  # whatever it was, the next try may do better
+            return  # whatever it was, the next attempt may succeed
         if self._attempt is None:
             self._attempt = Attempt(self, stream, self._make_core(stream))
         else:
@@ -357,10 +357,10 @@ class Links:
         self._last_error = without_frames(error)
 
     def try_stream(self, stream: AnyByteStream, core: Core | None = None) -> Attempt:
-        """Try to go on over a stream, instead of the one that is lost.
+        """Attempt to resume over a stream, in place of the lost one.
 
-        :param core: of the stream, if it has been in use
-        :raises LocalProtocolError: another one is being tried, or this one is lost already
+        :param core: the stream's core, if it already has one
+        :raises LocalProtocolError: another stream is being tried, or this one is already lost
         """
         if core is not None and core.phase is Phase.TERMINATED:
             raise LocalProtocolError("the stream was lost while it was handed over")
@@ -379,7 +379,7 @@ class Links:
         return self._attempt
 
     def go_on(self, link: Link, events: Sequence[Event]) -> None:
-        """Work over another link from now on."""
+        """Use another link from now on."""
         self._past, self._link = self.traffic, link
         self._bad_attempts = 0
         link.dispatch = self._dispatch

@@ -1,4 +1,4 @@
-"""Numbers that servers, sessions and channels keep, as frozen snapshots."""
+"""Metrics of servers, sessions and channels, as frozen snapshots."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["ChannelMetrics", "ServerStatistics", "SessionMetrics"]
 
 @dataclass(frozen=True, slots=True)
 class SessionMetrics:
-    """What a session has moved so far.
+    """What a session has sent and received so far.
 
-    :ivar bytes_sent: on the stream, with framing, padding and encryption
-    :ivar bytes_received: on the stream, with framing, padding and encryption
-    :ivar messages_sent: packets, those of the transport included
-    :ivar messages_received: packets, those of the transport included
-    :ivar reconnections: how often the session went on over another stream
-    :ivar latency: in milliseconds; measured when both sides have ``session-latency``
+    :ivar bytes_sent: bytes on the stream, including framing, padding and encryption
+    :ivar bytes_received: bytes on the stream, including framing, padding and encryption
+    :ivar messages_sent: packets, including those of the transport protocol
+    :ivar messages_received: packets, including those of the transport protocol
+    :ivar reconnections: how often the session was resumed over another stream
+    :ivar latency: in milliseconds; measured if both sides support ``session-latency``
     """
 
     bytes_sent: int
@@ -31,10 +31,10 @@ class SessionMetrics:
 
 @dataclass(frozen=True, slots=True)
 class ChannelMetrics:
-    """What a channel has moved so far.
+    """What a channel has sent and received so far.
 
-    :ivar bytes_sent: of data and extended data, without any overhead
-    :ivar bytes_received: of data and extended data, without any overhead
+    :ivar bytes_sent: bytes of data and extended data, without overhead
+    :ivar bytes_received: bytes of data and extended data, without overhead
     """
 
     bytes_sent: int
@@ -43,17 +43,17 @@ class ChannelMetrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerStatistics:
-    """What the connections of a server's listeners are, and were so far.
+    """Counts of the connections of a server's listeners, at present and in total.
 
-    :ivar connections: at this moment; sessions without a stream do not count
-    :ivar unauthenticated: of them, those whose clients have not logged in yet
-    :ivar without_stream: sessions whose clients may still come back over another stream
-    :ivar penalised_sources: whose connections are refused at this moment
-    :ivar total_connections: let in so far
-    :ivar total_logins: clients that have proved who they are
-    :ivar refused_by_limit: connections that were one too many
-    :ivar refused_by_penalty: connections from sources that had misbehaved
-    :ivar handler_failures: handlers that raised what they should not have
+    :ivar connections: at present, not counting sessions without a stream
+    :ivar unauthenticated: of these, how many clients have not authenticated yet
+    :ivar without_stream: sessions whose clients may still reconnect
+    :ivar penalised_sources: sources whose connections are refused at present
+    :ivar total_connections: connections admitted so far
+    :ivar total_logins: clients that have authenticated so far
+    :ivar refused_by_limit: connections refused because a limit was reached
+    :ivar refused_by_penalty: connections refused because of their source's penalty
+    :ivar handler_failures: handlers that raised an unexpected exception
     """
 
     connections: int

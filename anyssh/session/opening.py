@@ -1,4 +1,4 @@
-"""A channel that the peer wants to open, until it is decided."""
+"""A channel that the peer asks to open, until it is accepted or rejected."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ChannelOpening"]
 
 
 class ChannelOpening:
-    """A channel that the peer wants to open and that waits for our decision."""
+    """A channel that the peer asks to open, waiting to be accepted or rejected."""
 
     __slots__ = ("_payload", "_session", "_state")
 
@@ -28,30 +28,32 @@ class ChannelOpening:
 
     @property
     def channel_type(self) -> str:
-        """What kind of channel it is to be."""
+        """The requested channel type."""
         return self._state.channel_type
 
     @property
     def payload(self) -> bytes:
-        """What belongs to the type, in wire form."""
+        """The type-specific data of CHANNEL_OPEN, in wire format."""
         return self._payload
 
     async def accept(self, *, payload: bytes = b"", window_size: int | None = None) -> Channel:
-        """Open the channel.
+        """Accept the channel, which opens it.
 
-        :param payload: appended to the confirmation
-        :param window_size: bytes that the peer may send ahead; the configured number if not given
-        :raises LocalProtocolError: it was decided before
+        :param payload: type-specific data to send with the confirmation
+        :param window_size: the initial window in bytes; by default the configured ``window_size``
+        :raises LocalProtocolError: it was already accepted or rejected
         :raises SSHError: the session has ended
         """
         await anyio.lowlevel.checkpoint()
         return self.accept_nowait(payload=payload, window_size=window_size)
 
     def accept_nowait(self, *, payload: bytes = b"", window_size: int | None = None) -> Channel:
-        """Open the channel at once; see :meth:`accept`.
+        """Accept the channel without a checkpoint; see :meth:`accept`.
 
         :param payload: as for :meth:`accept`
         :param window_size: as for :meth:`accept`
+        :raises LocalProtocolError: it was already accepted or rejected
+        :raises SSHError: the session has ended
         """
         return self._session._accept_opening(self._state, self._payload, payload, window_size)
 
@@ -60,11 +62,11 @@ class ChannelOpening:
         reason: int = ChannelOpenFailureReason.ADMINISTRATIVELY_PROHIBITED,
         description: str = "",
     ) -> None:
-        """Refuse the channel.
+        """Reject the channel.
 
         :param reason: a :class:`~anyssh.ChannelOpenFailureReason`
-        :param description: for the peer's people and logs
-        :raises LocalProtocolError: it was decided before
+        :param description: a text for the peer's users and logs
+        :raises LocalProtocolError: it was already accepted or rejected
         """
         await anyio.lowlevel.checkpoint()
         self.reject_nowait(reason, description)
@@ -74,10 +76,11 @@ class ChannelOpening:
         reason: int = ChannelOpenFailureReason.ADMINISTRATIVELY_PROHIBITED,
         description: str = "",
     ) -> None:
-        """Refuse the channel at once; see :meth:`reject`.
+        """Reject the channel without a checkpoint; see :meth:`reject`.
 
         :param reason: as for :meth:`reject`
         :param description: as for :meth:`reject`
+        :raises LocalProtocolError: it was already accepted or rejected
         """
         self._session._reject_opening(self._state, reason, description)
 

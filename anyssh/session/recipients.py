@@ -1,4 +1,4 @@
-"""Who takes what comes on a channel at once, in place of a task that receives."""
+"""Protocols for receiving a channel's data through callbacks, without a task."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ __all__ = ["Attendant", "Recipient"]
 
 
 class Recipient(Protocol):
-    """Takes what comes on a channel at once; see :meth:`Channel.deliver_to`.
+    """Receives a channel's data at once; see :meth:`Channel.deliver_to`.
 
-    The session's reader calls these functions, so they neither wait nor raise.
+    The session's reader calls these methods, so they must neither wait nor raise.
     """
 
     def deliver(self, data: Buffer) -> int:
-        """Take bytes from the front, as far as that is possible now; return how many it was.
+        """Consume bytes from the front, as far as possible now; return how many.
 
-        :param data: what has come
+        :param data: the bytes that arrived
         """
 
     def deliver_eof(self) -> None:
-        """Note that the peer sends no more bytes, and that all were delivered."""
+        """React to EOF: the peer sends no more bytes, and all were delivered."""
 
     def channel_closed(self, by_peer: bool) -> None:
-        """Note that the channel is closed.
+        """React to the channel being closed.
 
-        :param by_peer: whether its peer has closed it, and not we or the end of its session
+        :param by_peer: whether its peer closed it, rather than we or the end of the session
         """
 
 
 class Attendant(Recipient, Protocol):
-    """Attends to a channel without any task; see :meth:`Session.open_channel_nowait`."""
+    """Handles all of a channel's events without a task; see :meth:`Session.open_channel_nowait`."""
 
     def channel_opened(self) -> None:
-        """Note that the peer has confirmed the channel, if we had asked for it."""
+        """React to the confirmation of a channel that we asked to open."""
 
     def channel_refused(self, error: ChannelOpenError) -> None:
-        """Note that the peer has refused the channel, which is of no use any more.
+        """React to the refusal of a channel that we asked to open.
 
-        :param error: why
+        :param error: the reason
         """
 
     def channel_writable(self) -> None:
-        """Send on: :meth:`Channel.send_nowait` had not taken everything, and takes more now."""
+        """Continue sending: :meth:`Channel.send_nowait` had stopped short, and now accepts more."""

@@ -1,7 +1,7 @@
-"""The sessions of a server that can go on over another stream, where their clients find them.
+"""The sessions of a server that can be resumed over another stream.
 
-A session is listed from its authentication to its end, whether or not it has a stream now. A client
-that comes back claims it, so of two that come at the same time, one wins; the other may ask again.
+A session is listed from its authentication to its end, with or without a stream. A client that
+comes back claims it: if two come back at the same time, one succeeds, and the other may ask again.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ MAX_BYTES: Final = 256 * 1024 * 1024
 
 
 class ReconnectableSessions:
-    """Sessions by which their clients may come back; iterates over them.
+    """The sessions that clients may reconnect to; iterable.
 
-    Each :class:`Server` has one of its own. Give several servers the same one if their clients may
-    come back to any of them.
+    Each :class:`Server` has its own by default. Pass the same one to several servers if clients may
+    reconnect to any of them.
 
-    When there is no room, the session that has been without a stream for longest ends. If all have
-    a stream, a new session is not listed: it ends with its stream.
+    When it is full, the session that has been without a stream for longest ends. If every session
+    has a stream, a new session is not listed, and ends with its stream.
 
-    :param max_sessions: at most so many in all
-    :param max_per_principal: at most so many of one principal, as told by ``==``
-    :param max_bytes: kept for sessions without a stream, to be sent again
+    :param max_sessions: the most sessions in total
+    :param max_per_principal: the most sessions of one principal, compared with ``==``
+    :param max_bytes: bytes kept for retransmission in sessions without a stream
+    :raises ValueError: a limit is not positive
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class ReconnectableSessions:
         self._sessions[session] = None
 
     def _evict(self, sessions: list[ServerSession]) -> bool:
-        """End the one that has been without a stream for longest; return whether there was one."""
+        """End the session without a stream for longest; return whether there was one."""
         lost = [
             session
             for session in sessions
@@ -89,11 +90,11 @@ class ReconnectableSessions:
         return True
 
     def _discard(self, session: ServerSession) -> None:
-        """List a session no longer."""
+        """Remove a session."""
         self._sessions.pop(session, None)
 
     def _check_bytes(self) -> None:
-        """See to it that sessions without a stream do not keep too much."""
+        """End sessions without a stream while they keep too many bytes."""
         while sum(other._kept_bytes for other in self._sessions) > self._max_bytes:
             if not self._evict(list(self._sessions)):
                 return
@@ -101,7 +102,7 @@ class ReconnectableSessions:
     def _find(self, proves: Callable[[bytes], bool]) -> ServerSession | None:
         """Return the session that a client has proved to know.
 
-        All are looked at, so that the time tells nothing.
+        Compares all of them, so that the duration reveals nothing.
         """
         found = [session for session in self._sessions if proves(session._secret_id)]
         return found[0] if found else None

@@ -1,4 +1,4 @@
-"""Requests of channels and sessions: those we send, and those that wait for our answer."""
+"""Requests of channels and sessions: ours, and those of the peer."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ __all__ = ["ChannelRequest", "IncomingRequest", "Reply", "RequestIterator"]
 class ChannelRequest:
     """A request to send right after opening a channel.
 
-    :ivar name: for example ``"exec"``, ``"shell"`` or ``"subsystem"``
-    :ivar payload: what belongs to it, in wire form; see :mod:`anyssh.wire`
-    :ivar want_reply: whether opening waits for, and fails without, the peer's consent
+    :ivar name: the request type, for example ``"exec"``, ``"shell"`` or ``"subsystem"``
+    :ivar payload: the type-specific data in wire format; see :mod:`anyssh.wire`
+    :ivar want_reply: whether opening waits for the reply, and fails if the request is refused
     """
 
     name: str
@@ -34,10 +34,10 @@ class ChannelRequest:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to a request: true when it was granted.
+    """The reply to a request; true if it was granted.
 
     :ivar is_success: whether the peer granted the request
-    :ivar payload: what came with a granted request of the session; channels' replies have none
+    :ivar payload: the data of a positive reply to a global request; channel replies have none
     """
 
     is_success: bool
@@ -48,7 +48,7 @@ class Reply:
 
 
 class _Answering(Protocol):
-    """What an incoming request needs of its session."""
+    """What an incoming request needs from its session."""
 
     def _answer_request(self, request: PendingRequest, is_success: bool, payload: bytes) -> None:
         """Send the answer once its turn has come."""
@@ -57,11 +57,12 @@ class _Answering(Protocol):
 class IncomingRequest:
     """A request of the peer.
 
-    Answers leave in the order in which the requests came, whatever the order of deciding.
+    Answers are sent in the order of the requests, whatever the order in which they are decided.
 
-    :ivar name: what is wanted
-    :ivar payload: what belongs to it, in wire form; read it with :class:`anyssh.wire.Reader`
-    :ivar want_reply: whether the peer waits for the answer
+    :ivar name: the request name or type
+    :ivar payload: the request-specific data in wire format; read it with
+        :class:`anyssh.wire.Reader`
+    :ivar want_reply: whether the peer expects an answer
     """
 
     __slots__ = ("_pending", "_session", "name", "payload", "want_reply")
@@ -76,29 +77,33 @@ class IncomingRequest:
     async def accept(self, payload: bytes = b"") -> None:
         """Grant the request.
 
-        :param payload: goes with the reply; only requests of the session have one
-        :raises LocalProtocolError: it was answered before
+        :param payload: data to send with the reply; for global requests only
+        :raises LocalProtocolError: the request was already answered
         """
         await anyio.lowlevel.checkpoint()
         self.accept_nowait(payload)
 
     def accept_nowait(self, payload: bytes = b"") -> None:
-        """Grant the request at once; see :meth:`accept`.
+        """Grant the request without a checkpoint; see :meth:`accept`.
 
         :param payload: as for :meth:`accept`
+        :raises LocalProtocolError: the request was already answered
         """
         self._session._answer_request(self._pending, True, payload)
 
     async def reject(self) -> None:
         """Refuse the request.
 
-        :raises LocalProtocolError: it was answered before
+        :raises LocalProtocolError: the request was already answered
         """
         await anyio.lowlevel.checkpoint()
         self.reject_nowait()
 
     def reject_nowait(self) -> None:
-        """Refuse the request at once; see :meth:`reject`."""
+        """Refuse the request without a checkpoint; see :meth:`reject`.
+
+        :raises LocalProtocolError: the request was already answered
+        """
         self._session._answer_request(self._pending, False, b"")
 
     def __repr__(self) -> str:
@@ -114,7 +119,7 @@ class _Interest(Enum):
 
 
 class RequestQueue:
-    """Requests of one channel, or of the session, on their way to the application."""
+    """The requests of one channel or session that wait for the application."""
 
     __slots__ = ("_ended", "_interest", "_notice", "_refuse", "_waiting")
 
@@ -126,7 +131,7 @@ class RequestQueue:
         self._ended = False
 
     def put(self, request: PendingRequest) -> None:
-        """Keep a request, or refuse it when nobody will ask for it."""
+        """Queue a request, or refuse it if the application does not handle any."""
         if self._interest is _Interest.NONE:
             self._refuse(request)
         else:
@@ -134,7 +139,7 @@ class RequestQueue:
             self._notice.notify()
 
     def disregard(self) -> None:
-        """Refuse what comes, unless the application has asked for requests before."""
+        """Refuse requests from now on, unless the application already handles them."""
         if self._interest is _Interest.UNDECIDED:
             self._interest = _Interest.NONE
             while self._waiting:
@@ -145,13 +150,13 @@ class RequestQueue:
         self._interest = _Interest.HANDLES
 
     def hand_over(self) -> list[PendingRequest]:
-        """Return, and forget, what waits: somebody else takes it, and what comes, from now on."""
+        """Return and clear the queue: another consumer handles all requests from now on."""
         self.handle()
         waiting, self._waiting = self._waiting, []
         return waiting
 
     def end(self) -> None:
-        """No more requests come, and nobody hears of a refusal."""
+        """End the queue: no more requests come, and refusals are not sent any more."""
         self._ended = True
         self._refuse = nobody
         self._notice.notify()
@@ -159,7 +164,7 @@ class RequestQueue:
     async def get(self) -> PendingRequest:
         """Return the next request.
 
-        :raises StopAsyncIteration: no more come
+        :raises StopAsyncIteration: there will be no more
         """
         if self._waiting:
             await anyio.lowlevel.checkpoint()
@@ -172,7 +177,7 @@ class RequestQueue:
 
 
 class RequestIterator:
-    """Iterates over the peer's requests; ends when no more can come."""
+    """Iterates over the peer's requests; ends when there can be no more."""
 
     __slots__ = ("_queue", "_session")
 
@@ -188,7 +193,7 @@ class RequestIterator:
 
 
 class PendingReply:
-    """Somebody who waits for the reply to a request."""
+    """A task's wait for the reply to a request."""
 
     __slots__ = ("_error", "_event", "_reply", "_slot")
 
@@ -200,22 +205,22 @@ class PendingReply:
         slot.owner = self
 
     def resolve(self, is_success: bool, payload: bytes) -> None:
-        """Hand over the reply."""
+        """Deliver the reply."""
         self._reply = Reply(is_success, payload)
         self._event.set()
 
     def fail(self, error: Callable[[], Exception]) -> None:
-        """Let the waiter raise what ``error`` makes, unless the reply came first."""
+        """Make the waiting task raise what ``error`` returns, unless the reply came first."""
         if self._reply is None:
             self._error = error
         self._event.set()
 
     def abandon(self) -> None:
-        """Forget the slot, which stays in the queue until its reply comes."""
+        """Detach from the slot, which stays queued until its reply arrives."""
         self._slot.owner = None
 
     async def wait(self) -> Reply:
-        """Wait for the reply; a cancelled waiter leaves its slot in the queue."""
+        """Wait for the reply; if cancelled, the slot stays queued."""
         await self._event.wait()
         if self._error is not None:
             raise self._error()

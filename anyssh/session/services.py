@@ -1,10 +1,11 @@
-"""Services: parts of a session that live as long as it does and take what belongs to them.
+"""Services: components of a session that handle certain requests and channels.
 
-An application registers services when it makes a session: a class derived from
-:class:`SessionService` and, if it likes, a configuration for it. The class says by its
-:attr:`~SessionService.activations` which requests and channels are its business. The first of them
-that comes makes the one instance of the session; that one and all that follow go to it, and reach
-neither ``incoming_channels()`` nor ``requests()``. Everything a service runs ends with the session.
+An application registers services when it creates a session: classes derived from
+:class:`SessionService`, each with an optional configuration. A class declares in
+:attr:`~SessionService.activations` which requests and channels it handles. The first of these to
+arrive creates the session's single instance; it receives that one and all later ones, which then
+reach neither ``incoming_channels()`` nor ``requests()``. The tasks of a service end with the
+session.
 """
 
 from __future__ import annotations
@@ -44,12 +45,13 @@ ServiceT = TypeVar("ServiceT", bound="SessionService")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceActivation:
-    """One kind of thing that a service is there for. Exactly one is named, or the last two.
+    """One kind of request or channel that a service handles. Name exactly one, or the last two.
 
-    :ivar service_request: a service that a client asks a server for (RFC 4253 section 10)
-    :ivar session_request: a request of the session
+    :ivar service_request: a service that clients request from a server (RFC 4253 section 10)
+    :ivar session_request: a global request
     :ivar channel_type: channels of this type that the peer opens
-    :ivar channel_request: a request on a channel, of ``channel_type`` only if that is given too
+    :ivar channel_request: a channel request, limited to ``channel_type`` if that is given too
+    :raises ValueError: any other combination was named
     """
 
     service_request: str | None = None
@@ -67,14 +69,14 @@ class ServiceActivation:
 
 
 class SessionService:
-    """The base of services; one instance serves one session.
+    """The base class of services; one instance serves one session.
 
-    The three methods ``on_…`` are called with what the activations name. An exception in one of
-    them refuses what it was called with and is logged; the session goes on.
+    The ``on_…`` methods are called with what the activations name. An exception in one of them
+    refuses what it was called with, and is logged; the session continues.
 
-    :cvar activations: what the service is there for
+    :cvar activations: the requests and channels that the service handles
     :ivar session: the session that it serves
-    :ivar config: what the service was registered with, None if with nothing
+    :ivar config: the configuration that it was registered with, or None
     """
 
     activations: ClassVar[Sequence[ServiceActivation]] = ()
@@ -94,7 +96,7 @@ class SessionService:
         function: Callable[[*Arguments], Awaitable[object]],
         *arguments: *Arguments,
     ) -> None:
-        """Run something as a task of the service. An exception in it is logged.
+        """Run a function in a task of the service. An exception in it is logged.
 
         The task is cancelled when the session has ended.
 
@@ -117,15 +119,15 @@ class SessionService:
             self._tasks.start_soon(self._contain, function, arguments)
 
     def tell(self, event: SessionEvent) -> None:
-        """Tell the application a fact through :meth:`Session.events`.
+        """Report an event to the application, through :meth:`Session.events`.
 
-        :param event: the fact
+        :param event: the event
         """
         self.session._events.put(event)
 
     @property
     def is_traced(self) -> bool:
-        """Whether anybody is told by :meth:`trace`."""
+        """Whether the session has a handler for :meth:`trace`."""
         return self.session._trace_handler is not None
 
     def trace(
@@ -135,57 +137,57 @@ class SessionService:
         message: str,
         error: BaseException | None = None,
     ) -> None:
-        """Tell developers what happens, through the session's trace.
+        """Emit a trace event of the session, for diagnosis.
 
-        :param trace_id: what it is about
-        :param level: how much it matters
-        :param message: one line of text, safe to show
-        :param error: the exception behind it, if there is one
+        :param trace_id: the kind of event
+        :param level: its severity
+        :param message: one line of text, safe to display
+        :param error: the exception that caused it, if any
         """
         self.session._trace(trace_id, level, message, error)
 
     async def on_session_request(self, request: IncomingRequest) -> None:
-        """Answer a request of the session.
+        """Answer a global request.
 
-        Requests come one after the other, in their order; one whose answer takes long holds up
-        those behind it, whose answers could not leave before it anyway.
+        Called with one request at a time, in order: a slow answer delays those behind it, whose
+        answers could not be sent earlier anyway.
 
         :param request: to be accepted or rejected
         """
         await request.reject()
 
     async def on_channel_request(self, channel: Channel, request: IncomingRequest) -> None:
-        """Answer a request on a channel; comes in line with those of the session.
+        """Answer a channel request; called in order with global requests.
 
-        :param channel: where the request came
+        :param channel: the channel that the request arrived on
         :param request: to be accepted or rejected
         """
         await request.reject()
 
     def on_channel_opening_nowait(self, opening: ChannelOpening) -> bool:
-        """Accept or refuse a channel at once; return whether that was done.
+        """Accept or reject a channel at once; return whether that was done.
 
-        Called before :meth:`on_channel_opening`, and instead of it if the answer is true. The
-        session waits for it, so it does what takes no time, or nothing.
+        Called before :meth:`on_channel_opening`, and in place of it if it returns True. The
+        session's reader waits for this method, so it must not take long.
 
         :param opening: to be accepted or rejected, or left alone
         """
         return False
 
     async def on_channel_opening(self, opening: ChannelOpening) -> None:
-        """Accept or refuse a channel that was not decided at once; called in a task of its own.
+        """Accept or reject a channel not handled at once; called in a task of its own.
 
         :param opening: to be accepted or rejected
         """
         await opening.reject()
 
     async def aclose(self) -> None:
-        """Release what the service holds; called once, after its tasks have ended.
+        """Release the service's resources; called once, after its tasks have ended.
 
-        Shielded from cancellation, for :attr:`Limits.close_time` at the most.
+        Shielded from cancellation, for at most :attr:`Limits.close_time`.
         """
 
-    # Its life, led by the host
+    # Lifecycle, controlled by the host
 
     async def _run(self) -> None:
         try:
@@ -197,7 +199,7 @@ class SessionService:
                     self._early.clear()
                     try:
                         await self._answer_requests()
-                    finally:  # the body of a session that is cancelled may not know yet
+                    finally:  # a cancelled session may not have told its body yet
                         self._starts_tasks = False
         finally:
             limit = self.session.config.limits.close_time
@@ -247,7 +249,7 @@ class SessionService:
                 self._start_task(self._take_opening, opening)
         except Exception as error:
             self._hook_failed(repr(opening), error)
-            with suppress(SSHError):  # it was answered before, or the session has ended
+            with suppress(SSHError):  # it was already answered, or the session has ended
                 opening.reject_nowait(ChannelOpenFailureReason.CONNECT_FAILED, "internal error")
 
     async def _take_opening(self, opening: ChannelOpening) -> None:
@@ -269,7 +271,7 @@ class SessionService:
         try:
             await reject(*reason)
         except SSHError:
-            return  # it was answered before, or the session has ended
+            return  # it was already answered, or the session has ended
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self.session!r}>"
@@ -279,9 +281,9 @@ Kinds = tuple[type[SessionService], ...]
 
 
 class _Responsible:
-    """Which services are there for what; of several for one thing, that registered first is first.
+    """Which services handle what; those registered earlier have precedence.
 
-    What most sessions need is looked up by name, and the same for all that register the same.
+    The lookup tables are shared between sessions that register the same services.
     """
 
     def __init__(self, kinds: Kinds) -> None:
@@ -316,7 +318,7 @@ _responsible: Final = lru_cache(maxsize=16)(_Responsible)
 
 
 class ServiceHost:
-    """Makes the services of one session when they are needed, and ends them with it."""
+    """Creates the services of one session on demand, and ends them with it."""
 
     __slots__ = ("_active", "_registered", "_responsible")
 
@@ -330,11 +332,11 @@ class ServiceHost:
 
     @property
     def active(self) -> tuple[SessionService, ...]:
-        """The services that were needed so far."""
+        """The services activated so far."""
         return tuple(self._active.values())
 
     def activate(self, kind: type[ServiceT], session: Session) -> ServiceT:
-        """Return the service, which is made the first time.
+        """Return a service, creating it on first use.
 
         :raises LocalProtocolError: it is not registered
         """
@@ -351,7 +353,7 @@ class ServiceHost:
         return cast("ServiceT", service)
 
     def take_opening(self, opening: ChannelOpening, session: Session) -> bool:
-        """Give a channel to the service that it belongs to; return whether there is one."""
+        """Pass a channel to the service that handles it; return whether there is one."""
         kinds = self._responsible.for_channel_types.get(opening.channel_type, ())
         service = self._first(kinds, session)
         if service is not None:
@@ -359,7 +361,7 @@ class ServiceHost:
         return service is not None
 
     def take_session_request(self, pending: PendingRequest, session: Session) -> bool:
-        """Give a request of the session to the service that it belongs to."""
+        """Pass a global request to the service that handles it; return whether there is one."""
         kinds = self._responsible.for_session_requests.get(pending.name, ())
         service = self._first(kinds, session)
         if service is not None:
@@ -369,7 +371,7 @@ class ServiceHost:
     def take_channel_request(
         self, channel: Channel, pending: PendingRequest, session: Session
     ) -> bool:
-        """Give a request on a channel to the service that it belongs to."""
+        """Pass a channel request to the service that handles it; return whether there is one."""
         kinds = self._responsible.for_channel_request(pending.name, channel.channel_type)
         service = self._first(kinds, session)
         if service is not None:
@@ -378,25 +380,25 @@ class ServiceHost:
 
     @property
     def session_requests(self) -> Collection[str]:
-        """The requests of the session that belong to a service."""
+        """The global requests that services handle."""
         return self._responsible.for_session_requests
 
     @property
     def service_requests(self) -> Collection[str]:
-        """The services that a client may ask for."""
+        """The services that a client may request."""
         return self._responsible.for_service_requests
 
     def take_service_request(self, name: str, session: Session) -> None:
-        """Make the service that a client asked for."""
+        """Activate the service that a client has requested."""
         self._first(self._responsible.for_service_requests.get(name, ()), session)
 
     def end(self) -> None:
-        """Cancel everything that services run: the session has ended."""
+        """Cancel all tasks of services: the session has ended."""
         for service in self._active.values():
             service._scope.cancel()
 
     def _first(self, kinds: Kinds, session: Session) -> SessionService | None:
-        """Return the first service that can be made."""
+        """Return the first service that can be created."""
         for kind in kinds:
             try:
                 return self.activate(kind, session)

@@ -1,9 +1,9 @@
-"""Getting a signature, wherever the private key lives.
+"""Making signatures, wherever the private key is held.
 
-RSA takes milliseconds, in which a server that many connect to at once would do nothing for those
-who are in. So its signatures are made in worker threads, which do not keep the interpreter to
-themselves meanwhile; no more than :data:`THREADS` at a time in one event loop, so that some of the
-processor is left. All other keys of ours take less time than the way to a thread and back.
+RSA takes milliseconds, during which a server under many new connections would not serve the
+established ones. So RSA signatures are made in worker threads, which release the interpreter lock
+meanwhile, at most :data:`THREADS` at a time per event loop, to leave some processor time. All our
+other keys sign faster than the way to a thread and back.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ def public_key_of(key: KeyPair | CertifiedKey) -> Key:
 
 
 def identity_of(key: KeyPair | CertifiedKey) -> Identity:
-    """Return what is shown of a key: its certificate, or its public key."""
+    """Return what to present: the certificate, or the public key."""
     return key.certificate if isinstance(key, CertifiedKey) else public_key_of(key)
 
 
 def signs_quickly(signer: Key | Signer) -> bool:
-    """Tell whether :meth:`Key.sign` is to be called right away, and nothing awaited."""
+    """Tell whether to call :meth:`Key.sign` directly, without awaiting anything."""
     return isinstance(signer, Key) and signer.algorithm != _RSA
 
 
 class HostKeys(NamedTuple):
-    """What all sessions of one server prove themselves with.
+    """What all sessions of a server authenticate with.
 
     :ivar shown: certificates and plain keys
-    :ivar signers: who signs for each key
+    :ivar signers: the signer of each key
     """
 
     shown: tuple[Identity, ...]
@@ -61,7 +61,7 @@ class HostKeys(NamedTuple):
 
     @classmethod
     def of(cls, keys: Iterable[KeyPair | CertifiedKey]) -> Self:
-        """Take host keys apart."""
+        """Split host keys into what is shown and what signs."""
         shown: dict[Identity, None] = {}
         signers: dict[Key, Key | Signer] = {}
         for key in keys:
@@ -72,12 +72,12 @@ class HostKeys(NamedTuple):
 
 
 async def signed(key: KeyPair, data: bytes, algorithm: str) -> bytes:
-    """Return the signature of ``data``, checked against the public key.
+    """Return the signature of ``data``, verified against the public key.
 
-    The check costs little and keeps a faulty signer from giving its key away (a wrong RSA
-    signature can).
+    Verifying costs little, and protects against faulty signers, whose wrong RSA signatures can
+    reveal the key.
 
-    :raises LocalProtocolError: the signature is not good
+    :raises LocalProtocolError: the signature is not valid
     """
     signer = as_signer(key)
     if isinstance(signer, Key):
@@ -91,7 +91,7 @@ async def signed(key: KeyPair, data: bytes, algorithm: str) -> bytes:
 
 
 def _threads() -> CapacityLimiter:
-    """Return what keeps count of the signatures that are being made in this event loop."""
+    """Return the limiter for concurrent signatures in this event loop."""
     limiter = _limiter.get(None)
     if limiter is None:
         limiter = CapacityLimiter(THREADS)

@@ -57,7 +57,7 @@ def test_every_state_is_in_the_picture(name: str) -> None:
 
 def test_notes_come_from_the_code() -> None:
     assert drawings.notes_of(Step) == {"TWO": "The second of them."}
-    assert "It was not entered yet." in words(drawings.draw_states("session"))
+    assert "Not entered yet." in words(drawings.draw_states("session"))
 
 
 FORWARD: Mapping[Step, Sequence[Step]] = {Step.ONE: (Step.TWO,), Step.TWO: (), Step.THREE: ()}
