@@ -1,8 +1,8 @@
-"""Key exchange, key derivation and packet protection: the arithmetic of the transport layer.
+"""Key exchange, key derivation and packet protection: the cryptography of the transport protocol.
 
-Nothing here knows a message. Three things are asked of this package, each by an algorithm's name:
+Nothing here knows any messages. The package offers three things, each by the name of an algorithm:
 
-* :func:`key_exchange` gives a method for agreeing on a secret; :func:`derive_key` makes keys of it,
+* :func:`key_exchange` returns a method for agreeing on a secret; :func:`derive_key` derives keys,
 * :func:`encryption_parameters` and :func:`mac_key_size` tell which keys an algorithm needs,
 * :func:`packet_sealer` and :func:`packet_opener` turn payloads into packets and back.
 """

@@ -1,9 +1,9 @@
-"""AES in Galois/Counter mode (RFC 5647, as OpenSSH frames it).
+"""AES in Galois/Counter Mode (RFC 5647, with OpenSSH's framing).
 
-The length field stays in clear and is authenticated; all behind it is encrypted, aligned to 16
-bytes, and followed by a tag of 16 bytes. The nonce is 4 fixed bytes and a 64-bit counter, both
-begun by the initial vector; the counter goes up by one with each packet and wraps without carry
-into the fixed part.
+The length field is authenticated, but not encrypted; everything after it is encrypted, aligned to
+16 bytes, and followed by a 16-byte tag. The nonce consists of 4 fixed bytes and a 64-bit counter,
+both taken from the initial vector; the counter is incremented for each packet, and wraps without a
+carry into the fixed part.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class GcmSealer:
         self._take_padding = PaddingSource(random).take
 
     def seal(self, sequence: int, head: Buffer, body: Buffer = b"", tail: bytes = b"") -> bytes:
-        """Return the whole packet; see :meth:`PacketSealer.seal`."""
+        """Return the complete packet; see :meth:`PacketSealer.seal`."""
         size = 1 + len(head) + len(body) + len(tail)
         padding = _PADDING[size % _BLOCK_SIZE]
         length = LENGTH.pack(size + padding)
@@ -91,7 +91,7 @@ class GcmOpener:
         try:
             plain = self._decrypt(
                 self._next_nonce(),
-                # No name holds the view: the caller's buffer must be free to change its size.
+                # No variable refers to the view: the caller must be able to resize its buffer.
                 buffer[start:end] if packet_length < VIEW_FROM else memoryview(buffer)[start:end],
                 buffer[offset:start],
             )
@@ -101,9 +101,9 @@ class GcmOpener:
 
 
 def _nonces(iv: bytes) -> Iterator[bytes]:
-    """Yield each nonce that belongs to ``iv`` once, so that none can be used twice."""
+    """Yield each nonce that belongs to ``iv`` once, so that none can be reused."""
     fixed, first = _NONCE.unpack_from(iv)
     counters: Iterator[int] = count(first)
-    if first > _COUNTERS - _PACKETS:  # it will wrap; otherwise the plain counter weighs less
+    if first > _COUNTERS - _PACKETS:  # it will wrap; otherwise a plain counter is cheaper
         counters = chain(range(first, _COUNTERS), range(first))
     return map(_NONCE.pack, repeat(fixed), counters)

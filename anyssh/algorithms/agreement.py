@@ -1,7 +1,7 @@
-"""Elliptic curve key pairs, and what every key pair can do: agree with a peer's public value.
+"""Elliptic curve key pairs, and the interface of all key pairs: agreeing on a secret with a peer.
 
-All arithmetic is the cryptography package's. This module checks encodings before they reach it, and
-says what was wrong with a peer's value in our own error.
+All arithmetic is done by the cryptography package. This module validates encodings first, and
+reports invalid values from a peer as our own error.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ _ECDH: Final = ec.ECDH()
 
 
 class KeyPair(Protocol):
-    """An ephemeral private key, good for one exchange."""
+    """An ephemeral private key for a single exchange."""
 
     @property
     def public(self) -> bytes:
-        """Contents of the wire string that carries the public value."""
+        """The public value, as the contents of a wire string."""
         ...
 
     def agree(self, peer_public: Buffer) -> bytes:
         """Return the shared secret, big-endian.
 
-        :param peer_public: contents of the wire string that carries the peer's public value
+        :param peer_public: the peer's public value, as the contents of a wire string
         :raises RemoteProtocolError: the value is not acceptable
         """
         ...
@@ -54,7 +54,7 @@ class X25519Pair:
     __slots__ = ("_private", "public")
 
     def __init__(self, private: X25519PrivateKey | None = None) -> None:
-        """Make a key pair.
+        """Create a key pair.
 
         :param private: random unless given
         """
@@ -65,8 +65,8 @@ class X25519Pair:
         """Return the 32 bytes of the shared secret.
 
         :param peer_public: the peer's 32 bytes
-        :raises RemoteProtocolError: they are not 32, or the secret is all zeros, as for points of
-            small order (RFC 8731 section 3)
+        :raises RemoteProtocolError: there are not 32 bytes, or the secret is all zeros, as for
+            points of small order (RFC 8731 section 3)
         """
         if len(peer_public) != X25519_SIZE:
             raise peer_value_error(
@@ -74,7 +74,7 @@ class X25519Pair:
             )
         try:
             secret = self._private.exchange(X25519PublicKey.from_public_bytes(bytes(peer_public)))
-        except ValueError:  # the library refuses the all-zero secret by itself
+        except ValueError:  # the library itself rejects the all-zero secret
             secret = bytes(X25519_SIZE)
         if not any(secret):
             raise peer_value_error("an X25519 exchange gave the all-zero secret")
@@ -82,7 +82,7 @@ class X25519Pair:
 
 
 class EllipticCurvePair:
-    """A key pair on one of the NIST curves (RFC 5656 section 4)."""
+    """A key pair on a NIST curve (RFC 5656 section 4)."""
 
     __slots__ = ("_private", "public")
 
@@ -95,8 +95,8 @@ class EllipticCurvePair:
     def agree(self, peer_public: Buffer) -> bytes:
         """Return the x coordinate of the shared point.
 
-        :param peer_public: the peer's point, 0x04 and both coordinates
-        :raises RemoteProtocolError: it has another form or size, or is not on the curve
+        :param peer_public: the peer's point: 0x04 and both coordinates
+        :raises RemoteProtocolError: it has another format or size, or is not on the curve
         """
         curve = self._private.curve
         size = 1 + 2 * ((curve.key_size + 7) // 8)
@@ -114,10 +114,10 @@ class EllipticCurvePair:
 
 
 def curve_pairs(curve: ec.EllipticCurve) -> Callable[[], EllipticCurvePair]:
-    """Return a function that makes a new key pair on ``curve``."""
+    """Return a function that creates key pairs on ``curve``."""
     return lambda: EllipticCurvePair(ec.generate_private_key(curve))
 
 
 def peer_value_error(message: str) -> RemoteProtocolError:
-    """Return the error for a public value that the peer should not have sent."""
+    """Return the error for an unacceptable public value of the peer."""
     return RemoteProtocolError(message, reason=DisconnectReason.KEY_EXCHANGE_FAILED)

@@ -1,7 +1,7 @@
-"""AES in counter and CBC mode, and HMAC: the parts of the two modes that need a MAC of their own.
+"""AES in counter and CBC mode, and HMAC: the parts of the two modes with a separate MAC.
 
-A cipher's state runs on from packet to packet (RFC 4253 section 6.3, RFC 4344 section 4), so one
-context serves for as long as its keys do.
+The state of a cipher continues from packet to packet (RFC 4253 section 6.3, RFC 4344 section 4), so
+each key has a single context.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["BLOCK_SIZE", "SEQUENCE", "SEQUENCES", "Authenticator", "decryptor", 
 BLOCK_SIZE: Final = 16
 SEQUENCE: Final = struct.Struct(">I")
 SEQUENCES: Final = 0xFFFF_FFFF
-"""The bits of a packet's number that a MAC covers."""
+"""The bits of a packet's sequence number that a MAC covers."""
 
 _HASHES: Final[dict[str, Callable[[], hashes.HashAlgorithm]]] = {
     "sha256": hashes.SHA256,
@@ -31,20 +31,20 @@ _HASHES: Final[dict[str, Callable[[], hashes.HashAlgorithm]]] = {
 
 
 class Authenticator:
-    """Computes authentication codes under one key.
+    """Computes MACs under one key.
 
-    :ivar size: of a code, in bytes
+    :ivar size: the size of a MAC in bytes
     """
 
     __slots__ = ("_copy", "size")
 
     def __init__(self, parameters: MacParameters, key: bytes) -> None:
         self.size: int = parameters.key_size
-        # A copy of a keyed state is several times quicker than to key one for each packet.
+        # Copying a keyed state is several times as fast as keying one for each packet.
         self._copy = HMAC(key, _HASHES[parameters.hash_name]()).copy
 
     def code(self, prefix: bytes, data: Buffer) -> bytes:
-        """Return the code for ``prefix`` followed by ``data``."""
+        """Return the MAC of ``prefix`` followed by ``data``."""
         state = self._copy()
         state.update(prefix)
         state.update(data)
@@ -52,12 +52,12 @@ class Authenticator:
 
 
 def encryptor(parameters: EncryptionParameters, key: bytes, iv: bytes) -> Callable[[Buffer], bytes]:
-    """Return a function that encrypts whole blocks, one call after the other."""
+    """Return a function that encrypts whole blocks in successive calls."""
     return _cipher(parameters, key, iv).encryptor().update
 
 
 def decryptor(parameters: EncryptionParameters, key: bytes, iv: bytes) -> Callable[[Buffer], bytes]:
-    """Return a function that decrypts whole blocks, one call after the other."""
+    """Return a function that decrypts whole blocks in successive calls."""
     return _cipher(parameters, key, iv).decryptor().update
 
 

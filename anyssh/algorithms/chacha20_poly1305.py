@@ -1,8 +1,8 @@
-"""ChaCha20 and Poly1305, as OpenSSH joins them (PROTOCOL.chacha20poly1305).
+"""ChaCha20 and Poly1305, as combined by OpenSSH (PROTOCOL.chacha20poly1305).
 
-There are two keys. One encrypts nothing but the length field, so that it can be read before the tag
-is verified; the other the rest, and its first keystream block is the key of the tag, which covers
-both. The nonce is the packet's number, so a number may never return under one pair of keys.
+There are two keys. One encrypts only the length field, so that it can be read before the tag is
+verified. The other encrypts the rest, and its first keystream block is the key of the tag, which
+covers both. The nonce is the packet's sequence number, so no number may recur under the same keys.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ __all__ = ["ChachaOpener", "ChachaSealer"]
 _BLOCK_SIZE: Final = 8
 _PADDING: Final = padding_sizes(_BLOCK_SIZE)
 _MIN_LENGTH: Final = 16
-"""Of what we send: packets shorter than 16 bytes are not to be made (RFC 4253 section 6)."""
+"""When sending: RFC 4253 section 6 forbids packets shorter than 16 bytes."""
 _TAG_SIZE: Final = 16
 _KEY_SIZE: Final = 32
 _NONCE: Final = struct.Struct(">8xQ")
-"""The block counter, which begins at zero, and the packet's number."""
+"""The block counter, which starts at zero, and the sequence number."""
 _FIRST_BLOCK: Final = bytes(64)
 
 
@@ -53,7 +53,7 @@ class ChachaSealer:
         self._take_padding = PaddingSource(random).take
 
     def seal(self, sequence: int, head: Buffer, body: Buffer = b"", tail: bytes = b"") -> bytes:
-        """Return the whole packet; see :meth:`PacketSealer.seal`."""
+        """Return the complete packet; see :meth:`PacketSealer.seal`."""
         if sequence <= self._last_sequence:
             raise LocalProtocolError(
                 f"packet number {sequence} does not follow {self._last_sequence}"
@@ -116,5 +116,5 @@ class ChachaOpener:
 
 
 def _cipher(key: bytes) -> CipherContext:
-    """Return a keystream generator that is set to each packet's nonce before use."""
+    """Return a keystream generator, to be set to each packet's nonce before use."""
     return Cipher(ChaCha20(key, _NONCE.pack(0)), mode=None).encryptor()

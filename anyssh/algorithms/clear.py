@@ -1,7 +1,7 @@
-"""Packets without keys: before the first key exchange, and for ever if ``none`` was chosen.
+"""Packets without keys: before the first key exchange, or always if ``none`` was negotiated.
 
-They are aligned to 8 bytes when sent. When received they need not be: some peers leave the length
-field out of the sum, and there is nothing to protect.
+They are aligned to 8 bytes when sent. Received ones need not be: some peers do not count the length
+field, and there is nothing to protect.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BLOCK_SIZE: Final = 8
 _PADDING: Final = padding_sizes(_BLOCK_SIZE)
 _HEAD: Final = struct.Struct(">IB")
 _BYTE_AND_PAYLOAD: Final = 2
-"""What a packet holds besides its padding, at least: padding_length and one byte."""
+"""The least that a packet holds besides its padding: padding_length and one byte."""
 
 
 class ClearSealer:
@@ -39,7 +39,7 @@ class ClearSealer:
         self._padding = PaddingSource(random)
 
     def seal(self, sequence: int, head: Buffer, body: Buffer = b"", tail: bytes = b"") -> bytes:
-        """Return the whole packet; see :meth:`PacketSealer.seal`."""
+        """Return the complete packet; see :meth:`PacketSealer.seal`."""
         size = _HEAD.size + len(head) + len(body) + len(tail)
         padding = _PADDING[size % _BLOCK_SIZE]
         start = _HEAD.pack(size - LENGTH_SIZE + padding, padding)
@@ -47,7 +47,7 @@ class ClearSealer:
 
 
 class ClearOpener:
-    """Takes the payload out of packets that nothing protects."""
+    """Extracts payloads from unprotected packets."""
 
     __slots__ = ()
 

@@ -1,7 +1,7 @@
-"""From the shared secret to keys: one hash chain per letter (RFC 4253 section 7.2).
+"""Key derivation from the shared secret: one hash chain per letter (RFC 4253 section 7.2).
 
 The first block is ``HASH(K || H || letter || session_id)``; each further one hashes ``K || H`` and
-all blocks so far. ``K`` comes encoded, because methods differ in how it enters the hash.
+all blocks so far. ``K`` is passed encoded, as methods differ in how it enters the hash.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ def derive_key(
 ) -> bytes:
     """Derive one key or initial vector (RFC 4253 section 7.2).
 
-    :param hash_name: the key exchange method's hash, by its name in :mod:`hashlib`
+    :param hash_name: the hash of the key exchange method, as named by :mod:`hashlib`
     :param encoded_secret: the shared secret with its length, as it entered the exchange hash
     :param exchange_hash: H of this key exchange
-    :param letter: ``b"A"`` to ``b"F"``: which of the six it is to be
+    :param letter: ``b"A"`` to ``b"F"``, which selects one of the six keys
     :param session_id: H of the connection's first key exchange
-    :param size: bytes wanted; 0 gives ``b""``
+    :param size: the number of bytes to derive; 0 returns ``b""``
     """
     if not size:
         return b""

@@ -1,12 +1,12 @@
-"""Authenticate the plain packet and encrypt it too: the older codes (RFC 4253 section 6.4).
+"""Encrypt-and-MAC: authenticating the plaintext packet (RFC 4253 section 6.4).
 
 The length field is encrypted with the rest, so the first block is decrypted before the length is
-known. The code covers the packet's number and the plain packet.
+known. The MAC covers the packet's sequence number and the plaintext packet.
 
-With CBC this is a trap: an attacker who repeats a block as the beginning of a packet could tell
-what it decrypts to from the number of bytes that we then wait for. So after anything that is wrong
-:class:`CbcAndMacOpener` reads on until it has had the same number of bytes each time, and only
-then fails. CBC is never offered unless an application asks for it.
+With CBC this is a trap: an attacker who replays a block as the start of a packet could learn what
+it decrypts to, from the number of bytes that we then wait for. So after anything invalid,
+:class:`CbcAndMacOpener` first reads on until a fixed number of bytes was received, and only then
+fails. CBC is only offered if an application enables it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .packets import (
 __all__ = ["DISCARD_SIZE", "CbcAndMacOpener", "EncryptAndMacOpener", "EncryptAndMacSealer"]
 
 DISCARD_SIZE: Final = 256 * 1024
-"""Bytes that are read of a bad CBC packet, and after it, before the connection fails."""
+"""Bytes of and after an invalid CBC packet that are read before the connection fails."""
 
 _DISCARD_STEP: Final = 32 * 1024
 _PADDING: Final = padding_sizes(BLOCK_SIZE)
@@ -39,7 +39,7 @@ _HEAD: Final = struct.Struct(">IB")
 
 
 class EncryptAndMacSealer:
-    """Authenticates a plain packet and encrypts it."""
+    """Authenticates a plaintext packet and encrypts it."""
 
     __slots__ = ("_authenticator", "_encrypt", "_take_padding")
 
@@ -54,7 +54,7 @@ class EncryptAndMacSealer:
         self._take_padding = PaddingSource(random).take
 
     def seal(self, sequence: int, head: Buffer, body: Buffer = b"", tail: bytes = b"") -> bytes:
-        """Return the whole packet; see :meth:`PacketSealer.seal`."""
+        """Return the complete packet; see :meth:`PacketSealer.seal`."""
         size = _HEAD.size + len(head) + len(body) + len(tail)
         padding = _PADDING[size % BLOCK_SIZE]
         start = _HEAD.pack(size - LENGTH_SIZE + padding, padding)
@@ -64,7 +64,7 @@ class EncryptAndMacSealer:
 
 
 class EncryptAndMacOpener:
-    """Decrypts a packet and verifies it before anything but its length is looked at."""
+    """Decrypts a packet, and verifies it before using anything but its length."""
 
     __slots__ = ("_authenticator", "_decrypt", "_first_block", "trailer_size")
 
@@ -78,7 +78,7 @@ class EncryptAndMacOpener:
 
     def packet_length(self, sequence: int, buffer: bytearray, offset: int) -> int:
         """Return the length field; see :meth:`PacketOpener.packet_length`."""
-        # A cipher that chains must see each block once, but the length may be asked for again.
+        # A stateful cipher must see each block once, but the length may be requested again.
         if not self._first_block:
             self._first_block = self._decrypt(buffer[offset : offset + BLOCK_SIZE])
         length: int = LENGTH.unpack_from(self._first_block)[0]
@@ -104,12 +104,12 @@ class EncryptAndMacOpener:
 
 
 class CbcAndMacOpener(EncryptAndMacOpener):
-    """Never tells from when it fails what a block decrypts to.
+    """Does not reveal what a block decrypts to by when it fails.
 
-    Once something is wrong, it takes the input for further packets of a modest length, for which
-    :meth:`open` returns ``b""``. The connection fails when :data:`DISCARD_SIZE` bytes were read,
-    counted from the first of the packet that was wrong, whatever was wrong with it. (A packet that
-    is about as long as that, or longer if the limits permit it, fails where it ends.)
+    Once anything is invalid, it treats the input as further packets of moderate length, for which
+    :meth:`open` returns ``b""``. The connection fails once :data:`DISCARD_SIZE` bytes were read,
+    counted from the start of the invalid packet, whatever was wrong with it. (A packet of about
+    that length, or longer if the limits permit it, fails at its end.)
     """
 
     __slots__ = ("_discard",)
@@ -119,7 +119,7 @@ class CbcAndMacOpener(EncryptAndMacOpener):
         self._discard: int | None = None
 
     def packet_length(self, sequence: int, buffer: bytearray, offset: int) -> int:
-        """Return the length field, or one to read on with.
+        """Return the length field, or a length to read on with.
 
         See :meth:`PacketOpener.packet_length`.
         """
@@ -128,7 +128,7 @@ class CbcAndMacOpener(EncryptAndMacOpener):
         return super().packet_length(sequence, buffer, offset)
 
     def refuse_length(self, packet_length: int) -> int:
-        """Return how much to read on; see :meth:`PacketOpener.refuse_length`."""
+        """Return a length to read on with; see :meth:`PacketOpener.refuse_length`."""
         if self._discard is None:
             self._discard = DISCARD_SIZE
         return self._next_step(self._discard)
@@ -144,7 +144,7 @@ class CbcAndMacOpener(EncryptAndMacOpener):
             except RemoteProtocolError:
                 self._discard = DISCARD_SIZE
         else:
-            # Authenticating takes as long as for a packet whose length was not refused.
+            # Authenticate anyway, to take as long as for a packet with an acceptable length.
             self._authenticator.code(b"", buffer[offset : offset + size])
         self._discard -= size
         if self._discard < self._shortest_step():
@@ -152,7 +152,7 @@ class CbcAndMacOpener(EncryptAndMacOpener):
         return b""
 
     def _next_step(self, left: int) -> int:
-        """Return a packet_length such that never less than one packet remains to be read."""
+        """Return a packet_length that never leaves less than one packet to be read."""
         step = left if left < _DISCARD_STEP + self._shortest_step() else _DISCARD_STEP
         return step - LENGTH_SIZE - self.trailer_size
 

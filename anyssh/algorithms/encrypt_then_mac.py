@@ -1,7 +1,7 @@
-"""Encrypt, then authenticate: the ``-etm@openssh.com`` codes (OpenSSH PROTOCOL, section 1.7).
+"""Encrypt-then-MAC: the ``-etm@openssh.com`` algorithms (OpenSSH PROTOCOL, section 1.7).
 
-The length field stays in clear and does not count for alignment. The code covers the packet's
-number, the length and the encrypted rest, and is verified before anything is decrypted.
+The length field is not encrypted, and does not count for alignment. The MAC covers the packet's
+sequence number, the length and the ciphertext, and is verified before anything is decrypted.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class EncryptThenMacSealer:
         self._take_padding = PaddingSource(random).take
 
     def seal(self, sequence: int, head: Buffer, body: Buffer = b"", tail: bytes = b"") -> bytes:
-        """Return the whole packet; see :meth:`PacketSealer.seal`."""
+        """Return the complete packet; see :meth:`PacketSealer.seal`."""
         size = 1 + len(head) + len(body) + len(tail)
         padding = _PADDING[size % BLOCK_SIZE]
         encrypted = self._encrypt(

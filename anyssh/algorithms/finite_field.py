@@ -1,13 +1,14 @@
-"""Diffie-Hellman in the groups 14 and 16 of RFC 3526.
+"""Diffie-Hellman in groups 14 and 16 of RFC 3526.
 
-The cryptography package raises to powers, ten times as fast as Python and in a time that does not
-depend on the exponent. It has deprecated its Diffie-Hellman over finite fields. Once that is gone,
-or where it refuses, :func:`pow` does it, whose time does depend on the exponent; each exponent is
-therefore used for one exchange only. What is checked, and how large exponents are, is decided here.
+The cryptography package does the exponentiation, ten times as fast as Python, and in a time that
+does not depend on the exponent. It has deprecated finite-field Diffie-Hellman. Once that is gone,
+or where it refuses, :func:`pow` is used, whose time does depend on the exponent; therefore each
+exponent is used for one exchange only. The checks, and the size of exponents, are up to this
+module.
 
-:func:`pow` keeps the interpreter to itself until it is done, so a worker thread would not let
-others run meanwhile. A server's part then takes about 6 ms in group 14 and 33 ms in group 16, which
-is one reason why both are opt-in.
+:func:`pow` does not release the interpreter lock, so a worker thread would not help. A server's
+    part then takes about 6 ms in group 14 and 33 ms in group 16, which is one reason why both are
+    opt-in.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ _GENERATOR: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The numbers modulo a safe prime, with the generator 2.
+    """The integers modulo a safe prime, with the generator 2.
 
     :ivar prime: the modulus
-    :ivar exponent_bits: size of a private exponent (the larger estimate of RFC 3526 section 8)
+    :ivar exponent_bits: the size of private exponents (the larger estimate of RFC 3526 section 8)
     """
 
     prime: int
@@ -80,15 +81,15 @@ GROUP16: Final = Group(
 
 
 class DiffieHellmanPair:
-    """One private exponent and its public value (RFC 4253 section 8)."""
+    """A private exponent and its public value (RFC 4253 section 8)."""
 
     __slots__ = ("_exponent", "_group", "public")
 
     def __init__(self, group: Group, exponent: int | None = None) -> None:
-        """Make a key pair.
+        """Create a key pair.
 
         :param group: the group that both sides use
-        :param exponent: private; random unless given
+        :param exponent: the private exponent; random unless given
         """
         if exponent is None:
             bits = group.exponent_bits
@@ -100,9 +101,9 @@ class DiffieHellmanPair:
     def agree(self, peer_public: Buffer) -> bytes:
         """Return the shared secret, big-endian.
 
-        :param peer_public: contents of the peer's mpint
-        :raises RemoteProtocolError: it is not a minimal mpint from 2 to p - 2, or the secret is
-            0 or 1 (RFC 4253 section 8, RFC 8268 section 4)
+        :param peer_public: the contents of the peer's mpint
+        :raises RemoteProtocolError: it is not a minimal mpint from 2 to p - 2, or the secret is 0
+            or 1 (RFC 4253 section 8, RFC 8268 section 4)
         """
         prime = self._group.prime
         value = _parse_mpint_contents(peer_public, prime)
@@ -115,24 +116,24 @@ class DiffieHellmanPair:
 
 
 def _power(group: Group, base: int, exponent: int) -> int:
-    """Return ``base ** exponent``, as the secret of an agreement with the public value ``base``."""
+    """Return ``base ** exponent``, as the shared secret for the public value ``base``."""
     library = _library()
-    # Exponents of the group's size make no degenerate secret, which the library could not bear.
+    # Exponents of the group's size give no degenerate secret, which the library cannot handle.
     if library is not None and exponent.bit_length() <= group.exponent_bits:
         parameters = library.DHParameterNumbers(group.prime, _GENERATOR)
         peer = library.DHPublicNumbers(base, parameters)
         try:
-            # What the pair's own public value is does not matter.
+            # The pair's own public value is irrelevant here.
             private = library.DHPrivateNumbers(exponent, peer).private_key()
             return int.from_bytes(private.exchange(peer.public_key()), "big")
         except (ValueError, UnsupportedAlgorithm, InternalError):
-            pass  # there is nothing wrong with the numbers, but with what the library can do
+            pass  # the numbers are fine, but the library does not support them
     return pow(base, exponent, group.prime)
 
 
 @dataclass(frozen=True, slots=True)
 class _Library:
-    """What we need of the cryptography package."""
+    """What we need from the cryptography package."""
 
     DHParameterNumbers: Any
     DHPrivateNumbers: Any
@@ -142,7 +143,7 @@ class _Library:
 @cache
 def _library() -> _Library | None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # to look at deprecated names warns
+        warnings.simplefilter("ignore")  # accessing deprecated names warns
         try:
             from cryptography.hazmat.primitives.asymmetric import dh
 

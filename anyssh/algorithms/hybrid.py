@@ -1,9 +1,9 @@
-"""ML-KEM-768 with X25519: a secret that holds as long as one of the two is unbroken.
+"""ML-KEM-768 with X25519: the secret is safe as long as one of the two is unbroken.
 
 The client sends an encapsulation key and an X25519 value, the server a ciphertext and its X25519
-value, each pair as one string. The secret is ``SHA-256(K_PQ || K_CL)``, encoded as a string, not as
-an mpint (draft-ietf-sshm-mlkem-hybrid-kex). Importing this module fails where the cryptography
-package has no ML-KEM.
+value, each as one string. The secret is ``SHA-256(K_PQ || K_CL)``, encoded as a string, not as an
+mpint (draft-ietf-sshm-mlkem-hybrid-kex). Importing this module fails if the cryptography package
+does not have ML-KEM.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class HybridShare(ClientShare):
     def finish(self, server_public: bytes) -> bytes:
         """Return the shared secret as a string; see :meth:`ClientShare.finish`."""
         ciphertext, peer = _split(server_public, CIPHERTEXT_SIZE)
-        # A ciphertext that was tampered with gives a secret that nobody else has, not an error.
+        # A manipulated ciphertext yields a different secret, not an error.
         quantum_safe = self._decapsulation_key.decapsulate(ciphertext)
         return _combine(quantum_safe, self._pair.agree(peer))
 
@@ -69,7 +69,7 @@ class HybridExchange(KeyExchangeAlgorithm):
         return ciphertext + pair.public, _combine(quantum_safe, classical)
 
     def is_supported(self) -> bool:
-        """Tell whether the library below can do ML-KEM."""
+        """Tell whether the underlying library supports ML-KEM."""
         try:
             MLKEM768PrivateKey.generate()
         except UnsupportedAlgorithm:

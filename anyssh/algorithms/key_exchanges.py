@@ -1,4 +1,4 @@
-"""Key exchange methods by name, and those of Diffie and Hellman."""
+"""Key exchange methods by name, and the Diffie-Hellman family of methods."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["is_available", "key_exchange"]
 
 
 class DiffieHellmanShare(ClientShare):
-    """The client's half where both sides send the same kind of public value."""
+    """The client's half of a method where both sides send the same kind of public value."""
 
     __slots__ = ("_pair",)
 
@@ -32,7 +32,7 @@ class DiffieHellmanShare(ClientShare):
 
 
 class DiffieHellmanExchange(KeyExchangeAlgorithm):
-    """Two key pairs of one kind: finite field, NIST curve or Curve25519.
+    """Diffie-Hellman in a finite field, on a NIST curve or on Curve25519.
 
     (RFC 4253 section 8, RFC 5656 section 4, RFC 8731.)
     """
@@ -71,7 +71,8 @@ def key_exchange(name: str) -> KeyExchangeAlgorithm:
     """Return a key exchange method.
 
     :param name: one of :class:`~anyssh.constants.KeyExchange`, except ``none``
-    :raises ValueError: no such method is known, or the cryptography package here cannot do it
+    :raises ValueError: the method is unknown, or the installed cryptography package does not
+        support it
     """
     algorithm = _DIFFIE_HELLMAN.get(name)
     if algorithm is None and name == KeyExchange.MLKEM768_X25519_SHA256:
@@ -82,7 +83,7 @@ def key_exchange(name: str) -> KeyExchangeAlgorithm:
 
 
 def is_available(name: str) -> bool:
-    """Tell whether :func:`key_exchange` knows a method and can do it with what is installed."""
+    """Tell whether :func:`key_exchange` supports a method with what is installed."""
     if name == KeyExchange.MLKEM768_X25519_SHA256:
         return _hybrid() is not None
     return name in _DIFFIE_HELLMAN
@@ -90,7 +91,7 @@ def is_available(name: str) -> bool:
 
 @cache
 def _hybrid() -> KeyExchangeAlgorithm | None:
-    # Releases of cryptography before 47 have no ML-KEM, nor have builds with older OpenSSL.
+    # Versions of cryptography before 47, and builds with older OpenSSL, have no ML-KEM.
     try:
         from .hybrid import HybridExchange
     except ImportError:

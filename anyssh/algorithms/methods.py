@@ -1,8 +1,8 @@
-"""What a key exchange method does: what the client sends, what the server answers, the secret.
+"""The interface of a key exchange method: the client's message, the server's answer, the secret.
 
-Public values are the contents of the wire string in the messages 30 and 31. The secret comes back
+Public values are the contents of the wire strings in messages 30 and 31. The secret is returned
 encoded with its length, ready for the exchange hash and for key derivation: as an mpint, or as a
-string where the method says so.
+string if the method says so.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["ClientShare", "KeyExchangeAlgorithm"]
 class ClientShare(ABC):
     """The client's half of one exchange.
 
-    :ivar public: contents of the wire string in message 30
+    :ivar public: the contents of the wire string in message 30
     """
 
     __slots__ = ("public",)
@@ -27,16 +27,16 @@ class ClientShare(ABC):
     def finish(self, server_public: bytes) -> bytes:
         """Return the shared secret, encoded as it enters the exchange hash.
 
-        :param server_public: contents of the wire string in message 31
+        :param server_public: the contents of the wire string in message 31
         :raises RemoteProtocolError: the value is not acceptable; with ``KEY_EXCHANGE_FAILED``
         """
 
 
 class KeyExchangeAlgorithm(ABC):
-    """A method to agree on a secret; stateless.
+    """A method for agreeing on a secret; stateless.
 
-    :ivar name: as it is negotiated
-    :ivar hash_name: of the exchange hash and the key derivation, for :mod:`hashlib`
+    :ivar name: the negotiated name
+    :ivar hash_name: the hash for the exchange hash and key derivation, as named by :mod:`hashlib`
     """
 
     __slots__ = ("hash_name", "name")
@@ -56,8 +56,8 @@ class KeyExchangeAlgorithm(ABC):
     def server_reply(self, client_public: bytes) -> tuple[bytes, bytes]:
         """Answer a client, with fresh keys.
 
-        :param client_public: contents of the wire string in message 30
-        :returns: contents of the wire string for message 31, and the shared secret, encoded as it
-            enters the exchange hash
+        :param client_public: the contents of the wire string in message 30
+        :returns: the contents of the wire string for message 31, and the shared secret, encoded as
+            it enters the exchange hash
         :raises RemoteProtocolError: the value is not acceptable; with ``KEY_EXCHANGE_FAILED``
         """

@@ -1,7 +1,7 @@
-"""What each cipher and each message authentication code needs: sizes in bytes, and a hash.
+"""The parameters of each cipher and MAC: sizes in bytes, and a hash.
 
-A table for each kind, looked up by the name that is negotiated. The key exchange asks for the sizes
-before it derives keys; :mod:`~anyssh.algorithms.protection` checks what it is given against them.
+There is a table for each kind, indexed by the negotiated name. Key exchange looks sizes up before
+it derives keys; :mod:`~anyssh.algorithms.protection` checks its arguments against them.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class EncryptionParameters:
-    """What a cipher needs, in bytes.
+    """The parameters of a cipher, in bytes.
 
-    :ivar name: as it is negotiated
-    :ivar key_size: of the key, or of both keys together
-    :ivar iv_size: of the initial vector; 0 where there is none
-    :ivar block_size: encrypted parts of a packet are a multiple of it
-    :ivar is_aead: whether the cipher authenticates, so that no MAC takes part
+    :ivar name: the negotiated name
+    :ivar key_size: the size of the key, or of both keys together
+    :ivar iv_size: the size of the initial vector; 0 if there is none
+    :ivar block_size: the encrypted parts of a packet are a multiple of it
+    :ivar is_aead: whether the cipher authenticates, so that no MAC is used
     """
 
     name: str
@@ -47,12 +47,12 @@ class EncryptionParameters:
 
 @dataclass(frozen=True, slots=True)
 class MacParameters:
-    """What a message authentication code needs.
+    """The parameters of a MAC.
 
-    :ivar name: as it is negotiated
-    :ivar hash_name: of the HMAC, for :mod:`hashlib`
-    :ivar key_size: bytes; its code has the same size
-    :ivar is_encrypt_then_mac: whether the code covers the encrypted packet, not the plain one
+    :ivar name: the negotiated name
+    :ivar hash_name: the hash of the HMAC, as named by :mod:`hashlib`
+    :ivar key_size: the size in bytes of the key, and of the MAC
+    :ivar is_encrypt_then_mac: whether the MAC covers the encrypted packet instead of the plaintext
     """
 
     name: str
@@ -64,7 +64,7 @@ class MacParameters:
 _ENCRYPTIONS: Final = {
     parameters.name: parameters
     for parameters in (
-        # Of the 16 bytes of their initial vector the GCM ciphers use 12 (RFC 5647 section 7.1).
+        # Of their 16-byte initial vector, the GCM ciphers use 12 bytes (RFC 5647 section 7.1).
         EncryptionParameters(Encryption.AES256_GCM, 32, 16, 16, is_aead=True),
         EncryptionParameters(Encryption.AES128_GCM, 16, 16, 16, is_aead=True),
         EncryptionParameters(Encryption.CHACHA20_POLY1305, 64, 0, 8, is_aead=True),
@@ -87,10 +87,10 @@ _MACS: Final = {
 
 
 def encryption_parameters(name: str) -> EncryptionParameters:
-    """Return what a cipher needs.
+    """Return the parameters of a cipher.
 
-    :param name: one of :class:`~anyssh.constants.Encryption`, ``none`` included
-    :raises ValueError: no such cipher is known
+    :param name: one of :class:`~anyssh.constants.Encryption`, including ``none``
+    :raises ValueError: the cipher is unknown
     """
     try:
         return _ENCRYPTIONS[name]
@@ -99,10 +99,10 @@ def encryption_parameters(name: str) -> EncryptionParameters:
 
 
 def mac_parameters(name: str) -> MacParameters:
-    """Return what a message authentication code needs.
+    """Return the parameters of a MAC.
 
     :param name: one of :class:`~anyssh.constants.Mac`, except ``none``
-    :raises ValueError: no such code is known
+    :raises ValueError: the MAC is unknown
     """
     try:
         return _MACS[name]
@@ -113,7 +113,7 @@ def mac_parameters(name: str) -> MacParameters:
 def mac_key_size(name: str) -> int:
     """Return the size of a MAC's key in bytes, 0 for ``none``.
 
-    :raises ValueError: no such MAC is known
+    :raises ValueError: the MAC is unknown
     """
     return 0 if name == Mac.NONE else mac_parameters(name).key_size
 
@@ -121,18 +121,18 @@ def mac_key_size(name: str) -> int:
 def mac_digest(name: str) -> str:
     """Return the :mod:`hashlib` name of a MAC's hash.
 
-    :raises ValueError: no such MAC is known, or it is ``none``
+    :raises ValueError: the MAC is unknown, or ``none``
     """
     return mac_parameters(name).hash_name
 
 
 def needs_strict_key_exchange(encryption: str, mac: str) -> bool:
-    """Tell whether a pair is safe only if both sides keep strict key exchange.
+    """Tell whether a cipher and MAC are safe only with strict key exchange.
 
-    Without it, packets can be removed from the start of a connection unnoticed when the cipher
-    takes its nonce from the packet number, or chains blocks under an encrypt-then-MAC code.
+    Without it, packets can be removed unnoticed from the start of a connection, if the cipher takes
+    its nonce from the sequence number, or chains blocks under an encrypt-then-MAC algorithm.
 
-    :raises ValueError: one of the names is not known
+    :raises ValueError: one of the names is unknown
     """
     parameters = encryption_parameters(encryption)
     if parameters.is_aead:

@@ -1,7 +1,7 @@
-"""Chooses the mode that protects packets, from the names that were negotiated.
+"""Chooses the mode of packet protection for the negotiated algorithms.
 
 There are five: clear, encrypt-and-MAC, encrypt-then-MAC, AES-GCM and ChaCha20-Poly1305. A cipher
-without authentication, or a MAC without a cipher, is none of them and is refused.
+without authentication, or a MAC without a cipher, is refused.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["clear_opener", "clear_sealer", "packet_opener", "packet_sealer"]
 def clear_sealer(random: Callable[[int], bytes]) -> PacketSealer:
     """Return a sealer for packets without keys.
 
-    :param random: returns as many unpredictable bytes as it is asked for
+    :param random: returns the given number of unpredictable bytes
     """
     return ClearSealer(random)
 
@@ -48,17 +48,17 @@ def packet_sealer(
     mac_key: bytes,
     random: Callable[[int], bytes],
 ) -> PacketSealer:
-    """Return the sealer for one direction under new keys.
+    """Return the sealer of one direction for new keys.
 
     :param encryption: one of :class:`~anyssh.constants.Encryption`
-    :param mac: one of :class:`~anyssh.constants.Mac`; not looked at if the cipher authenticates
-    :param iv: initial vector, :attr:`EncryptionParameters.iv_size` bytes
-    :param key: key or keys of the cipher, :attr:`EncryptionParameters.key_size` bytes
-    :param mac_key: key of the MAC, :func:`mac_key_size` bytes; not looked at if the cipher
+    :param mac: one of :class:`~anyssh.constants.Mac`; ignored if the cipher authenticates
+    :param iv: the initial vector, :attr:`EncryptionParameters.iv_size` bytes
+    :param key: the key or keys of the cipher, :attr:`EncryptionParameters.key_size` bytes
+    :param mac_key: the key of the MAC, :func:`mac_key_size` bytes; ignored if the cipher
         authenticates
-    :param random: returns as many unpredictable bytes as it is asked for
-    :raises ValueError: a name is not known, the two do not protect together, or a key has not the
-        size it must have
+    :param random: returns the given number of unpredictable bytes
+    :raises ValueError: a name is unknown, the two do not protect together, or a key has the wrong
+        size
     """
     parameters, authentication = _check(encryption, mac, iv, key, mac_key)
     if encryption == Encryption.NONE:
@@ -77,10 +77,10 @@ def packet_sealer(
 def packet_opener(
     encryption: str, mac: str, *, iv: bytes, key: bytes, mac_key: bytes
 ) -> PacketOpener:
-    """Return the opener for one direction under new keys; parameters as in :func:`packet_sealer`.
+    """Return the opener of one direction for new keys; parameters as for :func:`packet_sealer`.
 
-    :raises ValueError: a name is not known, the two do not protect together, or a key has not the
-        size it must have
+    :raises ValueError: a name is unknown, the two do not protect together, or a key has the wrong
+        size
     """
     parameters, authentication = _check(encryption, mac, iv, key, mac_key)
     if encryption == Encryption.NONE:

@@ -1,8 +1,8 @@
-"""Keys: made, read, written, signed with and verified with.
+"""Keys: generating, reading, writing, signing and verifying.
 
-:class:`Key` and :func:`generate_key` stand in :mod:`~anyssh.keys.key`, the formats of key files in
-:mod:`~anyssh.keys.formats` and one module for each, certificates in
-:mod:`~anyssh.keys.certificate`. cryptography is loaded with the first key.
+:class:`Key` and :func:`generate_key` are in :mod:`~anyssh.keys.key`; the formats of key files in
+:mod:`~anyssh.keys.formats` and one module each; certificates in :mod:`~anyssh.keys.certificate`.
+    cryptography is imported with the first key.
 """
 
 from __future__ import annotations

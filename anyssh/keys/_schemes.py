@@ -1,10 +1,10 @@
-"""The three kinds of keys: how their wire blobs are read and written, how they sign and verify.
+"""The three kinds of keys: how they encode their wire blobs, sign and verify.
 
-A :class:`Scheme` is the behaviour of one key type, without state; :class:`~anyssh.keys.Key` holds
-one together with objects of the cryptography package, which does all the mathematics. Blobs
+A :class:`Scheme` is the stateless behaviour of one key type; a :class:`~anyssh.keys.Key` combines
+it with objects of the cryptography package, which does all the mathematics. The formats of blobs
 are RFC 4253 section 6.6 (RSA), RFC 5656 section 3.1 (ECDSA) and RFC 8709 section 4 (Ed25519).
 
-This module, and not :mod:`anyssh.keys.key`, imports cryptography: it is loaded with the first key.
+This module, and not :mod:`anyssh.keys.key`, imports cryptography, along with the first key.
 """
 
 from __future__ import annotations
@@ -53,25 +53,25 @@ _P521_ORDER: Final = int(
 
 
 class Scheme(Protocol):
-    """One key type. ``public`` and ``private`` are objects of the cryptography package."""
+    """A key type. ``public`` and ``private`` are objects of the cryptography package."""
 
     algorithm: str
     signature_algorithms: tuple[str, ...]
 
     def read_public(self, reader: Reader) -> Any:
-        """Read what follows the type name in a public blob; raise on whatever is not a key."""
+        """Read what follows the key type in a public blob; raise unless it is a valid key."""
 
     def public_blob(self, public: Any) -> bytes:
-        """Encode the public blob, type name included."""
+        """Encode the public blob, including the key type."""
 
     def bits(self, public: Any) -> int:
-        """Return the size by which the key is known."""
+        """Return the nominal size in bits."""
 
     def sign(self, private: Any, public: Any, data: bytes, algorithm: str) -> bytes:
-        """Return the inner signature, without the algorithm's name."""
+        """Return the inner signature, without the algorithm name."""
 
     def verify(self, public: Any, data: bytes, signature: bytes, algorithm: str) -> bool:
-        """Tell whether an inner signature is good."""
+        """Tell whether an inner signature is valid."""
 
 
 class RsaScheme:
@@ -96,7 +96,7 @@ class RsaScheme:
     def public_from_numbers(self, modulus: int, exponent: int) -> rsa.RSAPublicKey:
         """Build a public key from its two numbers.
 
-        :raises KeyFormatError: they are not within the bounds that keep verification cheap and safe
+        :raises KeyFormatError: they exceed the bounds that keep verification cheap and safe
         """
         bits = modulus.bit_length()
         if modulus < 0 or not MIN_RSA_BITS <= bits <= MAX_RSA_BITS:
@@ -120,7 +120,7 @@ class RsaScheme:
         self, private: rsa.RSAPrivateKey, public: rsa.RSAPublicKey, data: bytes, algorithm: str
     ) -> bytes:
         signature = private.sign(data, self._padding, self._hashes[algorithm])
-        # A fault in one half of the CRT computation would give the private key away.
+        # A fault in one half of the CRT computation would reveal the private key.
         if not self.verify(public, data, signature, algorithm):
             raise SSHError("the RSA signature just made does not verify; it was discarded")
         return signature
@@ -131,7 +131,7 @@ class RsaScheme:
         size = (public.key_size + 7) // 8
         if len(signature) > size:
             return False
-        # RFC 8332 section 3: signers may leave out leading zero bytes.
+        # RFC 8332 section 3: signers may omit leading zero bytes.
         signature = signature.rjust(size, b"\0")
         try:
             public.verify(signature, data, self._padding, self._hashes[algorithm])
@@ -141,7 +141,7 @@ class RsaScheme:
 
 
 class EcdsaScheme:
-    """ECDSA over one of the NIST curves (RFC 5656)."""
+    """ECDSA on a NIST curve (RFC 5656)."""
 
     def __init__(
         self, curve_name: str, curve: ec.EllipticCurve, order: int, digest: hashes.HashAlgorithm
@@ -163,7 +163,7 @@ class EcdsaScheme:
     def public_from_point(self, point: bytes) -> ec.EllipticCurvePublicKey:
         """Build a public key from an uncompressed point.
 
-        :raises KeyFormatError: it is not one, or not on the curve
+        :raises KeyFormatError: it is not an uncompressed point, or not on the curve
         """
         if len(point) != 1 + 2 * self.coordinate_size or point[0] != 4:
             raise KeyFormatError(
@@ -223,7 +223,7 @@ class Ed25519Scheme:
     def public_from_bytes(self, data: bytes) -> ed25519.Ed25519PublicKey:
         """Build a public key from its 32 bytes.
 
-        :raises KeyFormatError: there are not 32
+        :raises KeyFormatError: there are not 32 bytes
         """
         if len(data) != 32:
             raise KeyFormatError(f"an Ed25519 public key has 32 bytes, this one has {len(data)}")
@@ -263,7 +263,7 @@ CURVES: Final = (
     EcdsaScheme("nistp384", ec.SECP384R1(), _P384_ORDER, hashes.SHA384()),
     EcdsaScheme("nistp521", ec.SECP521R1(), _P521_ORDER, hashes.SHA512()),
 )
-# Older Dev Tunnels peers put the signature algorithm into the blob as if it were the key's type.
+# Older Dev Tunnels peers use the signature algorithm as the key type in blobs.
 _BY_BLOB_NAME: Final[dict[str, Scheme]] = {
     "ssh-rsa": RSA,
     HostKeyAlgorithm.RSA_SHA2_512: RSA,
@@ -272,13 +272,13 @@ _BY_BLOB_NAME: Final[dict[str, Scheme]] = {
     **{scheme.algorithm: scheme for scheme in CURVES},
 }
 ALGORITHMS: Final = tuple(_BY_BLOB_NAME)
-"""What keys can be made for."""
+"""What keys can be generated for."""
 
 _BY_CURVE: Final = {scheme.curve.name: scheme for scheme in CURVES}
 
 
 def scheme_for(name: str) -> Scheme | None:
-    """Return the scheme of a key type as blobs name it, or None."""
+    """Return the scheme for a key type as named in blobs, or None."""
     return _BY_BLOB_NAME.get(name)
 
 
@@ -294,7 +294,7 @@ def curve_scheme(curve: ec.EllipticCurve) -> EcdsaScheme:
 
 
 def scheme_of(public: object) -> Scheme:
-    """Return the scheme that an object of the cryptography package belongs to.
+    """Return the scheme of an object of the cryptography package.
 
     :raises KeyFormatError: it is of a kind that SSH does not use
     """

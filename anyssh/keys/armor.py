@@ -1,7 +1,7 @@
-"""Keys as text: lines between BEGIN and END, headers, base64.
+"""Keys as text: BEGIN and END lines, headers, base64.
 
-PEM (RFC 7468, and RFC 1421 for the headers of encrypted keys) has five dashes, the SSH2 formats
-(RFC 4716) have four with spaces. Text outside of the block is ignored, as all tools do.
+PEM (RFC 7468, and RFC 1421 for the headers of encrypted keys) uses five dashes, the SSH2 formats
+(RFC 4716) four dashes and spaces. Text outside of the block is ignored, as by all tools.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MAX_COMMENT_CHARACTERS: Final = 1000  # RFC 4716 section 3.3: a header's value 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What stands between BEGIN and END."""
+    """What is between BEGIN and END."""
 
     label: str
     headers: dict[str, str]
@@ -31,36 +31,36 @@ class Block:
 
 
 def decode_base64(text: str) -> bytes:
-    """Decode base64; white space may stand anywhere.
+    """Decode base64; white space may be anywhere.
 
-    :raises KeyFormatError: other characters, too much or too little padding
+    :raises KeyFormatError: there are other characters, or too much or too little padding
     """
     joined = "".join(text.split())
     try:
         data = base64.b64decode(joined, validate=True)
     except (binascii.Error, ValueError):
         raise KeyFormatError("not base64") from None
-    # The decoder passes over padding that is too much and over bits that do not count.
+    # The decoder ignores excess padding, and bits without meaning.
     if base64.b64encode(data).decode() != joined:
         raise KeyFormatError("not base64 in its one exact form")
     return data
 
 
 def tidy(comment: str) -> str:
-    """Make a comment from a file fit to be encoded again."""
+    """Make a comment from a file encodable again."""
     return comment.encode("utf-8", "replace").decode()
 
 
 def one_line(comment: str) -> str:
-    """Make a comment fit for a format of lines: whatever could end the line becomes a space."""
+    """Make a comment suitable for a line: anything that could end the line becomes a space."""
     shown = "".join(character if character.isprintable() else " " for character in comment)
     return tidy(shown).strip()
 
 
 def read_pem(text: str) -> Block:
-    """Read the first PEM block that holds a key.
+    """Read the first PEM block that contains a key.
 
-    :raises KeyFormatError: there is none, or its form is wrong
+    :raises KeyFormatError: there is none, or it is malformed
     """
     lines = iter(text.splitlines())
     for line in lines:
@@ -76,7 +76,7 @@ def read_pem(text: str) -> Block:
 def read_ssh2(text: str) -> Block:
     """Read the first SSH2 block (RFC 4716 section 3).
 
-    :raises KeyFormatError: there is none, or its form is wrong
+    :raises KeyFormatError: there is none, or it is malformed
     """
     lines = iter(text.splitlines())
     for line in lines:
@@ -110,15 +110,15 @@ def _read_block(lines: Iterator[str], label: str, end: str) -> Block:
 
 
 def pem(label: str, data: bytes, width: int = 64) -> str:
-    """Encode as PEM with a final line feed."""
+    """Encode as PEM, with a final line feed."""
     return f"-----BEGIN {label}-----\n{_wrapped(data, width)}\n-----END {label}-----\n"
 
 
 def ssh2(label: str, comment: str, data: bytes) -> str:
-    """Encode as an SSH2 block of lines of 70 characters, with the comment in a header."""
+    """Encode as an SSH2 block with lines of 70 characters, and the comment in a header."""
     header = ""
     if shown := one_line(comment)[:_MAX_COMMENT_CHARACTERS]:
-        # RFC 4716 section 3.3: a longer line goes on behind a backslash.
+        # RFC 4716 section 3.3: a longer line is continued after a backslash.
         pieces = _pieces(f'Comment: "{shown}"', 71)
         header = "\\\n".join(pieces) + "\n"
     return f"---- BEGIN {label} ----\n{header}{_wrapped(data, 70)}\n---- END {label} ----\n"

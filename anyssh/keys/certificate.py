@@ -1,13 +1,13 @@
-"""OpenSSH certificates: a public key, and the word of an authority about it.
+"""OpenSSH certificates: a public key with statements about it, signed by an authority.
 
-The format is that of OpenSSH (PROTOCOL.certkeys, draft-miller-ssh-cert). A :class:`Certificate`
-exists only after its authority's signature was verified; that the authority is one to believe, and
-that the certificate is good for this user or host and this moment, is told by
-:func:`check_user_certificate` and :func:`check_host_certificate`.
+The format is OpenSSH's (PROTOCOL.certkeys, draft-miller-ssh-cert). A :class:`Certificate` only
+exists once its authority's signature was verified. Whether the authority is trusted, and the
+certificate is valid for a user or host at this moment, is checked by :func:`check_user_certificate`
+and :func:`check_host_certificate`.
 
-A certificate is no :class:`~anyssh.keys.Key` and never equal to one, so that nobody who knows a key
-takes a certificate for it, or lets a certificate in without what it demands. Both are an
-:data:`Identity`: a public blob that signatures are made for.
+A certificate is not a :class:`~anyssh.keys.Key`, and never equal to one, so that code that trusts a
+key does not take a certificate for it, or accept a certificate without checking its restrictions.
+Both are an :data:`Identity`: a public blob that signatures are verified for.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ VERIFY_REQUIRED: Final = "verify-required"
 
 
 class CertificateType(IntEnum):
-    """Whom a certificate is about."""
+    """What a certificate certifies."""
 
     USER = 1
     HOST = 2
@@ -61,22 +61,22 @@ class CertificateType(IntEnum):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Certificate:
-    """A public key, and what an authority says about it. Immutable, signed by that authority.
+    """A public key with statements about it, signed by an authority. Immutable.
 
     Equal to every certificate with the same public blob, and to no key.
 
-    :param public_blob: the certificate as it travels in SSH, at most 32 KiB
-    :ivar key: the public key that is certified
-    :ivar authority: the public key that signed the certificate; nothing says yet that it may
-    :ivar type: whether it is about a user or a host
-    :ivar serial: a number given by the authority; 0 if it does not number its certificates
-    :ivar key_id: a text given by the authority, for logs
-    :ivar principals: the names of users, or of hosts, at most 256
-    :ivar valid_after: the first second in which it is good, counted from 1970 in UTC
-    :ivar valid_before: the first second in which it is good no more
-    :ivar critical_options: restrictions by name; who does not know one must refuse the certificate
-    :ivar extensions: permissions by name, such as ``permit-pty``; unknown ones mean nothing
-    :raises KeyFormatError: the form is not exact, or the signature is not the authority's
+    :param public_blob: the certificate blob, as sent in SSH messages, at most 32 KiB
+    :ivar key: the certified public key
+    :ivar authority: the public key that signed the certificate, which is not necessarily trusted
+    :ivar type: whether it certifies a user or a host
+    :ivar serial: a number chosen by the authority; 0 if it does not number its certificates
+    :ivar key_id: a text chosen by the authority, for logs
+    :ivar principals: the names of users or hosts, at most 256
+    :ivar valid_after: the first second of its validity, in seconds since 1970 in UTC
+    :ivar valid_before: the first second after its validity
+    :ivar critical_options: restrictions by name; a certificate with an unknown one must be refused
+    :ivar extensions: permissions by name, such as ``permit-pty``; unknown ones have no effect
+    :raises KeyFormatError: the encoding is not canonical, or the signature is not the authority's
     """
 
     public_blob: bytes
@@ -106,27 +106,27 @@ class Certificate:
 
     @property
     def algorithm(self) -> str:
-        """The certificate's type, for example ``"ssh-ed25519-cert-v01@openssh.com"``."""
+        """The certificate type, for example ``"ssh-ed25519-cert-v01@openssh.com"``."""
         return self.key.algorithm + CERTIFICATE_SUFFIX
 
     @property
     def signature_algorithms(self) -> tuple[str, ...]:
-        """The names under which the key signs with this certificate, the preferred one first."""
+        """The algorithms that sign with this certificate, in order of preference."""
         return tuple(name + CERTIFICATE_SUFFIX for name in self.key.signature_algorithms)
 
     @property
     def force_command(self) -> str | None:
-        """The one command that the user may run, whatever was asked for, if there is one."""
+        """The only command that the user may run, whatever was requested; None if there is none."""
         data = self.critical_options.get(FORCE_COMMAND)
         return None if data is None else _only_text(data)
 
     def verify(self, data: bytes, signature: bytes, algorithm: str) -> bool:
-        """Tell whether a signature by the certified key is good. Never raises for a bad one.
+        """Tell whether a signature by the certified key is valid. Never raises for an invalid one.
 
         :param data: the bytes that were signed
-        :param signature: in wire form
-        :param algorithm: one of :attr:`signature_algorithms`; the signature itself names the
-            algorithm of the key
+        :param signature: the signature blob (RFC 4253 section 6.6)
+        :param algorithm: one of :attr:`signature_algorithms`; the blob itself names the key's
+            algorithm
         """
         return algorithm in self.signature_algorithms and self.key.verify(
             data, signature, signature_algorithm(algorithm)
@@ -150,20 +150,20 @@ def key_of(identity: Identity) -> Key:
 
 
 def signature_algorithm(algorithm: str) -> str:
-    """Return the algorithm that signs under a name, which may be that of a certificate."""
+    """Return the algorithm that signs, given its name or the one for certificates."""
     return algorithm.removesuffix(CERTIFICATE_SUFFIX)
 
 
 def with_certificates(algorithms: Iterable[str]) -> tuple[str, ...]:
-    """Return signature algorithms with those of their certificates before them."""
+    """Return signature algorithms, preceded by those for certificates."""
     names = tuple(algorithms)
     return (*(name + CERTIFICATE_SUFFIX for name in names), *names)
 
 
 def read_identity(blob: bytes, algorithm: str) -> Identity:
-    """Parse what a peer says it is, in the form that its algorithm demands.
+    """Parse a peer's public blob, in the format that the algorithm requires.
 
-    :raises KeyFormatError: it is not in that form
+    :raises KeyFormatError: it does not have that format
     """
     if algorithm.endswith(CERTIFICATE_SUFFIX):
         return Certificate(blob)
@@ -174,7 +174,7 @@ def read_identity(blob: bytes, algorithm: str) -> Identity:
 
 
 def _read(blob: bytes) -> dict[str, Any]:
-    """Parse a certificate and verify its signature; return its fields by name."""
+    """Parse a certificate, and verify its signature; return its fields by name."""
     from ._schemes import scheme_for
 
     reader = Reader(blob)
@@ -254,7 +254,7 @@ def _only_text(data: bytes) -> str:
 
 
 def _signer(blob: bytes, signed: bytes, signature: bytes) -> Key:
-    """Return the authority; its signature is verified."""
+    """Return the authority, after verifying its signature."""
     authority = Key.from_public_blob(blob)
     if authority.public_blob != blob:
         raise KeyFormatError("the authority's key is not in its one exact form")
@@ -264,12 +264,12 @@ def _signer(blob: bytes, signed: bytes, signature: bytes) -> Key:
 
 
 def import_certificate(text: str | bytes) -> Certificate:
-    """Read a certificate as ``ssh-keygen -s`` writes it: a line of type, base64 text, comment.
+    """Read a certificate in the format of ``ssh-keygen -s``: type, base64 text, comment.
 
     Verifying the signature takes up to a few milliseconds.
 
     :param text: one line, such as ``ssh-keygen -s`` writes into ``…-cert.pub``
-    :raises KeyFormatError: the text is something else, or the signature is not good
+    :raises KeyFormatError: it is not a certificate, or its signature is not valid
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8", "surrogateescape")
@@ -285,17 +285,17 @@ def import_certificate(text: str | bytes) -> Certificate:
 
 
 def import_certificate_file(path: str | os.PathLike[str]) -> Certificate:
-    """Read a certificate from a file, ``id_ed25519-cert.pub`` for one.
+    """Read a certificate from a file, such as ``id_ed25519-cert.pub``.
 
-    :param path: of the file
-    :raises KeyFormatError: as :func:`import_certificate`
+    :param path: the file
+    :raises KeyFormatError: as for :func:`import_certificate`
     :raises OSError: the file cannot be read
     """
     with Path(path).open("rb") as file:
         return import_certificate(file.read(MAX_KEY_FILE_BYTES + 1))
 
 
-# Judging --------------------------------------------------------------------------------------
+# Checking -------------------------------------------------------------------------------------
 
 
 def check_user_certificate(
@@ -310,18 +310,18 @@ def check_user_certificate(
 ) -> None:
     """Check that a certificate lets a user in; return only if it does.
 
-    That the user holds the key is not checked here: a signature tells that.
+    This does not prove possession of the key; a signature does.
 
-    :param certificate: what the client has shown
-    :param authorities: the public keys whose word about users is believed
-    :param principals: names that the certificate may be made out to; one of them is enough. A
-        certificate without any is good for nobody
+    :param certificate: the certificate that the client presented
+    :param authorities: the public keys trusted to certify users
+    :param principals: names of which the certificate must list at least one; a certificate without
+        principals is valid for nobody
     :param now: seconds since 1970 in UTC
-    :param address: where the user comes from, for the option ``source-address``; None if unknown
-    :param enforced_options: critical options that the caller itself enforces, such as
+    :param address: the client's address, for the option ``source-address``; None if unknown
+    :param enforced_options: critical options that the caller enforces itself, such as
         ``force-command``; ``source-address`` is enforced here
-    :param revoked: fingerprints of keys and authorities that are believed no more
-    :raises CertificateError: it does not; the text says why
+    :param revoked: fingerprints of keys and authorities that are no longer trusted
+    :raises CertificateError: it does not; the message says why
     """
     _check(certificate, CertificateType.USER, authorities, now, revoked)
     wanted = {name for name in principals if name}
@@ -345,17 +345,17 @@ def check_host_certificate(
     now: float,
     revoked: Collection[str] = (),
 ) -> None:
-    """Check that a certificate is good for a host; return only if it is.
+    """Check that a certificate is valid for a host; return only if it is.
 
-    That the host holds the key is not checked here: a signature tells that.
+    This does not prove possession of the key; a signature does.
 
-    :param certificate: what the server has shown
-    :param authorities: the public keys whose word about this host is believed
-    :param host: the name or address that was meant to be reached, without a port; the
-        certificate's names may have ``*`` for any characters and ``?`` for any one
+    :param certificate: the certificate that the server presented
+    :param authorities: the public keys trusted to certify this host
+    :param host: the name or address to be reached, without a port; in the certificate's principals,
+        ``*`` matches any characters and ``?`` a single one
     :param now: seconds since 1970 in UTC
-    :param revoked: fingerprints of keys and authorities that are believed no more
-    :raises CertificateError: it is not; the text says why
+    :param revoked: fingerprints of keys and authorities that are no longer trusted
+    :raises CertificateError: it is not; the message says why
     """
     _check(certificate, CertificateType.HOST, authorities, now, revoked)
     name = host.lower()
@@ -373,7 +373,7 @@ def _check(
     now: float,
     revoked: Collection[str],
 ) -> None:
-    """Check what is the same for users and hosts."""
+    """Check what users and hosts have in common."""
     authority = certificate.authority
     if authority not in authorities:
         raise _refusal(certificate, f"signed by {authority.fingerprint}, which is not believed")
@@ -389,12 +389,12 @@ def _check(
 
 
 def _matches(host: str, pattern: str) -> bool:
-    # Only * and ? are special; fnmatch knows brackets too.
+    # Only * and ? are special; fnmatch also interprets brackets.
     return fnmatchcase(host, pattern.lower().replace("[", "[[]"))
 
 
 def _is_within(address: str | None, networks: str) -> bool:
-    """Tell whether an address is in one of the networks; in doubt it is not."""
+    """Tell whether an address is in one of the networks; False if in doubt."""
     if address is None:
         return False
     try:

@@ -1,7 +1,7 @@
-"""The little of DER (X.690) that key files need: definite lengths, minimal ones, no recursion.
+"""The subset of DER (X.690) that key files need: definite, minimal lengths, and no recursion.
 
-Writers are functions that return bytes; :class:`DerReader` walks over the contents of one value.
-What is wrong raises :class:`~anyssh.KeyFormatError`.
+Encoders are functions that return bytes; :class:`DerReader` reads the contents of one value.
+Malformed input raises :class:`~anyssh.KeyFormatError`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _value(tag: int, content: bytes) -> bytes:
 
 
 def sequence(*values: bytes) -> bytes:
-    """Encode a SEQUENCE of values that are encoded already."""
+    """Encode a SEQUENCE of values that are already encoded."""
     return _value(SEQUENCE, b"".join(values))
 
 
@@ -77,7 +77,7 @@ def context(number: int, *values: bytes) -> bytes:
 
 
 def object_identifier(dotted: str) -> bytes:
-    """Encode an OBJECT IDENTIFIER from its dotted form."""
+    """Encode an OBJECT IDENTIFIER given in dotted form."""
     first, second, *others = map(int, dotted.split("."))
     content = bytearray()
     for number in (first * 40 + second, *others):
@@ -89,7 +89,7 @@ def object_identifier(dotted: str) -> bytes:
 
 
 def is_sequence(data: bytes) -> bool:
-    """Tell whether the bytes are one SEQUENCE from the first to the last."""
+    """Tell whether the bytes are exactly one SEQUENCE."""
     reader = DerReader(data)
     try:
         reader.read(SEQUENCE)
@@ -100,7 +100,7 @@ def is_sequence(data: bytes) -> bool:
 
 
 class DerReader:
-    """Reads values one after another; never beyond the bytes it was given."""
+    """Reads values one after another; never beyond its bytes."""
 
     __slots__ = ("_data", "_offset")
 
@@ -109,7 +109,7 @@ class DerReader:
         self._offset = 0
 
     def next_tag(self) -> int | None:
-        """Return the tag of the value that comes next, None at the end."""
+        """Return the tag of the next value, None at the end."""
         return self._data[self._offset] if self._offset < len(self._data) else None
 
     def read(self, tag: int) -> bytes:
@@ -125,7 +125,7 @@ class DerReader:
         return self._data[start : start + size]
 
     def _length(self, offset: int) -> tuple[int, int]:
-        """Return where the contents begin, and their size."""
+        """Return where the contents start, and their size."""
         data = self._data
         first = data[offset] if offset < len(data) else 0x80
         if first < 0x80:
@@ -142,7 +142,7 @@ class DerReader:
         return DerReader(self.read(SEQUENCE))
 
     def integer(self) -> int:
-        """Read an INTEGER that is not negative."""
+        """Read a non-negative INTEGER."""
         content = self.read(INTEGER)
         if not content or content[0] >= 0x80:
             raise KeyFormatError("DER: an integer is empty or negative")
@@ -162,11 +162,11 @@ class DerReader:
         return content[1:]
 
     def object_identifier(self) -> bytes:
-        """Read an OBJECT IDENTIFIER as :func:`object_identifier` encodes it."""
+        """Read an OBJECT IDENTIFIER, in the encoding of :func:`object_identifier`."""
         return _value(OBJECT_IDENTIFIER, self.read(OBJECT_IDENTIFIER))
 
     def context(self, number: int) -> DerReader | None:
-        """Enter ``[number]`` if it comes next, whether it is explicit or implicit."""
+        """Enter ``[number]`` if it comes next, whether explicit or implicit."""
         tag = self.next_tag()
         if tag in (_CONTEXT | number, _CONTEXT_PRIMITIVE | number):
             return DerReader(self.read(tag))
@@ -178,7 +178,7 @@ class DerReader:
             raise KeyFormatError("DER: a null has contents")
 
     def rest(self) -> bytes:
-        """Read all that is left."""
+        """Read everything that is left."""
         start, self._offset = self._offset, len(self._data)
         return self._data[start:]
 

@@ -1,7 +1,7 @@
-"""How key files are encrypted: passphrases to keys, and the ciphers, within bounds.
+"""Encryption of key files: keys from passphrases, and the ciphers, within bounds.
 
-A file says itself how much work its passphrase takes; whoever made the file must not be able to
-keep us busy for hours or to fill the memory, so every parameter has a ceiling here.
+A file itself specifies how much work its passphrase takes. Whoever made it must not be able to keep
+us busy for hours or to exhaust memory, so every parameter is bounded here.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MAX_BCRYPT_ROUNDS: Final = 2048
 MAX_PBKDF2_ITERATIONS: Final = 5_000_000
 MAX_ARGON2_KIBIBYTES: Final = 256 * 1024
 MAX_ARGON2_LANES: Final = 16
-MAX_ARGON2_WORK: Final = 4 * 1024 * 1024  # kibibytes times passes
+MAX_ARGON2_WORK: Final = 4 * 1024 * 1024  # KiB times passes
 _MAX_SALT_BYTES: Final = 1024
 
 
@@ -52,7 +52,7 @@ def need_passphrase(passphrase: bytes | None) -> bytes:
 
 
 def wrong_passphrase() -> WrongPassphrase:
-    """Make the error for text that does not decrypt."""
+    """Return the error for data that does not decrypt."""
     return WrongPassphrase("the passphrase is wrong, or the encrypted part is damaged")
 
 
@@ -89,14 +89,14 @@ def argon2_key(
     """Derive a key with Argon2 (RFC 9106).
 
     :param flavour: ``"Argon2d"``, ``"Argon2i"`` or ``"Argon2id"``
-    :raises KeyFormatError: a parameter is out of bounds, or the flavour cannot be computed
+    :raises KeyFormatError: a parameter is out of bounds, or the flavour is not available
     """
     from cryptography.hazmat.primitives.kdf import argon2
 
     if flavour not in ("Argon2d", "Argon2i", "Argon2id"):
         raise KeyFormatError("not a key derivation that we know")
     function: Any = getattr(argon2, flavour, None)
-    if function is None:  # all but Argon2id came later than the oldest version we work with
+    if function is None:  # all but Argon2id are missing in the oldest version we support
         raise KeyFormatError(f"the installed version of cryptography is too old for {flavour}")
     if (
         not 1 <= lanes <= MAX_ARGON2_LANES
@@ -134,9 +134,9 @@ def _block_cipher(kind: str, key: bytes) -> TripleDES | algorithms.AES:
 
 
 def cbc_decrypt(kind: str, key: bytes, initial: bytes, data: bytes) -> bytes:
-    """Decrypt with ``"aes"`` or ``"3des"`` in CBC mode; the padding stays.
+    """Decrypt with ``"aes"`` or ``"3des"`` in CBC mode, keeping the padding.
 
-    :raises KeyFormatError: not whole blocks
+    :raises KeyFormatError: the data does not consist of whole blocks
     """
     cipher = _block_cipher(kind, key)
     if not data or len(data) % (cipher.block_size // 8):
@@ -160,7 +160,7 @@ def ctr_crypt(key: bytes, initial: bytes, data: bytes) -> bytes:
 def gcm_decrypt(key: bytes, nonce: bytes, data: bytes, tag: bytes) -> bytes:
     """Decrypt with AES-GCM.
 
-    :raises WrongPassphrase: the tag does not fit
+    :raises WrongPassphrase: the tag is wrong
     """
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -171,9 +171,9 @@ def gcm_decrypt(key: bytes, nonce: bytes, data: bytes, tag: bytes) -> bytes:
 
 
 def chacha20_poly1305_decrypt(key: bytes, data: bytes, tag: bytes) -> bytes:
-    """Decrypt as OpenSSH does for packet number 0 without a packet length.
+    """Decrypt as OpenSSH does for sequence number 0, without a packet length.
 
-    :raises WrongPassphrase: the tag does not fit
+    :raises WrongPassphrase: the tag is wrong
     """
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.poly1305 import Poly1305

@@ -1,4 +1,4 @@
-"""Keys in and out of files: which format a text has, and what each format can do.
+"""Reading and writing key files: detecting the format, and the capabilities of each.
 
 ============ ================== ========================= =========== ============
 format       public keys        key pairs                 encryption  comment
@@ -13,8 +13,8 @@ format       public keys        key pairs                 encryption  comment
 ``putty``    --                 read                      read        yes
 ============ ================== ========================= =========== ============
 
-Everything here computes: derivations from passphrases take tens of milliseconds up to seconds, so
-call them through :mod:`anyssh.to_thread` where that matters.
+These functions are CPU-bound: key derivation from a passphrase takes from tens of milliseconds to
+seconds. Call them through :mod:`anyssh.to_thread` where that matters.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ MAX_KEY_FILE_BYTES: Final = 1024 * 1024
 
 
 class KeyFormat(StrEnum):
-    """The formats of keys."""
+    """Formats of key files."""
 
     SSH = "ssh"
-    """The one-line public key of OpenSSH."""
+    """OpenSSH's one-line public keys."""
     SSH2 = "ssh2"
     """RFC 4716 public keys, ssh.com private keys."""
     PKCS1 = "pkcs1"
@@ -62,7 +62,7 @@ class KeyFormat(StrEnum):
     PKCS8 = "pkcs8"
     """Public keys as in RFC 5280, private keys as in RFC 5958."""
     OPENSSH = "openssh"
-    """The private key of OpenSSH."""
+    """OpenSSH's private keys."""
     JWK = "jwk"
     """JSON Web Keys."""
     PUTTY = "putty"
@@ -77,15 +77,15 @@ def import_key(
     passphrase: str | bytes | None = None,
     format: KeyFormat | str | None = None,
 ) -> Key:
-    """Read a public key or a key pair; the format is found by itself.
+    """Read a public key or a key pair; the format is detected.
 
-    A passphrase for a key that is not encrypted is ignored, but for ``jwk``, which knows none.
+    A passphrase for an unencrypted key is ignored, except with ``jwk``, which has no encryption.
 
     :param data: text, or the binary form of any format that has one; at most 1 MiB
-    :param passphrase: text is taken as UTF-8; an empty one counts as none
-    :param format: refuse every other format
-    :raises KeyFormatError: the data is not a key in a format that we read
-    :raises PassphraseRequired: the key is encrypted and no passphrase was given
+    :param passphrase: a str is encoded as UTF-8; an empty one counts as none
+    :param format: the only format to accept; by default any
+    :raises KeyFormatError: the data is not a key in a supported format
+    :raises PassphraseRequired: the key is encrypted, and no passphrase was given
     :raises WrongPassphrase: the passphrase does not decrypt the key
     :raises ValueError: ``format`` is unknown
     """
@@ -102,16 +102,16 @@ def import_key(
 
 
 def import_public_key(text: str | bytes) -> Key:
-    """Read the one-line public key of OpenSSH.
+    """Read a public key in OpenSSH's one-line format.
 
-    :param text: the key, as text
-    :raises KeyFormatError: the text is something else
+    :param text: the line
+    :raises KeyFormatError: it is not such a key
     """
     return import_key(text, format=KeyFormat.SSH)
 
 
 def _passphrase_bytes(passphrase: str | bytes | None) -> bytes | None:
-    # What came from a terminal or the command line may hold bytes that are no UTF-8.
+    # Text from a terminal or the command line may contain bytes that are not UTF-8.
     if isinstance(passphrase, str):
         return passphrase.encode("utf-8", "surrogateescape")
     return passphrase
@@ -216,10 +216,11 @@ def import_key_file(
 ) -> Key:
     """Read a key from a file of at most 1 MiB.
 
-    :param path: of the file
+    :param path: the file
     :param passphrase: as for :func:`import_key`
     :param format: as for :func:`import_key`
-    :raises KeyFormatError: and its kinds, as :func:`import_key`
+    :raises KeyFormatError: as for :func:`import_key`, including its subclasses
+    :raises ValueError: ``format`` is unknown
     :raises OSError: the file cannot be read
     """
     with Path(path).open("rb") as file:
@@ -233,14 +234,14 @@ def import_key_file(
 def export_public_key(
     key: Key, format: KeyFormat | str = KeyFormat.SSH, *, legacy_curve_names: bool = False
 ) -> str:
-    """Write the public key, also of a key pair, as text with a final line feed.
+    """Return the public key, also of a key pair, as text with a final line feed.
 
-    :param key: a key or a pair, of which the public half is taken
+    :param key: a key, or a key pair whose public half is taken
     :param format: ``"ssh"`` (``"openssh"`` means the same here), ``"ssh2"``, ``"pkcs1"`` for RSA,
         ``"pkcs8"`` or ``"jwk"``
-    :param legacy_curve_names: write ``nistp384`` and the like into a JWK in place of ``P-384``, as
-        older Dev Tunnels peers demand
-    :raises LocalProtocolError: the format does not hold such a key
+    :param legacy_curve_names: whether to write ``nistp384`` and the like into a JWK in place of
+        ``P-384``, as older Dev Tunnels peers require
+    :raises LocalProtocolError: the format does not support such a key
     :raises ValueError: the format is unknown
     """
     from . import jwk, openssh_public, pem, rfc4716
@@ -269,19 +270,19 @@ def export_private_key(
     legacy_curve_names: bool = False,
     random: Callable[[int], bytes] = secrets.token_bytes,
 ) -> str:
-    """Write a key pair as text with a final line feed.
+    """Return a key pair as text with a final line feed.
 
-    :param key: a pair
+    :param key: a key pair
     :param format: ``"pkcs8"``, ``"openssh"`` or ``"jwk"``; ``"pkcs1"`` and ``"ssh2"`` for RSA;
         ``"sec1"`` for ECDSA
-    :param passphrase: encrypt with it: ``pkcs8`` and ``openssh`` only, the others know no
-        encryption, or only a weak one; text is written as UTF-8
-    :param rounds: the work that the passphrase takes: PBKDF2 iterations for ``pkcs8``, 100,000
-        by default and at least; bcrypt rounds for ``openssh``, 16 by default and at least
+    :param passphrase: encrypts the key, with ``pkcs8`` and ``openssh`` only: the others have no
+        encryption, or only a weak one; a str is encoded as UTF-8
+    :param rounds: the cost of the key derivation: PBKDF2 iterations for ``pkcs8``, by default and
+        at least 100,000; bcrypt rounds for ``openssh``, by default and at least 16
     :param legacy_curve_names: as for :func:`export_public_key`
-    :param random: gives as many unpredictable bytes as it is asked for
-    :raises LocalProtocolError: there is no private part, the format does not hold such a key, or
-        the encryption asked for is weak or not possible
+    :param random: returns the given number of unpredictable bytes
+    :raises LocalProtocolError: there is no private part, the format does not support such a key, or
+        the requested encryption is weak or not possible
     :raises ValueError: the format is unknown
     """
     from . import jwk, openssh_private, pem, ssh_com
@@ -309,12 +310,12 @@ def export_private_key(
 
 
 def export_public_key_bytes(key: Key, format: KeyFormat | str = KeyFormat.SSH) -> bytes:
-    """Return the public key, also of a key pair, in the binary form that its text encloses.
+    """Return the public key, also of a key pair, in the binary form that its text contains.
 
-    :param key: a key or a pair, of which the public half is taken
-    :param format: ``"ssh"``, ``"ssh2"``, which is the same without the text around it, ``"pkcs1"``
-        for RSA, or ``"pkcs8"``
-    :raises LocalProtocolError: the format does not hold such a key, or has no binary form
+    :param key: a key, or a key pair whose public half is taken
+    :param format: ``"ssh"``, ``"ssh2"``, which differs only as text, ``"pkcs1"`` for RSA, or
+        ``"pkcs8"``
+    :raises LocalProtocolError: the format does not support such a key, or has no binary form
     :raises ValueError: the format is unknown
     """
     wanted = KeyFormat(format)
@@ -331,11 +332,11 @@ def export_private_key_bytes(
     rounds: int | None = None,
     random: Callable[[int], bytes] = secrets.token_bytes,
 ) -> bytes:
-    """Return a key pair in the binary form that its text encloses: DER for most formats.
+    """Return a key pair in the binary form that its text contains: DER for most formats.
 
     The parameters are those of :func:`export_private_key`. A PKCS#8 key stays one when encrypted.
 
-    :param key: a pair
+    :param key: a key pair
     :raises LocalProtocolError: as for :func:`export_private_key`, or the format has no binary form
     :raises ValueError: the format is unknown
     """
@@ -351,7 +352,7 @@ def _enclosed(format: KeyFormat, text: str) -> bytes:
 
 
 def _check_encryption(format: KeyFormat, passphrase: bytes | None, rounds: int | None) -> int:
-    """Return the rounds to use; refuse an encryption that would protect nothing."""
+    """Return the rounds to use; reject an encryption that would not protect."""
     from .encryption import MAX_BCRYPT_ROUNDS, MAX_PBKDF2_ITERATIONS
     from .openssh_private import DEFAULT_ROUNDS
     from .pem import DEFAULT_ITERATIONS
@@ -386,15 +387,16 @@ def export_private_key_file(
     legacy_curve_names: bool = False,
     random: Callable[[int], bytes] = secrets.token_bytes,
 ) -> None:
-    """Write a key pair into a new file that only its owner may read.
+    """Write a key pair to a new file that only its owner may read.
 
     The parameters are those of :func:`export_private_key`.
 
-    :param key: a pair
-    :param path: of a new file
+    :param key: a key pair
+    :param path: the new file
     :raises FileExistsError: the path exists, even as a link
-    :raises OSError: the file cannot be written; nothing is left of it
+    :raises OSError: the file cannot be written; it is removed
     :raises LocalProtocolError: as for :func:`export_private_key`
+    :raises ValueError: the format is unknown
     """
     text = export_private_key(
         key,
@@ -414,22 +416,23 @@ def export_public_key_file(
     *,
     legacy_curve_names: bool = False,
 ) -> None:
-    """Write the public key into a new file.
+    """Write the public key to a new file.
 
     The parameters are those of :func:`export_public_key`.
 
-    :param key: a key or a pair, of which the public half is taken
-    :param path: of a new file
+    :param key: a key, or a key pair whose public half is taken
+    :param path: the new file
     :raises FileExistsError: the path exists, even as a link
-    :raises OSError: the file cannot be written; nothing is left of it
+    :raises OSError: the file cannot be written; it is removed
     :raises LocalProtocolError: as for :func:`export_public_key`
+    :raises ValueError: the format is unknown
     """
     text = export_public_key(key, format, legacy_curve_names=legacy_curve_names)
     _write_new_file(path, text, 0o644)
 
 
 def _write_new_file(path: str | os.PathLike[str], text: str, mode: int) -> None:
-    """Create the file with its mode in one step, so that it is never open wider."""
+    """Create the file with its mode in one step, so that it is never more accessible."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     with os.fdopen(os.open(path, flags, mode), "wb") as file:
         try:

@@ -1,8 +1,8 @@
 """JSON Web Keys: RFC 7517, RFC 7518 section 6 for RSA and EC, RFC 8037 for Ed25519.
 
-The member ``comment`` is not standard. Older Dev Tunnels peers write and demand SSH's names of the
-curves (``nistp384``) in place of the standard ones (``P-384``): both are read, and a switch writes
-the older ones.
+The member ``comment`` is not standard. Older Dev Tunnels peers write and require SSH's curve names
+(``nistp384``) in place of the standard ones (``P-384``): both are read, and the former can be
+written on request.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _CURVES: Final = {
 
 
 def read(text: str) -> Key:
-    """Read one key; a key pair if the private members are there.
+    """Read a key, or a key pair if the private members are present.
 
-    :raises KeyFormatError: it is not a key of a type that we know
+    :raises KeyFormatError: it is not a key of a supported type
     """
     members = _parse(text)
     match members.get("kty"):
@@ -126,7 +126,7 @@ def write_public(key: Key, legacy_curve_names: bool = False) -> str:
 
 
 def write_private(key: Key, legacy_curve_names: bool = False) -> str:
-    """Write a key pair; the format knows no encryption."""
+    """Write a key pair; the format has no encryption."""
     members = _public_members(key, legacy_curve_names)
     private = key.to_cryptography()
     if key.algorithm == "ssh-rsa":

@@ -1,8 +1,8 @@
-"""The lines of ``known_hosts`` files: read, matched with names, written (sshd manual page).
+"""Lines of ``known_hosts`` files: reading, matching names, writing (sshd manual page).
 
-A line is ``[@marker] names key-type base64 [comment]``. The names are patterns with ``*``, ``?``
-and a ``!`` that excludes, separated by commas, or one name whose HMAC stands there in its place.
-A name is ``host``, or ``[host]:port`` where the port is not 22.
+A line is ``[@marker] names key-type base64 [comment]``. The names are a comma-separated list of
+patterns with ``*``, ``?`` and ``!`` for exclusion, or a single hashed name. A name is ``host``, or
+``[host]:port`` if the port is not 22.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ class HostMarker(StrEnum):
     HOST_KEY = ""
     """It is the key of the hosts."""
     REVOKED = "@revoked"
-    """It must not be accepted any more, neither as a host's key nor as an authority's."""
+    """It must not be accepted any more, neither as a host key nor as an authority."""
     CERT_AUTHORITY = "@cert-authority"
-    """It signs the certificates of the hosts."""
+    """It signs certificates of the hosts."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownHostsEntry:
-    """One line that could be read.
+    """A line that could be read.
 
-    :ivar path: the file it stands in
-    :ivar line: its number there, from 1; 0 if it was added after the file was read
+    :ivar path: the file
+    :ivar line: its line number, from 1; 0 if it was added after the file was read
     :ivar marker: what it says about the key
-    :ivar names: the patterns, or the hashed name, as they stand there
-    :ivar key: the public key with the line's comment; None for a type that we do not know
-    :ivar key_type: the key's type as the line names it
+    :ivar names: the patterns, or the hashed name, as written in the file
+    :ivar key: the public key with the line's comment; None if its type is not supported
+    :ivar key_type: the key type, as named by the line
     """
 
     path: str
@@ -75,9 +75,9 @@ class KnownHostsEntry:
     _hash: tuple[bytes, bytes] | None = field(default=None, repr=False, compare=False)
 
     def matches(self, name: str) -> bool:
-        """Tell whether the line is about a name, as :func:`host_name` makes it.
+        """Tell whether the line applies to a name.
 
-        :param name: the host, as ``[host]:port`` for other ports than 22
+        :param name: the host, as ``[host]:port`` for ports other than 22
         """
         if self._hash is not None:
             salt, digest = self._hash
@@ -96,10 +96,10 @@ class KnownHostsEntry:
 
 @dataclass(frozen=True, slots=True)
 class KnownHostsProblem:
-    """One line that could not be read; it counts for nothing.
+    """A line that could not be read, and is ignored.
 
-    :ivar path: the file it stands in
-    :ivar line: its number there, from 1
+    :ivar path: the file
+    :ivar line: its line number, from 1
     :ivar message: what is wrong with it
     """
 
@@ -112,9 +112,9 @@ class KnownHostsProblem:
 
 
 def host_name(host: str, port: int) -> str:
-    """Return the name by which the files know a host: ``host`` or ``[host]:port``.
+    """Return the name of a host in such files: ``host`` or ``[host]:port``.
 
-    :raises ValueError: no host has such a name, or no such port exists
+    :raises ValueError: the host or port is not valid
     """
     if not host or not host.isprintable() or _NO_HOST.search(host):
         raise ValueError(f"not the name or the bare address of a host: {displayable(host)!r}")
@@ -126,7 +126,7 @@ def host_name(host: str, port: int) -> str:
 
 
 def hashed_name(name: str, salt: bytes) -> str:
-    """Return what stands in a file for a name that readers of the file shall not learn.
+    """Return the hashed form of a name, which does not reveal it to readers of the file.
 
     :param salt: 20 unpredictable bytes
     """
@@ -141,7 +141,7 @@ def known_hosts_line(names: str, key: Key) -> str:
 
 
 def read_known_hosts(text: str, path: str) -> tuple[list[KnownHostsEntry], list[KnownHostsProblem]]:
-    """Read a file's text: the lines that are about keys, and those that cannot be read."""
+    """Parse a file's text into the lines about keys, and those that cannot be read."""
     entries: list[KnownHostsEntry] = []
     problems: list[KnownHostsProblem] = []
     for number, line in enumerate(text.split("\n"), 1):
@@ -156,10 +156,10 @@ def read_known_hosts(text: str, path: str) -> tuple[list[KnownHostsEntry], list[
 
 
 def read_line(line: str, path: str, number: int) -> KnownHostsEntry:
-    """Read one line that is neither empty nor a comment.
+    """Parse a line that is neither empty nor a comment.
 
-    :raises KeyFormatError: it does not have the form of a line, or its key none of a key
-    :raises WireError: the key is not even made of strings
+    :raises KeyFormatError: the line or its key is malformed
+    :raises WireError: the key blob does not even consist of strings
     """
     marker = HostMarker.HOST_KEY
     if line.startswith("@"):
@@ -186,7 +186,7 @@ def _four(fields: Iterable[str]) -> tuple[str, str, str, str]:
 
 
 def _read_key(key_type: str, blob: bytes) -> Key | None:
-    """Return the key; None for types that exist, or may yet, and are not ours."""
+    """Return the key, None if its type may exist but is not supported."""
     from ._schemes import scheme_for
 
     scheme = scheme_for(key_type)
@@ -211,5 +211,5 @@ def _name_digest(name: str, salt: bytes) -> bytes:
 def _fits(name: str, pattern: str) -> bool:
     if "*" not in pattern and "?" not in pattern:
         return name == pattern
-    # To fnmatch "[" begins a set of characters; here it is itself.
+    # In fnmatch, "[" starts a set of characters; here it is literal.
     return fnmatchcase(name, pattern.replace("[", "[[]"))

@@ -1,8 +1,7 @@
-"""The private key file of OpenSSH (PROTOCOL.key in its sources), with its comment.
+"""OpenSSH's private key files (PROTOCOL.key in its sources), with their comments.
 
-A container in front (cipher, key derivation, public blob), then one section with the private
-fields, which is encrypted as a whole. Two equal random numbers at its beginning tell a wrong
-passphrase.
+A container (cipher, key derivation, public blob), followed by a section with the private fields,
+which is encrypted as a whole. Two equal random numbers at its start reveal a wrong passphrase.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ MAGIC: Final = b"openssh-key-v1\0"
 DEFAULT_ROUNDS: Final = 16
 _LINE_WIDTH: Final = 70
 _MAX_PADDING: Final = 32
-# Bytes of the key, bytes of what the derivation gives for the initialisation vector, of the tag.
+# Sizes in bytes of the key, of the derived initialisation vector, and of the tag.
 _CIPHERS: Final = {
     "aes128-ctr": (16, 16, 0),
     "aes192-ctr": (24, 16, 0),
@@ -51,7 +50,7 @@ _CIPHERS: Final = {
 def read(data: bytes, passphrase: bytes | None) -> Key:
     """Read the binary contents.
 
-    :raises KeyFormatError: they are not one key of a type that we know
+    :raises KeyFormatError: they are not a single key of a supported type
     :raises PassphraseRequired: they are encrypted
     :raises WrongPassphrase: the passphrase does not decrypt them
     """
@@ -86,7 +85,7 @@ def _read(data: bytes, passphrase: bytes | None) -> Key:
         raise wrong_passphrase()
     key = _read_private(reader)
     comment = tidy(reader.lenient_text())
-    # Some writers count the padding's values in their own way, so only its size is looked at.
+    # Some writers have their own padding bytes, so only the size is checked.
     if reader.remaining > _MAX_PADDING:
         raise KeyFormatError(f"{reader.remaining} bytes of padding in an OpenSSH private key")
     expect_same_public(key, public_blob)
@@ -139,7 +138,7 @@ def _read_private(reader: Reader) -> Key:
         if curve_named(reader.text()) is not scheme:
             raise KeyFormatError(f"a key of type {name} names another curve")
         point = reader.string()
-        # Some writers leave out the zero byte in front of a scalar whose first bit is set.
+        # Some writers omit the zero byte before a scalar whose first bit is set.
         return ecdsa_pair(scheme, int.from_bytes(reader.string(), "big"), point)
     public = reader.string()
     both = reader.string()
@@ -156,8 +155,8 @@ def write(
 ) -> str:
     """Write a key pair and its comment; with a passphrase, encrypted with AES-256-CTR.
 
-    :param random: asked for 4 check bytes, then for 16 bytes of salt if there is a passphrase
-    :param rounds: of bcrypt
+    :param random: called for 4 check bytes, then for 16 bytes of salt if there is a passphrase
+    :param rounds: the rounds of bcrypt
     """
     check = random(4)
     section = check + check + _private_fields(key) + string(tidy(key.comment))
@@ -189,5 +188,5 @@ def _private_fields(key: Key) -> bytes:
         public_bytes = private.public_key().public_bytes_raw()
         seed = private.private_bytes_raw()
         return head + string(public_bytes) + string(seed + public_bytes)
-    # The public blob is exactly the type, the curve and the point that stand here too.
+    # The public blob consists of the type, curve and point needed here.
     return key.public_blob + mpint(private.private_numbers().private_value)

@@ -1,4 +1,4 @@
-"""The one-line public form of OpenSSH: type, base64 of the blob, comment."""
+"""OpenSSH's one-line public key format: type, base64 of the blob, comment."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from .key import Key
 __all__ = ["CERTIFICATE_SUFFIX", "is_public_line", "read", "split_line", "write"]
 
 CERTIFICATE_SUFFIX: Final = "-cert-v01@openssh.com"
-"""Ends the names of certificate types and of the algorithms that sign with certificates."""
+"""The suffix of certificate types, and of algorithms that sign with certificates."""
 
 _TYPE_PREFIXES = ("ssh-", "ecdsa-sha2-", "rsa-sha2-", "sk-")
 
 
 def is_public_line(text: str) -> bool:
-    """Tell whether text looks like this form."""
+    """Tell whether text looks like this format."""
     return text.lstrip().startswith(_TYPE_PREFIXES)
 
 
 def split_line(text: str) -> tuple[str, bytes, str]:
-    """Split one line into its type, its blob and its comment; empty lines around it are ignored.
+    """Split a line into its type, blob and comment; empty lines around it are ignored.
 
-    :raises KeyFormatError: it is not one such line
+    :raises KeyFormatError: it is not a single such line
     """
     lines = [line for line in text.split("\n") if line.strip()]
     if len(lines) != 1:
@@ -38,9 +38,10 @@ def split_line(text: str) -> tuple[str, bytes, str]:
 
 
 def read(text: str) -> Key:
-    """Read one line; empty lines around it are ignored.
+    """Read a line; empty lines around it are ignored.
 
-    :raises KeyFormatError: it is not one line of a type we know, or its blob is of another type
+    :raises KeyFormatError: it is not a single line of a supported type, or its blob has another
+        type
     """
     name, blob, comment = split_line(text)
     if name.endswith(CERTIFICATE_SUFFIX):

@@ -1,8 +1,8 @@
-"""Key pairs from the numbers that key files hold, checked before they are believed.
+"""Key pairs from the numbers in key files, which are checked first.
 
-A file may hold numbers that do not belong together, by accident or to make a signature betray the
-key. The checks are arithmetic and quick whatever the numbers; for RSA one trial signature stands in
-for the primality tests, which would take minutes for the largest keys.
+The numbers of a file may be inconsistent, by accident, or to make a signature reveal the key. The
+checks are arithmetic, and fast for any numbers; for RSA, a trial signature replaces primality
+tests, which would take minutes for the largest keys.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["curve_named", "ecdsa_pair", "ed25519_pair", "expect_same_public", "r
 
 
 def curve_named(name: str) -> EcdsaScheme:
-    """Return the scheme of a curve by the name that SSH gives it.
+    """Return the scheme of a curve by its name in SSH.
 
     :raises KeyFormatError: it is none of nistp256, nistp384, nistp521
     """
@@ -41,7 +41,7 @@ def rsa_pair(
 ) -> Key:
     """Build an RSA key pair; the names are those of RFC 8017 appendix A.1.2.
 
-    :raises KeyFormatError: the numbers do not belong together
+    :raises KeyFormatError: the numbers are inconsistent
     """
     public = RSA.public_from_numbers(modulus, public_exponent)
     size = modulus.bit_length()
@@ -82,8 +82,8 @@ def rsa_pair(
 def ecdsa_pair(scheme: EcdsaScheme, scalar: int, point: bytes | None) -> Key:
     """Build an ECDSA key pair.
 
-    :param point: the public point that came along, uncompressed, or None
-    :raises KeyFormatError: the scalar is out of range, or the point is not its own
+    :param point: the uncompressed public point from the file, or None
+    :raises KeyFormatError: the scalar is out of range, or does not match the point
     """
     if not 0 < scalar < scheme.order:
         raise KeyFormatError(f"the private scalar is out of range for {scheme.curve_name}")
@@ -97,8 +97,8 @@ def ed25519_pair(seed: bytes, public: bytes | None) -> Key:
     """Build an Ed25519 key pair.
 
     :param seed: 32 bytes (RFC 8032 section 5.1.5)
-    :param public: the public key that came along, or None
-    :raises KeyFormatError: the seed has another length, or the public key is not its own
+    :param public: the public key from the file, or None
+    :raises KeyFormatError: the seed has another length, or does not match the public key
     """
     if len(seed) != 32:
         raise KeyFormatError(f"an Ed25519 private key has 32 bytes, this one has {len(seed)}")
@@ -109,9 +109,9 @@ def ed25519_pair(seed: bytes, public: bytes | None) -> Key:
 
 
 def expect_same_public(key: Key, blob: bytes) -> None:
-    """Check the public blob that stands beside a private key.
+    """Check the public blob that accompanies a private key.
 
-    :raises KeyFormatError: it is another key's
+    :raises KeyFormatError: it belongs to another key
     """
     if Key.from_public_blob(blob) != key:
         raise KeyFormatError("the public half of the file does not belong to the private half")

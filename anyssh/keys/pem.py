@@ -1,10 +1,10 @@
-"""PKCS#1, SEC1 and PKCS#8: the DER forms of keys, and their PEM text.
+"""PKCS#1, SEC1 and PKCS#8: the DER formats of keys, and their PEM encoding.
 
-PKCS#1 (RFC 8017 appendix A.1) holds RSA, SEC1 (RFC 5915) a private ECDSA key, PKCS#8 (RFC 5958,
-public keys as in RFC 5280, Ed25519 as in RFC 8410) all of them. PKCS#8 is encrypted with PBES2 (RFC
-8018); the older PEM encryption with ``DEK-Info`` is read but, being weak, not written.
+PKCS#1 (RFC 8017 appendix A.1) contains RSA keys, SEC1 (RFC 5915) private ECDSA keys, PKCS#8 (RFC
+5958, public keys as in RFC 5280, Ed25519 as in RFC 8410) all of them. PKCS#8 is encrypted with
+PBES2 (RFC 8018); the older PEM encryption with ``DEK-Info`` is read but, being weak, not written.
 
-The structure of the DER itself tells the form; a PEM label only has to agree with it.
+The format is determined from the DER structure; a PEM label must agree with it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ FORMATS: Final = {
     "PRIVATE KEY": "pkcs8",
     "ENCRYPTED PRIVATE KEY": "pkcs8",
 }
-"""The formats' names by PEM label."""
+"""The names of the formats by PEM label."""
 
 _RSA: Final = der.object_identifier("1.2.840.113549.1.1.1")
 _EC: Final = der.object_identifier("1.2.840.10045.2.1")
@@ -76,7 +76,7 @@ _PSEUDORANDOM_FUNCTIONS: Final = {
     der.object_identifier("1.2.840.113549.2.10"): "sha384",
     der.object_identifier("1.2.840.113549.2.11"): "sha512",
 }
-# Kind of cipher, bytes of its key, bytes of its block.
+# Kind of cipher, key size, block size; sizes in bytes.
 _CIPHERS: Final = {
     der.object_identifier("2.16.840.1.101.3.4.1.2"): ("aes", 16, 16),
     der.object_identifier("2.16.840.1.101.3.4.1.22"): ("aes", 24, 16),
@@ -94,7 +94,7 @@ _LEGACY_CIPHERS: Final = {
 def read(block: Block, passphrase: bytes | None) -> Key:
     """Read the key of a PEM block.
 
-    :raises KeyFormatError: it is not a key in a form that we know
+    :raises KeyFormatError: it is not a key in a supported format
     :raises PassphraseRequired: it is encrypted
     :raises WrongPassphrase: the passphrase does not decrypt it
     """
@@ -112,7 +112,7 @@ def read(block: Block, passphrase: bytes | None) -> Key:
 
 
 def _decrypt_legacy(block: Block, passphrase: bytes) -> bytes:
-    """Decrypt as RFC 1421 and OpenSSL say."""
+    """Decrypt according to RFC 1421 and OpenSSL."""
     if block.headers.get("proc-type", "").replace(" ", "") != "4,ENCRYPTED":
         raise KeyFormatError("the header Proc-Type must be 4,ENCRYPTED")
     name, _, digits = block.headers.get("dek-info", "").partition(",")
@@ -131,7 +131,7 @@ def _decrypt_legacy(block: Block, passphrase: bytes) -> bytes:
 
 
 def _unpadded(data: bytes, block_size: int) -> bytes:
-    """Remove the padding; if no DER comes out, it was not the passphrase that encrypted it."""
+    """Remove the padding; if the result is not DER, the passphrase was wrong."""
     plain = pkcs7_unpad(data, block_size)
     if not der.is_sequence(plain):
         raise wrong_passphrase()
@@ -139,7 +139,7 @@ def _unpadded(data: bytes, block_size: int) -> bytes:
 
 
 def _label_of(data: bytes) -> str:
-    """Return the PEM label that belongs to DER of this structure."""
+    """Return the PEM label that matches the DER structure."""
     body = der.DerReader(data).sequence()
     if body.next_tag() == der.INTEGER:
         number = body.integer()
@@ -161,10 +161,10 @@ def _label_of(data: bytes) -> str:
 
 
 def read_der(data: bytes, passphrase: bytes | None, expected: str | None = None) -> Key:
-    """Read a key from DER, whichever of the forms it has.
+    """Read a key from DER, in any of the formats.
 
-    :param expected: the one of ``"pkcs1"``, ``"sec1"``, ``"pkcs8"`` that it must have, if any
-    :raises KeyFormatError: it is not a key in a form that we know
+    :param expected: the format that it must have, if any: ``"pkcs1"``, ``"sec1"`` or ``"pkcs8"``
+    :raises KeyFormatError: it is not a key in a supported format
     :raises PassphraseRequired: it is encrypted
     :raises WrongPassphrase: the passphrase does not decrypt it
     """
@@ -222,7 +222,7 @@ def _read_pkcs1_private(body: der.DerReader) -> Key:
 
 
 def _read_sec1(body: der.DerReader, curve: EcdsaScheme | None) -> Key:
-    """Read ECPrivateKey; ``curve`` is what PKCS#8 said around it."""
+    """Read ECPrivateKey; ``curve`` is the one named by the enclosing PKCS#8, if any."""
     _expect_version(body, 1)
     scalar = body.octet_string()
     if parameters := body.context(0):
@@ -233,8 +233,8 @@ def _read_sec1(body: der.DerReader, curve: EcdsaScheme | None) -> Key:
         curve = named
     if curve is None:
         raise KeyFormatError("DER: the key names no curve")
-    # Some writers leave out leading zeros, PuTTYgen adds the one that a signed number would have;
-    # more than the curve's size is no scalar.
+    # Some writers omit leading zeros, PuTTYgen adds the one of a signed integer; anything longer
+    # than the curve's size is not a scalar.
     if scalar[:1] == b"\0" and scalar[1:2] >= b"\x80":
         scalar = scalar[1:]
     if len(scalar) > curve.coordinate_size:
@@ -452,10 +452,10 @@ def write_pkcs8_private(
     random: Callable[[int], bytes],
     iterations: int = DEFAULT_ITERATIONS,
 ) -> str:
-    """Write a key pair as ``PRIVATE KEY``, with a passphrase as ``ENCRYPTED PRIVATE KEY``.
+    """Write a key pair as ``PRIVATE KEY``, or with a passphrase as ``ENCRYPTED PRIVATE KEY``.
 
-    :param random: asked for 8 bytes of salt, then for an initialisation vector of 16
-    :param iterations: of PBKDF2 with HMAC-SHA-256
+    :param random: called for 8 bytes of salt, then for a 16-byte initialisation vector
+    :param iterations: the iterations of PBKDF2 with HMAC-SHA-256
     """
     match key.algorithm:
         case "ssh-rsa":

@@ -1,7 +1,7 @@
 """PuTTY's private key files (PPK), versions 2 and 3, read only (PuTTY manual, appendix C).
 
-Lines of ``Name: value``; the public and the private part are base64 lines whose number is told
-before. A MAC over everything tells damage and, for encrypted keys, a wrong passphrase.
+Lines of ``Name: value``; the public and the private part are base64 lines, preceded by their
+number. A MAC over everything reveals damage and, for encrypted keys, a wrong passphrase.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MAX_LINES: Final = 20_000
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """The parts of a file as they stand there."""
+    """The parts of a file, as written there."""
 
     version: int
     algorithm: str
@@ -42,7 +42,7 @@ class _File:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _Secrets:
-    """What the passphrase gives."""
+    """What is derived from the passphrase."""
 
     cipher_key: bytes
     initial: bytes
@@ -52,7 +52,7 @@ class _Secrets:
 def read(text: str, passphrase: bytes | None) -> Key:
     """Read a file's text.
 
-    :raises KeyFormatError: it is not a key that we know, or is damaged
+    :raises KeyFormatError: it is not a supported key, or is damaged
     :raises PassphraseRequired: it is encrypted
     :raises WrongPassphrase: the passphrase does not decrypt it
     """
@@ -114,7 +114,7 @@ def _header(lines: Iterator[str]) -> tuple[str, str]:
     line = next(lines, "")
     name, separator, value = line.partition(": ")
     if not separator:
-        # An empty comment may have lost the space behind its colon.
+        # An empty comment may have lost the space after its colon.
         name, separator, value = line.partition(":")
     if not separator:
         raise KeyFormatError("PPK: a line 'Name: value' is missing")
@@ -147,7 +147,7 @@ def _hexadecimal(text: str) -> bytes:
 
 
 def _raw(text: str) -> bytes:
-    """Return the bytes that the text was decoded from; the MAC covers them."""
+    """Return the bytes that the text was decoded from, which the MAC covers."""
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -155,7 +155,7 @@ def _raw(text: str) -> bytes:
 
 
 def _secrets_2(file: _File, passphrase: bytes) -> _Secrets:
-    # An unencrypted file is signed with the MAC key of the empty passphrase.
+    # An unencrypted file is authenticated with the MAC key of the empty passphrase.
     halves = [
         hashlib.sha1(number + passphrase, usedforsecurity=False).digest()
         for number in (b"\0\0\0\0", b"\0\0\0\x01")
@@ -204,7 +204,7 @@ def _read_private(file: _File, data: bytes) -> Key:
         point = scheme.point(public.to_cryptography())
         key = ecdsa_pair(scheme, reader.mpint(), point)
     else:
-        # The file holds a little-endian number in a string; leading zeros may be absent.
+        # The file contains a little-endian number in a string, perhaps without leading zeros.
         seed = reader.string().ljust(32, b"\0")
         key = ed25519_pair(seed, public.to_cryptography().public_bytes_raw())
     if reader.remaining >= 16:

@@ -13,7 +13,7 @@ LABEL = "SSH2 PUBLIC KEY"
 
 
 def comment_of(block: Block) -> str:
-    """Return the comment header without the quotes that usually stand around it."""
+    """Return the comment header, without the quotes that usually enclose it."""
     comment = block.headers.get("comment", "")
     if len(comment) >= 2 and comment[0] == comment[-1] == '"':
         comment = comment[1:-1]
@@ -23,7 +23,7 @@ def comment_of(block: Block) -> str:
 def read(block: Block) -> Key:
     """Read a public key.
 
-    :raises KeyFormatError: the block holds something else
+    :raises KeyFormatError: the block contains something else
     """
     if block.label != LABEL:
         raise KeyFormatError(f"{LABEL!r} expected, {displayable(block.label)!r} found")

@@ -1,8 +1,8 @@
-"""The private key file of ssh.com (Tectia), for RSA; plain or encrypted with Triple-DES.
+"""Private key files of ssh.com (Tectia), for RSA; plain, or encrypted with Triple-DES.
 
-The label says ENCRYPTED in both cases; the cipher's name inside decides. Numbers are a count of
-bits and as many bytes as these take. The key derivation is one round of MD5: such files are read,
-never written encrypted.
+The label says ENCRYPTED in both cases; the cipher name inside decides. Numbers are a bit count,
+followed by as many bytes as that takes. The key derivation is one round of MD5: encrypted files are
+read, but never written.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _MAX_NUMBER_BITS: Final = 32768
 
 
 def read(data: bytes, passphrase: bytes | None) -> Key:
-    """Read the binary contents; they hold no comment.
+    """Read the binary contents, which have no comment.
 
-    :raises KeyFormatError: the contents are not an RSA key in this form
+    :raises KeyFormatError: they are not an RSA key in this format
     :raises PassphraseRequired: they are encrypted
     :raises WrongPassphrase: the passphrase does not decrypt them
     """
@@ -50,7 +50,7 @@ def read(data: bytes, passphrase: bytes | None) -> Key:
     if cipher != "3des-cbc":
         raise KeyFormatError(f"not a cipher of ssh.com keys that we know: {displayable(cipher)!r}")
     content = cbc_decrypt("3des", _derive(need_passphrase(passphrase)), bytes(8), content)
-    # Nothing but the length in front tells whether this is the text that was encrypted.
+    # Only the length at the start shows whether this is the original plaintext.
     size = int.from_bytes(content[:4], "big")
     if not any(0 <= len(content) - 4 - each < 8 for each in (size, size // 8)):
         raise wrong_passphrase()
@@ -66,7 +66,7 @@ def _derive(passphrase: bytes) -> bytes:
 def _read_numbers(content: bytes) -> Key:
     try:
         reader = Reader(content)
-        # The length in front is in bytes or, from some writers, in bits: it is not needed.
+        # The length at the start is in bytes or, from some writers, in bits; it is not needed.
         reader.uint32()
         public_exponent, private_exponent, modulus, coefficient, prime2, prime1 = (
             _read_number(reader) for _ in range(6)

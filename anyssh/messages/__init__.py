@@ -1,10 +1,10 @@
 """Every SSH message as a dataclass that encodes and decodes itself.
 
-A :class:`Message` is a whole payload, number byte included; a :class:`Structure` is what some
-messages carry inside (``UserauthRequest.method_fields``, and ``payload`` of opens, requests and
+A :class:`Message` is a complete payload, including its message number; a :class:`Structure` is what
+some messages contain (``UserauthRequest.method_fields``, and the ``payload`` of opens, requests and
 replies). ``decode`` is strict: short input and trailing bytes raise :class:`~anyssh.WireError`,
-counts are checked against the bytes that are there, and nothing is built from a length before it is
-known to fit. ``repr`` shows bytes as their length and secrets not at all.
+counts are checked against the bytes available, and nothing is allocated for a length before it is
+known to fit. ``repr`` shows bytes as their length, and no secrets.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ MESSAGES: Final[tuple[type[Message], ...]] = (
     ChannelSuccess,
     ChannelFailure,
 )
-"""Every message class, in the order of numbers."""
+"""Every message class, by message number."""
 
 MESSAGES_BY_NUMBER: Final[Mapping[int, tuple[type[Message], ...]]] = MappingProxyType(
     {
@@ -202,4 +202,4 @@ MESSAGES_BY_NUMBER: Final[Mapping[int, tuple[type[Message], ...]]] = MappingProx
         for number in sorted({int(message.number) for message in MESSAGES})
     }
 )
-"""The classes of each number: one, but four for 60, whose meaning the state decides."""
+"""The classes of each message number: one each, but four for 60, among which the state decides."""

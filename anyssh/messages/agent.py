@@ -1,7 +1,7 @@
-"""What travels between an SSH agent and its client (draft-ietf-sshm-ssh-agent).
+"""Messages between an SSH agent and its client (draft-ietf-sshm-ssh-agent).
 
-The agent protocol is not part of SSH: it has numbers of its own, and no more than a length in
-front of each message. A client asks, the agent answers, strictly in turn.
+The agent protocol is not part of SSH: it has message numbers of its own, and frames each message
+with just a length. A client sends requests, and the agent answers them, strictly in turn.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_AGENT_MESSAGE_BYTES: Final = 256 * 1024
 
 
 class AgentMessageNumber(IntEnum):
-    """The first byte of every message (section 6.1 of the draft)."""
+    """Message numbers, the first byte of every message (section 6.1 of the draft)."""
 
     FAILURE = 5
     REQUEST_IDENTITIES = 11
@@ -40,7 +40,7 @@ class AgentMessageNumber(IntEnum):
 
 
 class SignFlag(IntFlag):
-    """Which hash an RSA key signs with (section 6.3); an agent without any would take SHA-1."""
+    """The hash that an RSA key signs with (section 6.3); without any, an agent would use SHA-1."""
 
     NONE = 0
     RSA_SHA2_256 = 2
@@ -59,21 +59,21 @@ def _read_identities(reader: wire.Reader) -> tuple[tuple[bytes, str], ...]:
 
 @declared
 class AgentFailure(Message):
-    """The agent does not do what it was asked for; it never says why."""
+    """The agent does not do what was requested; it never says why."""
 
     number: ClassVar[int] = AgentMessageNumber.FAILURE
 
 
 @declared
 class AgentIdentitiesRequest(Message):
-    """Which keys are there?"""
+    """Asks for the agent's keys."""
 
     number: ClassVar[int] = AgentMessageNumber.REQUEST_IDENTITIES
 
 
 @declared
 class AgentIdentities(Message):
-    """The keys that are there: public blobs, each with its comment."""
+    """The agent's keys: public key blobs with their comments."""
 
     number: ClassVar[int] = AgentMessageNumber.IDENTITIES_ANSWER
 
@@ -82,7 +82,7 @@ class AgentIdentities(Message):
 
 @declared
 class AgentSignRequest(Message):
-    """Sign this data with the key of this blob."""
+    """Asks for a signature of some data with a key."""
 
     number: ClassVar[int] = AgentMessageNumber.SIGN_REQUEST
 
@@ -93,7 +93,7 @@ class AgentSignRequest(Message):
 
 @declared
 class AgentSignResponse(Message):
-    """The signature, in the form in which SSH carries it."""
+    """The signature blob."""
 
     number: ClassVar[int] = AgentMessageNumber.SIGN_RESPONSE
 
@@ -101,12 +101,12 @@ class AgentSignResponse(Message):
 
 
 def frame(message: Message) -> bytes:
-    """Return a message as it travels: its length, then its payload."""
+    """Return a message as transmitted: its length, then its payload."""
     return wire.string(message.encode())
 
 
 def take_frame(received: bytearray) -> bytes | None:
-    """Take the first payload out of what was received; None while it is not all there.
+    """Remove the first payload from what was received; return None while it is incomplete.
 
     :raises WireError: it would be empty, or longer than any agent may send
     """

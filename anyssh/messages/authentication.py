@@ -1,7 +1,8 @@
 """Messages of user authentication (RFC 4252, RFC 4256): numbers 50 to 53, 60 and 61.
 
-A request ends in fields of its method, which stay bytes here (``method_fields``) and have a
-structure each. Number 60 has a meaning per method; the state that expects it chooses the class.
+A request ends in method-specific fields, which remain bytes here (``method_fields``), and have a
+structure for each method. The meaning of number 60 depends on the method; the state that expects it
+chooses the class.
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ MAX_PROMPTS: Final = 16
 
 @declared
 class UserauthRequest(Message):
-    """One attempt to authenticate (RFC 4252 section 5).
+    """An authentication request (RFC 4252 section 5).
 
-    :ivar method_fields: what the method adds: nothing for ``none``, otherwise the encoded
+    :ivar method_fields: the method-specific fields: nothing for ``none``, otherwise the encoded
         :class:`PasswordFields`, :class:`PublicKeyFields`, :class:`HostBasedFields` or
         :class:`KeyboardInteractiveFields`
     """
@@ -66,7 +67,7 @@ class UserauthRequest(Message):
 
 @declared
 class PasswordFields(Structure):
-    """A password, or with ``change`` the old and the new one (RFC 4252 section 8)."""
+    """A password, or with ``change`` the old and the new password (RFC 4252 section 8)."""
 
     change: bool = boolean()
     password: str = secret_text()
@@ -75,9 +76,9 @@ class PasswordFields(Structure):
 
 @declared
 class PublicKeyFields(Structure):
-    """A key that the client asks about or, with a signature, proves to hold (RFC 4252 section 7).
+    """A key that the client queries or, with a signature, proves to hold (RFC 4252 section 7).
 
-    :ivar signature: on the wire only when ``has_signature`` is set
+    :ivar signature: only sent if ``has_signature`` is set
     """
 
     has_signature: bool = boolean()
@@ -86,7 +87,7 @@ class PublicKeyFields(Structure):
     signature: bytes = string(default=b"", condition="has_signature")
 
     def signed_fields(self) -> bytes:
-        """Return the wire form up to the signature, which is what the signature covers."""
+        """Return the encoding up to the signature, which is what the signature covers."""
         encoded = PublicKeyFields(True, self.algorithm, self.public_key, b"").encode()
         return encoded[:-4]
 
@@ -102,7 +103,7 @@ class HostBasedFields(Structure):
     signature: bytes = string()
 
     def signed_fields(self) -> bytes:
-        """Return the wire form up to the signature, which is what the signature covers."""
+        """Return the encoding up to the signature, which is what the signature covers."""
         encoded = HostBasedFields(
             self.algorithm, self.host_key, self.client_host_name, self.client_user_name, b""
         ).encode()
@@ -111,7 +112,7 @@ class HostBasedFields(Structure):
 
 @declared
 class KeyboardInteractiveFields(Structure):
-    """The wish to be asked (RFC 4256 section 3.1). Some peers send neither field."""
+    """A request to be prompted (RFC 4256 section 3.1). Some peers send neither field."""
 
     language: str = lenient_text(default="", optional=True)
     submethods: str = lenient_text(default="", optional=True)
@@ -119,7 +120,7 @@ class KeyboardInteractiveFields(Structure):
 
 @declared
 class UserauthFailure(Message):
-    """A refusal, with the methods that could still succeed (RFC 4252 section 5.1)."""
+    """A refusal, with the methods that can continue (RFC 4252 section 5.1)."""
 
     number: ClassVar[int] = MessageNumber.USERAUTH_FAILURE
 
@@ -136,7 +137,7 @@ class UserauthSuccess(Message):
 
 @declared
 class UserauthBanner(Message):
-    """A text to show before authentication (RFC 4252 section 5.4)."""
+    """A text to display before authentication (RFC 4252 section 5.4)."""
 
     number: ClassVar[int] = MessageNumber.USERAUTH_BANNER
 
@@ -146,7 +147,7 @@ class UserauthBanner(Message):
 
 @declared
 class UserauthPkOk(Message):
-    """The key that was asked about would be accepted (RFC 4252 section 7)."""
+    """The queried key would be accepted (RFC 4252 section 7)."""
 
     number: ClassVar[int] = MessageNumber.USERAUTH_PK_OK
 
@@ -156,7 +157,7 @@ class UserauthPkOk(Message):
 
 @declared
 class UserauthPasswdChangereq(Message):
-    """The password that was sent has expired (RFC 4252 section 8)."""
+    """The password has expired (RFC 4252 section 8)."""
 
     number: ClassVar[int] = MessageNumber.USERAUTH_PASSWD_CHANGEREQ
 
@@ -165,10 +166,10 @@ class UserauthPasswdChangereq(Message):
 
 
 class Prompt(NamedTuple):
-    """One question to the user.
+    """One prompt for the user.
 
-    :ivar text: what to show
-    :ivar echo: whether the answer may be seen while it is typed
+    :ivar text: the text to display
+    :ivar echo: whether to display the answer while it is typed
     """
 
     text: str
@@ -202,7 +203,7 @@ def _read_grouped_prompts(reader: wire.Reader) -> tuple[Prompt, ...]:
 
 @declared
 class UserauthInfoRequest(Message):
-    """Questions to the user (RFC 4256 section 3.2); at most 16 prompts are read."""
+    """Prompts for the user (RFC 4256 section 3.2); at most 16 are read."""
 
     number: ClassVar[int] = MessageNumber.USERAUTH_INFO_REQUEST
 
@@ -214,7 +215,7 @@ class UserauthInfoRequest(Message):
 
 @declared
 class GroupedUserauthInfoRequest(UserauthInfoRequest):
-    """The same questions as the Dev Tunnels libraries lay them out: all texts, then all echos."""
+    """The same prompts as laid out by the Dev Tunnels libraries: all texts, then all echo flags."""
 
     prompts: tuple[Prompt, ...] = coded(Codec(_write_grouped_prompts, _read_grouped_prompts))
 

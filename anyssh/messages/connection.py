@@ -1,8 +1,8 @@
 """Messages of the connection protocol (RFC 4254): numbers 80 to 82 and 90 to 100.
 
-Opens, requests and their replies end in fields of their type, which stay bytes here (``payload``).
-The two messages that make up bulk transfer are packed by hand, because the generic way costs
-several times as much; what they do not take at first glance goes the generic way and fails there.
+Opens, requests and their replies end in type-specific fields, which remain bytes here
+(``payload``). The two messages of bulk transfer are packed by hand, as the generic way is several
+times as expensive; anything unusual about them goes the generic way, and fails there.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _EXTENDED_DATA_HEADER: Final = struct.Struct(">BIII")
 
 @declared
 class GlobalRequest(Message):
-    """A request about the whole connection (RFC 4254 section 4)."""
+    """A global request (RFC 4254 section 4)."""
 
     number: ClassVar[int] = MessageNumber.GLOBAL_REQUEST
 
@@ -64,7 +64,7 @@ class RequestSuccess(Message):
 class RequestFailure(Message):
     """A global request was refused (RFC 4254 section 4).
 
-    :ivar payload: nothing, but for :class:`~anyssh.messages.SessionReconnectFailure`
+    :ivar payload: empty, except for :class:`~anyssh.messages.SessionReconnectFailure`
     """
 
     number: ClassVar[int] = MessageNumber.REQUEST_FAILURE
@@ -74,7 +74,7 @@ class RequestFailure(Message):
 
 @declared
 class ChannelOpen(Message):
-    """The wish to open a channel (RFC 4254 section 5.1).
+    """A request to open a channel (RFC 4254 section 5.1).
 
     :ivar sender_channel: the sender's number for the channel
     :ivar initial_window_size: bytes that the receiver may send
@@ -105,7 +105,7 @@ class ChannelOpenConfirmation(Message):
 
 @declared
 class ChannelOpenFailure(Message):
-    """The channel was refused (RFC 4254 section 5.1). Some peers end after the reason."""
+    """The channel was refused (RFC 4254 section 5.1). Some peers omit what follows the reason."""
 
     number: ClassVar[int] = MessageNumber.CHANNEL_OPEN_FAILURE
 
@@ -117,7 +117,7 @@ class ChannelOpenFailure(Message):
 
 @declared
 class ChannelWindowAdjust(Message):
-    """Room for more data (RFC 4254 section 5.2)."""
+    """Adds to the window (RFC 4254 section 5.2)."""
 
     number: ClassVar[int] = MessageNumber.CHANNEL_WINDOW_ADJUST
 
@@ -127,7 +127,7 @@ class ChannelWindowAdjust(Message):
 
 @declared
 class ChannelData(Message):
-    """Bytes of a channel (RFC 4254 section 5.2)."""
+    """Data of a channel (RFC 4254 section 5.2)."""
 
     number: ClassVar[int] = MessageNumber.CHANNEL_DATA
 
@@ -135,7 +135,7 @@ class ChannelData(Message):
     data: bytes = string()
 
     def encode(self) -> bytes:
-        """Return the wire form.
+        """Return the encoding.
 
         :raises LocalProtocolError: a value does not fit its field
         """
@@ -147,10 +147,10 @@ class ChannelData(Message):
 
     @classmethod
     def decode(cls, data: wire.Buffer) -> Self:
-        """Parse a payload, number byte included; the channel's bytes are copied once.
+        """Parse a payload; the channel's data is copied once.
 
-        :param data: a whole payload, with its number byte
-        :raises WireError: another message's number, or not the declared form
+        :param data: a complete payload, including its message number
+        :raises WireError: it is another message, or malformed
         """
         body_size = len(data) - _DATA_HEADER.size
         if body_size >= 0:
@@ -162,7 +162,7 @@ class ChannelData(Message):
 
 @declared
 class ChannelExtendedData(Message):
-    """Bytes of a second kind, such as standard error (RFC 4254 section 5.2)."""
+    """Data of another kind, such as standard error (RFC 4254 section 5.2)."""
 
     number: ClassVar[int] = MessageNumber.CHANNEL_EXTENDED_DATA
 
@@ -171,7 +171,7 @@ class ChannelExtendedData(Message):
     data: bytes = string()
 
     def encode(self) -> bytes:
-        """Return the wire form.
+        """Return the encoding.
 
         :raises LocalProtocolError: a value does not fit its field
         """
@@ -185,10 +185,10 @@ class ChannelExtendedData(Message):
 
     @classmethod
     def decode(cls, data: wire.Buffer) -> Self:
-        """Parse a payload, number byte included; the channel's bytes are copied once.
+        """Parse a payload; the channel's data is copied once.
 
-        :param data: a whole payload, with its number byte
-        :raises WireError: another message's number, or not the declared form
+        :param data: a complete payload, including its message number
+        :raises WireError: it is another message, or malformed
         """
         body_size = len(data) - _EXTENDED_DATA_HEADER.size
         if body_size >= 0:
@@ -219,7 +219,7 @@ class ChannelClose(Message):
 
 @declared
 class ChannelRequest(Message):
-    """A request about one channel (RFC 4254 section 5.4)."""
+    """A channel request (RFC 4254 section 5.4)."""
 
     number: ClassVar[int] = MessageNumber.CHANNEL_REQUEST
 
@@ -248,12 +248,12 @@ class ChannelFailure(Message):
 
 
 def channel_data(payload: wire.Buffer) -> tuple[int, wire.Buffer]:
-    """Return the receiver's number for the channel and the data of a CHANNEL_DATA, not copied.
+    """Return the recipient channel and the data of a CHANNEL_DATA message, without copying.
 
-    For receivers of much of it (RFC 4254 section 5.2).
+    For receivers of bulk data (RFC 4254 section 5.2).
 
-    :param payload: number byte included
-    :raises WireError: another message's number, or not the declared form
+    :param payload: a complete payload, including its message number
+    :raises WireError: it is another message, or malformed
     """
     size = len(payload) - _DATA_HEADER.size
     if size >= 0:
@@ -265,26 +265,26 @@ def channel_data(payload: wire.Buffer) -> tuple[int, wire.Buffer]:
 
 
 def channel_data_header(recipient_channel: int, size: int) -> bytes:
-    """Return the 9 bytes that stand before ``size`` bytes of data in CHANNEL_DATA.
+    """Return the 9 bytes that precede ``size`` bytes of data in CHANNEL_DATA.
 
     For senders that pass header and data on separately (RFC 4254 section 5.2).
 
     :param recipient_channel: the receiver's number for the channel
-    :param size: bytes of data that follow
-    :raises struct.error: a number is no uint32
+    :param size: the number of bytes of data
+    :raises struct.error: a number is not a uint32
     """
     return _DATA_HEADER.pack(_DATA_NUMBER, recipient_channel, size)
 
 
 def channel_extended_data_header(recipient_channel: int, data_type_code: int, size: int) -> bytes:
-    """Return the 13 bytes that stand before ``size`` bytes of data in CHANNEL_EXTENDED_DATA.
+    """Return the 13 bytes that precede ``size`` bytes of data in CHANNEL_EXTENDED_DATA.
 
     For senders that pass header and data on separately (RFC 4254 section 5.2).
 
     :param recipient_channel: the receiver's number for the channel
-    :param data_type_code: what the data is; 1 is standard error
-    :param size: bytes of data that follow
-    :raises struct.error: a number is no uint32
+    :param data_type_code: the kind of data; 1 is standard error
+    :param size: the number of bytes of data
+    :raises struct.error: a number is not a uint32
     """
     return _EXTENDED_DATA_HEADER.pack(
         _EXTENDED_DATA_NUMBER, recipient_channel, data_type_code, size

@@ -1,6 +1,6 @@
-"""How messages are declared: fields in wire order, from which encoding and decoding follow.
+"""How messages are declared: fields in wire order, from which encoding and decoding are derived.
 
-A message is a dataclass with slots whose fields name their wire form::
+A message is a dataclass with slots whose fields declare their wire format::
 
     @declared
     class Disconnect(Message):
@@ -10,15 +10,15 @@ A message is a dataclass with slots whose fields name their wire form::
         description: str = lenient_text(default="")
         language: str = lenient_text(default="", optional=True)
 
-A *field specifier* (``uint32()``) stands for a :class:`Codec`: one function that writes a value,
-one that reads it. :func:`declared` collects them once per class. A field is *optional* when a peer
-may end the message before it, which gives its default, and *conditional* when an earlier
-boolean says whether it is there. Both can only be the last fields and form the *tail*, which
-is handled field by field; all fields before it are the *head*, which is handled in one sweep.
-Most messages on channels are a *row* of 32-bit numbers and perhaps a rest, which is one step.
+A *field specifier* (``uint32()``) stands for a :class:`Codec`: a function that writes a value, and
+one that reads it. :func:`declared` collects them once per class. A field is *optional* if a peer
+may end the message before it, which yields its default, and *conditional* if an earlier boolean
+says whether it is present. Such fields must come last, and form the *tail*, which is processed
+field by field; the fields before are the *head*, which is processed in one sweep. Most messages on
+channels are a *row* of 32-bit integers, perhaps followed by a rest, which is processed in one step.
 
-The type checker sees frozen dataclasses. At run time they are not frozen, because a frozen
-dataclass costs three times as much to build.
+Type checkers see frozen dataclasses. At run time they are not frozen, as a frozen dataclass takes
+three times as long to create.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ Value = TypeVar("Value")
 
 
 class Codec(NamedTuple, Generic[Value]):
-    """One wire form: how a value is written and how it is read back."""
+    """A wire format: how a value is written, and how it is read back."""
 
     write: Callable[[Value], bytes]
     read: Callable[[wire.Reader], Value]
 
 
 class _Member(NamedTuple):
-    """One declared field of a class; ``condition`` is the place of the boolean it hangs on."""
+    """A declared field of a class; ``condition`` is the position of the boolean it depends on."""
 
     name: str
     write: Callable[[Any], bytes]
@@ -87,7 +87,7 @@ class _Member(NamedTuple):
 
 
 class _Row:
-    """The wire form of a message of 32-bit numbers and perhaps a rest, which is written as is."""
+    """The format of a message of 32-bit integers, perhaps followed by a rest, kept as is."""
 
     __slots__ = ("_has_rest", "_layout", "_names", "_number", "_size")
 
@@ -101,7 +101,7 @@ class _Row:
 
     @classmethod
     def of(cls, made: type[Structure]) -> _Row | None:
-        """Return the row that a class is, None for all others."""
+        """Return the row of a class, None if it has another format."""
         reads = [member.read for member in made._members]
         numbers = reads[:-1] if reads[-1:] == [_REST.read] else reads
         if not issubclass(made, Message) or made._tail or not numbers:
@@ -127,7 +127,7 @@ class _Row:
 
 
 class Structure:
-    """Fields in wire order without a message number: what a message carries inside."""
+    """Fields in wire order without a message number, as contained in a message."""
 
     __slots__ = ()
 
@@ -139,7 +139,7 @@ class Structure:
     _row: ClassVar[_Row | None]
 
     def encode(self) -> bytes:
-        """Return the wire form; optional fields are always written.
+        """Return the encoding; optional fields are always written.
 
         :raises LocalProtocolError: a value does not fit its field
         """
@@ -155,22 +155,23 @@ class Structure:
             return b"".join(parts)
         except (struct.error, ValueError):
             pass
-        # Raised outside of the handler, so that no context carries a secret along.
+        # Raised outside of the handler, so that no context contains a secret.
         raise self._refusal()
 
     encode_as_declared = encode
-    """The same for classes whose own ``encode`` takes a shorter way."""
+    """The same, for classes whose own ``encode`` has a faster path."""
 
     @classmethod
     def decode(cls, data: wire.Buffer) -> Self:
-        """Parse a wire form, which must end where ``data`` ends.
+        """Parse an encoding, which must extend to the end of ``data``.
 
-        :raises WireError: the bytes do not have the declared form
+        :param data: the encoding
+        :raises WireError: it is malformed
         """
         return cls._read_fields(wire.Reader(data))
 
     decode_as_declared = decode
-    """The same for classes whose own ``decode`` takes a shorter way."""
+    """The same, for classes whose own ``decode`` has a faster path."""
 
     @classmethod
     def _read_fields(cls, reader: wire.Reader) -> Self:
@@ -189,7 +190,7 @@ class Structure:
         return bool(getattr(self, self._members[position].name))
 
     def _refusal(self) -> LocalProtocolError:
-        """Say which field cannot be written, and why unless it is secret."""
+        """Return the error for the field that cannot be written; omit its value if secret."""
         for member in self._members:
             try:
                 member.write(getattr(self, member.name))
@@ -215,7 +216,7 @@ class Structure:
 
 
 class Message(Structure):
-    """A whole payload: the number byte, then the fields.
+    """A complete payload: the message number, then the fields.
 
     :cvar number: the message number (RFC 4250 section 4.1.2)
     """
@@ -226,10 +227,10 @@ class Message(Structure):
 
     @classmethod
     def decode(cls, data: wire.Buffer) -> Self:
-        """Parse a payload, number byte included.
+        """Parse a payload.
 
-        :param data: a whole payload, with its number byte
-        :raises WireError: another message's number, or not the declared form
+        :param data: a complete payload, including its message number
+        :raises WireError: it is another message, or malformed
         """
         number = data[0] if data else "nothing"
         if number != cls.number:
@@ -269,34 +270,34 @@ def coded(
     condition: str = "",
     secret: bool = False,
 ) -> Value:
-    """Declare a field of any wire form.
+    """Declare a field of any wire format.
 
-    :param default: the value when the constructor is not given one, or the wire has none
+    :param default: the value if neither the constructor's caller nor the peer provides one
     :param optional: whether a peer may end the message before this field
-    :param condition: the name of the boolean field that says whether this one is there
-    :param secret: whether ``repr`` leaves the field out
+    :param condition: the name of the boolean field that says whether this one is present
+    :param secret: whether ``repr`` omits the field
     """
     metadata = {"codec": codec, "optional": optional, "condition": condition}
     return field(default=default, repr=not secret, metadata=metadata)
 
 
 def boolean(*, default: bool = _REQUIRED) -> bool:
-    """Declare a truth value of one byte."""
+    """Declare a boolean of one byte."""
     return coded(_BOOLEAN, default=default)
 
 
 def uint32(*, default: int = _REQUIRED, optional: bool = False) -> int:
-    """Declare an unsigned 32-bit number."""
+    """Declare an unsigned 32-bit integer."""
     return coded(_UINT32, default=default, optional=optional)
 
 
 def uint64() -> int:
-    """Declare an unsigned 64-bit number."""
+    """Declare an unsigned 64-bit integer."""
     return coded(_UINT64)
 
 
 def fixed_bytes(size: int) -> bytes:
-    """Declare ``size`` bytes without a length of their own."""
+    """Declare ``size`` bytes that are not preceded by a length."""
 
     def write(value: bytes) -> bytes:
         if len(value) != size:
@@ -318,36 +319,36 @@ def string(
 
 
 def text(*, default: str = _REQUIRED) -> str:
-    """Declare a string that names something; bytes that are not UTF-8 are refused."""
+    """Declare a string that is a name; anything but UTF-8 is rejected."""
     return coded(_TEXT, default=default)
 
 
 def lenient_text(*, default: str = _REQUIRED, optional: bool = False) -> str:
-    """Declare a string for people to read; bytes that are not UTF-8 are replaced."""
+    """Declare a string meant for people; anything but UTF-8 is replaced."""
     return coded(_LENIENT_TEXT, default=default, optional=optional)
 
 
 def system_text(*, default: str = _REQUIRED) -> str:
-    """Declare a command, path or variable: UTF-8 in which any other byte survives as a surrogate.
+    """Declare a command, path or variable: UTF-8 with other bytes preserved as surrogates.
 
-    Operating systems take such strings as bytes. This is the form of :func:`os.fsdecode`: readable
-    as text, and a value that is passed on is the one that came, byte for byte.
+    Operating systems treat such strings as bytes. This is the format of :func:`os.fsdecode`:
+    readable as text, and identical byte for byte when passed on.
     """
     return coded(_SYSTEM_TEXT, default=default)
 
 
 def secret_text(*, default: str = _REQUIRED, condition: str = "") -> str:
-    """Declare a password: UTF-8, shown neither by ``repr`` nor in an error."""
+    """Declare a password: UTF-8, shown neither by ``repr`` nor in errors."""
     return coded(SECRET_TEXT, default=default, condition=condition, secret=True)
 
 
 def name_list(*, default: tuple[str, ...] = _REQUIRED) -> tuple[str, ...]:
-    """Declare a comma-separated list of names (RFC 4251 section 5)."""
+    """Declare a name-list (RFC 4251 section 5)."""
     return coded(_NAME_LIST, default=default)
 
 
 def rest(*, default: bytes = _REQUIRED, secret: bool = False) -> bytes:
-    """Declare everything up to the end: what only the receiver of this type understands."""
+    """Declare everything up to the end, as data that only the receiver understands."""
     return coded(_REST, default=default, secret=secret)
 
 
@@ -355,7 +356,7 @@ EmbeddedStructure = TypeVar("EmbeddedStructure", bound=Structure)
 
 
 def embedded(kind: type[EmbeddedStructure]) -> EmbeddedStructure:
-    """Declare a whole message that fills everything up to the end."""
+    """Declare a complete message that extends to the end."""
 
     def write(value: EmbeddedStructure) -> bytes:
         return value.encode()
@@ -367,12 +368,12 @@ def embedded(kind: type[EmbeddedStructure]) -> EmbeddedStructure:
 
 
 def read_count(reader: wire.Reader, most: int, entry_size: int, what: str) -> int:
-    """Read how many entries follow; refuse a number that the bytes there cannot hold.
+    """Read the number of entries that follow; reject one that the remaining bytes cannot contain.
 
     :param most: the largest count accepted
-    :param entry_size: bytes that the smallest entry takes
-    :param what: the entries' name, for the error
-    :raises WireError: too many, or more than the remaining bytes can hold
+    :param entry_size: the size of the smallest entry in bytes
+    :param what: the name of the entries, for the error
+    :raises WireError: there are too many, or more than the remaining bytes can contain
     """
     count = reader.uint32()
     if count > most:
@@ -388,7 +389,7 @@ def _read_secret_text(reader: wire.Reader) -> str:
         return data.decode()
     except UnicodeDecodeError:
         pass
-    # Raised outside of the handler: the decoder's error holds the bytes.
+    # Raised outside of the handler: the decoder's error contains the bytes.
     raise WireError("a password or an answer must be UTF-8")
 
 
@@ -436,9 +437,9 @@ Declared = TypeVar("Declared", bound=Structure)
     ),
 )
 def declared(cls: type[Declared]) -> type[Declared]:
-    """Make a dataclass with slots out of a declaration and derive its wire form.
+    """Turn a declaration into a dataclass with slots, and derive its wire format.
 
-    :raises TypeError: a field follows one that can be missing, and cannot be missing itself
+    :raises TypeError: a required field follows an optional or conditional one
     """
     made = dataclass(slots=True, repr=False, eq=False)(cls)
     members = tuple(_members_of(made))

@@ -1,6 +1,6 @@
-"""Payloads of the Dev Tunnels extensions: reconnect, and a request that travels with an open.
+"""Payloads of the Dev Tunnels extensions: reconnecting, and a request sent along with an open.
 
-They ride on GLOBAL_REQUEST and its replies. The names of the requests are in
+They are carried by GLOBAL_REQUEST and its replies. The names of the requests are in
 :class:`~anyssh.Extension`.
 """
 
@@ -32,7 +32,7 @@ class SessionReconnectRequest(Structure):
     """A client's proof that a disconnected session is its own.
 
     :ivar client_token: an HMAC over both session ids
-    :ivar last_received_sequence_number: the last message that the client has
+    :ivar last_received_sequence_number: the last message that the client has received
     """
 
     client_token: bytes = string(secret=True)
@@ -43,15 +43,15 @@ class SessionReconnectRequest(Structure):
 class LinkedSessionReconnectRequest(SessionReconnectRequest):
     """The same between two sides that both announce ``session-link@anyssh.dev``.
 
-    A client that goes on and loses its stream again at once cannot tell whether the server knows
-    that it went on. So it says which of the two streams its number belongs to.
+    A client that resumes and immediately loses its stream again cannot tell whether the server
+    knows that it has resumed. So it says which of the two streams its number belongs to.
 
-    One that gives up an attempt and makes another cannot call back what it has sent. So it counts
-    its attempts, and a server does not heed one that is overtaken.
+    A client that gives up an attempt and makes another cannot call back what it has sent. So it
+    counts its attempts, and a server ignores one that has been superseded.
 
-    :ivar link_id: ``SHA-256("anyssh-link" || H)``, H being the hash of that stream's first key
-        exchange
-    :ivar attempt: 1 for the session's first reconnect request of all, and one more each time
+    :ivar link_id: ``SHA-256("anyssh-link" || H)``, where H is the exchange hash of that stream's
+        first key exchange
+    :ivar attempt: 1 for the session's very first reconnect request, incremented each time
     """
 
     link_id: bytes = string(secret=True)
@@ -63,7 +63,7 @@ class SessionReconnectResponse(Structure):
     """The server's proof, in the payload of REQUEST_SUCCESS.
 
     :ivar server_token: an HMAC over both session ids
-    :ivar last_received_sequence_number: the last message that the server has
+    :ivar last_received_sequence_number: the last message that the server has received
     """
 
     server_token: bytes = string(secret=True)
@@ -72,9 +72,9 @@ class SessionReconnectResponse(Structure):
 
 @declared
 class SessionReconnectFailure(Structure):
-    """Why a session cannot go on, in the payload of REQUEST_FAILURE.
+    """Why a session cannot be resumed, in the payload of REQUEST_FAILURE.
 
-    :ivar reason: 101 (unknown) when the failure is bare, as from a peer without the extension
+    :ivar reason: 101 (unknown) if the failure is bare, as from a peer without the extension
     """
 
     reason: int = uint32(default=ReconnectFailureReason.UNKNOWN_CLIENT_FAILURE, optional=True)
@@ -84,11 +84,11 @@ class SessionReconnectFailure(Structure):
 
 @declared
 class InitialChannelRequest(Structure):
-    """The first request of a channel, sent right behind CHANNEL_OPEN.
+    """The first request of a channel, sent right after CHANNEL_OPEN.
 
-    :ivar sender_channel: the channel's number as CHANNEL_OPEN gave it
-    :ivar request: whole, with its number byte; its recipient channel and its wish for a reply
-        do not count
+    :ivar sender_channel: the channel's number from CHANNEL_OPEN
+    :ivar request: a complete message, including its number; its recipient channel and its
+        ``want_reply`` are ignored
     """
 
     sender_channel: int = uint32()

@@ -1,7 +1,7 @@
 """Payloads of port and socket forwarding.
 
-TCP forwarding is RFC 4254 section 7; forwarding of UNIX domain sockets is OpenSSH's protocol
-extension. Classes know the name of the request or the type of the channel they belong to.
+TCP forwarding is RFC 4254 section 7; forwarding of UNIX domain sockets is an OpenSSH extension. The
+classes have the name of their request, or the type of their channel.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ __all__ = [
 
 @declared
 class TcpipForward(Structure):
-    """Where the peer shall listen, or shall listen no more (RFC 4254 section 7.1).
+    """Where the peer is to listen, or to stop listening (RFC 4254 section 7.1).
 
     :ivar address_to_bind: ``""`` for all addresses, ``"localhost"``, or an address
     :ivar port: 0 lets the peer choose
-    :ivar extra: what an application put behind, such as a token
+    :ivar extra: what an application appended, such as a token
     """
 
     request_name: ClassVar[str] = "tcpip-forward"
@@ -42,7 +42,7 @@ class TcpipForward(Structure):
 class TcpipForwardSuccess(Structure):
     """The port that the peer listens on (RFC 4254 section 7.1).
 
-    :ivar port: 0 when the reply has no port, which means the one that was asked for
+    :ivar port: 0 if the reply has no port, which means the requested one
     """
 
     port: int = uint32(default=0, optional=True)
@@ -52,9 +52,9 @@ class TcpipForwardSuccess(Structure):
 class ForwardedTcpip(Structure):
     """A connection that arrived where the peer listens for us (RFC 4254 section 7.2).
 
-    :ivar host: the address that was connected to, as it was asked for
+    :ivar host: the address that was connected to, as requested
     :ivar port: the port that was connected to
-    :ivar extra: what an application put behind
+    :ivar extra: what an application appended
     """
 
     channel_type: ClassVar[str] = "forwarded-tcpip"
@@ -68,11 +68,11 @@ class ForwardedTcpip(Structure):
 
 @declared
 class DirectTcpip(Structure):
-    """A connection that the peer shall make (RFC 4254 section 7.2).
+    """A connection that the peer is to make (RFC 4254 section 7.2).
 
-    :ivar host: a name or an address to connect to
+    :ivar host: the name or address to connect to
     :ivar port: the port to connect to
-    :ivar extra: what an application put behind
+    :ivar extra: what an application appended
     """
 
     channel_type: ClassVar[str] = "direct-tcpip"
@@ -86,7 +86,7 @@ class DirectTcpip(Structure):
 
 @declared
 class StreamLocalForward(Structure):
-    """The socket path that the peer shall listen on, or shall listen on no more."""
+    """The socket path that the peer is to listen on, or to stop listening on."""
 
     request_name: ClassVar[str] = "streamlocal-forward@openssh.com"
     cancel_request_name: ClassVar[str] = "cancel-streamlocal-forward@openssh.com"
@@ -106,7 +106,7 @@ class ForwardedStreamLocal(Structure):
 
 @declared
 class DirectStreamLocal(Structure):
-    """A connection to a socket that the peer shall make."""
+    """A connection to a socket that the peer is to make."""
 
     channel_type: ClassVar[str] = "direct-streamlocal@openssh.com"
 

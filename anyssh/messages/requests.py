@@ -1,6 +1,6 @@
-"""Payloads of channel requests (RFC 4254 section 6) that have a standard form.
+"""Payloads of the standard channel requests (RFC 4254 section 6).
 
-Each class knows the ``request_type`` it belongs to. ``shell`` has no payload, hence no class.
+Each class has its ``request_type``. ``shell`` has no payload, and therefore no class.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 class PtyRequest(Structure):
     """A terminal to allocate (RFC 4254 section 6.2).
 
-    :ivar term: the terminal's type, for example ``"xterm-256color"``
+    :ivar term: the terminal type, for example ``"xterm-256color"``
     :ivar encoded_modes: opcodes and arguments (section 8)
     """
 
@@ -62,7 +62,7 @@ class EnvRequest(Structure):
 class ExecRequest(Structure):
     """A command to run (RFC 4254 section 6.5).
 
-    :ivar command: text; bytes that are not UTF-8 are kept as lone surrogates, as in
+    :ivar command: text; bytes that are not UTF-8 are kept as lone surrogates, as by
         :func:`os.fsdecode`, so that the command can be passed on unchanged
     """
 
@@ -96,7 +96,7 @@ class WindowChange(Structure):
 class Signal(Structure):
     """A signal to deliver (RFC 4254 section 6.9).
 
-    :ivar signal_name: without the ``SIG`` that systems put before it
+    :ivar signal_name: the name without ``SIG``
     """
 
     request_type: ClassVar[str] = "signal"
@@ -106,7 +106,7 @@ class Signal(Structure):
 
 @declared
 class ExitStatus(Structure):
-    """How a command ended by itself (RFC 4254 section 6.10)."""
+    """The exit status of a command (RFC 4254 section 6.10)."""
 
     request_type: ClassVar[str] = "exit-status"
 
@@ -115,7 +115,7 @@ class ExitStatus(Structure):
 
 @declared
 class ExitSignal(Structure):
-    """How a command was ended by a signal (RFC 4254 section 6.10)."""
+    """The signal that ended a command (RFC 4254 section 6.10)."""
 
     request_type: ClassVar[str] = "exit-signal"
 

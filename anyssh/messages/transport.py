@@ -1,7 +1,7 @@
-"""Messages of the transport layer (RFC 4253, RFC 8308): numbers 1 to 7, 20, 21, 30 and 31.
+"""Messages of the transport protocol (RFC 4253, RFC 8308): numbers 1 to 7, 20, 21, 30 and 31.
 
-One program's KEXINITs differ in nothing but their cookies, so what stands behind the cookie is
-parsed, and encoded, once and remembered.
+KEXINITs from the same software differ only in their cookies, so what follows the cookie is parsed
+and encoded once, and cached.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ MAX_KEXINIT_BYTES: Final = 16 * 1024
 MAX_REMEMBERED_BYTES: Final = 4 * 1024
 _COOKIE_SIZE: Final = 16
 _LISTS_OFFSET: Final = 1 + _COOKIE_SIZE
-"""Where the fields behind the cookie of a KEXINIT begin."""
+"""Where the fields after the cookie of a KEXINIT start."""
 
 
 @declared
 class Disconnect(Message):
-    """The end of the connection (RFC 4253 section 11.1). Some peers leave out the language."""
+    """The end of the connection (RFC 4253 section 11.1). Some peers omit the language."""
 
     number: ClassVar[int] = MessageNumber.DISCONNECT
 
@@ -65,7 +65,7 @@ class Disconnect(Message):
 
 @declared
 class Ignore(Message):
-    """Bytes without meaning (RFC 4253 section 11.2). Some peers leave out even the string."""
+    """Bytes without meaning (RFC 4253 section 11.2). Some peers omit even the string."""
 
     number: ClassVar[int] = MessageNumber.IGNORE
 
@@ -76,7 +76,7 @@ class Ignore(Message):
 class Unimplemented(Message):
     """The answer to an unknown message number (RFC 4253 section 11.4).
 
-    :ivar sequence_number: the refused packet's number, its low 32 bits
+    :ivar sequence_number: the low 32 bits of the rejected packet's sequence number
     """
 
     number: ClassVar[int] = MessageNumber.UNIMPLEMENTED
@@ -86,7 +86,7 @@ class Unimplemented(Message):
 
 @declared
 class Debug(Message):
-    """A text that may help in finding a fault (RFC 4253 section 11.3)."""
+    """A text for debugging (RFC 4253 section 11.3)."""
 
     number: ClassVar[int] = MessageNumber.DEBUG
 
@@ -97,7 +97,7 @@ class Debug(Message):
 
 @declared
 class ServiceRequest(Message):
-    """The wish to use a service (RFC 4253 section 10)."""
+    """A request to use a service (RFC 4253 section 10)."""
 
     number: ClassVar[int] = MessageNumber.SERVICE_REQUEST
 
@@ -106,7 +106,7 @@ class ServiceRequest(Message):
 
 @declared
 class ServiceAccept(Message):
-    """The grant of a service (RFC 4253 section 10)."""
+    """Grants a service (RFC 4253 section 10)."""
 
     number: ClassVar[int] = MessageNumber.SERVICE_ACCEPT
 
@@ -131,9 +131,9 @@ def _read_extensions(reader: wire.Reader) -> dict[str, bytes]:
 
 @declared
 class ExtInfo(Message):
-    """What a side supports beyond the standard (RFC 8308 section 2.3).
+    """The extensions that a side supports (RFC 8308 section 2.3).
 
-    At most 64 entries in 16 KiB are read. Of entries with one name the last one counts.
+    At most 64 entries in 16 KiB are read. Of entries with the same name, the last one counts.
     """
 
     number: ClassVar[int] = MessageNumber.EXT_INFO
@@ -143,7 +143,7 @@ class ExtInfo(Message):
 
 @declared
 class KexInit(Message):
-    """What a side can negotiate (RFC 4253 section 7.1); at most 16 KiB are read.
+    """The algorithms that a side supports (RFC 4253 section 7.1); at most 16 KiB are read.
 
     :ivar cookie: 16 random bytes
     """
@@ -165,7 +165,7 @@ class KexInit(Message):
     reserved: int = uint32(default=0)
 
     def encode(self) -> bytes:
-        """Return the wire form.
+        """Return the encoding.
 
         :raises LocalProtocolError: a value does not fit its field
         """
@@ -175,10 +175,10 @@ class KexInit(Message):
 
     @classmethod
     def decode(cls, data: wire.Buffer) -> Self:
-        """Parse a payload, number byte included.
+        """Parse a payload.
 
-        :param data: a whole payload, with its number byte
-        :raises WireError: longer than 16 KiB, another message's number, or not the declared form
+        :param data: a complete payload, including its message number
+        :raises WireError: it is longer than 16 KiB, another message, or malformed
         """
         if len(data) > MAX_KEXINIT_BYTES:
             raise WireError(
@@ -193,7 +193,7 @@ class KexInit(Message):
 _LISTS: Final = attrgetter(*(field.name for field in fields(cast(Any, KexInit))[1:]))
 
 
-# A program has one list for each role and configuration.
+# The same software sends the same lists for each role and configuration.
 @lru_cache(maxsize=32)
 def _bytes_behind_cookie(values: tuple[Any, ...]) -> bytes:
     return KexInit(bytes(_COOKIE_SIZE), *values).encode_as_declared()[_LISTS_OFFSET:]
@@ -216,8 +216,8 @@ class NewKeys(Message):
 class KexDhInit(Message):
     """The client's public value (RFC 4253 section 8, RFC 5656 section 4).
 
-    All key exchange methods share one wire form: the content of the string is an mpint for
-    finite-field Diffie-Hellman, a point for ECDH, and key and ciphertext for a hybrid method.
+    All key exchange methods share one format: the string contains an mpint for finite-field
+    Diffie-Hellman, a point for ECDH, or a key and a public value for a hybrid method.
     """
 
     number: ClassVar[int] = MessageNumber.KEX_INIT
@@ -227,9 +227,9 @@ class KexDhInit(Message):
 
 @declared
 class KexDhReply(Message):
-    """The server's host key, its public value and the signature over the exchange hash.
+    """The server's host key, its public value, and the signature of the exchange hash.
 
-    The public value has the form that :class:`KexDhInit` tells.
+    The format of the public value is as in :class:`KexDhInit`.
     """
 
     number: ClassVar[int] = MessageNumber.KEX_REPLY

@@ -291,7 +291,7 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
     "anyssh.algorithms.finite_field": {
         ("480,", "480 -> 481"): "one bit more is as good",
         (
-            'warnings.simplefilter("ignore")  # to look at deprecated names warns',
+            'warnings.simplefilter("ignore")  # accessing deprecated names warns',
             "without warnings.simplefilter('ignore')",
         ): "the library that is tested with does not warn",
     },
