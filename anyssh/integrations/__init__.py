@@ -1,4 +1,4 @@
-"""Small bridges to other libraries, one module each. None is imported unless asked for by name.
+"""Integrations with other libraries, one module each, none of which is imported implicitly.
 
 ============================================= ============== =====================================
 module                                        extra          what

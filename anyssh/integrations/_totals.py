@@ -1,7 +1,7 @@
-"""The metrics of many sessions, added up by what they are labelled with.
+"""The metrics of many sessions, summed up by their labels.
 
-A counter must never go back, so what a session has moved stays counted when it has ended. What
-reads the totals may do so from any thread: all it sees are snapshots.
+A counter must never decrease, so the metrics of a session stay included after it has ended. The
+totals may be read from any thread, as they only consist of snapshots.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ Labels = tuple[tuple[str, str], ...]
 
 
 def labelled(labels: Mapping[str, str]) -> Labels:
-    """Return labels in a form that is the same whatever their order."""
+    """Return labels in a form that does not depend on their order."""
     return tuple(sorted(labels.items()))
 
 
 @dataclass(slots=True)
 class Totals:
-    """Sums over sessions with the same labels.
+    """Sums over the sessions with the same labels.
 
-    :ivar sessions: that are watched now
-    :ivar connected: of them, those that have a stream
-    :ivar latencies: the current ones in seconds, of those that measure it
+    :ivar sessions: sessions being watched
+    :ivar connected: of these, sessions with a stream
+    :ivar latencies: the current latencies in seconds, of sessions that measure them
     """
 
     bytes_sent: int = 0
@@ -42,7 +42,7 @@ class Totals:
     latencies: tuple[float, ...] = ()
 
     def add(self, metrics: SessionMetrics) -> None:
-        """Add what a session has moved."""
+        """Add the metrics of a session."""
         self.bytes_sent += metrics.bytes_sent
         self.bytes_received += metrics.bytes_received
         self.messages_sent += metrics.messages_sent
@@ -51,12 +51,12 @@ class Totals:
 
     @property
     def latency(self) -> float | None:
-        """The average of the current latencies in seconds, None if there is none."""
+        """The average of the current latencies in seconds, None if there are none."""
         return sum(self.latencies) / len(self.latencies) if self.latencies else None
 
 
 class SessionTotals:
-    """Adds up the sessions that are watched, and those that were."""
+    """Sums up sessions being watched, and those that were."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -65,7 +65,7 @@ class SessionTotals:
 
     @contextmanager
     def watching(self, session: Session, labels: Mapping[str, str]) -> Iterator[None]:
-        """Count a session as one that is there; afterwards, what it has moved stays."""
+        """Count a session as present; its metrics stay included afterwards."""
         key = labelled(labels)
         with self._lock:
             self._past.setdefault(key, Totals())
@@ -79,7 +79,7 @@ class SessionTotals:
                 self._past[key].add(metrics)
 
     def read(self) -> dict[Labels, Totals]:
-        """Return the sums so far."""
+        """Return the present sums."""
         with self._lock:
             found = {
                 labels: Totals(

@@ -1,4 +1,4 @@
-"""HTTP through a session, for httpcore: its connections leave at the peer of the session."""
+"""HTTP through a session, for httpcore: the session's peer makes the connections."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["SessionBackend"]
 
 
 class SessionBackend(httpcore.AsyncNetworkBackend):
-    """A network backend of httpcore whose network is the one that the peer of a session is in.
+    """A network backend for httpcore that connects from the network of a session's peer.
 
-    Names are looked up there, too. TLS goes all the way to the HTTP server: the peer sees of it
-    what any router would. Close the pool before the session ends.
+    Host names are resolved there, too. TLS extends all the way to the HTTP server: the peer sees no
+    more of it than a router would. Close the pool before the session ends.
 
-    :param session: what the connections go through
+    :param session: the session to connect through
     """
 
     def __init__(self, session: Session) -> None:
@@ -39,11 +39,13 @@ class SessionBackend(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:
         """Have the peer connect to a port.
 
+        :param host: a name or an address, as seen from the peer
+        :param port: the port
         :param timeout: seconds
-        :param local_address: cannot be chosen from here, and is ignored
-        :param socket_options: of a socket that is not ours, and are ignored
+        :param local_address: ignored, as it cannot be chosen from here
+        :param socket_options: ignored, as the socket is not ours
         :raises ~httpcore.ConnectError: the peer may not or cannot connect, or the session has ended
-        :raises ~httpcore.ConnectTimeout: the time is over
+        :raises ~httpcore.ConnectTimeout: the time is up
         """
         return await self._connect(TcpEndpoint(host, port), timeout)
 
@@ -53,7 +55,7 @@ class SessionBackend(httpcore.AsyncNetworkBackend):
         timeout: float | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Have the peer connect to a socket in its file system; see :meth:`connect_tcp`."""
+        """Have the peer connect to a UNIX socket; see :meth:`connect_tcp`."""
         return await self._connect(UnixEndpoint(path), timeout)
 
     async def sleep(self, seconds: float) -> None:
@@ -70,9 +72,9 @@ class SessionBackend(httpcore.AsyncNetworkBackend):
 
 
 class _Stream(httpcore.AsyncNetworkStream):
-    """A channel, or TLS over one, as httpcore wants it.
+    """A channel, or TLS over a channel, with httpcore's interface.
 
-    :param channel: below all
+    :param channel: the underlying channel
     """
 
     def __init__(self, stream: ByteStream, channel: Channel) -> None:
@@ -129,7 +131,7 @@ class _Stream(httpcore.AsyncNetworkStream):
 async def _told(
     too_late: type[httpcore.TimeoutException], failed: type[httpcore.NetworkError]
 ) -> AsyncGenerator[None]:
-    """Raise httpcore's errors in place of others."""
+    """Translate exceptions to those of httpcore."""
     try:
         yield
     except TimeoutError as error:

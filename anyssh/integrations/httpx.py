@@ -1,4 +1,4 @@
-"""HTTP through a session, for HTTPX: a transport whose connections leave at the session's peer."""
+"""HTTP through a session, for HTTPX: the session's peer makes the connections."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ IDLE_TIME: Final = 5.0
 
 
 class SessionTransport(httpx.AsyncBaseTransport):
-    """Goes as ``transport`` of :class:`httpx.AsyncClient`.
+    """A transport for :class:`httpx.AsyncClient`, to be passed as ``transport``.
 
     Close the client before the session ends.
 
-    :param session: what the connections go through
-    :param ssl_context: for ``https``; HTTPX's own if not given
-    :param http2: whether to speak HTTP/2, which needs the package ``h2``
-    :param max_connections: at the same time; each is a channel
-    :param max_idle: of them, so many that may wait for another request
-    :param idle_time: seconds for which they do
+    :param session: the session to connect through
+    :param ssl_context: for ``https``; HTTPX's default if not given
+    :param http2: whether to use HTTP/2, which needs the package ``h2``
+    :param max_connections: connections at the same time, each of which is a channel
+    :param max_idle: of these, connections kept open for another request
+    :param idle_time: seconds for which they are kept
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class SessionTransport(httpx.AsyncBaseTransport):
         )
 
     async def __aenter__(self) -> Self:
-        """Begin; the client does this."""
+        """Enter the pool; called by the client."""
         await self._pool.__aenter__()
         return self
 
@@ -65,7 +65,7 @@ class SessionTransport(httpx.AsyncBaseTransport):
         exc_value: BaseException | None = None,
         traceback: TracebackType | None = None,
     ) -> None:
-        """Close all connections; the client does this."""
+        """Close all connections; called by the client."""
         with _translated():
             await self._pool.__aexit__(exc_type, exc_value, traceback)
 
@@ -74,8 +74,9 @@ class SessionTransport(httpx.AsyncBaseTransport):
         await self._pool.aclose()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request; return its response, whose body is still to come.
+        """Send a request; return its response, whose body is yet to be read.
 
+        :param request: the request
         :raises ~httpx.TransportError: as with every transport of HTTPX
         """
         url = request.url
@@ -117,7 +118,7 @@ class _Body(httpx.AsyncByteStream):
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Raise the error of HTTPX that has the name of httpcore's."""
+    """Translate httpcore's exceptions to those of HTTPX with the same name."""
     try:
         yield
     except Exception as error:

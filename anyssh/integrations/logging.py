@@ -16,19 +16,19 @@ LEVELS: Final[Mapping[TraceLevel, int]] = {
     TraceLevel.INFO: logging.INFO,
     TraceLevel.VERBOSE: logging.DEBUG,
 }
-"""The level of logging for each level of tracing."""
+"""The logging level for each trace level."""
 
 
 class LogTrace:
-    """Writes trace events to a logger. Goes as ``trace`` of a client session or a server.
+    """Writes trace events to a logger; to be passed as ``trace`` to a client session or server.
 
     Each record has the attributes ``ssh_event``, the event's name such as
     ``"session_authenticated"``, ``ssh_event_id``, its number in Dev Tunnels SSH, and ``ssh_error``,
-    the exception behind it or None.
+    the exception that caused it, or None.
 
     :param logger: a logger or the name of one
-    :param context: more attributes for each record, such as who is at the other end; the names
-        must not be those of a record's own
+    :param context: further attributes for each record, for example about the peer; their names must
+        not be those of a record's own attributes
     """
 
     def __init__(
@@ -41,7 +41,10 @@ class LogTrace:
         self._context = dict(context or {})
 
     def __call__(self, event: TraceEvent) -> None:
-        """Write one event, if the logger cares for its level."""
+        """Write an event, if the logger is enabled for its level.
+
+        :param event: the event
+        """
         level = LEVELS[event.level]
         if self._logger.isEnabledFor(level):
             facts = {

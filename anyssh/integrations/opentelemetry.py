@@ -37,10 +37,10 @@ _SERVER_COUNTERS: Final[dict[str, tuple[str, Callable[[ServerStatistics], int]]]
 
 
 class SSHInstruments:
-    """Observes the metrics of sessions and servers. Make one for each meter provider.
+    """Observes the metrics of sessions and servers. Create one per meter provider.
 
-    Sessions are added up by their attributes. So give them such as there are few of, the role or
-    the service for one, and none that are different for each session.
+    Sessions are summed up by their attributes. Use attributes with few values, such as the role or
+    the service, and none that differ for each session.
 
     :param meter_provider: the global one if not given
     """
@@ -56,18 +56,19 @@ class SSHInstruments:
     def watching(
         self, session: Session, attributes: Mapping[str, str] | None = None
     ) -> AbstractContextManager[None]:
-        """Return a context manager inside of which a session is watched.
+        """Return a context manager that watches a session.
 
-        Enter it once the session was entered. What the session has moved stays counted.
+        Enter it after the session. The session's metrics stay included after leaving it.
 
-        :param session: either end of one
-        :param attributes: of the observations
+        :param session: a client or server session
+        :param attributes: attributes of the observations
         """
         return self._sessions.watching(session, attributes or {})
 
     def add_server(self, server: Server, name: str = "default") -> None:
         """Observe the statistics of a server.
 
+        :param server: the server
         :param name: the value of the attribute ``server``
         :raises ValueError: another server has this name
         """

@@ -33,12 +33,12 @@ _SERVER_COUNTERS: Final = {
 
 
 class SSHCollector(Collector):
-    """Collects the metrics of sessions and servers. Register it with a registry of Prometheus.
+    """Collects the metrics of sessions and servers. Register it with a Prometheus registry.
 
-    Sessions are added up by their labels. So label them with what there is little of, such as the
-    role or the service, and not with what is different for each session.
+    Sessions are summed up by their labels. Use labels with few values, such as the role or the
+    service, and none that differ for each session.
 
-    :param labels: the names of the labels that sessions have
+    :param labels: the names of the labels of sessions
     """
 
     def __init__(self, labels: Iterable[str] = ()) -> None:
@@ -49,13 +49,13 @@ class SSHCollector(Collector):
     def watching(
         self, session: Session, labels: Mapping[str, str] | None = None
     ) -> AbstractContextManager[None]:
-        """Return a context manager inside of which a session is watched.
+        """Return a context manager that watches a session.
 
-        Enter it once the session was entered. What the session has moved stays counted.
+        Enter it after the session. The session's metrics stay included after leaving it.
 
-        :param session: either end of one
+        :param session: a client or server session
         :param labels: a value for each of the collector's labels
-        :raises ValueError: these are not the labels that the collector was made with
+        :raises ValueError: these are not the labels that the collector was created with
         """
         values = dict(labels or {})
         if tuple(sorted(values)) != self._names:
@@ -63,8 +63,9 @@ class SSHCollector(Collector):
         return self._sessions.watching(session, values)
 
     def add_server(self, server: Server, name: str = "default") -> None:
-        """Collect the statistics of a server, from within its event loop as well as elsewhere.
+        """Collect the statistics of a server, in its event loop as well as elsewhere.
 
+        :param server: the server
         :param name: the value of the label ``server``
         :raises ValueError: another server has this name
         """
@@ -72,11 +73,11 @@ class SSHCollector(Collector):
             raise ValueError(f"there is a server with the name {name!r} already")
 
     def describe(self) -> Iterable[Metric]:
-        """Return nothing, so that registering it collects nothing."""
+        """Return nothing, so that registering the collector does not collect."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Give all metrics as they are now."""
+        """Yield all metrics with their present values."""
         yield from self._collect_sessions()
         yield from self._collect_servers()
 

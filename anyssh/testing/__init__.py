@@ -1,11 +1,11 @@
-"""Tools to test programs that use anyssh, or any byte stream of AnyIO.
+"""Tools for testing programs that use anyssh, or any AnyIO byte stream.
 
 * :func:`memory_stream_pair`: two connected byte streams without a network.
-* :class:`FaultStream`: a byte stream that goes wrong by plan.
-* :func:`check_byte_stream`: does a byte stream of your own keep AnyIO's rules?
+* :class:`FaultStream`: a byte stream with planned faults.
+* :func:`check_byte_stream`: checks a byte stream of your own against AnyIO's contract.
 * :func:`session_pair`: a client and a server, connected in memory.
 
-They use nothing but the public names of anyssh and AnyIO, and run on asyncio and Trio.
+They use only public names of anyssh and AnyIO, and run on asyncio and Trio.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""A check that a byte stream keeps the rules of AnyIO, to run on streams of your own.
+"""A conformance check against AnyIO's contract for byte streams, for streams of your own.
 
-:data:`RULES` is a table of small coroutines, each of which tries one rule on a fresh pair of
-connected streams and says what it expected and what it saw. :func:`check_byte_stream` runs them,
-from both ends. A stream that hangs does not hang the check, unless it shields itself from being
-cancelled: whatever has to happen has ``patience`` seconds for it.
+:data:`RULES` is a table of small coroutines, each of which checks one rule on a fresh pair of
+    connected streams, and reports what it expected and what it saw. :func:`check_byte_stream` runs
+    them, with a time limit: whatever has to happen has ``patience`` seconds to do so.
 
 ::
 
@@ -42,7 +41,7 @@ from anyio.lowlevel import checkpoint
 __all__ = ["RULES", "ConformanceError", "Rule", "StreamPairFactory", "check_byte_stream"]
 
 StreamPairFactory = Callable[[], AbstractAsyncContextManager[tuple[ByteStream, ByteStream]]]
-"""Gives a context manager around two connected streams. It closes them, closed or not."""
+"""Returns a context manager for two connected streams, which closes them unless they are closed."""
 
 _SETTLE_TURNS: Final = 10
 _SETTLE_TIME: Final = 0.005
@@ -64,10 +63,10 @@ class ConformanceError(AssertionError):
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A rule's try on one pair: the stream under test, its peer, and what may be expected.
+    """The check of a rule on one pair: the stream under test, its peer, and the expectations.
 
-    :ivar patience: seconds for what has to happen
-    :ivar buffer_limit: bytes after which a send has to wait for the reader, None for never
+    :ivar patience: seconds for whatever has to happen
+    :ivar buffer_limit: bytes after which a send has to wait for the reader; None if never
     """
 
     rule: str
@@ -77,20 +76,20 @@ class Trial:
     buffer_limit: int | None
 
     def broken(self, expected: str, seen: object) -> ConformanceError:
-        """Return the error that says so."""
+        """Return the error for a broken rule."""
         return ConformanceError(self.rule, f"expected {expected}; seen: {seen}")
 
     def expect(self, holds: bool, expected: str, seen: object) -> None:
-        """Raise if something does not hold."""
+        """Raise unless a condition holds."""
         if not holds:
             raise self.broken(expected, seen)
 
     async def outcome(self, call: _Call) -> _Outcome:
-        """Make a call and tell how it went; it is cancelled when patience is over."""
+        """Make a call and return its outcome; cancel it when patience is exhausted."""
         outcome = _Outcome()
         with move_on_after(self.patience) as scope:
             await outcome.record(call)
-        # A call that shields itself comes to its end, but too late.
+        # A call that shields itself still ends, but too late.
         outcome.is_late = scope.cancel_called
         return outcome
 
@@ -101,12 +100,12 @@ class Trial:
         return outcome.value
 
     async def error(self, kind: type[Exception], call: _Call, what: str) -> None:
-        """Make a call that has to fail in one way."""
+        """Make a call that has to fail in a certain way."""
         outcome = await self.outcome(call)
         self.expect(isinstance(outcome.error, kind), f"{kind.__name__} from {what}", outcome)
 
     async def while_pending(self, pending: _Call, action: _Call) -> tuple[_Outcome, _Outcome]:
-        """Start a call, make another one while it waits; the first has patience to end then."""
+        """Start a call, and make another one while it waits; then give the first time to end."""
         first, second = _Outcome(), _Outcome()
         async with create_task_group() as group:
             group.start_soon(first.record, pending)
@@ -118,14 +117,14 @@ class Trial:
         return first, second
 
     async def until(self, condition: Callable[[], bool]) -> bool:
-        """Wait for a condition as long as there is patience; return whether it came true."""
+        """Wait for a condition until patience is exhausted; return whether it became true."""
         with move_on_after(self.patience):
             while not condition():  # noqa: ASYNC110  # what it looks at has no event to offer
                 await sleep(_SETTLE_TIME)
         return condition()
 
     async def receive_exactly(self, stream: ByteStream, count: int) -> bytes:
-        """Receive so many bytes; give less at the end of the stream or of patience."""
+        """Receive ``count`` bytes, or less if the stream ends or patience is exhausted."""
         data = b""
         with move_on_after(self.patience):
             while len(data) < count:
@@ -139,7 +138,7 @@ class Trial:
         return data
 
     async def transfer(self, message: bytes, sender: ByteStream, receiver: ByteStream) -> None:
-        """Send a message and have it come out at the other end."""
+        """Send a message, and check that it arrives at the other end."""
         got = b""
 
         async def receive() -> None:
@@ -158,7 +157,7 @@ _Check = Callable[[Trial], Awaitable[None]]
 
 
 class _Outcome:
-    """How a call went: a value, an error, or neither, if it was cancelled."""
+    """The outcome of a call: a value, an error, or neither if it was cancelled."""
 
     def __init__(self) -> None:
         self.is_over = False
@@ -186,13 +185,13 @@ class _Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One thing that a byte stream has to do.
+    """One requirement for a byte stream.
 
     :ivar name: for ``only`` and ``without`` of :func:`check_byte_stream`
     :ivar text: the rule in one sentence
     :ivar check: raises :exc:`ConformanceError` if the rule is broken
-    :ivar needs_half_close: whether it tries ``send_eof``
-    :ivar needs_back_pressure: whether it relies on a send that waits for the reader
+    :ivar needs_half_close: whether it calls ``send_eof``
+    :ivar needs_back_pressure: whether it relies on sends that wait for the reader
     """
 
     name: str
@@ -203,7 +202,7 @@ class Rule:
 
 
 RULES: Final[dict[str, Rule]] = {}
-"""The rules by name, in the order in which they are tried."""
+"""The rules by name, in the order in which they are checked."""
 
 
 def _rule(
@@ -227,18 +226,18 @@ async def check_byte_stream(
     both_ends: bool = True,
     patience: float = 5.0,
 ) -> None:
-    """Try every rule of :data:`RULES` on a byte stream, each on a fresh pair.
+    """Check a byte stream against every rule of :data:`RULES`, each on a fresh pair.
 
-    :param stream_pair: gives a context manager around a pair of connected streams
-    :param half_close: whether one direction can end while the other goes on
-    :param buffer_limit: bytes that may be sent ahead of the reader at most; None if that is not
-        bounded, then the rules about waiting senders are left out
-    :param only: names of the rules to try, all if None
-    :param without: names of rules to leave out
-    :param both_ends: try the second stream of the pair too, not only the first
+    :param stream_pair: returns a context manager for a pair of connected streams
+    :param half_close: whether one direction can end while the other continues
+    :param buffer_limit: the most bytes that may be sent ahead of the reader; None if unbounded,
+        which skips the rules about senders that wait
+    :param only: names of the rules to check; all if None
+    :param without: names of rules to skip
+    :param both_ends: whether to check the second stream of the pair as well as the first
     :param patience: seconds for anything that has to happen
-    :raises ConformanceError: a rule is broken; it names the rule, what was expected and seen
-    :raises ValueError: a name is not one of a rule
+    :raises ConformanceError: a rule is broken; names the rule, what was expected and what was seen
+    :raises ValueError: there is no rule of a given name
     """
     for name in (*(only or ()), *without):
         if name not in RULES:
@@ -270,14 +269,14 @@ async def _try(rule: Rule, trial: Trial) -> None:
 
 
 def _single(error: Exception) -> Exception:
-    """Return the one exception that a group holds, or the group if there are several."""
+    """Return the only exception in a group, or the group if it has several."""
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
 
 
 async def _settle() -> None:
-    """Let every other task come to where it waits."""
+    """Let every other task run until it waits."""
     for _ in range(_SETTLE_TURNS):
         await checkpoint()
     await sleep(_SETTLE_TIME)
@@ -373,7 +372,7 @@ async def _large_transfer(trial: Trial) -> None:
             count += len(data)
         hashes[key] = digest.hexdigest()
 
-    # As long as bytes still move, time is no fault of the stream.
+    # While bytes keep arriving, the stream may take its time.
     with move_on_after(trial.patience * 10):
         async with create_task_group() as group:
             group.start_soon(send, trial.stream, there, Random(2))  # noqa: S311
@@ -498,7 +497,7 @@ async def _close_wakes_send(trial: Trial) -> None:
 
 @_rule("aclose() in a scope that is cancelled closes all the same, and at once.")
 async def _close_when_cancelled(trial: Trial) -> None:
-    # Bytes that nobody reads: a farewell that waits for them to leave would hang.
+    # Bytes that nobody reads: a close that waits for them to be sent would hang.
     with move_on_after(_QUIET_TIME):
         for _ in range(16):
             await trial.stream.send(bytes(_CHUNK))
@@ -584,7 +583,7 @@ class _Filling:
             self.sent += _CHUNK
 
     async def wait_until_blocked(self) -> None:
-        """Wait until nothing moves any more; that has to be a send that waits."""
+        """Wait until nothing moves any more; this must be due to a send that waits."""
         before = -1
         while before != self.sent and not self.outcome.is_over:
             before = self.sent
@@ -596,7 +595,7 @@ class _Filling:
         )
 
     async def goes_on(self) -> bool:
-        """Read at the other end; return whether sending goes on."""
+        """Read at the other end; return whether sending continues."""
         before = self.sent
         with move_on_after(self.trial.patience):
             while self.sent == before and not self.outcome.is_over:
@@ -707,12 +706,12 @@ _TURNS: Final = 20
 
 
 async def _expect_yields(trial: Trial, call: _Call, what: str) -> None:
-    """Make a call some times while another task counts the turns that it gets."""
+    """Make a call several times while another task counts its turns."""
     turns = 0
 
     async def count() -> None:
         nonlocal turns
-        # Not for ever: a clock that jumps when all tasks wait would never do so.
+        # Bounded: a clock that jumps when all tasks wait would otherwise never do so.
         while turns < _TURNS * 100:
             turns += 1
             await checkpoint()
@@ -730,7 +729,7 @@ async def _expect_yields(trial: Trial, call: _Call, what: str) -> None:
         group.cancel_scope.cancel()
     trial.expect(outcome.is_success, f"{what} to succeed {_TURNS} times", outcome)
     seen = f"{outcome.value} turns in {_TURNS} calls"
-    # Which of two tasks runs first in a turn is chance on Trio, so the count may be one less.
+    # On Trio, which task runs first in a turn is random, so the count may be one less.
     trial.expect(outcome.value >= _TURNS - 1, f"another task's turn for each {what}", seen)
 
 

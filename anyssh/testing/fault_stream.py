@@ -1,14 +1,14 @@
-"""A byte stream that goes wrong in a planned way: at a given byte, in the same manner each time.
+"""A byte stream with planned faults, reproducible to the byte.
 
-:class:`FaultStream` stands around one end of a connection. Each direction has a :class:`_Lane` that
-knows what the plan has for it and how many bytes have passed: bytes go through the lane's editors,
-are taken in pieces that never span a place where something happens, wait until the lane lets them
-pass, and are counted. No tasks run in the background; everything happens in the calls of the
-owner, so the same calls with the same plan and seed give the same faults. All waiting is AnyIO's,
-so a test's clock drives it.
+:class:`FaultStream` wraps one end of a connection. Each direction has a :class:`_Lane`, which knows
+    the direction's faults and how many bytes have passed: bytes go through the lane's editors, are
+    split into pieces that never span a fault, wait until the lane lets them pass, and are counted.
+    There are no background tasks; everything happens in the calls of the owner, so the same calls
+    with the same plan and seed yield the same faults. All waiting uses AnyIO, so a test's clock
+    controls it.
 
-Each call runs in a cancel scope of its lane. A cut or a close cancels it and the call then
-tells why.
+Each call runs in a cancel scope of its lane. A cut or a close cancels the scope, and the call then
+raises the reason.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ T = TypeVar("T")
 
 
 class _State(Enum):
-    """The connection as a whole."""
+    """The state of the connection."""
 
     OPEN = auto()
     CUT = auto()
@@ -72,7 +72,7 @@ class _State(Enum):
 
 
 class _Half(Enum):
-    """One direction."""
+    """The state of one direction."""
 
     OPEN = auto()
     ENDED_BY_OWNER = auto()
@@ -81,9 +81,9 @@ class _Half(Enum):
 
 
 class _Gate:
-    """One stall: shut once ``after`` bytes have passed, until its time is over or it is released.
+    """One stall: shut once ``after`` bytes have passed, until its time is up or it is released.
 
-    Its time starts when the last of those bytes passes.
+    Its time starts when the last of these bytes passes.
     """
 
     def __init__(self, after: int, seconds: float | None) -> None:
@@ -111,7 +111,7 @@ class _Gate:
 
 
 class _Slicer:
-    """The places where one :class:`Slice` cuts, found as they are needed."""
+    """The boundaries of one :class:`Slice`, computed on demand."""
 
     def __init__(self, fault: Slice, random: Random) -> None:
         self._fault = fault
@@ -127,14 +127,14 @@ class _Slicer:
 
 
 class _Lane:
-    """One direction: what the plan has for it, and how far it has come."""
+    """One direction: its faults, and its position."""
 
     def __init__(self, direction: Direction, plan: Iterable[Fault], seed: int) -> None:
         self.position = 0
         self.half = _Half.OPEN
         self.scope: CancelScope | None = None
         self.not_before = -math.inf
-        # One source for each use: drawing for one must not change what the others get.
+        # One source for each use: drawing for one must not affect the others.
         self._jitter = _random(seed, direction, "jitter")
         self._editors: list[Editor] = []
         self._ends: list[Cut | HalfClose] = []
@@ -170,20 +170,20 @@ class _Lane:
                 self._editors.append(fault.editor())
 
     def edit(self, data: bytes) -> bytes:
-        """Return what the editors make of ``data``."""
+        """Return ``data`` as changed by the editors."""
         for editor in self._editors:
             data = editor.feed(data)
         return data
 
     def finish(self) -> bytes:
-        """Return what the editors still hold, now that the direction ends."""
+        """Return what the editors still hold at the end of the direction."""
         data = b""
         for editor in self._editors:
             data = editor.feed(data) + editor.finish()
         return data
 
     def delay(self) -> None:
-        """Hold the piece that has come for its time."""
+        """Delay the piece that has arrived."""
         if self._delays:
             seconds = sum(
                 delay.seconds + self._jitter.uniform(0, delay.jitter) for delay in self._delays
@@ -208,13 +208,13 @@ class _Lane:
                 gate.shut()
 
     def due_end(self) -> Cut | HalfClose | None:
-        """Return and forget the next end that has been reached."""
+        """Remove and return the next end that is due, if any."""
         if self._ends and self._ends[0].after <= self.position:
             return self._ends.pop(0)
         return None
 
     async def wait_for_gates(self) -> None:
-        """Wait while anything stalls here."""
+        """Wait while the direction is stalled."""
         while self._gates and self._gates[0].after <= self.position:
             gate = self._gates[0]
             await gate.wait()
@@ -222,7 +222,7 @@ class _Lane:
 
     @property
     def is_early(self) -> bool:
-        """Whether the next bytes have to wait for their time."""
+        """Whether the next bytes are still delayed."""
         return self.not_before > current_time()
 
     def stall(self) -> None:
@@ -230,30 +230,30 @@ class _Lane:
         self._gates.insert(0, _Gate(self.position, None))
 
     def release(self) -> None:
-        """Open the gates that have been reached."""
+        """Open the gates that were reached."""
         for gate in self._gates:
             if gate.after <= self.position:
                 gate.release()
 
     def interrupt(self) -> None:
-        """Cancel the call that is under way."""
+        """Cancel the call in progress."""
         if self.scope is not None:
             self.scope.cancel()
 
 
 def _random(*seed: object) -> Random:
-    """Return a source that gives the same numbers in every run."""
+    """Return a source that yields the same numbers in every run."""
     return Random(" ".join(map(str, seed)))  # noqa: S311
 
 
 class FaultStream(ByteStream):
-    """A byte stream around another one that cuts, stalls, slices, delays and corrupts by plan.
+    """A wrapper of a byte stream that cuts, stalls, slices, delays and corrupts as planned.
 
     With an empty plan it changes nothing.
 
-    :param inner: the stream to stand around; it is owned from now on
-    :param plan: what goes wrong, see :mod:`anyssh.testing`
-    :param seed: for everything that is drawn by chance
+    :param inner: the stream to wrap, owned from now on
+    :param plan: the faults; see :mod:`anyssh.testing`
+    :param seed: for everything random
     """
 
     def __init__(self, inner: ByteStream, plan: Iterable[Fault] = (), *, seed: int = 0) -> None:
@@ -273,17 +273,17 @@ class FaultStream(ByteStream):
 
     @property
     def bytes_sent(self) -> int:
-        """The bytes handed to the inner stream, after all changes."""
+        """Bytes passed to the inner stream, after all changes."""
         return self._outgoing.position
 
     @property
     def bytes_received(self) -> int:
-        """The bytes handed to our caller, after all changes."""
+        """Bytes returned to our caller, after all changes."""
         return self._incoming.position
 
     @property
     def sends(self) -> int:
-        """The calls of :meth:`send` so far, as :class:`CutInSend` counts them."""
+        """Calls of :meth:`send` so far, as counted by :class:`CutInSend`."""
         return self._sends
 
     @property
@@ -297,34 +297,35 @@ class FaultStream(ByteStream):
         return self._inner.extra_attributes
 
     def cut(self, end: Ending = Ending.RESET) -> None:
-        """End the connection now; calls that wait are woken.
+        """End the connection now, and wake waiting calls.
 
-        A memory stream learns it at once. Any other inner stream is closed by the call that
-        waits, or else by the next one.
+        If the inner stream is a memory stream, it is ended at once. Any other is closed by a
+        waiting call, or else by the next one.
 
-        :param end: what the streams then do
+        :param end: how the connection ends
         """
         self._end(end)
 
     def stall(self, *directions: Direction) -> None:
         """Let nothing pass from now on, until :meth:`release`.
 
-        :param directions: both, if none is named
+        :param directions: both by default
         """
         for direction in directions or Direction:
             self._lane(direction).stall()
 
     def release(self, *directions: Direction) -> None:
-        """End what stalls at present; stalls that the plan has further on still come.
+        """End the present stalls; later stalls of the plan still occur.
 
-        :param directions: both, if none is named
+        :param directions: both by default
         """
         for direction in directions or Direction:
             self._lane(direction).release()
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        """Return at most ``max_bytes`` bytes, or wait for some.
+        """Receive at least one and at most ``max_bytes`` bytes.
 
+        :param max_bytes: the most bytes to return
         :raises ValueError: ``max_bytes`` is less than 1
         :raises ~anyio.EndOfStream: the peer or the plan ended this direction
         :raises ~anyio.ClosedResourceError: this end was closed
@@ -338,8 +339,9 @@ class FaultStream(ByteStream):
             return await self._run(self._incoming, partial(self._receive, max_bytes))
 
     async def send(self, item: bytes) -> None:
-        """Send ``item`` as far as the plan lets it pass.
+        """Send ``item``, as far as the plan lets it pass.
 
+        :param item: the bytes
         :raises ~anyio.ClosedResourceError: this end was closed, or :meth:`send_eof` was called
         :raises ~anyio.BrokenResourceError: the connection was cut or reset
         :raises ~anyio.BusyResourceError: another task is sending
@@ -349,7 +351,7 @@ class FaultStream(ByteStream):
             await self._run(self._outgoing, partial(self._send, bytes(item)))
 
     async def send_eof(self) -> None:
-        """Send what is held, and the end of our direction.
+        """Send what is still held, and end our direction.
 
         :raises ~anyio.ClosedResourceError: this end was closed
         :raises ~anyio.BrokenResourceError: the connection was cut or reset
@@ -360,7 +362,7 @@ class FaultStream(ByteStream):
             await self._run(self._outgoing, self._send_eof)
 
     async def aclose(self) -> None:
-        """Close both streams; bytes that are held back are lost."""
+        """Close both streams; bytes still held are lost."""
         self._state = _State.CLOSED
         self._ready.clear()
         self._outgoing.interrupt()
@@ -375,7 +377,7 @@ class FaultStream(ByteStream):
         return self._outgoing if direction is Direction.SEND else self._incoming
 
     async def _run(self, lane: _Lane, call: Callable[[], Awaitable[T]]) -> T:
-        """Make a call that a cut or a close can end at any time."""
+        """Make a call that a cut or a close may end at any time."""
         with CancelScope() as lane.scope:
             try:
                 return await call()
@@ -428,7 +430,7 @@ class FaultStream(ByteStream):
         )
 
     async def _fill(self, max_bytes: int) -> None:
-        """Get bytes from the inner stream; return without any if the time to gather is over."""
+        """Receive from the inner stream; return without bytes when the time for joining is up."""
         lane = self._incoming
         if lane.half is _Half.ENDED_BY_PEER:
             if self._inner_error is None:
@@ -443,7 +445,7 @@ class FaultStream(ByteStream):
                 data = lane.finish()
                 lane.half = _Half.ENDED_BY_PEER
             except BrokenResourceError as error:
-                # Told only when all that came before has been delivered and nothing stalls.
+                # Raised once everything received before was delivered and nothing stalls.
                 self._inner_error = error
                 lane.half = _Half.ENDED_BY_PEER
         if data:
@@ -477,7 +479,7 @@ class FaultStream(ByteStream):
             raise BrokenResourceError("this direction was closed by a fault")
 
     async def _pass(self, data: bytes) -> None:
-        """Send ``data`` piece by piece, until it is through or the plan ends the connection."""
+        """Send ``data`` in pieces, until all has passed or the plan ends the connection."""
         lane = self._outgoing
         start = 0
         while start < len(data):
@@ -508,7 +510,7 @@ class FaultStream(ByteStream):
                 lane.half = _Half.ENDED_BY_OWNER
 
     async def _perform_due_ends(self) -> Cut | HalfClose | None:
-        """Carry out the ends that have been reached; return the last one."""
+        """Carry out the ends that are due; return the last one."""
         last = None
         for lane in (self._outgoing, self._incoming):
             while (end := lane.due_end()) is not None:
@@ -530,7 +532,7 @@ class FaultStream(ByteStream):
             await self._close_inner()
 
     def _end(self, end: Ending, *, cause: _Lane | None = None) -> None:
-        """Turn to the final state and wake what waits, except the call that is the cause."""
+        """End the connection, and wake waiting calls except for the one that caused it."""
         if self._state is not _State.OPEN:
             return
         self._state = _State.CUT
@@ -549,7 +551,7 @@ class FaultStream(ByteStream):
                 lane.interrupt()
 
     async def _close_inner(self) -> None:
-        """Close the inner stream at once, whoever is being cancelled."""
+        """Close the inner stream at once, whatever is being cancelled."""
         if self._inner_is_closed:
             return
         self._inner_is_closed = True
@@ -561,8 +563,8 @@ class FaultStream(ByteStream):
 
 
 def _linger_not(stream: ByteStream) -> None:
-    """Have a TCP socket answer its close with RST instead of FIN, unless it is closed already."""
-    with suppress(OSError, AttributeError):  # what sockets raise that are closed already
+    """Make a TCP socket reset its connection when closed, unless it is closed already."""
+    with suppress(OSError, AttributeError):  # raised by closed sockets
         raw_socket = stream.extra(SocketAttribute.raw_socket, None)
         if raw_socket is not None and raw_socket.family in (socket.AF_INET, socket.AF_INET6):
             raw_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -1,10 +1,10 @@
-"""What can go wrong with a byte stream: the parts of a plan for :class:`~.FaultStream`.
+"""The faults of a byte stream: the elements of a plan for :class:`~.FaultStream`.
 
-A plan is a list of frozen values, each of which stands for one fault in one direction. Faults that
-change bytes (:class:`FlipBit`, :class:`Insert`, :class:`Delete`, :class:`Duplicate`,
-:class:`Swap`) work one after the other, in the order of the plan, like programs joined by pipes:
-each counts its offsets in what the one before it lets through. All others count the bytes that
-come out of them. So a plan does the same whatever the sizes of the pieces are.
+A plan is a list of frozen values, each of which is one fault in one direction. Faults that change
+bytes (:class:`FlipBit`, :class:`Insert`, :class:`Delete`, :class:`Duplicate`, :class:`Swap`) form a
+pipeline in the order of the plan: each counts its offsets in the output of the one before. All
+others count the bytes that leave this pipeline. The effect of a plan is therefore independent of
+the sizes of the pieces.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
 
 
 class Direction(Enum):
-    """A direction as the owner of the faulty end sees it."""
+    """A direction, as seen by the owner of the faulty end."""
 
     SEND = "send"
     RECEIVE = "receive"
@@ -51,12 +51,12 @@ class Ending(Enum):
 
 
 class Report(Enum):
-    """What a ``send`` tells whose last bytes are cut off."""
+    """The outcome of a ``send`` whose last bytes are cut off."""
 
     ERROR = "error"
     """It raises :exc:`~anyio.BrokenResourceError`."""
     SUCCESS = "success"
-    """It returns, as when the bytes are lost in a buffer of the operating system."""
+    """It returns, as if the bytes were lost in a buffer of the operating system."""
 
 
 def _not_negative(fault: object, *names: str) -> None:
@@ -73,12 +73,12 @@ def _positive(fault: object, *names: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """End the connection, both ways, as soon as ``after`` bytes have passed in one direction.
+    """End the connection, in both directions, once ``after`` bytes have passed in one.
 
-    :ivar direction: whose bytes are meant
-    :ivar after: bytes; 0 ends it with the first call
-    :ivar end: how
-    :ivar report: what a send tells that goes on beyond the cut; one that ends at it succeeds
+    :ivar direction: the direction whose bytes count
+    :ivar after: bytes; 0 ends it in the first call
+    :ivar end: how it ends
+    :ivar report: the outcome of a send that extends beyond the cut; one that ends at it succeeds
     """
 
     direction: Direction
@@ -92,12 +92,12 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class CutInSend:
-    """End the connection inside one call of ``send``.
+    """End the connection within one call of ``send``.
 
-    :ivar number: which call, counted from 0
+    :ivar number: which call, counting from 0
     :ivar after: bytes of that call that still pass; all of them if it has fewer
-    :ivar end: how
-    :ivar report: what that call tells
+    :ivar end: how it ends
+    :ivar report: the outcome of that call
     """
 
     direction: ClassVar[Direction] = Direction.SEND
@@ -113,12 +113,13 @@ class CutInSend:
 
 @dataclass(frozen=True, slots=True)
 class HalfClose:
-    """End one direction as soon as ``after`` bytes have passed in it; the other goes on.
+    """End one direction once ``after`` bytes have passed in it; the other continues.
 
-    The receiver gets :exc:`~anyio.EndOfStream`. Sending, where it is our direction, raises
+    The receiver gets :exc:`~anyio.EndOfStream`. If it is our sending direction, ``send`` raises
     :exc:`~anyio.BrokenResourceError` from then on.
 
-    :ivar direction: whose bytes are meant
+    :ivar direction: the direction whose bytes count
+    :ivar after: bytes
     """
 
     direction: Direction
@@ -130,14 +131,15 @@ class HalfClose:
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """Let nothing pass once ``after`` bytes have: no bytes, no end, no error; calls just wait.
+    """Let nothing pass after ``after`` bytes: no bytes, no end, no error; calls just wait.
 
-    For a connection that has silently died, stall the *receiving* direction of both ends: sends
-    then succeed until the buffers between are full. To stall *sending* makes ``send`` itself wait.
+    To simulate a connection that died silently, stall the *receiving* direction of both ends: sends
+    then succeed until the buffers in between are full. Stalling *sending* makes ``send`` itself
+    wait.
 
-    :ivar direction: whose bytes are meant
+    :ivar direction: the direction to stall
     :ivar after: bytes
-    :ivar seconds: how long, or None: until :meth:`FaultStream.release`, for ever without it
+    :ivar seconds: how long; None means until :meth:`FaultStream.release`
     """
 
     direction: Direction
@@ -152,11 +154,11 @@ class Stall:
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """Hold each piece, as it is sent or comes in, before it passes; the order stays.
+    """Delay each piece, as it is sent or arrives, preserving their order.
 
-    :ivar direction: whose bytes are meant
-    :ivar seconds: for every piece
-    :ivar jitter: at most so many seconds more, evenly spread by the seed
+    :ivar direction: the direction to delay
+    :ivar seconds: the delay of each piece
+    :ivar jitter: up to so many seconds more, uniformly distributed
     """
 
     direction: Direction
@@ -171,8 +173,8 @@ class Delay:
 class Throttle:
     """Limit the rate: ``n`` bytes are followed by ``n / bytes_per_second`` seconds of silence.
 
-    :ivar direction: whose bytes are meant
-    :ivar bytes_per_second: at most
+    :ivar direction: the direction to throttle
+    :ivar bytes_per_second: the maximum rate
     """
 
     direction: Direction
@@ -184,11 +186,11 @@ class Throttle:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Cut what passes into pieces.
+    """Split what passes into pieces.
 
-    :ivar direction: whose bytes are meant
-    :ivar size: bytes of a piece
-    :ivar smallest: if given, sizes between this and ``size`` are drawn by the seed
+    :ivar direction: the direction to slice
+    :ivar size: bytes per piece
+    :ivar smallest: if given, sizes are random, between this and ``size``
     """
 
     direction: Direction
@@ -203,10 +205,10 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Coalesce:
-    """Join what comes in until there are ``size`` bytes, the stream ends, or time is up.
+    """Join incoming bytes until there are ``size``, the stream ends, or the time is up.
 
     :ivar size: bytes
-    :ivar within: seconds from the first byte that waits
+    :ivar within: seconds from the arrival of the first byte
     """
 
     direction: ClassVar[Direction] = Direction.RECEIVE
@@ -220,10 +222,10 @@ class Coalesce:
 
 @dataclass(frozen=True, slots=True)
 class FlipBit:
-    """Turn one bit over.
+    """Flip one bit.
 
-    :ivar direction: whose bytes are meant
-    :ivar offset: of the byte
+    :ivar direction: the direction to corrupt
+    :ivar offset: the offset of the byte
     :ivar bit: 0 for the lowest, 7 for the highest
     """
 
@@ -237,15 +239,17 @@ class FlipBit:
             raise ValueError(f"{self!r}: bit must lie between 0 and 7")
 
     def editor(self) -> Editor:
-        """Return what carries this out."""
+        """Return the editor that carries this out."""
         return _BitFlipper(self.offset, self.offset + 1, self.bit)
 
 
 @dataclass(frozen=True, slots=True)
 class Insert:
-    """Put ``data`` in once ``offset`` bytes have passed.
+    """Insert ``data`` once ``offset`` bytes have passed.
 
-    :ivar direction: whose bytes are meant
+    :ivar direction: the direction to corrupt
+    :ivar offset: bytes
+    :ivar data: the bytes to insert
     """
 
     direction: Direction
@@ -256,15 +260,17 @@ class Insert:
         _not_negative(self, "offset")
 
     def editor(self) -> Editor:
-        """Return what carries this out."""
+        """Return the editor that carries this out."""
         return _Inserter(self.offset, self.offset, self.data)
 
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Take ``count`` bytes out from ``offset`` on.
+    """Delete ``count`` bytes, from ``offset`` on.
 
-    :ivar direction: whose bytes are meant
+    :ivar direction: the direction to corrupt
+    :ivar offset: bytes
+    :ivar count: bytes
     """
 
     direction: Direction
@@ -276,15 +282,17 @@ class Delete:
         _positive(self, "count")
 
     def editor(self) -> Editor:
-        """Return what carries this out."""
+        """Return the editor that carries this out."""
         return _Deleter(self.offset, self.offset + self.count)
 
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """Let ``count`` bytes from ``offset`` on pass twice, one copy after the other.
+    """Pass ``count`` bytes, from ``offset`` on, twice in a row.
 
-    :ivar direction: whose bytes are meant
+    :ivar direction: the direction to corrupt
+    :ivar offset: bytes
+    :ivar count: bytes
     """
 
     direction: Direction
@@ -296,17 +304,19 @@ class Duplicate:
         _positive(self, "count")
 
     def editor(self) -> Editor:
-        """Return what carries this out."""
+        """Return the editor that carries this out."""
         return _Duplicator(self.offset, self.offset + self.count)
 
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """Let two neighbours change places: ``count`` bytes from ``offset`` on, and the next ``count``.
+    """Swap two neighbours: ``count`` bytes from ``offset`` on, and the next ``count`` bytes.
 
-    The first are held until the last of the second has come, or the end of the stream.
+    The first are held until the last of the second has arrived, or the stream ends.
 
-    :ivar direction: whose bytes are meant
+    :ivar direction: the direction to corrupt
+    :ivar offset: bytes
+    :ivar count: bytes
     """
 
     direction: Direction
@@ -318,7 +328,7 @@ class Swap:
         _positive(self, "count")
 
     def editor(self) -> Editor:
-        """Return what carries this out."""
+        """Return the editor that carries this out."""
         return _Swapper(self.offset, self.offset + self.count)
 
 
@@ -337,14 +347,14 @@ Fault = (
     | Duplicate
     | Swap
 )
-"""One thing that goes wrong."""
+"""Any fault."""
 
 
 class Editor:
-    """Changes the bytes of one direction as they come; the base changes nothing.
+    """Changes the bytes of one direction as they pass; the base class changes nothing.
 
-    :param start: the offset of the first byte that is touched
-    :param stop: the offset behind the last one
+    :param start: the offset of the first byte concerned
+    :param stop: the offset after the last one
     """
 
     def __init__(self, start: int, stop: int) -> None:
@@ -353,7 +363,7 @@ class Editor:
         self.position: int = 0
 
     def feed(self, data: bytes) -> bytes:
-        """Return what passes now that ``data`` has come."""
+        """Return what passes after the arrival of ``data``."""
         first = min(max(self.start - self.position, 0), len(data))
         last = min(max(self.stop - self.position, 0), len(data))
         self.position += len(data)
@@ -361,15 +371,15 @@ class Editor:
         return before + self.edit(touched, self.position >= self.stop) + self.follow(after)
 
     def edit(self, touched: bytes, is_last: bool) -> bytes:
-        """Return what passes instead of ``touched``.
+        """Return what passes in place of ``touched``.
 
-        :param is_last: whether all bytes up to ``stop`` have come; stays true afterwards, with
-            nothing touched any more
+        :param is_last: whether all bytes up to ``stop`` have arrived; remains true afterwards, when
+            nothing is touched any more
         """
         return touched
 
     def follow(self, after: bytes) -> bytes:
-        """Return what passes instead of the bytes behind ``stop``."""
+        """Return what passes in place of bytes after ``stop``."""
         return after
 
     def finish(self) -> bytes:

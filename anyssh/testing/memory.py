@@ -1,9 +1,9 @@
-"""Two byte streams that are connected in memory: a socket pair without the operating system.
+"""Two byte streams connected in memory: a socket pair without the operating system.
 
-Each direction is one :class:`_Flow`, a bounded queue of chunks with at most one task that waits to
-read and one that waits to write. Bytes are handed over as they were sent, without a copy, and
-several sends may arrive in one piece, as on a socket. A chunk leaves the queue only after the last
-point where the receiver can be cancelled.
+Each direction is a :class:`_Flow`, a bounded queue of chunks with at most one task waiting to read
+and one waiting to write. Bytes are passed on without copying, and several sends may be received as
+one piece, as with a socket. A chunk leaves the queue only after the last point where the receiver
+can be cancelled.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _Reader(Enum):
 
 
 class _Flow:
-    """The bytes on their way from one end to the other."""
+    """The bytes in flight from one end to the other."""
 
     __slots__ = ("_room", "_some", "capacity", "chunks", "offset", "reader", "size", "writer")
 
@@ -56,10 +56,10 @@ class _Flow:
         self._room: Event | None = None
 
     def put(self, data: bytes | memoryview) -> int:
-        """Queue as much as there is room for and return how many bytes that was."""
+        """Queue as many bytes as there is room for; return how many."""
         count = min(len(data), self.capacity - self.size)
         if count:
-            # Costs a copy only if the bytes could change, or if not all of them fit.
+            # Copies only if the bytes are mutable, or if not all of them fit.
             self.chunks.append(bytes(data if count == len(data) else data[:count]))
             self.size += count
             if self._some is not None:
@@ -74,7 +74,7 @@ class _Flow:
         else:
             data = b"".join(self._parts(max_bytes))
         self.size -= len(data)
-        # Waking the writer for every byte that is read would make both sides crawl.
+        # Waking the writer for every byte read would slow both sides to a crawl.
         if self._room is not None and self.size <= self.capacity // 2:
             self._room.set()
         return data
@@ -118,8 +118,8 @@ class _Flow:
 class MemoryStream(ByteStream):
     """One end of :func:`memory_stream_pair`.
 
-    It keeps every rule of :data:`~anyssh.testing.RULES`. A cancelled :meth:`send` may have handed
-    over a part of its bytes, as on a socket; a cancelled :meth:`receive` has taken none.
+    It conforms to all of :data:`~anyssh.testing.RULES`. A cancelled :meth:`send` may have sent a
+    part of its bytes, as with a socket; a cancelled :meth:`receive` loses none.
     """
 
     def __init__(self, incoming: _Flow, outgoing: _Flow) -> None:
@@ -129,10 +129,11 @@ class MemoryStream(ByteStream):
         self._send_guard = ResourceGuard("writing to")
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        """Return the bytes that wait, at most ``max_bytes``, or wait for some.
+        """Receive at least one and at most ``max_bytes`` bytes. Cancelling loses none.
 
+        :param max_bytes: the most bytes to return
         :raises ValueError: ``max_bytes`` is less than 1
-        :raises ~anyio.EndOfStream: the peer sent its end, or closed
+        :raises ~anyio.EndOfStream: the peer ended its direction, or closed
         :raises ~anyio.ClosedResourceError: this end was closed
         :raises ~anyio.BrokenResourceError: the peer aborted
         :raises ~anyio.BusyResourceError: another task is receiving
@@ -156,8 +157,9 @@ class MemoryStream(ByteStream):
                 yielded = True
 
     async def send(self, item: bytes) -> None:
-        """Hand ``item`` to the peer and return once all of it lies in the buffer.
+        """Send bytes; return once all of them are in the buffer.
 
+        :param item: the bytes
         :raises ~anyio.ClosedResourceError: this end was closed, or :meth:`send_eof` was called
         :raises ~anyio.BrokenResourceError: the peer closed or aborted
         :raises ~anyio.BusyResourceError: another task is sending
@@ -179,7 +181,7 @@ class MemoryStream(ByteStream):
                 await cancel_shielded_checkpoint()
 
     async def send_eof(self) -> None:
-        """Tell the peer that nothing more will be sent; receiving goes on.
+        """End our direction; receiving remains possible.
 
         :raises ~anyio.ClosedResourceError: this end was closed
         :raises ~anyio.BusyResourceError: another task is sending
@@ -193,18 +195,18 @@ class MemoryStream(ByteStream):
             await cancel_shielded_checkpoint()
 
     async def aclose(self) -> None:
-        """Close this end. The peer still gets what was sent, then the end of the stream."""
+        """Close this end. The peer still receives what was sent, then the end of the stream."""
         self.close()
         await checkpoint()
 
     def close(self) -> None:
-        """Do what :meth:`aclose` does, without a checkpoint."""
+        """Close this end without a checkpoint; see :meth:`aclose`."""
         self._shut(_Writer.ENDED)
 
     def abort(self) -> None:
         """Close this end as a crash would: the peer gets :exc:`~anyio.BrokenResourceError`.
 
-        What was sent before and lies in the buffer is still delivered.
+        What is already in the buffer is still delivered.
         """
         self._shut(_Writer.ABORTED)
 
@@ -236,7 +238,7 @@ class MemoryStream(ByteStream):
 def memory_stream_pair(*, capacity: int = 65536) -> tuple[MemoryStream, MemoryStream]:
     """Return two connected byte streams.
 
-    :param capacity: bytes that one direction holds before its sender waits
+    :param capacity: bytes that one direction buffers before its sender waits
     :raises ValueError: ``capacity`` is less than 1
     """
     if capacity < 1:

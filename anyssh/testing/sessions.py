@@ -1,7 +1,7 @@
-"""A client and a server that talk to each other in memory, for tests of what runs over them.
+"""A client and a server connected in memory, for tests of what runs over them.
 
-The server's end lives in a task of its own, because a session is entered and left in one task
-and both ends have to be entered at the same time.
+The server's end runs in a task of its own, as a session is entered and left in the same task, and
+both ends have to be entered at the same time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .memory import memory_stream_pair
 __all__ = ["StreamWrapper", "session_pair"]
 
 StreamWrapper = Callable[[ByteStream], ByteStream]
-"""Puts something around one end, for example ``lambda inner: FaultStream(inner, plan)``."""
+"""Wraps one end, for example ``lambda inner: FaultStream(inner, plan)``."""
 
 Authenticate = Callable[["anyssh.AuthAttempt"], Awaitable[object | None]]
 
@@ -47,23 +47,23 @@ async def session_pair(
     server_services: Mapping[type[anyssh.SessionService], Any] | None = None,
     capacity: int = 65536,
 ) -> AsyncIterator[tuple[anyssh.ClientSession, anyssh.ServerSession]]:
-    """Give a client's and a server's session, connected and authenticated.
+    """Yield a client session and a server session, connected and authenticated.
 
-    Use it with ``async with``. An exception in the body leaves it bare.
+    Use it with ``async with``. An exception in the body is raised as it is, not in a group.
 
     :param client_config: the defaults if None
     :param server_config: the defaults if None
-    :param client_stream: put around the client's end of the stream
-    :param server_stream: put around the server's end
-    :param authenticate: as for :class:`~anyssh.Server`; to accept the test's own password if None
-    :param credentials: as for :class:`~anyssh.ClientSession`; the test's own password if None
-    :param host_key: the server's, one Ed25519 key for the whole process if None
-    :param client_forwarding: what the server's end may have the client's connect to or listen on
-    :param server_forwarding: the same the other way round
-    :param client_services: of the client's end
-    :param server_services: of the server's end
-    :param capacity: bytes that each direction of the stream holds
-    :raises ~anyssh.SSHError: the two ends do not come to terms
+    :param client_stream: wraps the client's end of the stream
+    :param server_stream: wraps the server's end of the stream
+    :param authenticate: as for :class:`~anyssh.Server`; by default accepts a built-in password
+    :param credentials: as for :class:`~anyssh.ClientSession`; by default the built-in password
+    :param host_key: the server's host key; by default an Ed25519 key shared within the process
+    :param client_forwarding: what the server may have the client connect to or listen on
+    :param server_forwarding: what the client may have the server connect to or listen on
+    :param client_services: the services of the client
+    :param server_services: the services of the server
+    :param capacity: bytes that each direction of the stream buffers
+    :raises ~anyssh.SSHError: the session could not be established
     """
     host_key = host_key or _host_key()
     near, far = memory_stream_pair(capacity=capacity)
@@ -92,7 +92,7 @@ async def session_pair(
             async with connecting as client:
                 yield client, await server.session()
         except Exception as error:
-            # Raised below, where the task group does not make a group of it.
+            # Raised below, outside of the task group, which would wrap it.
             failure = error
         await server.leave()
         group.cancel_scope.cancel()
@@ -100,7 +100,7 @@ async def session_pair(
         if server.failure not in (None, failure):
             failure.add_note(f"the server's end: {server.failure!r}")
         raise failure
-    # How a connection ends may well be an error of ours there; anything else is a bug.
+    # An SSHError may well be how the server's connection ends; anything else is a bug.
     if server.failure is not None and not isinstance(server.failure, anyssh.SSHError):
         raise server.failure
 
@@ -130,16 +130,16 @@ class _ServerEnd:
             self._left.set()
 
     async def session(self) -> anyssh.ServerSession:
-        """Wait for the session, or raise why there is none."""
+        """Wait for the session; raise the reason if there is none."""
         await self._started.wait()
         if self._session is None:
             raise self.failure or RuntimeError("the server's end was cancelled")
         return self._session
 
     async def leave(self) -> None:
-        """Have the session closed from the server's side, for a second at most.
+        """Let the server close the session, for at most a second.
 
-        A stream that stalls would otherwise hold it until its own limits end it.
+        With a stalled stream, it would otherwise take until the session's own limits end it.
         """
         self._may_leave.set()
         with move_on_after(_GRACE):
