@@ -1,7 +1,7 @@
-"""``anyssh`` and ``python -m anyssh``: what can be run without writing a program.
+"""The ``anyssh`` command, and ``python -m anyssh``.
 
-The commands are in :mod:`anyssh.cli`, which needs the extra ``cli``. Without it there is the
-demonstration all the same, and whoever asks for more is told what to install.
+The commands are in :mod:`anyssh.cli`, which needs the extra ``cli``. Without it, only the
+demonstration is available, and the error for any other command says what to install.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
 
     :param arguments: the command line after the program's name
     :returns: the exit status
-    :raises SystemExit: the arguments make no sense, or asked for help
+    :raises SystemExit: the arguments are invalid, or asked for help
     """
     if has_command_line():
         from .cli import main as run_command
@@ -47,12 +47,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def has_command_line() -> bool:
-    """Whether the packages of the extra are there."""
+    """Tell whether the packages of the extra are installed."""
     return all(importlib.util.find_spec(name) for name in ("cyclopts", "rich"))
 
 
 def open_standard_streams() -> None:
-    """Open those that are closed, to nowhere: sockets must not get their numbers."""
+    """Open closed standard streams to the null device, lest sockets get their descriptors."""
     sys.stdin = _opened(sys.stdin, 0, "r")
     sys.stdout = _opened(sys.stdout, 1, "w")
     sys.stderr = _opened(sys.stderr, 2, "w")
@@ -61,7 +61,7 @@ def open_standard_streams() -> None:
 def _opened(stream: TextIO | None, number: int, mode: Literal["r", "w"]) -> TextIO:
     if stream is not None:
         return stream
-    # On POSIX it gets the lowest number that is free, which is this one.
+    # On POSIX, open() returns the lowest free descriptor, which is this one.
     descriptor = os.open(os.devnull, os.O_RDWR)
     if descriptor != number:
         os.dup2(descriptor, number)
@@ -70,7 +70,7 @@ def _opened(stream: TextIO | None, number: int, mode: Literal["r", "w"]) -> Text
 
 
 def run() -> None:
-    """Be the program ``anyssh``: run a command and exit."""
+    """Run the program ``anyssh``, and exit."""
     open_standard_streams()
     status = main(sys.argv[1:])
     if not has_command_line():

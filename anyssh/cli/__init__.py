@@ -1,8 +1,8 @@
 """The command line: ``anyssh`` and ``python -m anyssh``, with the extra ``cli``.
 
-:mod:`~anyssh.cli.application` has the commands, one module each does their work, on public names
-as any application. Every command returns its exit status; what goes wrong is a
-:class:`~anyssh.cli.failures.Failure` or one of the library's errors, and becomes one line.
+:mod:`~anyssh.cli.application` declares the commands; one module each implements them, using only
+    public names like any application. Every command returns its exit status. Errors are a
+:class:`~anyssh.cli.failures.Failure` or one of the library's, and are reported in one line.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The commands and their parameters; the work is done elsewhere."""
+"""The commands and their parameters; other modules implement them."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _remedy(error: CycloptsError, arguments: Sequence[str]) -> str:
 
 
 def _repeated(*names: str) -> Parameter:
-    """Describe an option that may be given several times, each time with one value."""
+    """Describe an option that may be given several times, with one value each time."""
     return Parameter(name=names or None, negative="", consume_multiple=False)
 
 
@@ -112,13 +112,13 @@ def serve_(
     log_json: Annotated[bool, Parameter(negative="")] = False,
     common: Common = COMMON,
 ) -> int:
-    r"""Run a server for this machine. Clients log in with keys and may do what the options allow.
+    r"""Run a server on this machine. Clients log in with keys, and may do what the options allow.
 
-    Sessions of anyssh and of Dev Tunnels SSH survive the loss of the network. What happens is told
-    on standard error. Ctrl-C or SIGTERM ends the server and its sessions.
+    Sessions of anyssh and of Dev Tunnels SSH survive the loss of the network. The server logs to
+    standard error. Ctrl-C or SIGTERM ends it and its sessions.
 
-    A pattern is host:port. The host is a name, an address, a network or \*; the port is a number,
-    a range or \*. No name and no \* leads to this machine itself: for that, say localhost.
+    A pattern is host:port. The host is a name, an address, a network or \*; the port is a number, a
+    range or \*. No name and no \* leads to this machine itself: for that, say localhost.
 
     Parameters
     ----------
@@ -126,28 +126,29 @@ def serve_(
         [host:]port to listen on, \* for all interfaces; may be given several times. By default
         127.0.0.1:2222.
     host_key
-        A file with the private host key; may be given several times. It is made if there is none.
-        By default ~/.config/anyssh/host_key.
+        A file with the private host key; may be given several times. It is created if it does not
+        exist. By default ~/.config/anyssh/host_key.
     authorized_keys
-        The public keys of those who may log in; read anew for each login. By default
+        The public keys of those who may log in, read again for each login. By default
         ~/.ssh/authorized_keys.
     user
-        A name to log in with; may be given several times. By default your own.
+        A name that clients may log in with; may be given several times. By default your own.
     exec
         Let clients run commands as you.
     echo
-        Have a subsystem "echo" that sends back what it is sent, to try things out.
+        Offer a subsystem "echo" that sends back what it receives, for trying things out.
     allow_connect
-        Let clients connect to what this pattern covers (their -L and -D); may be given several
+        Let clients connect to what this pattern matches (their -L and -D); may be given several
         times.
     allow_listen
-        Let clients have ports here that this pattern covers (their -R); may be given several times.
+        Let clients listen on ports that this pattern matches (their -R); may be given several
+        times.
     allow_forwarding
         Let clients connect to and listen on everything.
     patience
         Seconds that a session waits for a client that has lost the network; 600 by default.
     log_json
-        Tell what happens as JSON, an object in each line.
+        Log in JSON, one object per line.
     """
     if exec and sys.platform == "win32":
         raise Failure("--exec does not work on Windows")
@@ -195,23 +196,23 @@ def forward(
 ) -> int:
     """Forward ports, and stay up through losses of the network. Ctrl-C ends it.
 
-    At a server with the reconnect extension, as "anyssh serve" has, connections go on when the
-    network is back, and not a byte of them is lost. At any other server, anyssh connects again and
-    sets the forwards up anew; connections from before are broken then. It says which of both it
-    did.
+    With a server that supports the reconnect extension, such as "anyssh serve", connections
+    continue when the network is back, and not a byte of them is lost. With any other server, anyssh
+    connects again and restores the forwards, but earlier connections are broken. It says which of
+    the two happened.
 
     Parameters
     ----------
     destination
         [user@]host[:port], or ssh://[user@]host[:port]
     local
-        [address:]port:host:port; connections to the first port, here, go to the second one, which
-        the server connects to. The path of a socket may stand in place of either.
+        [address:]port:host:port; connections to the first port, on this machine, go to the second
+        one, which the server connects to. Either may also be the path of a UNIX socket.
     remote
-        [address:]port:host:port; connections to the first port, of the server, go to the second
+        [address:]port:host:port; connections to the first port, on the server, go to the second
         one, which we connect to.
     dynamic
-        [address:]port; a SOCKS proxy here, whose connections the server makes.
+        [address:]port; a SOCKS proxy on this machine, whose connections the server makes.
     """
     forwards = [
         *(Forward("-L", *parse_forward(text, "-L")) for text in local),
@@ -246,21 +247,21 @@ def exec_(
     login: LoginOptions = LOGIN,
     common: Common = COMMON,
 ) -> int:
-    """Run a command at a server, with our standard input, output and error.
+    """Run a command on a server, with our standard input, output and error.
 
-    Signals are passed on: Ctrl-C reaches the command, a second one ends anyssh. There is no
-    terminal at the other side. If the server has the reconnect extension, as "anyssh serve" has,
-    the command outlives the network.
+    Signals are passed on: Ctrl-C reaches the command, a second one ends anyssh. The command has no
+    terminal. If the server supports the reconnect extension, as "anyssh serve" does, the command
+    survives the loss of the network.
 
     Parameters
     ----------
     destination
         [user@]host[:port], or ssh://[user@]host[:port]
     command
-        The command; its words are joined by spaces for the remote shell, as ssh does it. Put --
-        before it.
+        The command, preceded by --; its words are joined by spaces for the remote shell, as ssh
+        does.
     subsystem
-        Start this subsystem in place of a command.
+        Start this subsystem instead of a command.
     """
     if bool(command) == bool(subsystem):
         raise Failure("say what to run: a command behind --, or a subsystem with -s")
@@ -275,19 +276,19 @@ def exec_(
 
 @app.command(help_epilogue="Example:\n\n    anyssh demo --mib 64 --cuts 100\n")
 def demo(*, channels: int = 2, mib: int = 256, cuts: int = 24, common: Common = COMMON) -> int:
-    """Show it: a server, a client, and a network between them that is cut again and again.
+    """Demonstrate a session that survives: a server, a client, and a network that keeps failing.
 
-    Data goes to the server and back over several channels of one session; in the end not a byte
+    Data goes to the server and back over several channels of one session; in the end, not a byte
     may be lost.
 
     Parameters
     ----------
     channels
-        How many channels at once; 2 by default.
+        The number of concurrent channels; 2 by default.
     mib
-        MiB for each channel; 256 by default.
+        MiB per channel; 256 by default.
     cuts
-        How often the network is cut at least; 24 by default.
+        How often the network is cut, at least; 24 by default.
     """
     options = ("--channels", channels, "--mib", mib, "--cuts", cuts, "--backend", common.backend)
     return run_demo([str(each) for each in options])
@@ -315,19 +316,19 @@ def keygen(
     no_passphrase: Annotated[bool, Parameter(negative="")] = False,
     common: Common = COMMON,
 ) -> int:
-    """Make a key pair: two new files, the private one for its owner only.
+    """Generate a key pair: two new files, the private one readable by its owner only.
 
     Parameters
     ----------
     type
-        What kind of key.
+        The type of key.
     bits
-        The size of an RSA key; 3072 if not given.
+        The size of an RSA key; 3072 by default.
     file
-        The private key; the public key goes beside it, with .pub behind its name. By default
-        ~/.ssh/id_TYPE.
+        The file of the private key; the public key is written next to it, with .pub appended to the
+        name. By default ~/.ssh/id_TYPE.
     comment
-        A text that goes with the key; user@machine if not given.
+        A text stored with the key; user@machine by default.
     format
         The format of the private key.
     passphrase_file
@@ -367,9 +368,9 @@ def convert(
     new_passphrase_file: InputFile | None = None,
     common: Common = COMMON,
 ) -> int:
-    """Write a key in another format. The format that it has is found by itself.
+    """Convert a key to another format. The present format is detected.
 
-    The new private key is not encrypted, unless --new-passphrase-file says so.
+    The new private key is not encrypted unless --new-passphrase-file is given.
 
     Parameters
     ----------
@@ -379,11 +380,11 @@ def convert(
         The new format: for private keys openssh (the default), pkcs8, pkcs1, sec1, ssh2 or jwk; for
         public keys ssh (the default), ssh2, pkcs1, pkcs8 or jwk.
     public
-        Write the public half only.
+        Write only the public key.
     output
-        A new file, in place of standard output.
+        A new file to write instead of standard output.
     passphrase_file
-        Take the present passphrase from the first line of this file; without it you are asked.
+        Take the present passphrase from the first line of this file; by default you are asked.
     new_passphrase_file
         Encrypt with the first line of this file.
     """
@@ -406,7 +407,7 @@ Examples:
 """
 )
 def fingerprint(*files: InputFile, common: Common = COMMON) -> int:
-    """Print size, fingerprint, comment and type of each key in the files, as ssh-keygen -l does.
+    """Print size, fingerprint, comment and type of each key in the files, like ssh-keygen -l.
 
     Parameters
     ----------
@@ -440,22 +441,22 @@ def contour_(
     output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
     width: int | None = None,
 ) -> int:
-    """Draw the contour of a session: what it moved, and how fast, over its whole life.
+    """Draw the contour of a session: its throughput and latency over its whole life.
 
-    A contour is the text of session.contour.export(), or of the Dev Tunnels tools.
+    A contour is the text from session.contour.export(), or from the Dev Tunnels tools.
 
     Parameters
     ----------
     source
-        The text, a file with it, or - for standard input.
+        The text, a file that contains it, or - for standard input.
     svg
-        Draw it as SVG, not for the terminal.
+        Draw an SVG image instead of text for the terminal.
     json
-        Tell the numbers of each interval as JSON.
+        Print the numbers of each interval as JSON.
     output
-        A file, in place of standard output.
+        A file to write instead of standard output.
     width
-        In characters; that of the terminal if not given.
+        The width in characters; that of the terminal by default.
     """
     if svg and json:
         raise Failure("--svg and --json exclude each other")

@@ -1,8 +1,8 @@
-"""``authorized_keys`` files: whose keys let somebody in (sshd manual page).
+"""``authorized_keys`` files: the keys that may log in (sshd manual page).
 
-A line is ``[options] key-type base64 [comment]``. Options are restrictions. Those that hold anyway
-are fine; with any other the line counts for nothing, as its key is meant for less than we would
-give.
+A line is ``[options] key-type base64 [comment]``. Options are restrictions. Options for
+restrictions that always apply here are accepted; a line with any other option is ignored, as its
+key is meant to permit less than we would.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _OPTION: Final = re.compile(r'([A-Za-z0-9-]+)(?:="(?:[^"\\]|\\.)*")?(,|[ \t]+)')
 
 @dataclass(frozen=True, slots=True)
 class AuthorizedKeys:
-    """The keys of a file, which is read anew for each question.
+    """The keys of a file, which is read again for each query.
 
     :ivar path: the file
     """
@@ -43,7 +43,7 @@ class AuthorizedKeys:
     path: Path
 
     async def holds(self, key: anyssh.Key) -> bool:
-        """Tell whether a key lets its holder in. A file that cannot be read holds none."""
+        """Tell whether a key may log in. A file that cannot be read permits none."""
         try:
             return key in await self.read()
         except Failure as error:
@@ -53,7 +53,7 @@ class AuthorizedKeys:
     async def read(self) -> list[anyssh.Key]:
         """Return all keys.
 
-        :raises Failure: the file cannot be read, or others than its owner can write it
+        :raises Failure: the file cannot be read, or is writable by others than its owner
         """
         return await to_thread.run_sync(self._read)
 
@@ -83,10 +83,10 @@ class AuthorizedKeys:
 
 
 def parse_line(line: str) -> anyssh.Key | None:
-    """Read one line; return None for an empty one or a comment.
+    """Parse a line; return None for an empty line or a comment.
 
-    :raises ValueError: it has an option that is not kept here
-    :raises SSHError: there is no key that we know
+    :raises ValueError: it has an option that is not enforced here
+    :raises SSHError: it contains no key of a known type
     """
     if not line or line.startswith("#"):
         return None
@@ -104,7 +104,7 @@ def parse_line(line: str) -> anyssh.Key | None:
 
 
 def _take_options(line: str) -> tuple[list[str], str]:
-    """Return the names of options, and the rest of the line."""
+    """Return the names of the options, and the rest of the line."""
     options, position = [], 0
     while found := _OPTION.match(line, position):
         options.append(found[1])

@@ -1,6 +1,6 @@
-"""What clients of ``anyssh serve`` can do on channels: run commands, or talk to an echo.
+"""What clients of ``anyssh serve`` can do on channels: run commands, or use an echo service.
 
-Nothing but what the command line allows; all else is refused, and the log says why.
+Only what the command line allows; anything else is refused, and the log says why.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SESSION: Final = "session"
 UNKNOWN: Final = anyssh.ChannelOpenFailureReason.UNKNOWN_CHANNEL_TYPE
 ECHO: Final = "echo"
 HANG_UP_TIME: Final = 2.0
-"""Seconds for a command to end by itself whose client has gone."""
+"""Seconds for a command to end by itself when its client is gone."""
 _REASONS: Final = {
     "pty-req": "there are no terminals here",
     "shell": "there are no shells here",
@@ -41,10 +41,10 @@ _REASONS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Commands:
-    """Answers the requests of channels.
+    """Answers the requests on channels.
 
     :ivar may_exec: whether clients may run commands, as the user of the server
-    :ivar may_echo: whether there is a subsystem that sends back what it is sent
+    :ivar may_echo: whether to offer the subsystem that sends back what it receives
     """
 
     may_exec: bool
@@ -74,7 +74,7 @@ class Commands:
                 logger.exception("a command of %s failed", user)
 
     async def _answer(self, channel: anyssh.Channel, user: str) -> None:
-        """Start what the first request that is allowed asks for; refuse all others."""
+        """Start what the first permitted request asks for; refuse all others."""
         requests = channel.requests()
         async for request in requests:
             match request.name:
@@ -159,7 +159,7 @@ async def _echo(channel: anyssh.Channel) -> None:
 
 
 async def _carry(process: Process, channel: anyssh.Channel) -> int:
-    """Carry bytes between a process and a channel until the process has ended; return how."""
+    """Relay between a process and a channel until the process has ended; return its status."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_feed, channel, process.stdin)
         tasks.start_soon(_end_when_closed, channel, process)
@@ -168,7 +168,7 @@ async def _carry(process: Process, channel: anyssh.Channel) -> int:
             outputs.start_soon(_copy, process.stderr, channel.send_stderr)
         status = await process.wait()
         tasks.cancel_scope.cancel()
-    if status < 0:  # minus the number of a signal
+    if status < 0:  # the negated number of a signal
         await channel.aclose(signal=_name_of_signal(-status).removeprefix("SIG"))
     else:
         await channel.aclose(exit_status=status)
@@ -176,7 +176,7 @@ async def _carry(process: Process, channel: anyssh.Channel) -> int:
 
 
 def _name_of_signal(number: int) -> str:
-    """Return the name of a signal; most of those of real time have none."""
+    """Return the name of a signal; most real-time signals have none."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -190,7 +190,7 @@ async def _copy(source: ByteReceiveStream | None, send: Callable[[bytes], Awaita
         async for chunk in source:
             await send(chunk)
     except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-        return  # the one side or the other has gone
+        return  # one side or the other is gone
 
 
 async def _feed(channel: anyssh.Channel, stdin: ByteSendStream | None) -> None:
@@ -200,7 +200,7 @@ async def _feed(channel: anyssh.Channel, stdin: ByteSendStream | None) -> None:
 
 
 async def _end_when_closed(channel: anyssh.Channel, process: Process) -> None:
-    """End the shell and what it has started once its client has gone for good."""
+    """End the shell and what it has started once its client is gone for good."""
     await channel.wait_closed()
     _signal_group(process, signal.SIGHUP)
     await anyio.sleep(HANG_UP_TIME)

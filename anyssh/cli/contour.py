@@ -1,4 +1,4 @@
-"""``anyssh contour``: the contour of a session drawn in the terminal, as SVG, or as JSON."""
+"""``anyssh contour``: draws the contour of a session for the terminal, as SVG, or as JSON."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COLORS: Final = {"sent": "#1f77b4", "received": "#2ca02c", "latency": "#d62728"}
 def contour(source: str, form: str, output: Path | None, columns: int | None) -> int:
     """Show a contour.
 
-    :param source: the text of an export, or the path of a file with it
+    :param source: the exported text, or the path of a file that contains it
     :param form: ``"terminal"``, ``"svg"`` or ``"json"``
     """
     found = read_contour(source)
@@ -52,9 +52,9 @@ def contour(source: str, form: str, output: Path | None, columns: int | None) ->
 
 
 def read_contour(source: str) -> SessionContour:
-    """Read a contour from a file, standard input or the text itself.
+    """Read a contour from a file, from standard input or from the text itself.
 
-    :raises Failure: it is none of them
+    :raises Failure: it is none of these
     """
     text, where = source, "the text"
     if source == "-" or _is_path(source):
@@ -70,12 +70,12 @@ def read_contour(source: str) -> SessionContour:
 def _is_path(source: str) -> bool:
     try:
         return expanded(source).exists()
-    except OSError:  # too long for a name
+    except OSError:  # too long for a file name
         return False
 
 
 def to_json(found: SessionContour) -> str:
-    """Return a contour as JSON; bytes are sums of the interval, latencies milliseconds."""
+    """Return a contour as JSON; bytes are totals per interval, latencies in milliseconds."""
     intervals = [
         {
             "start": number * found.interval,
@@ -94,7 +94,7 @@ def to_json(found: SessionContour) -> str:
 
 
 def to_svg(found: SessionContour) -> str:
-    """Return a drawing: bytes a second above, latency with its range below, over time."""
+    """Return an SVG image: bytes per second at the top, latency with its range below, over time."""
     intervals = found.intervals
     seconds = found.interval
     height = TOP + 2 * HEIGHT + 2 * GAP

@@ -1,7 +1,7 @@
 """Listeners that outlive sessions.
 
-The port of a tunnel stays open while there is no session behind it: who connects waits in the
-system's queue, instead of being refused, and nobody else takes the port.
+The port of a tunnel stays open while there is no session: new connections wait in the system's
+backlog instead of being refused, and no other program takes the port.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ logger: Final = logging.getLogger("anyssh.cli")
 
 
 class Door(Listener[ByteStream]):
-    """Lends a listener to one forward after the other.
+    """Lends a listener to one forward after another.
 
-    For a forward it is a listener like any other; when that closes it, the listener stays.
+    To a forward it is a listener like any other, but closing it leaves the actual listener open.
 
-    :ivar endpoint: where it listens; the port is the one that was chosen
+    :ivar endpoint: where it listens, with the actual port
     """
 
     def __init__(self, listener: Listener[ByteStream], endpoint: TcpEndpoint) -> None:
@@ -37,14 +37,14 @@ class Door(Listener[ByteStream]):
         self._serving = anyio.CancelScope()
 
     async def lend(self, endpoint: Endpoint) -> Listener[ByteStream]:
-        """Do as a factory of listeners."""
+        """Serve as a ListenerFactory."""
         self._serving = anyio.CancelScope()
         return self
 
     async def serve(
         self, handler: Callable[[ByteStream], Any], task_group: TaskGroup | None = None
     ) -> None:
-        """Hand over connections until the forward has no use for them any more."""
+        """Accept connections until the forward is closed."""
         with self._serving:
             await self._listener.serve(handler, task_group)
 
@@ -66,9 +66,9 @@ class Door(Listener[ByteStream]):
 
 
 async def open_door(endpoint: TcpEndpoint) -> Door:
-    """Listen on a port; ``localhost`` means both families.
+    """Listen on a port; ``localhost`` means both IPv4 and IPv6.
 
-    :raises Failure: it cannot be had
+    :raises Failure: the port is not available
     """
     hosts = ("127.0.0.1", "::1") if endpoint.host == "localhost" else (endpoint.host or None,)
     port = endpoint.port

@@ -30,7 +30,7 @@ STDIN, STDOUT, STDERR = 0, 1, 2
 
 
 async def execute(login: Login, request: anyssh.ChannelRequest, signals: Signals) -> int:
-    """Run a command or a subsystem at a server; return the exit status to end with."""
+    """Run a command or subsystem on a server; return the exit status to use."""
     async with login, login.session() as session:
         try:
             channel = await session.open_channel("session", request=request)
@@ -54,7 +54,7 @@ def _name(request: anyssh.ChannelRequest) -> str:
 
 
 def command_request(command: tuple[str, ...]) -> anyssh.ChannelRequest:
-    """Return the request for a command, whose words the remote shell takes apart again."""
+    """Return the request for a command, whose words the remote shell splits again."""
     return anyssh.ChannelRequest("exec", ExecRequest(" ".join(command)).encode())
 
 
@@ -77,7 +77,7 @@ def _status(closed: anyssh.ChannelClosed) -> int:
 
 
 class _SignalPasser:
-    """Passes signals on to the command; who insists on SIGINT ends us.
+    """Passes signals on to the command; a second SIGINT ends us.
 
     So does every signal while the command cannot be reached.
     """
@@ -93,7 +93,7 @@ class _SignalPasser:
         is_reachable = self._session.state is anyssh.SessionState.CONNECTED
         if self._interrupts > 1 or self._channel.closed is not None or not is_reachable:
             return False
-        # Not here: it may have to wait for the network, and the next signal must not.
+        # In a task, as it may have to wait for the network, and the next signal must not.
         self._tasks.start_soon(self._pass_on, number)
         told = "the command was sent %s"
         if number == signal.SIGINT:
@@ -107,7 +107,7 @@ class _SignalPasser:
 
 
 async def _tell_losses(session: anyssh.ClientSession) -> None:
-    """Tell a person why nothing comes."""
+    """Tell the user why nothing arrives."""
     async for event in session.events():
         match event:
             case anyssh.events.Disconnected(error):
@@ -120,7 +120,7 @@ async def _tell_losses(session: anyssh.ClientSession) -> None:
 
 
 async def _feed(channel: anyssh.Channel) -> None:
-    """Send standard input until its end, or until nobody wants it."""
+    """Send standard input, until it ends or is no longer wanted."""
     try:
         while chunk := await _read(STDIN):
             await channel.send(chunk)
@@ -139,7 +139,7 @@ async def _read(descriptor: int) -> bytes:
             await anyio.wait_readable(descriptor)
         except OSError:  # a file or /dev/null, which is always readable
             return await to_thread.run_sync(os.read, descriptor, CHUNK_BYTES)
-        with suppress(BlockingIOError):  # another reader of it was faster
+        with suppress(BlockingIOError):  # another process that reads it was faster
             return os.read(descriptor, CHUNK_BYTES)
 
 
@@ -152,10 +152,10 @@ async def _take_output(channel: anyssh.Channel) -> None:
 async def _write_all(source: ByteReceiveStream, descriptor: int) -> None:
     async for chunk in source:
         try:
-            # In a thread: who reads our output may take his time.
+            # In a thread, as whatever reads our output may be slow.
             await to_thread.run_sync(_write, descriptor, chunk, abandon_on_cancel=True)
         except BrokenPipeError as error:
-            # Nobody reads on, as behind "| head": end as programs do whom that kills.
+            # Our output is not read any more, as with "| head": exit as SIGPIPE would make us.
             raise Failure("", status_of_signal(SIGPIPE)) from error
 
 
@@ -164,5 +164,5 @@ def _write(descriptor: int, data: bytes) -> None:
     while view:
         try:
             view = view[os.write(descriptor, view) :]
-        except BlockingIOError:  # made so by another program that it is shared with
+        except BlockingIOError:  # another program that shares it has made it non-blocking
             select.select((), (descriptor,), ())

@@ -1,4 +1,4 @@
-"""What goes wrong, in one line: the cause and the remedy."""
+"""Error messages in one line, with the cause and the remedy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import anyssh
 __all__ = ["FAILED", "Failure", "explain", "reason_of", "say"]
 
 FAILED: Final = 255
-"""The exit status of every failure of ours, as with ``ssh``: remote commands have the others."""
+"""The exit status of our own failures, as with ``ssh``: remote commands use the others."""
 
 _REMEDIES: Final[dict[type[anyssh.SSHError], str]] = {
     anyssh.AuthenticationError: (
@@ -27,10 +27,10 @@ _REMEDIES: Final[dict[type[anyssh.SSHError], str]] = {
 
 
 class Failure(Exception):
-    """Something that the user can do something about; its text is one line that says what.
+    """An error that the user can do something about; its text is one line that says what.
 
-    :param text: nothing is said if it is empty
-    :param status: to end with
+    :param text: the message; if empty, nothing is printed
+    :param status: the exit status
     """
 
     def __init__(self, text: str, status: int = FAILED) -> None:
@@ -39,7 +39,7 @@ class Failure(Exception):
 
 
 def say(text: str) -> None:
-    """Tell something on standard error, in one line."""
+    """Print a message to standard error, in one line."""
     print(f"anyssh: {one_line(text)}", file=sys.stderr, flush=True)
 
 
@@ -49,7 +49,7 @@ def one_line(text: str) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what went wrong, in the plainest words there are for it."""
+    """Return what went wrong, in the plainest words available."""
     if isinstance(error, OSError):
         cause = error.__cause__
         if isinstance(cause, BaseExceptionGroup):
@@ -58,7 +58,7 @@ def reason_of(error: BaseException) -> str:
             return reason_of(cause)
         if isinstance(error, TimeoutError) and not error.strerror:
             return "no answer"
-        # asyncio puts words of its own around the system's.
+        # asyncio wraps the system's message in words of its own.
         return _system_words(error) or str(error) or type(error).__name__
     return str(error) or type(error).__name__
 
@@ -70,11 +70,11 @@ def _system_words(error: OSError) -> str | None:
 
 
 def explain(error: Exception, *, is_verbose: bool) -> str:
-    """Return the line for an error that ended a command; print more where more is wanted."""
+    """Return the message for an error that ended a command; if verbose, print its causes."""
     if is_verbose:
         _print_causes(error)
     if isinstance(error, anyio.BrokenResourceError) and isinstance(error.__cause__, Exception):
-        error = error.__cause__  # what became of the session below a stream
+        error = error.__cause__  # what happened to the session under a stream
     if isinstance(error, Failure):
         return str(error)
     if isinstance(error, anyssh.SSHError):
@@ -89,7 +89,7 @@ def explain(error: Exception, *, is_verbose: bool) -> str:
 
 
 def _print_causes(error: BaseException) -> None:
-    """Print what led to an error; a mistake in the program with its traceback."""
+    """Print what led to an error; for a bug, with the traceback."""
     if not isinstance(error, Failure | anyssh.SSHError | OSError):
         traceback.print_exception(error)
         return

@@ -1,8 +1,8 @@
 """``anyssh forward``: tunnels that stay up.
 
-Where the server has the reconnect extension, one session lives through all losses of the network,
-and its connections with it. Where not, or when the server has given the session up, another session
-takes its place: connections break, but the forwards come back by themselves.
+If the server supports the reconnect extension, one session survives all losses of the network, and
+so do its connections. If not, or if the server has given the session up, another session replaces
+it: connections break, but the forwards are restored.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FAILURES: Final = (
 class Forward:
     """One ``-L``, ``-R`` or ``-D``.
 
-    :ivar listens: where connections come to; the port becomes the one that was chosen
+    :ivar listens: where connections arrive; its port becomes the actual one
     :ivar target: where they go to; None if they say so themselves
     :ivar door: the listener on our side, which outlives sessions
     """
@@ -54,14 +54,14 @@ class Forward:
     door: Door | None = field(default=None, repr=False)
 
     async def open(self) -> Door | None:
-        """Listen, if it is on our side and on a port."""
+        """Listen, if that is up to us and on a port."""
         if self.option != "-R" and isinstance(self.listens, TcpEndpoint):
             self.door = await open_door(self.listens)
             self.listens = self.door.endpoint
         return self.door
 
     def over(self, session: anyssh.ClientSession) -> LocalForward | RemoteForward | SocksForward:
-        """Return the forward of a session, to be entered."""
+        """Return the session's forward, to be entered."""
         lend = None if self.door is None else self.door.lend
         match self.listens, self.target:
             case TcpEndpoint(host, port), None:
@@ -86,7 +86,7 @@ class Forward:
 
 
 class Tunnel:
-    """What has become of the tunnel so far."""
+    """A tunnel, and its history."""
 
     def __init__(self, login: Login, forwards: Sequence[Forward], display: StatusDisplay) -> None:
         self._login = login
@@ -102,8 +102,8 @@ class Tunnel:
     async def run(self) -> None:
         """Keep the tunnel up until cancelled.
 
-        :raises Failure: it did not come up
-        :raises SSHError: it did not come up, or the server will not have us back
+        :raises Failure: it could not be established
+        :raises SSHError: it could not be established, or the server does not accept us again
         """
         pause = FIRST_PAUSE
         while True:
@@ -150,10 +150,10 @@ class Tunnel:
         except OSError as error:
             raise Failure(f"cannot listen on {forward.listens}: {reason_of(error)}") from error
         if isinstance(entered, RemoteForward) and isinstance(forward.listens, TcpEndpoint):
-            # The next session shall have the same port.
+            # The next session should get the same port.
             forward.listens = replace(forward.listens, port=entered.remote_port or 0)
 
-    # Telling
+    # Messages
 
     def _tell_beginning(self, session: anyssh.ClientSession) -> None:
         self._session = session
@@ -183,7 +183,7 @@ class Tunnel:
             self._display.tell(f"the session is over ({error}); connecting anew")
 
     def _trace(self, event: anyssh.TraceEvent) -> None:
-        """Tell of connections that do not come about; they just end for whoever made them."""
+        """Report connections that fail; their clients only see them end."""
         if event.id in FAILURES:
             self._display.tell(event.message)
 
@@ -199,7 +199,7 @@ class Tunnel:
                     self._display.tell(f"connected again after {after}; nothing is lost")
 
     async def show(self) -> None:
-        """Show the status again and again, until cancelled."""
+        """Update the status display until cancelled."""
         while True:
             await anyio.sleep(self._display.interval)
             self._display.show(self._status())
@@ -208,7 +208,7 @@ class Tunnel:
         return 0.0 if self._lost_at is None else anyio.current_time() - self._lost_at
 
     def _totals(self) -> Status:
-        """Return what all sessions have come to so far."""
+        """Return the totals of all sessions so far."""
         past, session = self._past, self._session
         if session is None:
             return replace(past, latency=0.0, connections=0)
@@ -222,7 +222,7 @@ class Tunnel:
         )
 
     def _status(self) -> Status:
-        """Return the totals, with what has changed since this was called the last time."""
+        """Return the totals, and the changes since the last call."""
         before, totals, interval = self._shown, self._totals(), self._display.interval
         self._shown = totals
         return replace(
@@ -234,13 +234,13 @@ class Tunnel:
 
 
 class _Refused(Failure):
-    """The server does not listen for us; it may once it has noticed that an old session is over."""
+    """The server does not listen for us; it may once it notices that an old session is over."""
 
 
 async def keep_forwarding(
     login: Login, forwards: Sequence[Forward], display: StatusDisplay, signals: Signals
 ) -> int:
-    """Forward until a signal says that it is enough."""
+    """Forward until a signal ends it."""
     async with AsyncExitStack() as doors:
         for forward in forwards:
             if (door := await forward.open()) is not None:
@@ -256,7 +256,7 @@ async def keep_forwarding(
 
 
 class _Ending:
-    """Ends the tunnel for the signals that usually do."""
+    """Ends the tunnel for the usual signals."""
 
     def __init__(self, tasks: anyio.abc.TaskGroup) -> None:
         self._tasks = tasks

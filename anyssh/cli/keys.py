@@ -27,7 +27,7 @@ ALGORITHMS: Final = {
     "ecdsa-521": "ecdsa-sha2-nistp521",
     "rsa": "ssh-rsa",
 }
-"""The types of keys, by short names."""
+"""Short names of key types."""
 
 MAX_FILE_BYTES: Final = 16 * 1024 * 1024
 TRIES: Final = 3
@@ -41,14 +41,14 @@ async def generate(
     format: KeyFormat,
     passphrase: str | None,
 ) -> int:
-    """Make a key pair in two new files; print what it is.
+    """Generate a key pair in two new files; print its description.
 
     :param passphrase: None to ask for one, an empty one for no encryption
     """
     path = expanded(path or f"~/.ssh/id_{kind.partition('-')[0]}")
     public_path = Path(f"{path}.pub")
     for existing in (path, public_path):
-        if existing.exists():  # before anybody is asked for anything
+        if existing.exists():  # before anything is asked
             raise Failure(f"{existing} exists already; choose another file with -f, or move it")
     if passphrase is None:
         passphrase = await _ask_new_passphrase(path)
@@ -106,7 +106,7 @@ def read_passphrase(path: Path) -> str:
 
 
 async def read_key(path: Path, passphrase: str | None = None) -> anyssh.Key:
-    """Read a key from a file, or standard input for ``-``; ask for a passphrase if it needs one.
+    """Read a key from a file, or standard input for ``-``; ask for its passphrase if necessary.
 
     :raises Failure: there is no key, or it cannot be decrypted
     """
@@ -127,7 +127,7 @@ async def read_key(path: Path, passphrase: str | None = None) -> anyssh.Key:
 
 
 def read_file(path: Path) -> bytes:
-    """Return what is in a file, or comes from standard input for ``-``.
+    """Return the contents of a file, or of standard input for ``-``.
 
     :raises Failure: it cannot be read
     """
@@ -150,7 +150,7 @@ async def convert(
 ) -> int:
     """Write a key in another format, to standard output or a new file.
 
-    :param new_passphrase: to encrypt with; None for a key that is not encrypted
+    :param new_passphrase: encrypts the key; None to leave it unencrypted
     """
     key = await read_key(path, passphrase)
     is_public = is_public or not key.has_private
@@ -180,7 +180,7 @@ async def convert(
 
 
 def describe(key: anyssh.Key | anyssh.Certificate) -> str:
-    """Return a key in one line, as ``ssh-keygen -l`` does."""
+    """Describe a key in one line, like ``ssh-keygen -l``."""
     if isinstance(key, anyssh.Certificate):
         return f"{describe(key.key).removesuffix(')')}-CERT)"
     name = key.algorithm.removeprefix("ssh-").removeprefix("ecdsa-sha2-")
@@ -190,7 +190,7 @@ def describe(key: anyssh.Key | anyssh.Certificate) -> str:
 
 
 async def fingerprints(paths: list[Path]) -> int:
-    """Print a line for each key of the files: keys, authorized keys or known hosts."""
+    """Print a line for each key in the files: keys, authorized keys or known hosts."""
     for path in paths:
         data = read_file(path)
         found = list(_keys_of_lines(data))
@@ -216,11 +216,11 @@ async def _key_of_file(path: Path, data: bytes) -> anyssh.Key:
 
 
 def _keys_of_lines(data: bytes) -> Iterator[anyssh.Key | anyssh.Certificate]:
-    """Give the keys of text that has one in each line."""
+    """Yield the keys of a text with one key per line."""
     for line in data.decode("utf-8", "replace").split("\n"):
         words = line.split()
         for start in range(min(len(words), 4)):
-            # What stands before the key are options, or the names of a known host.
+            # The key may be preceded by options, or by the names of a known host.
             if key := _key_of_text(" ".join(words[start:])):
                 yield key
                 break

@@ -1,8 +1,8 @@
-"""Logging in as ``ssh`` does: identities, agent, known hosts, and questions to the person.
+"""Logging in as ``ssh`` does: identities, agent, known hosts, and prompts for the user.
 
-A :class:`Login` makes as many sessions with one server as its command needs. What the person was
-asked once, a passphrase or a password, is kept for the next session, so that a tunnel comes back
-while nobody is there.
+A :class:`Login` creates as many sessions with one server as its command needs. The user's answers,
+passphrases or a password, are kept for the next session, so that a tunnel is restored while nobody
+is there.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ logger: Final = logging.getLogger("anyssh.cli")
 DEFAULT_IDENTITIES: Final = ("id_ed25519", "id_ecdsa", "id_rsa")
 CONNECT_TIME: Final = 15.0
 ANSWER_TIME: Final = 600.0
-"""Seconds that a person may take for an answer, and for all of them together."""
+"""Seconds that the user may take for an answer, and for all of them together."""
 PATIENCE: Final = 3600.0
-"""Seconds for which a lost session is tried to be got back; the server may give it up before."""
+"""Seconds to keep trying to reconnect a session; the server may give it up earlier."""
 TRIES: Final = 3
 PASSWORD: Final = anyssh.AuthenticationMethod.PASSWORD
 KEYBOARD_INTERACTIVE: Final = anyssh.AuthenticationMethod.KEYBOARD_INTERACTIVE
@@ -48,35 +48,37 @@ KEYBOARD_INTERACTIVE: Final = anyssh.AuthenticationMethod.KEYBOARD_INTERACTIVE
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoginOptions:
-    """How to log in at a server."""
+    """How to log in to a server."""
 
     port: Annotated[int | None, Parameter(name=("--port", "-p"))] = None
-    """The server's port; 22 if neither this nor the destination says."""
+    """The server's port; 22 unless given here or with the destination."""
     identity: Annotated[
         tuple[Path, ...], Parameter(name=("--identity", "-i"), negative="", consume_multiple=False)
     ] = ()
-    """A file with a private key; may be given several times. Without it, ~/.ssh/id_ed25519,
-    id_ecdsa and id_rsa are tried."""
+    """A file with a private key; may be given several times. By default, ~/.ssh/id_ed25519,
+    id_ecdsa and id_rsa are tried.
+    """
     agent: bool = True
-    """Use the keys of the agent that $SSH_AUTH_SOCK names."""
+    """Use the keys of the agent at $SSH_AUTH_SOCK."""
     known_hosts: Path | None = None
-    """The file of known hosts, in place of ~/.ssh/known_hosts and /etc/ssh/ssh_known_hosts."""
+    """The known hosts file, in place of ~/.ssh/known_hosts and /etc/ssh/ssh_known_hosts."""
     accept_new: Annotated[bool, Parameter(negative="")] = False
-    """Accept the key of a host that is not known, and remember it."""
+    """Accept the key of an unknown host, and add it to the known hosts."""
     keep_alive: float = 5.0
-    """Seconds of silence before the server is asked for a sign of life; 0 for never. Three
-    questions without an answer are a lost connection."""
+    """Seconds of silence before the server is sent a keep-alive request; 0 for never. After three
+    unanswered requests the connection counts as lost.
+    """
 
 
 LOGIN: Final = LoginOptions()
 
 
 class CannotConnect(Failure):
-    """There is no way to the server now."""
+    """The server cannot be reached at present."""
 
 
 class Address(ByteStreamConnectable):
-    """A way to a server that says in plain words when it leads nowhere."""
+    """A connectable for a server, with plain error messages."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host = host
@@ -85,7 +87,7 @@ class Address(ByteStreamConnectable):
     async def connect(self) -> ByteStream:
         """Connect.
 
-        :raises CannotConnect: it did not work
+        :raises CannotConnect: it failed
         """
         where = f"{self._host}:{self._port}"
         try:
@@ -102,8 +104,8 @@ class Address(ByteStreamConnectable):
 class Identity:
     """A key to try.
 
-    :ivar key: a pair, the public half of one, or a signer
-    :ivar path: the file with the private half, if it is still to be decrypted
+    :ivar key: a key pair, a public key, or a signer
+    :ivar path: the file with the private half, if it is yet to be decrypted
     """
 
     key: anyssh.Key | anyssh.Signer
@@ -112,7 +114,7 @@ class Identity:
 
     @property
     def public(self) -> anyssh.Key:
-        """The public half."""
+        """The public key."""
         return self.key if isinstance(self.key, anyssh.Key) else self.key.key
 
     @property
@@ -127,9 +129,9 @@ class Identity:
 
 
 class Login:
-    """Logs in at one server. Use it with ``async with``.
+    """Logs in to one server. Use it with ``async with``.
 
-    :raises Failure: an option makes no sense
+    :raises Failure: an option is invalid
     """
 
     def __init__(self, destination: Destination, options: LoginOptions) -> None:
@@ -221,7 +223,7 @@ class Login:
         return Identity(key, None, certificate)
 
     async def _public_half(self, path: Path) -> anyssh.Key:
-        """Return the public half of an encrypted key, so that it is only decrypted if it helps."""
+        """Return the public key of an encrypted key, which is only decrypted if necessary."""
         try:
             return await to_thread.import_key_file(f"{path}.pub")
         except (OSError, anyssh.KeyFormatError):
@@ -266,7 +268,7 @@ class Login:
             self.destination.user, keys=keys, key_provider=self._find_private
         )
 
-    # Questions
+    # Prompts
 
     async def _ask_password(self) -> str | None:
         if self._password is None:
@@ -323,12 +325,12 @@ class Login:
     async def session(
         self, on_trace: Callable[[anyssh.TraceEvent], None] | None = None
     ) -> AsyncGenerator[anyssh.ClientSession]:
-        """Connect and log in; the session reconnects by itself where the server allows it.
+        """Connect and log in; the session reconnects by itself if the server supports it.
 
-        :param on_trace: also told what the log is told for ``-v``
-        :raises Failure: there is no way to the server, or its key is not known and nobody is there
-            to be asked
-        :raises SSHError: as :meth:`anyssh.ClientSession.connect`
+        :param on_trace: called with each trace event, in addition to the log
+        :raises Failure: the server cannot be reached, or its key is unknown and nobody is there to
+            ask
+        :raises SSHError: as for :meth:`anyssh.ClientSession.connect`
         """
         host, port = self.destination.host, self.destination.port
         try:
@@ -356,14 +358,14 @@ class Login:
             yield session
 
     async def _authenticate(self, session: anyssh.ClientSession) -> None:
-        """Try keys, then ask the person, as far as the server takes what may be asked for.
+        """Try the keys, then prompt the user, as far as the server accepts the methods.
 
-        :raises AuthenticationError: nothing helped
+        :raises AuthenticationError: nothing succeeded
         """
         user = self.destination.user
         refusal = await _refusal(session, self._with_keys())
         if refusal is not None and not refusal.methods_left:
-            # Nothing was refused yet, so the server has not said what it takes.
+            # Nothing was refused yet, so the server has not said what it accepts.
             refusal = await _refusal(session, anyssh.ClientCredentials(user)) or refusal
         asking = (
             (KEYBOARD_INTERACTIVE, anyssh.ClientCredentials(user, respond=self._respond)),
@@ -376,7 +378,7 @@ class Login:
                     break
                 again = await _refusal(session, credentials)
                 if again is not None and not again.methods_left:
-                    # Nobody answered, or the server would not look at an expired password.
+                    # There was no answer, or the server does not look at an expired password.
                     refusal = refusal if self._password is None else again
                     break
                 refusal, self._password, self._hint = again, None, "That was not it. "
@@ -390,7 +392,7 @@ class Login:
 async def _refusal(
     session: anyssh.ClientSession, credentials: anyssh.ClientCredentials
 ) -> anyssh.AuthenticationError | None:
-    """Try to log in; return the error if that fails, None for success."""
+    """Try to log in; return the error if that fails, None if it succeeds."""
     try:
         await session.authenticate(credentials)
     except anyssh.AuthenticationError as error:

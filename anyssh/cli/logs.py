@@ -1,4 +1,4 @@
-"""What goes to standard error besides failures: lines for people, or JSON for programs."""
+"""Logging to standard error: lines for people, or JSON for programs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ NOTHING: Final = logging.CRITICAL + 1
 
 
 def told(event: str, **fields: Any) -> dict[str, dict[str, Any]]:
-    """Return the ``extra`` of a log call: what programs that read the log want to know."""
+    """Return the ``extra`` of a log call: fields for programs that read the log."""
     return {FIELDS: {"event": event} | fields}
 
 
 class _Lines(logging.Formatter):
-    """For people: one line, and where a failure came about if they want to know."""
+    """For people: one line, with a traceback if verbose."""
 
     def __init__(self, form: str, *, is_verbose: bool) -> None:
         super().__init__(form, "%H:%M:%S")
@@ -37,7 +37,7 @@ class _Lines(logging.Formatter):
 
 
 class _Json(logging.Formatter):
-    """For programs: an object in each line."""
+    """For programs: one object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
         members: dict[str, Any] = {
@@ -59,10 +59,10 @@ class _Json(logging.Formatter):
 def configure(
     level: int, *, is_verbose: bool, has_times: bool = False, is_json: bool = False
 ) -> None:
-    """Set logging up for a command.
+    """Configure logging for a command.
 
-    :param level: the least level that is told without ``is_verbose``
-    :param has_times: for what runs for long
+    :param level: the least level that is logged without ``is_verbose``
+    :param has_times: for commands that run for long
     """
     handler = logging.StreamHandler(sys.stderr)
     form = "%(asctime)s %(message)s" if has_times else "anyssh: %(message)s"
@@ -71,7 +71,7 @@ def configure(
     logger.handlers[:] = [handler]
     logger.propagate = False
     logger.setLevel(level)
-    # Of the trace only what is no bulk, and only for those who ask: failures are told anyway.
+    # The trace is for those who ask for it, and only without the bulk: failures are logged anyway.
     logging.getLogger("anyssh.trace").setLevel(logging.INFO if is_verbose else NOTHING)
     if is_verbose:
         logging.getLogger("anyssh.cli").setLevel(logging.DEBUG)

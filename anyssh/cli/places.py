@@ -1,4 +1,4 @@
-"""Where to: destinations such as ``alice@host``, and what ``-L``, ``-R`` and ``-D`` say."""
+"""Destinations such as ``alice@host``, and the arguments of ``-L``, ``-R`` and ``-D``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PART: Final = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::|$)")
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A server and who to be there.
+    """A server, and the user to log in as.
 
     :ivar host: a name or an address, without brackets
     """
@@ -34,7 +34,7 @@ class Destination:
 
     @classmethod
     def parse(cls, text: str, port: int | None = None) -> Destination:
-        """Read ``[user@]host[:port]`` or ``ssh://[user@]host[:port]``.
+        """Parse ``[user@]host[:port]`` or ``ssh://[user@]host[:port]``.
 
         :param port: takes precedence
         :raises Failure: it is neither
@@ -42,7 +42,7 @@ class Destination:
         user, at, place = text.removeprefix("ssh://").rstrip("/").rpartition("@")
         parts = split(place)
         if parts is not None and len(parts) > 2 and "[" not in place:
-            parts = [place]  # an IPv6 address, as ssh takes it
+            parts = [place]  # an IPv6 address, which ssh accepts like this
         if parts is None or not 1 <= len(parts) <= 2 or not parts[0] or (at and not user):
             raise Failure(f"{text!r} is no destination; expected user@host or user@host:port")
         if not parts[0].isprintable() or parts[0].startswith("-") or " " in parts[0]:
@@ -58,7 +58,7 @@ class Destination:
 
 
 def local_user() -> str:
-    """Return the name of the user who runs this."""
+    """Return the name of the current user."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -66,12 +66,12 @@ def local_user() -> str:
 
 
 def expanded(*parts: str | Path) -> Path:
-    """Return a path in which ``~`` stands for the home folder."""
+    """Return a path with ``~`` expanded."""
     return Path(*parts).expanduser()
 
 
 def split(text: str) -> list[str] | None:
-    """Split at colons outside of brackets, and take brackets off; None if that makes no sense."""
+    """Split at colons outside of brackets, and strip brackets; return None if malformed."""
     parts, position = [], 0
     while True:
         found = _PART.match(text, position)
@@ -84,16 +84,16 @@ def split(text: str) -> list[str] | None:
 
 
 def port_number(text: str, whole: str) -> int:
-    """Read a port."""
+    """Parse a port number."""
     if not text.isascii() or not text.isdigit() or not 0 <= int(text) <= 65535:
         raise Failure(f"{whole!r}: {text!r} is not a port; ports are numbers from 0 to 65535")
     return int(text)
 
 
 def address(text: str, *, default_host: str = "127.0.0.1") -> TcpEndpoint:
-    """Read ``[host:]port``, where ``*`` stands for all interfaces.
+    """Parse ``[host:]port``, where ``*`` means all interfaces.
 
-    :raises Failure: it is something else
+    :raises Failure: it has another form
     """
     parts = split(text)
     if parts is None or not 1 <= len(parts) <= 2:
@@ -102,18 +102,18 @@ def address(text: str, *, default_host: str = "127.0.0.1") -> TcpEndpoint:
 
 
 def listening(text: str) -> TcpEndpoint:
-    """Read the ``[address:]port`` of ``-D``.
+    """Parse the ``[address:]port`` of ``-D``.
 
-    :raises Failure: it is something else
+    :raises Failure: it has another form
     """
     return address(text, default_host=LOOPBACK)
 
 
 def forward(text: str, option: str) -> tuple[Endpoint, Endpoint]:
-    """Read where ``-L`` or ``-R`` listens, and where its connections go.
+    """Parse where ``-L`` or ``-R`` listens, and where its connections go.
 
     :param option: which of the two, for errors
-    :raises Failure: it does not have one of the forms
+    :raises Failure: it has another form
     """
     parts = split(text)
     match parts:

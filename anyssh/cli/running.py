@@ -1,4 +1,4 @@
-"""Running the coroutine of a command: the backend, signals, and what becomes of errors."""
+"""Running the coroutine of a command: the backend, signals, and reporting errors."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ __all__ = ["COMMON", "SIGPIPE", "Common", "Signals", "fail", "leave", "run", "st
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Common:
-    """What every command takes."""
+    """The parameters of every command."""
 
     backend: Literal["asyncio", "trio"] = "asyncio"
-    """The event loop to run on."""
+    """The event loop to use."""
     verbose: Annotated[bool, Parameter(name=("--verbose", "-v"), negative="")] = False
-    """Tell more of what happens, on standard error."""
+    """Log more details to standard error."""
 
 
 COMMON: Final = Common()
@@ -43,14 +43,14 @@ ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 def status_of_signal(number: int) -> int:
-    """Return the exit status by which shells know a program that a signal has ended."""
+    """Return the exit status that shells use for a program ended by a signal."""
     return 128 + number
 
 
 class Signals:
-    """What signals do to a command: by default SIGINT and SIGTERM end it.
+    """How a command handles signals: by default SIGINT and SIGTERM end it.
 
-    :ivar handle: asked first; returns whether the signal was dealt with
+    :ivar handle: called first; returns whether it has handled the signal
     :ivar ended_by: the signal that ended the command
     """
 
@@ -60,7 +60,7 @@ class Signals:
 
     async def watch(self, scope: anyio.CancelScope) -> None:
         """Wait for signals until cancelled."""
-        if sys.platform == "win32":  # KeyboardInterrupt has to do there
+        if sys.platform == "win32":  # KeyboardInterrupt must do there
             return
         wanted = [*ENDING, *_further_signals()]
         with anyio.open_signal_receiver(*wanted) as signals:
@@ -72,17 +72,17 @@ class Signals:
 
 
 def _further_signals() -> list[signal.Signals]:
-    """Return signals that usually end programs, as far as the system has them."""
+    """Return the other signals that usually end programs, if the system has them."""
     names = {"SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"}
     found = [number for number in signal.Signals if number.name in names]
-    # Who was started by nohup does not want to know.
+    # A program started by nohup ignores them.
     return [number for number in found if signal.getsignal(number) is signal.SIG_DFL]
 
 
 def run(command: Callable[[Signals], Awaitable[int]], common: Common) -> int:
     """Run a command; return its exit status, whatever happens.
 
-    :param command: told how to deal with signals; without its help they end it
+    :param command: given the signal handling, which it may customise; by default signals end it
     """
     if common.backend == "trio" and importlib.util.find_spec("trio") is None:
         say("Trio is not installed; install it with: pip install 'anyssh[trio]'")
@@ -100,7 +100,7 @@ def run(command: Callable[[Signals], Awaitable[int]], common: Common) -> int:
 
     try:
         anyio.run(main, backend=common.backend)
-    except KeyboardInterrupt:  # before anybody watched
+    except KeyboardInterrupt:  # before signals are watched
         return status_of_signal(signal.SIGINT)
     except BaseExceptionGroup as group:
         error = _first(group)
@@ -115,8 +115,8 @@ def run(command: Callable[[Signals], Awaitable[int]], common: Common) -> int:
 
 
 def fail(error: Exception, common: Common = COMMON) -> int:
-    """Say what went wrong; return the exit status for it."""
-    if isinstance(error, BrokenPipeError):  # nobody reads our output
+    """Report what went wrong; return the exit status for it."""
+    if isinstance(error, BrokenPipeError):  # our output is not read any more
         return status_of_signal(SIGPIPE)
     if text := explain(error, is_verbose=common.verbose):
         say(text)
@@ -124,7 +124,7 @@ def fail(error: Exception, common: Common = COMMON) -> int:
 
 
 def _first(error: BaseException) -> BaseException:
-    """Return what is inside of groups: failures of a command come alone."""
+    """Return the exception inside of groups; a command fails with a single one."""
     while isinstance(error, BaseExceptionGroup):
         preferred = [each for each in error.exceptions if isinstance(each, _EXPECTED)]
         error = (preferred or error.exceptions)[0]
@@ -135,11 +135,11 @@ _EXPECTED: Final = (Failure, anyssh.SSHError, OSError, anyio.BrokenResourceError
 
 
 def leave(status: int) -> None:
-    """End the process; do not wait for a thread that waits for a reader of our output."""
+    """End the process, without waiting for a thread whose output is not read."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except OSError:  # nobody reads it; Python shall not complain about that at its end
+        except OSError:  # it is not read; prevents Python from complaining on exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             status = status or status_of_signal(SIGPIPE)
     alive = [each for each in threading.enumerate() if each is not threading.main_thread()]

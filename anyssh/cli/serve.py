@@ -1,4 +1,4 @@
-"""``anyssh serve``: a server for one's own machine, which allows nothing that it is not told to."""
+"""``anyssh serve``: a server for one's own machine, which permits only what its options allow."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ BY_APPLICATION: Final = anyssh.DisconnectReason.BY_APPLICATION
 
 
 def default_host_key() -> Path:
-    """Return where the host key lives if the user does not say."""
+    """Return the default path of the host key."""
     folder = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
     return expanded(folder, "anyssh", "host_key")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
-    """What a server is told on the command line.
+    """The options of a server.
 
     :ivar users: the names that may log in
     :ivar patience: seconds that a session waits for a client that has lost the network
@@ -66,7 +66,7 @@ class ServeOptions:
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """Who has logged in: equal for all sessions with one key."""
+    """An authenticated client; equal for all sessions with the same key."""
 
     user: str
     fingerprint: str
@@ -142,7 +142,7 @@ _log_trace: Final = LogTrace()
 
 
 def _tell_trace(event: anyssh.TraceEvent) -> None:
-    """Tell of what clients may not or cannot reach, and of everything for ``-v``."""
+    """Log what clients may not or cannot reach, and everything if verbose."""
     _log_trace(event)
     if event.id in FAILURES:
         extra = told("forward-failed", reason=event.message)
@@ -181,7 +181,7 @@ async def _tell_losses(session: anyssh.ServerSession, facts: dict[str, str | Non
                 logger.info("%s is back, time %d", session.username, count, extra=extra)
 
 
-# Where it listens, and what it says of itself
+# Listening, and startup messages
 
 
 async def _listen(where: TcpEndpoint) -> Listener[SocketStream]:
@@ -220,7 +220,7 @@ def _tell_what_is_allowed(options: ServeOptions) -> None:
 
 
 async def _host_key(path: Path) -> anyssh.Key:
-    """Read a host key; make it if there is none yet."""
+    """Read a host key; generate it if it does not exist."""
     try:
         mode = (await anyio.Path(path).stat()).st_mode
         key = await to_thread.import_key_file(path)
@@ -254,9 +254,9 @@ async def _new_host_key(path: Path) -> anyssh.Key:
 
 
 def checked_patience(seconds: float) -> float:
-    """Return a time that is one.
+    """Return a valid duration.
 
-    :raises Failure: it is none
+    :raises Failure: it is not one
     """
     if not 0 < seconds < math.inf:
         raise Failure(f"--patience is a number of seconds, not {seconds!r}")

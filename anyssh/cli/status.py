@@ -1,4 +1,4 @@
-"""Shows how a tunnel goes: drawn anew again and again on a terminal, else as plain lines."""
+"""The status of a tunnel: updated in place on a terminal, otherwise as plain lines."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How a tunnel goes now.
+    """The present status of a tunnel.
 
-    :ivar sent_rate: bytes a second
-    :ivar received_rate: bytes a second
+    :ivar sent_rate: bytes per second
+    :ivar received_rate: bytes per second
     :ivar sent: bytes so far
     :ivar received: bytes so far
-    :ivar latency: milliseconds, 0 if it is not measured
-    :ivar connections: that are open
-    :ivar reconnections: how often the tunnel came back
-    :ivar lost_for: seconds since the network was lost, None while it is there
+    :ivar latency: in milliseconds, 0 if not measured
+    :ivar connections: open connections
+    :ivar reconnections: how often the tunnel was restored
+    :ivar lost_for: seconds since the network was lost, None if it is not
     """
 
     sent_rate: float = 0.0
@@ -57,7 +57,7 @@ def _counted(count: int, word: str) -> str:
 
 
 def size(amount: float) -> str:
-    """Return an amount of bytes for people."""
+    """Format a number of bytes for people."""
     power = 0
     while amount >= 999.5 and power < len(UNITS) - 1:
         amount /= 1000
@@ -66,7 +66,7 @@ def size(amount: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time for people."""
+    """Format a duration for people."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -75,19 +75,19 @@ def duration(seconds: float) -> str:
 
 
 class StatusDisplay(Protocol):
-    """Shows facts and one status after the other, inside ``with``."""
+    """Displays messages and the changing status, inside ``with``."""
 
     interval: float
-    """Seconds from one status to the next."""
+    """Seconds between two updates."""
 
     def tell(self, fact: str) -> None:
-        """Show a fact that stays to be read."""
+        """Display a message permanently."""
 
     def show(self, status: Status) -> None:
-        """Show the latest status."""
+        """Display the latest status."""
 
     def __enter__(self) -> Self:
-        """Begin."""
+        """Start."""
 
     def __exit__(
         self,
@@ -95,11 +95,11 @@ class StatusDisplay(Protocol):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """End."""
+        """Stop."""
 
 
 class PlainDisplay(AbstractContextManager["PlainDisplay"]):
-    """Prints a line for each fact, and now and then one for a status that has changed."""
+    """Prints a line for each message, and occasionally one for a status that has changed."""
 
     interval: float = 10.0
 
@@ -111,7 +111,7 @@ class PlainDisplay(AbstractContextManager["PlainDisplay"]):
         print(f"{time.strftime('%H:%M:%S')} {fact}", flush=True)
 
     def show(self, status: Status) -> None:
-        """Print a line if anybody uses the tunnel."""
+        """Print a line if the tunnel is in use."""
         if status.connections or self._last.connections:
             self.tell(str(status))
         self._last = status
@@ -121,7 +121,7 @@ class PlainDisplay(AbstractContextManager["PlainDisplay"]):
 
 
 class LiveDisplay:
-    """Draws the status below the facts, again and again."""
+    """Draws the status below the messages, repeatedly."""
 
     interval: float = 0.5
 
@@ -131,17 +131,17 @@ class LiveDisplay:
         self._live = Live(refresh_per_second=4)
 
     def tell(self, fact: str) -> None:
-        """Print a line above the status, which is there from the first one on."""
+        """Print a line above the status, which is there once it was first drawn."""
         from rich.text import Text
 
         self._live.console.print(Text(f"{time.strftime('%H:%M:%S')} {fact}"))
         self._live.start()
 
     def show(self, status: Status) -> None:
-        """Draw the status anew."""
+        """Redraw the status."""
         from rich.text import Text
 
-        if not self._live.is_started:  # the terminal still belongs to questions
+        if not self._live.is_started:  # the terminal is still used for prompts
             return
         style = "green" if status.lost_for is None else "bold red"
         line = Text("● ", style=style, no_wrap=True, overflow="ellipsis")
@@ -161,5 +161,5 @@ class LiveDisplay:
 
 
 def make_display() -> StatusDisplay:
-    """Return what suits standard output."""
+    """Return a display suited to standard output."""
     return LiveDisplay() if sys.stdout.isatty() else PlainDisplay()

@@ -1,7 +1,7 @@
-"""Asking the person at the terminal, whatever standard input and output are.
+"""Prompting the user at the terminal, wherever standard input and output go.
 
-The terminal itself is opened, as ``ssh`` does. A question waits without a thread, so that it can be
-cancelled, and the terminal shows again what is typed, whatever happens.
+The terminal itself is opened, as ``ssh`` does. A prompt waits without a thread, so that it can be
+cancelled, and the terminal's echo is restored in any case.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ MAX_ANSWER_BYTES = 4096
 
 
 class Terminal:
-    """The terminal that the command was started from, if there is one."""
+    """The controlling terminal of the command, if there is one."""
 
     def __init__(self) -> None:
         self._lock = anyio.Lock()
 
     async def ask(self, question: str, *, is_secret: bool = False) -> str | None:
-        """Ask for one line; return None if there is nobody to ask.
+        """Ask for one line; return None if there is no terminal.
 
-        :param is_secret: do not show what is typed
+        :param is_secret: whether to hide what is typed
         """
         if sys.platform == "win32":
             return None

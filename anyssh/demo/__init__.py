@@ -1,9 +1,9 @@
-"""``python -m anyssh demo``: a session that loses its network again and again, and no byte.
+"""``python -m anyssh demo``: a session that loses its network again and again, but not a byte.
 
 A server and a client in one program, with real TCP sockets between them. Several channels of one
-authenticated, encrypted session carry random data to the server and back at once, while the
-client's stream is cut at random places. The session reconnects by itself; at the end the hashes of
-what was sent, of what the server received and of what came back have to be equal.
+authenticated, encrypted session carry random data to the server and back at the same time, while
+the client's stream is cut at random places. The session reconnects by itself; at the end, the
+hashes of what was sent, what the server received and what came back must be equal.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ REFRESH = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """What one channel moved.
+    """The result of one channel.
 
     :ivar size: bytes that came back
-    :ivar sent_hash: of what the client sent
-    :ivar server_hash: of what the server says that it received
-    :ivar returned_hash: of what came back to the client
+    :ivar sent_hash: the hash of what the client sent
+    :ivar server_hash: the hash of what the server received, according to the server
+    :ivar returned_hash: the hash of what came back to the client
     """
 
     name: str
@@ -49,7 +49,7 @@ class Transfer:
 
     @property
     def is_good(self) -> bool:
-        """Whether every byte arrived, once and in order, both ways."""
+        """Whether every byte arrived exactly once and in order, both ways."""
         return self.sent_hash == self.server_hash == self.returned_hash
 
     def __str__(self) -> str:
@@ -61,10 +61,10 @@ class Transfer:
 
 
 class Progress:
-    """What has come back so far.
+    """How much has come back so far.
 
-    :ivar total: bytes that are to come back in all
-    :ivar done: bytes that have
+    :ivar total: bytes to come back in total
+    :ivar done: bytes that have come back
     """
 
     def __init__(self, total: int) -> None:
@@ -73,7 +73,7 @@ class Progress:
 
 
 async def echo(channel: anyssh.Channel) -> None:
-    """Send everything back, then tell its hash as standard error."""
+    """Send everything back, then its hash as standard error."""
     digest = hashlib.sha256()
     async for chunk in channel:
         digest.update(chunk)
@@ -85,7 +85,7 @@ async def echo(channel: anyssh.Channel) -> None:
 async def transfer(
     session: anyssh.ClientSession, name: str, size: int, progress: Progress
 ) -> Transfer:
-    """Move ``size`` bytes to the server and back over a channel of their own."""
+    """Transfer ``size`` bytes to the server and back over a channel."""
     sent, returned = hashlib.sha256(), hashlib.sha256()
     came_back = 0
     async with await session.open_channel() as channel:
@@ -112,7 +112,7 @@ async def transfer(
 async def transfer_all(
     session: anyssh.ClientSession, channels: int, size: int, progress: Progress
 ) -> list[Transfer]:
-    """Move data over every channel at once."""
+    """Transfer data over all channels concurrently."""
     results: list[Transfer] = []
 
     async def move(number: int) -> None:
@@ -130,7 +130,7 @@ async def show(
     connectable: CuttingConnectable,
     display: Display,
 ) -> None:
-    """Show how it goes, until cancelled."""
+    """Display the progress until cancelled."""
     then, done_then = time.perf_counter(), 0
     while True:
         await anyio.sleep(REFRESH)
@@ -155,7 +155,7 @@ async def run_client(
     channels: int,
     size: int,
 ) -> bool:
-    """Connect, move data over every channel at once, print figures."""
+    """Connect, transfer data over all channels concurrently, print figures."""
     progress = Progress(channels * size)
     async with anyssh.ClientSession.connect(
         connectable,
@@ -178,7 +178,7 @@ async def run_client(
 
 
 def report(session: anyssh.ClientSession, moved: int, seconds: float, cuts: int) -> None:
-    """Print the figures of a session that has done its work."""
+    """Print the figures of a finished session."""
     metrics = session.metrics
     latency = metrics.latency
     print(f"client: {moved / MIB:.0f} MiB in {seconds:.1f} s, {moved / MIB / seconds:.0f} MiB/s")
@@ -227,7 +227,7 @@ async def demo(channels: int, size: int, cuts: int) -> bool:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the demo; return 0 if every byte arrived, once and in order."""
+    """Run the demo; return 0 if every byte arrived exactly once and in order."""
     parser = argparse.ArgumentParser(
         prog="python -m anyssh demo",
         description="One session whose network is cut again and again, and that loses no byte.",

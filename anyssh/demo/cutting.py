@@ -1,4 +1,4 @@
-"""A network that breaks: streams that end at random places."""
+"""A network that breaks: streams that are cut at random places."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ __all__ = ["CuttingConnectable"]
 
 HANDSHAKE_BYTES = 3000
 EARLY_CUTS = 8
-"""One cut in so many comes while the session is still reconnecting."""
+"""One cut in so many happens while the session is still reconnecting."""
 
 _random = SystemRandom()
 
 
 class CuttingConnectable(ByteStreamConnectable):
-    """Makes streams that are cut after a while.
+    """Connects streams that are cut after a while.
 
-    :param connectable: what makes the streams
-    :param distance: bytes from one cut to the next in one direction, on average
-    :param cuts: how many there are to be at least; no stream is cut afterwards
+    :param connectable: connects the actual streams
+    :param distance: the average number of bytes between two cuts in one direction
+    :param cuts: the least number of cuts; afterwards no stream is cut
     """
 
     def __init__(self, connectable: ByteStreamConnectable, distance: int, cuts: int) -> None:

@@ -1,4 +1,4 @@
-"""Shows how the demo goes: live in a terminal if rich is installed, else as plain lines."""
+"""The progress of the demo: live on a terminal if rich is installed, otherwise as plain lines."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ BAR_WIDTH = 40
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How it goes.
+    """The present progress.
 
     :ivar done: from 0 to 1
-    :ivar rate: MiB that came back in a second
-    :ivar latency: milliseconds
+    :ivar rate: MiB per second that came back
+    :ivar latency: in milliseconds
     """
 
     is_connected: bool
@@ -42,14 +42,14 @@ class Status:
 
 
 class Display(Protocol):
-    """Shows one status after the other."""
+    """Displays the changing status."""
 
     def show(self, status: Status) -> None:
-        """Show the latest status."""
+        """Display the latest status."""
 
 
 class PlainDisplay(AbstractContextManager["PlainDisplay"]):
-    """Prints a line now and then."""
+    """Prints a line occasionally."""
 
     def __init__(self) -> None:
         self._last = 0.0
@@ -66,7 +66,7 @@ class PlainDisplay(AbstractContextManager["PlainDisplay"]):
 
 
 class RichDisplay:
-    """Draws one line again and again."""
+    """Updates one line in place."""
 
     def __init__(self) -> None:
         from rich.live import Live
@@ -74,7 +74,7 @@ class RichDisplay:
         self._live = Live(refresh_per_second=8)
 
     def show(self, status: Status) -> None:
-        """Draw the line anew."""
+        """Redraw the line."""
         from rich.text import Text
 
         filled = round(BAR_WIDTH * status.done)
@@ -97,7 +97,7 @@ class RichDisplay:
 
 
 def make_display() -> PlainDisplay | RichDisplay:
-    """Return what suits the terminal, if it is one."""
+    """Return a display suited to standard output."""
     if not sys.stdout.isatty():
         return PlainDisplay()
     try:
