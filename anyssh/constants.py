@@ -1,7 +1,8 @@
-"""Numbers and names that the SSH standards and the Dev Tunnels extensions assign.
+"""Numbers and names assigned by the SSH standards and the Dev Tunnels extensions.
 
-Nothing here has behaviour. Message numbers are RFC 4250 section 4.1.2, disconnect and
-channel-open reasons sections 4.2.2 and 4.3; names with an ``@`` belong to the domain they carry.
+Nothing here has behaviour. Message numbers are those of RFC 4250 section 4.1.2, disconnect and
+channel open failure reasons those of sections 4.2.2 and 4.3; a name with an ``@`` belongs to the
+domain in it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ DEFAULT_MAX_PACKET_SIZE: Final = 32 * 1024
 """Bytes of data that one CHANNEL_DATA message may carry by default."""
 
 LARGE_MAX_PACKET_SIZE: Final = 128 * 1024
-"""The same where both ends are anyssh, and so are known to be quicker with fewer messages."""
+"""The same if both ends are anyssh, which is faster with fewer messages."""
 
 DEFAULT_WINDOW_SIZE: Final = 32 * DEFAULT_MAX_PACKET_SIZE
 """Bytes that a peer may send on a channel before we adjust its window."""
@@ -44,7 +45,7 @@ RESET_SIGNAL: Final = "ABRT"
 
 
 class MessageNumber(IntEnum):
-    """The first byte of every payload."""
+    """Message numbers, the first byte of every payload."""
 
     DISCONNECT = 1
     IGNORE = 2
@@ -82,7 +83,7 @@ class MessageNumber(IntEnum):
 
 
 class DisconnectReason(IntEnum):
-    """Why a side ended the session (RFC 4253 section 11.1); other numbers travel as plain ints."""
+    """Reasons for ending a session (RFC 4253 section 11.1); other numbers are plain ints."""
 
     NONE = 0
     HOST_NOT_ALLOWED_TO_CONNECT = 1
@@ -103,7 +104,7 @@ class DisconnectReason(IntEnum):
 
 
 class ChannelOpenFailureReason(IntEnum):
-    """Why a channel was not opened (RFC 4254 section 5.1)."""
+    """Reasons for refusing a channel (RFC 4254 section 5.1)."""
 
     ADMINISTRATIVELY_PROHIBITED = 1
     CONNECT_FAILED = 2
@@ -112,7 +113,7 @@ class ChannelOpenFailureReason(IntEnum):
 
 
 class ReconnectFailureReason(IntEnum):
-    """Why a session could not go on over another stream; those from 101 on are the client's own."""
+    """Reasons why a session was not resumed; those from 101 on are detected by the client."""
 
     UNKNOWN_SERVER_FAILURE = 1
     SESSION_NOT_FOUND = 2
@@ -139,7 +140,7 @@ class KeyExchange:
 
 
 class HostKeyAlgorithm:
-    """Names of public key (signature) algorithms, for host keys and user keys alike."""
+    """Names of public key (signature) algorithms, for host keys and user keys."""
 
     ED25519: Final = "ssh-ed25519"
     ECDSA_NISTP256: Final = "ecdsa-sha2-nistp256"
@@ -164,7 +165,7 @@ class Encryption:
 
 
 class Mac:
-    """Names of message authentication codes."""
+    """Names of message authentication codes (MACs)."""
 
     HMAC_SHA2_512_ETM: Final = "hmac-sha2-512-etm@openssh.com"
     HMAC_SHA2_256_ETM: Final = "hmac-sha2-256-etm@openssh.com"
@@ -174,13 +175,13 @@ class Mac:
 
 
 class Compression:
-    """Names of compression methods: there is only none."""
+    """Names of compression methods, of which there is only ``none``."""
 
     NONE: Final = "none"
 
 
 class Marker:
-    """Names in the key exchange list that announce a capability and never match."""
+    """Names in the list of key exchange methods that announce a capability; never chosen."""
 
     EXT_INFO_CLIENT: Final = "ext-info-c"
     EXT_INFO_SERVER: Final = "ext-info-s"
@@ -189,7 +190,7 @@ class Marker:
 
 
 class Extension:
-    """Names of EXT_INFO entries (RFC 8308) and of the requests that belong to them."""
+    """Names of extensions in EXT_INFO (RFC 8308), and of the requests that belong to them."""
 
     SERVER_SIG_ALGS: Final = "server-sig-algs"
     OPEN_CHANNEL_REQUEST: Final = "open-channel-request@microsoft.com"

@@ -1,10 +1,10 @@
-"""Session contours: how much a session moved, and how fast, over its whole life, in little room.
+"""Session contours: a compact record of a session's throughput and latency over its whole life.
 
-A contour is a row of intervals of equal length, one second each at first. When time runs beyond
-the last place, neighbours are merged in pairs and every interval is twice as long from then on, so
-a session of any length has a contour of bounded size. :meth:`SessionContour.export` gives it as
-the base64 text that the Dev Tunnels tools read, a few hundred characters; exporting keeps one byte
-per number and loses precision accordingly.
+A contour is a sequence of intervals of equal length, initially one second. When all places are
+taken, neighbours are merged in pairs, and every interval is twice as long from then on, so the size
+of a contour is bounded, whatever the length of the session. :meth:`SessionContour.export` returns
+it as the base64 text that the Dev Tunnels tools read, a few hundred characters long; exporting
+keeps one byte per number, and loses precision accordingly.
 
 Time is an argument: seconds of a monotonic clock.
 """
@@ -31,13 +31,13 @@ HEADER_BYTES: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class ContourInterval:
-    """What a session did in one interval.
+    """What a session transferred in one interval.
 
-    :ivar bytes_sent: on the stream
-    :ivar bytes_received: on the stream
-    :ivar latency_minimum: milliseconds, 0 when none was measured
-    :ivar latency_average: milliseconds, 0 when none was measured
-    :ivar latency_maximum: milliseconds, 0 when none was measured
+    :ivar bytes_sent: bytes sent on the stream
+    :ivar bytes_received: bytes received on the stream
+    :ivar latency_minimum: in milliseconds, 0 if none was measured
+    :ivar latency_average: in milliseconds, 0 if none was measured
+    :ivar latency_maximum: in milliseconds, 0 if none was measured
     """
 
     bytes_sent: int
@@ -76,7 +76,7 @@ class _Slot:
         self.latency_count += count
 
     def take(self, other: _Slot) -> None:
-        """Add what another interval holds."""
+        """Add another interval."""
         self.sent += other.sent
         self.received += other.received
         self.take_latency(
@@ -104,18 +104,18 @@ _COLUMNS: Final[dict[int, Callable[[_Slot], float]]] = {
     11: lambda slot: slot.sent,
     12: lambda slot: slot.received,
 }
-"""What an export holds of each interval, by the number of the column, in order."""
+"""The columns of an export by their numbers, in order."""
 _BYTE_COLUMNS: Final = (11, 12)
 
 
 class SessionContour:
-    """The bytes and latencies of a session over time.
+    """The throughput and latency of a session over time.
 
-    ``session.contour`` is kept by the session and goes on as long as it does.
+    ``session.contour`` is updated by its session.
 
-    :param max_intervals: how fine it is: a power of two from 2 to 65,536
-    :param start: the time at which the first interval begins, seconds of a monotonic clock
-    :raises ValueError: there cannot be so many intervals
+    :param max_intervals: the resolution: a power of two from 2 to 65,536
+    :param start: when the first interval starts, in seconds of a monotonic clock
+    :raises ValueError: ``max_intervals`` is not such a number
     """
 
     __slots__ = (
@@ -140,11 +140,11 @@ class SessionContour:
         self._slots: list[_Slot] = []
         self._forget_current()
 
-    # What was recorded
+    # Reading
 
     @property
     def max_intervals(self) -> int:
-        """How many intervals there can be; one more makes each of them twice as long."""
+        """The most intervals that there can be; one more doubles the length of each."""
         return self._max_intervals
 
     @property
@@ -154,36 +154,36 @@ class SessionContour:
 
     @property
     def intervals(self) -> tuple[ContourInterval, ...]:
-        """The intervals so far, the oldest first."""
+        """The intervals so far, oldest first."""
         return tuple(slot.snapshot() for slot in self._slots)
 
     # Recording
 
     def record_sent(self, now: float, size: int) -> None:
-        """Add bytes that were sent at a time; one call may stand for many messages.
+        """Add sent bytes; one call may represent many messages.
 
-        :param now: monotonic seconds
-        :param size: bytes
+        :param now: the time, in monotonic seconds
+        :param size: the number of bytes
         """
         if not self._current_start <= now < self._current_end:
             self._move_to(now)
         self._current.sent += size
 
     def record_received(self, now: float, size: int) -> None:
-        """Add bytes that were received at a time; one call may stand for many messages.
+        """Add received bytes; one call may represent many messages.
 
-        :param now: monotonic seconds
-        :param size: bytes
+        :param now: the time, in monotonic seconds
+        :param size: the number of bytes
         """
         if not self._current_start <= now < self._current_end:
             self._move_to(now)
         self._current.received += size
 
     def record_latency(self, now: float, milliseconds: float) -> None:
-        """Add one measurement; what is not positive tells nothing and is left out.
+        """Add one measurement of latency; values that are not positive are ignored.
 
-        :param now: monotonic seconds
-        :param milliseconds: to the peer and back
+        :param now: the time, in monotonic seconds
+        :param milliseconds: the round-trip time
         """
         if milliseconds > 0:
             if not self._current_start <= now < self._current_end:
@@ -191,7 +191,7 @@ class SessionContour:
             self._current.take_latency(milliseconds, milliseconds, milliseconds, 1)
 
     def _move_to(self, now: float) -> None:
-        """Make the interval of a time the current one; what was before the start counts as then."""
+        """Make the interval at ``now`` the current one; times before the start count as it."""
         elapsed = max(0.0, now - self._start)
         while (index := int(elapsed / self.interval)) >= self._max_intervals:
             self._merge_pairs()
@@ -216,12 +216,12 @@ class SessionContour:
     # Export and import
 
     def export(self) -> str:
-        """Return the contour as text in the format of the Dev Tunnels libraries.
+        """Return the contour as text, in the format of the Dev Tunnels libraries.
 
-        It is base64 of: the version, the number of columns, the binary logarithm of
-        :attr:`interval`; per column its scale; per column its id; per interval one byte of each
-        column, in multiples of two to the power of its scale. What never recorded anything
-        gives a text that :meth:`import_` refuses.
+        It is the base64 encoding of: the version, the number of columns, the binary logarithm of
+        :attr:`interval`; the scale of each column; the id of each column; and for each interval one
+        byte per column, in multiples of two to the power of the column's scale. A contour without
+        any interval yields a text that :meth:`import_` rejects.
         """
         width = len(_COLUMNS)
         scales: list[int] = []
@@ -236,12 +236,12 @@ class SessionContour:
 
     @classmethod
     def import_(cls, text: str) -> Self:
-        """Return the contour that a text of :meth:`export` tells, ours or of a Dev Tunnels tool.
+        """Return the contour from a text made by :meth:`export` or by a Dev Tunnels tool.
 
-        Columns that we do not know are left out, missing ones are 0.
+        Unknown columns are ignored, and missing ones are 0.
 
-        :param text: what :meth:`export`, or one of the Dev Tunnels tools, wrote
-        :raises ContourFormatError: the text is no contour, an empty one, or beyond all measure
+        :param text: the exported text
+        :raises ContourFormatError: the text is not a contour, or is empty, or has an absurd scale
         """
         content = _decoded(text)
         width, time_scale = content[1], content[2]
@@ -270,12 +270,13 @@ class SessionContour:
     # Drawing
 
     def draw(self, width: int = 80) -> str:
-        """Return lines for a terminal: the bytes sent and received and the latency over time.
+        """Return a drawing for the terminal: bytes sent, bytes received and latency over time.
 
-        Each line tells its highest value and is at most ``width`` characters long, where ``width``
-        is 40 or more. An interval without a measurement leaves a gap.
+        Each line states its highest value, and is at most ``width`` characters long. An interval
+        without a measurement leaves a gap.
 
-        :raises ValueError: that is too narrow
+        :param width: at least 40
+        :raises ValueError: ``width`` is less than 40
         """
         if width < MIN_WIDTH:
             raise ValueError(f"a drawing needs a width of at least {MIN_WIDTH}, not {width}")
@@ -283,12 +284,12 @@ class SessionContour:
 
 
 def _scale_of(highest: float) -> int:
-    """Return how often numbers up to one must be halved to fit into a byte."""
+    """Return how often numbers up to ``highest`` must be halved to fit into a byte."""
     return math.ceil(math.log2(highest / 255)) if highest > 255 else 0
 
 
 def _decoded(text: str) -> bytes:
-    """Return the bytes of an export, of which the length is right."""
+    """Return the bytes of an export, after checking their length."""
     if len(text) > MAX_TEXT:
         raise ContourFormatError(
             f"the text of a contour has at most {MAX_TEXT} characters, not {len(text)}"
@@ -323,9 +324,9 @@ def _checked_scale(scale: int) -> int:
 
 
 def _numbers(column: int, scale: int) -> Sequence[float]:
-    """Return what each byte of a column stands for, one object for all intervals that have it.
+    """Return the value of each byte of a column; intervals share these objects.
 
-    :raises ContourFormatError: the scale is beyond all measure
+    :raises ContourFormatError: the scale is absurd
     """
     factor = 1 << _checked_scale(scale)
     numbers = [byte * factor for byte in range(256)]

@@ -1,6 +1,6 @@
-"""The identification line (RFC 4253 section 4.2): what we send and what a peer's line tells.
+"""The identification string (RFC 4253 section 4.2): ours, and what a peer's says.
 
-The text takes part in the exchange hash, so it is kept as it came; the rest is derived from it.
+The text enters the exchange hash, so it is kept as received; everything else is derived from it.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _OUR_NAME: Final = "anyssh"
 
 @lru_cache(maxsize=1)
 def local_identification(version: str) -> str:
-    """Return our own line, without its end: ``SSH-2.0-anyssh_<version>``."""
+    """Return our identification string, without CR LF: ``SSH-2.0-anyssh_<version>``."""
     return f"SSH-2.0-{_OUR_NAME}_{version}"
 
 
 @dataclass(frozen=True, slots=True)
 class PeerVersion:
-    """What the peer said it is.
+    """A peer's protocol version and software.
 
-    :ivar text: the line as it came, without its end
-    :ivar protocol: ``"2.0"``, or ``"1.99"`` from a server that also speaks the older protocol
-    :ivar name: the software's name, underscores turned into spaces
-    :ivar version: the dotted number behind the name, ``""`` if there is none
+    :ivar text: the identification string as received, without CR LF
+    :ivar protocol: ``"2.0"``, or ``"1.99"`` from a server that also supports the older protocol
+    :ivar name: the name of the software, with underscores replaced by spaces
+    :ivar version: the dotted number after the name, ``""`` if there is none
     """
 
     text: str
@@ -51,10 +51,10 @@ class PeerVersion:
 
     @staticmethod
     def parse(text: str) -> PeerVersion:
-        """Split an identification line.
+        """Parse an identification string.
 
-        :param text: the identification line without its line end
-        :raises ValueError: it is not one
+        :param text: the string without its line ending
+        :raises ValueError: it is not an identification string
         """
         return _parsed(text)
 
@@ -65,12 +65,12 @@ class PeerVersion:
 
     @property
     def is_dev_tunnels_go(self) -> bool:
-        """Whether the peer is the Dev Tunnels library for Go, which cannot be asked to rekey."""
+        """Whether the peer is the Dev Tunnels library for Go, which never accepts our KEXINIT."""
         return self.name == _DEV_TUNNELS_GO_NAME
 
     @property
     def is_anyssh(self) -> bool:
-        """Whether the peer is of our own kind."""
+        """Whether the peer is anyssh."""
         return self.name == _OUR_NAME
 
     def __str__(self) -> str:
@@ -79,7 +79,7 @@ class PeerVersion:
 
 @lru_cache(maxsize=64)
 def _parsed(text: str) -> PeerVersion:
-    """Split an identification line; most peers send one of a few."""
+    """Parse an identification string; cached, as most peers send one of a few."""
     match = _LINE.fullmatch(text)
     if match is None:
         raise ValueError(f"not an SSH identification: {text[:64]!r}")

@@ -1,13 +1,13 @@
-"""What takes long with keys, in worker threads: for code that must not keep its event loop waiting.
+"""Slow key operations in worker threads, for code that must not block its event loop.
 
-Making an RSA key takes seconds, and so may a passphrase, whose purpose is to be slow; files take as
-long as their disk. Each function here is the one of the same name in ``anyssh`` with the same
-parameters, results and exceptions, but is awaited::
+Generating an RSA key takes seconds, and so may a passphrase, which is slow by design; files take as
+long as the disk. Each function here has the name, parameters, results and exceptions of one in
+``anyssh``, but is awaited::
 
     key = await anyssh.to_thread.import_key_file("id_ed25519", passphrase)
 
-They run in AnyIO's worker threads, under its limit. A computation cannot be interrupted: a
-cancelled call ends when its thread has, so that nothing runs on and no file appears afterwards.
+They run in AnyIO's worker threads, subject to its limiter. A computation cannot be interrupted: a
+cancelled call ends when its thread has ended, so nothing keeps running and no file appears later.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Trace and progress: what a session tells a developer who wants to watch it.
+"""Trace and progress events, for diagnosing a session.
 
-The identifiers are those of the Dev Tunnels SSH libraries, so that logs of both ends can be read
-side by side. Events never hold secrets, nor the bytes of channels unless
-:attr:`SessionConfig.trace_channel_data <anyssh.SessionConfig>` asks for them.
+The identifiers are those of the Dev Tunnels SSH libraries, so that the logs of both ends can be
+compared. Events never contain secrets, nor channel data unless
+:attr:`SessionConfig.trace_channel_data <anyssh.SessionConfig>` is set.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = [
 
 
 class TraceLevel(IntEnum):
-    """How much a trace event matters."""
+    """The severity of a trace event."""
 
     ERROR = 0
     WARNING = 1
@@ -31,7 +31,7 @@ class TraceLevel(IntEnum):
 
 
 class TraceId(IntEnum):
-    """What a trace event is about."""
+    """The kind of a trace event."""
 
     UNKNOWN_ERROR = 9000
     STREAM_READ_ERROR = 9001
@@ -90,10 +90,10 @@ class TraceId(IntEnum):
 class TraceEvent:
     """One line of a trace.
 
-    :ivar id: what it is about
-    :ivar level: how much it matters
-    :ivar message: one line of text, safe to show
-    :ivar error: the exception behind it, if there is one
+    :ivar id: the kind of event
+    :ivar level: its severity
+    :ivar message: one line of text, safe to display
+    :ivar error: the exception that caused it, if any
     """
 
     id: TraceId
@@ -106,7 +106,7 @@ TraceHandler = Callable[[TraceEvent], None]
 
 
 class Progress(Enum):
-    """The stages of a session that is being set up."""
+    """The stages of setting up a session."""
 
     OPENING_SESSION_CONNECTION = "OpeningSshSessionConnection"
     STARTING_VERSION_EXCHANGE = "StartingProtocolVersionExchange"
@@ -123,7 +123,7 @@ class ProgressEvent:
     """A stage that a session has reached.
 
     :ivar progress: the stage
-    :ivar session_number: counts the sessions of this process, from 1
+    :ivar session_number: the number of the session in this process, counting from 1
     """
 
     progress: Progress

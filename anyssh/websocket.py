@@ -1,13 +1,11 @@
-"""WebSockets (RFC 6455) as byte streams, so that sessions run through web proxies and browsers.
+"""WebSockets (RFC 6455) as byte streams, to run sessions through web proxies and from browsers.
 
-Bytes travel as binary messages, whose boundaries mean nothing. The protocol is wsproto's; needs the
-extra ``ws``. Nobody but the application's own calls does the work: :meth:`WebSocketStream.receive`
-answers pings and a peer's close as it comes across them, never in the middle of a message that is
-being sent.
+Bytes travel as binary messages, whose boundaries mean nothing. The protocol is implemented by
+wsproto, from the extra ``ws``. There are no background tasks: :meth:`WebSocketStream.receive`
+answers pings and the peer's close as it encounters them, but never within a message being sent.
 
-A frame that was cut short could never be mended, so a cancelled ``send`` leaves the stream broken;
-a session never cancels its own. Control frames are sent shielded from cancellation, for a
-second at most.
+A truncated frame cannot be repaired, so cancelling ``send`` may leave the stream broken; a session
+never cancels its own. Control frames are sent shielded from cancellation, for at most a second.
 """
 
 from __future__ import annotations
@@ -59,11 +57,11 @@ __all__ = [
 
 HEAD_BYTES: Final = 16 * 1024
 MESSAGE_BYTES: Final = 64 * 1024
-"""Longer sends become several messages, so that nobody needs a big buffer for one."""
+"""Longer sends become several messages, so that neither side needs a large buffer."""
 DEFAULT_RECEIVE_BYTES: Final = 65536
 RECEIVE_BYTES: Final = 256 * 1024
 EVENTS_PER_TURN: Final = 256
-"""Frames can be tiny, and a peer that sends nothing else must not keep the event loop to itself."""
+"""Frames can be tiny, and a peer that sends only such must not monopolise the event loop."""
 MAX_MESSAGE_SIZE: Final = 16 * 1024 * 1024
 HANDSHAKE_TIME: Final = 10.0
 MAX_HANDSHAKES: Final = 100
@@ -78,25 +76,24 @@ logger: Logger = getLogger("anyssh")
 
 
 class WebSocketError(SSHError):
-    """The peer refused the WebSocket, broke its rules, or closed it for a reason.
+    """The peer refused the WebSocket, violated the protocol, or closed it for a reason.
 
     :ivar code: the HTTP status of a refusal, or the code of a close (RFC 6455 section 7.4), if any
     """
 
     def __init__(self, message: str, code: int | None = None) -> None:
-        super().__init__(displayable(message))  # much of it may be the peer's
+        super().__init__(displayable(message))  # much of it may be from the peer
         self.code = code
 
 
 @dataclass(frozen=True, slots=True)
 class WebSocketRequest:
-    """What a client asks for.
+    """A client's opening handshake.
 
     :ivar target: path and query
-    :ivar host: the client's name for us
-    :ivar subprotocols: what it would speak, in order of preference
-    :ivar headers: the other headers, with names in lower case; ``origin`` tells which site a
-        browser's page comes from
+    :ivar host: the client's name for this server
+    :ivar subprotocols: the subprotocols it offers, in order of preference
+    :ivar headers: the other headers, by lower-case name; ``origin`` is the site of a browser's page
     """
 
     target: str
@@ -109,7 +106,7 @@ MayConnect = Callable[[WebSocketRequest], Awaitable[bool]]
 
 
 class _Phase(Enum):
-    """How far a WebSocket has come."""
+    """The state of a WebSocket."""
 
     OPEN = auto()
     ENDED = auto()
@@ -120,7 +117,7 @@ class _Phase(Enum):
 
 
 class WebSocketStream(ByteStream):
-    """A WebSocket as a byte stream; made by :func:`connect_websocket` and :func:`accept_websocket`.
+    """A WebSocket as a byte stream, from :func:`connect_websocket` or :func:`accept_websocket`.
 
     It cannot end one direction alone: :meth:`send_eof` raises :exc:`NotImplementedError`.
     """
@@ -146,16 +143,16 @@ class WebSocketStream(ByteStream):
         self._finished = anyio.Event()
         self._receive_guard = ResourceGuard("reading from")
         self._send_guard = ResourceGuard("writing to")
-        self._handle_events()  # of what came right behind the handshake
+        self._handle_events()  # received right after the handshake
 
     @property
     def subprotocol(self) -> str | None:
-        """What the two sides agreed to speak, if anything was offered and chosen."""
+        """The subprotocol agreed on, if any."""
         return self._subprotocol
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        """The attributes of the stream below."""
+        """The attributes of the underlying stream."""
         return self._stream.extra_attributes
 
     # Receiving
@@ -163,11 +160,12 @@ class WebSocketStream(ByteStream):
     async def receive(self, max_bytes: int = DEFAULT_RECEIVE_BYTES) -> bytes:
         """Receive at least one and at most ``max_bytes`` bytes. Cancelling loses none.
 
+        :param max_bytes: the most bytes to return
         :raises ~anyio.EndOfStream: the peer has closed the WebSocket in good order
         :raises ~anyio.ClosedResourceError: it was closed here
-        :raises ~anyio.BrokenResourceError: the stream below broke or ended, the peer broke the
-            rules or closed for another reason; a :exc:`WebSocketError` or the stream's own error
-            is the cause
+        :raises ~anyio.BrokenResourceError: the underlying stream broke or ended, or the peer
+            violated the protocol or closed for another reason; a :exc:`WebSocketError` or the
+            stream's own error is the cause
         :raises ~anyio.BusyResourceError: another task is receiving
         :raises ValueError: ``max_bytes`` is less than 1
         """
@@ -184,7 +182,7 @@ class WebSocketStream(ByteStream):
             return data
 
     async def _receive_more(self) -> None:
-        """Take what comes next, and answer it; what it was shows in our state."""
+        """Process and answer what arrives next; the result is in our state."""
         if self._has_backlog:
             await anyio.lowlevel.checkpoint()
         else:
@@ -201,7 +199,7 @@ class WebSocketStream(ByteStream):
             return
         except anyio.get_cancelled_exc_class():
             raise
-        except Exception as error:  # whatever a stream raises means that it is gone
+        except Exception as error:  # whatever it raises, the stream is gone
             self._break(error)
             return
         if self._phase is _Phase.OPEN:
@@ -241,7 +239,7 @@ class WebSocketStream(ByteStream):
 
     def _peer_closed(self, event: CloseConnection) -> None:
         if self._connection.state is ConnectionState.OPEN:
-            # That is how wsproto tells of frames that cannot be.
+            # This is how wsproto reports malformed frames.
             self._violated(CloseReason(event.code), event.reason or "a malformed frame")
             return
         if self._connection.state is ConnectionState.REMOTE_CLOSING:
@@ -264,9 +262,10 @@ class WebSocketStream(ByteStream):
     # Sending
 
     async def send(self, item: bytes) -> None:
-        """Send bytes; return when the stream below has taken them.
+        """Send bytes; return once the underlying stream has accepted them.
 
-        When cancelled while the stream below is not taking bytes, the WebSocket is broken.
+        If the call is cancelled while the underlying stream is accepting bytes, the WebSocket is
+        broken.
 
         :param item: the bytes
         :raises ~anyio.ClosedResourceError: it was closed here
@@ -288,7 +287,7 @@ class WebSocketStream(ByteStream):
             await anyio.lowlevel.cancel_shielded_checkpoint()
 
     async def _send_reply(self) -> None:
-        """Answer a ping or a close, unless a sender is at it, who then does this too."""
+        """Answer a ping or a close, unless a task is sending, which will do it."""
         if not self._reply or self._writing.locked():
             return
         with anyio.move_on_after(CONTROL_TIME, shield=True):
@@ -301,13 +300,13 @@ class WebSocketStream(ByteStream):
             await self._write(reply)
 
     async def _write(self, data: bytes) -> None:
-        """Write whole frames; if not all of it can leave, nothing may follow."""
+        """Write complete frames; if that fails, nothing may follow."""
         try:
             await self._stream.send(data)
         except anyio.get_cancelled_exc_class():
             self._break(WebSocketError("a message was cut short, because sending was cancelled"))
             raise
-        except Exception as error:  # whatever a stream raises means that it is gone
+        except Exception as error:  # whatever it raises, the stream is gone
             self._break(error)
 
     async def send_eof(self) -> None:
@@ -317,9 +316,9 @@ class WebSocketStream(ByteStream):
     # The end
 
     async def aclose(self) -> None:
-        """Close the WebSocket and the stream below; does nothing the second time.
+        """Close the WebSocket and the underlying stream; further calls do nothing.
 
-        Gives the peer half a second to close it too, without which it could miss our last bytes.
+        The peer has half a second to close it too, as it might otherwise miss the last bytes.
         """
         phase, self._phase = self._phase, _Phase.CLOSED
         if phase is _Phase.CLOSED:
@@ -339,14 +338,14 @@ class WebSocketStream(ByteStream):
         try:
             with self._receive_guard:
                 await self._discard_until_finished()
-        except anyio.BusyResourceError:  # somebody is receiving and will come across the answer
+        except anyio.BusyResourceError:  # another task is receiving, and will get the answer
             await self._finished.wait()
 
     async def _discard_until_finished(self) -> None:
         while not self._finished.is_set():
             try:
                 self._connection.receive_data(await self._stream.receive(RECEIVE_BYTES))
-            except Exception:  # whatever a stream raises means that it is gone
+            except Exception:  # whatever it raises, the stream is gone
                 return
             if any(isinstance(event, CloseConnection) for event in self._connection.events()):
                 return
@@ -377,15 +376,15 @@ class WebSocketStream(ByteStream):
 
 @dataclass(frozen=True, kw_only=True)
 class WebSocketConnectable(ByteStreamConnectable):
-    """A way to a WebSocket, for sessions that get their streams themselves.
+    """A connectable for a WebSocket, for sessions that connect their streams themselves.
 
     :ivar url: ``ws://`` or ``wss://`` with host, port, path and query
-    :ivar subprotocols: offered to the server, in order of preference
-    :ivar headers: added to the request, for example a token for a relay
-    :ivar ssl_context: for ``wss``; the system's trust if None
-    :ivar max_message_size: bytes in one message of the server
-    :ivar handshake_time: seconds that the server may take to answer
-    :raises ValueError: the URL is not one of a WebSocket
+    :ivar subprotocols: the subprotocols to offer, in order of preference
+    :ivar headers: headers to add to the request, for example a token for a relay
+    :ivar ssl_context: for ``wss``; by default the system's certificate authorities are trusted
+    :ivar max_message_size: the most bytes in one message from the server
+    :ivar handshake_time: seconds for the server to answer
+    :raises ValueError: ``url`` is not a WebSocket URL
     """
 
     url: str
@@ -460,11 +459,11 @@ async def connect_websocket(url: str, **options: Any) -> WebSocketStream:
     """Connect to a WebSocket.
 
     :param url: ``ws://`` or ``wss://`` with host, port, path and query
-    :param options: those of :class:`WebSocketConnectable`
+    :param options: the fields of :class:`WebSocketConnectable`
     :raises WebSocketError: the server refused, or does not speak WebSocket
-    :raises ValueError: the URL is not one of a WebSocket
-    :raises ~anyio.ConnectionFailed: there is no way to the server, or no TLS for ``wss``
-    :raises ~ssl.SSLError: its certificate is not trusted, for one
+    :raises ValueError: ``url`` is not a WebSocket URL
+    :raises ~anyio.ConnectionFailed: the server is not reachable, or does not speak TLS with ``wss``
+    :raises ~ssl.SSLError: TLS failed, for example because the certificate is not trusted
     """
     return await WebSocketConnectable(url=url, **options).connect()
 
@@ -482,13 +481,13 @@ async def accept_websocket(
 ) -> WebSocketStream:
     """Answer a client's handshake on a stream, which is closed if that fails.
 
-    :param stream: where an HTTP request comes
-    :param subprotocols: that we speak; the first one that the client offers is chosen
-    :param may_connect: judges the request, for example by its origin and target; everybody may
-        connect if not given
-    :param max_message_size: bytes in one message of the client
-    :param handshake_time: seconds that the request may take to come
-    :raises WebSocketError: the client does not ask for a WebSocket as it should, or may not
+    :param stream: a stream on which an HTTP request arrives
+    :param subprotocols: the subprotocols we support; the first one that the client offers is chosen
+    :param may_connect: decides about the request, for example by its origin and target; by default
+        everyone may connect
+    :param max_message_size: the most bytes in one message from the client
+    :param handshake_time: seconds for the request to arrive
+    :raises WebSocketError: the request is not a valid opening handshake, or was refused
     """
 
     async def answer(stream: ByteStream) -> WebSocketStream:
@@ -519,15 +518,15 @@ def _described(request: Request) -> WebSocketRequest:
 
 
 class WebSocketListener(Listener[WebSocketStream]):
-    """Gives WebSockets where another listener gives streams.
+    """Accepts WebSockets on another listener.
 
-    A connection that does not become one is closed and logged; the others go on. For ``wss``, the
-    other listener is a :class:`~anyio.streams.tls.TLSListener`.
+    A connection that does not become a WebSocket is closed and logged, without affecting the
+    others. For ``wss``, wrap a :class:`~anyio.streams.tls.TLSListener`.
 
-    :param listener: for example what :func:`anyio.create_tcp_listener` returns
-    :param max_handshakes: at the same time; one more connection is closed at once. Limits of a
-        server count only what has become a WebSocket
-    :param options: those of :func:`accept_websocket`
+    :param listener: for example from :func:`anyio.create_tcp_listener`
+    :param max_handshakes: the most handshakes at the same time; further connections are closed at
+        once. The limits of a server only count completed ones
+    :param options: the options of :func:`accept_websocket`
     :raises ValueError: ``max_handshakes`` is less than 1
     """
 
@@ -546,9 +545,10 @@ class WebSocketListener(Listener[WebSocketStream]):
         handler: Callable[[WebSocketStream], Any],
         task_group: TaskGroup | None = None,
     ) -> None:
-        """Accept connections and run ``handler`` for each in a task of its own, until cancelled.
+        """Run ``handler`` in a task for each WebSocket, until cancelled.
 
-        :param task_group: where the handlers run; one of its own if None
+        :param handler: called with each WebSocket
+        :param task_group: runs the handlers; by default a task group of its own
         """
 
         async def handle(stream: ByteStream) -> None:
@@ -573,11 +573,11 @@ class WebSocketListener(Listener[WebSocketStream]):
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        """The attributes of the listener below."""
+        """The attributes of the underlying listener."""
         return self._listener.extra_attributes
 
     async def aclose(self) -> None:
-        """Close the listener below."""
+        """Close the underlying listener."""
         await self._listener.aclose()
 
 
@@ -585,7 +585,7 @@ class WebSocketListener(Listener[WebSocketStream]):
 
 
 class _Unacceptable(WebSocketError):
-    """A request that is answered with an error of HTTP."""
+    """A request to be answered with an HTTP error."""
 
     def __init__(self, message: str, answer: bytes) -> None:
         super().__init__(message)
@@ -597,7 +597,7 @@ async def _shake_hands(
     seconds: float,
     handshake: Callable[[ByteStream], Awaitable[WebSocketStream]],
 ) -> WebSocketStream:
-    """Run a handshake in its time; close the stream if nothing comes of it."""
+    """Run a handshake with a time limit; close the stream if it fails."""
     try:
         with anyio.move_on_after(seconds):
             return await handshake(stream)
@@ -612,7 +612,7 @@ async def _shake_hands(
 
 
 async def _read_head(stream: ByteStream, connection: WSConnection, start: bytes) -> Event:
-    """Read the head of a request or an answer; return what it says, and pass on what is behind."""
+    """Read the head of a request or response; return its event, and pass on what follows."""
     head = bytearray()
     while (end := head.find(b"\r\n\r\n") + 4) < 4:
         if len(head) > HEAD_BYTES:
@@ -642,7 +642,7 @@ def _understood(connection: WSConnection, head: bytes) -> Event:
 
 
 def _refusal(hint: RejectConnection) -> bytes:
-    """Return an answer in HTTP; the connection itself may be past answering."""
+    """Return an HTTP response; the connection itself may be unable to produce one."""
     headers: Iterable[tuple[bytes, bytes]] = hint.headers
     lines = [b"HTTP/1.1 %d Not a WebSocket" % hint.status_code, b"Content-Length: 0"]
     lines += [b"Connection: close", *(b"%s: %s" % header for header in headers), b"", b""]

@@ -1,8 +1,9 @@
-"""The data types of RFC 4251 section 5: functions that write them, a reader that parses them.
+"""The data types of RFC 4251 section 5: functions that encode them, and a reader that parses them.
 
-Writers return ``bytes`` and are joined by the caller: ``string("exec") + boolean(True)``. The
-:class:`Reader` walks over one buffer by offset. It is strict: it raises
-:class:`~anyssh.WireError` for whatever is short, and :meth:`Reader.expect_end` for what is long.
+Encoders return ``bytes``, to be concatenated: ``string("exec") + boolean(True)``. The
+:class:`Reader` advances through a buffer by offset. It is strict: it raises
+:class:`~anyssh.WireError` if the data is too short, and :meth:`Reader.expect_end` if it is too
+long.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _UINT64 = struct.Struct(">Q")
 
 
 def byte(value: int) -> bytes:
-    """Encode one byte.
+    """Encode a byte.
 
     :param value: 0 to 255
     """
@@ -51,7 +52,7 @@ def byte(value: int) -> bytes:
 
 
 def boolean(value: bool) -> bytes:
-    """Encode a truth value.
+    """Encode a boolean.
 
     :param value: true or false
     """
@@ -59,7 +60,7 @@ def boolean(value: bool) -> bytes:
 
 
 def uint32(value: int) -> bytes:
-    """Encode an unsigned 32-bit number.
+    """Encode an unsigned 32-bit integer.
 
     :param value: 0 to 2**32 - 1
     """
@@ -67,7 +68,7 @@ def uint32(value: int) -> bytes:
 
 
 def uint64(value: int) -> bytes:
-    """Encode an unsigned 64-bit number.
+    """Encode an unsigned 64-bit integer.
 
     :param value: 0 to 2**64 - 1
     """
@@ -75,41 +76,41 @@ def uint64(value: int) -> bytes:
 
 
 def string(value: str | Buffer) -> bytes:
-    """Encode a string: its length, then its bytes. Text becomes UTF-8.
+    """Encode a string: its length, then its bytes.
 
-    :param value: text is encoded as UTF-8
+    :param value: the bytes, or a text to encode as UTF-8
     """
     data = value.encode() if isinstance(value, str) else value
     return _UINT32.pack(len(data)) + data
 
 
 def mpint(value: int) -> bytes:
-    """Encode a signed integer of any size in two's complement with no superfluous bytes.
+    """Encode a signed integer of any size, in minimal two's complement.
 
     :param value: any integer
     """
     if value == 0:
         return b"\x00\x00\x00\x00"
-    # A negative power of two (-128) fits one bit tighter than its magnitude suggests.
+    # A negative power of two (-128) needs one bit less than its magnitude suggests.
     bits = (value if value > 0 else -value - 1).bit_length()
     return string(value.to_bytes(bits // 8 + 1, "big", signed=True))
 
 
 def name_list(names: Iterable[str]) -> bytes:
-    """Encode names as one comma-separated string; no names are an empty string.
+    """Encode a name-list: one comma-separated string, empty if there are no names.
 
-    :param names: ASCII, without commas
+    :param names: ASCII names, without commas
     """
     return string(",".join(names).encode("ascii"))
 
 
 def displayable(text: str) -> str:
-    """Make text from a peer safe to show: one line, no control or direction characters, short.
+    """Make text from a peer safe to display: one short line, without control characters.
 
-    Characters that could forge a log line or move a terminal's cursor become their escapes;
-    anything beyond 256 characters is cut.
+    Characters that could forge a log line, move a terminal's cursor or change the text direction
+    are escaped; anything beyond 256 characters is cut off.
 
-    :param text: what came from the peer
+    :param text: text from the peer
     """
     cut = text[:MAX_DISPLAY_CHARACTERS]
     shown = cut if cut.isprintable() else "".join(map(_escaped, cut))
@@ -119,11 +120,11 @@ def displayable(text: str) -> str:
 
 
 def displayable_lines(text: str) -> str:
-    """Make text of several lines safe to show, each line like :func:`displayable`.
+    """Make text of several lines safe to display, each line as by :func:`displayable`.
 
-    Lines beyond 64 are cut.
+    Lines after the 64th are cut off.
 
-    :param text: what came from the peer
+    :param text: text from the peer
     """
     return "\n".join(map(displayable, text.splitlines()[:MAX_DISPLAY_LINES]))
 
@@ -134,7 +135,7 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-# Peers of one kind all send the same lists.
+# Peers with the same software all send the same lists.
 @lru_cache(maxsize=64)
 def _parse_names(data: bytes) -> tuple[str, ...]:
     if not data:
@@ -152,10 +153,10 @@ def _parse_names(data: bytes) -> tuple[str, ...]:
 
 
 class Reader:
-    """Parses one buffer from front to back; never reads beyond it, never copies what it skips.
+    """Parses a buffer from front to back; never reads beyond it, never copies what it skips.
 
     :param data: the bytes, which are not copied
-    :param offset: where to begin
+    :param offset: where to start
     """
 
     __slots__ = ("_data", "_end", "_offset")
@@ -167,24 +168,24 @@ class Reader:
 
     @property
     def offset(self) -> int:
-        """Where the next read begins."""
+        """Where the next read starts."""
         return self._offset
 
     @property
     def remaining(self) -> int:
-        """How many bytes are left."""
+        """The number of bytes left."""
         return self._end - self._offset
 
     def byte(self) -> int:
-        """Read one byte."""
+        """Read a byte."""
         return self._data[self._advance(1)]
 
     def boolean(self) -> bool:
-        """Read a truth value; every byte but zero is true."""
+        """Read a boolean; every byte but zero is true."""
         return self._data[self._advance(1)] != 0
 
     def uint32(self) -> int:
-        """Read an unsigned 32-bit number."""
+        """Read an unsigned 32-bit integer."""
         start = self._offset
         if start + 4 > self._end:
             self._advance(4)
@@ -193,18 +194,18 @@ class Reader:
         return value
 
     def uint64(self) -> int:
-        """Read an unsigned 64-bit number."""
+        """Read an unsigned 64-bit integer."""
         value: int = _UINT64.unpack_from(self._data, self._advance(8))[0]
         return value
 
     def raw(self, size: int) -> bytes:
-        """Read ``size`` bytes that have no length of their own."""
+        """Read ``size`` bytes that are not preceded by a length."""
         start = self._advance(size)
         return bytes(self._data[start : start + size])
 
     def string(self) -> bytes:
         """Read a string as bytes."""
-        # Most of what is read are numbers and strings, so these do without the others.
+        # Inlined, as most reads are of integers and strings.
         start = self._offset + 4
         if start > self._end:
             self._advance(4)
@@ -216,18 +217,18 @@ class Reader:
         return bytes(self._data[start : start + size])
 
     def text(self) -> str:
-        """Read a string that names something; it must be UTF-8."""
+        """Read a string that is a name; it must be UTF-8."""
         try:
             return self.string().decode()
         except UnicodeDecodeError as error:
             raise WireError(f"a name must be UTF-8: {error}") from None
 
     def lenient_text(self) -> str:
-        """Read a string that is meant for people; what is not UTF-8 is replaced."""
+        """Read a string meant for people, replacing what is not UTF-8."""
         return self.string().decode(errors="replace")
 
     def mpint(self) -> int:
-        """Read a signed integer; superfluous leading bytes are refused."""
+        """Read a signed integer, rejecting superfluous leading bytes."""
         data = self.string()
         if len(data) > 1 and (
             (data[0] == 0 and data[1] < 0x80) or (data[0] == 0xFF and data[1] >= 0x80)
@@ -238,7 +239,7 @@ class Reader:
         return int.from_bytes(data, "big", signed=True)
 
     def name_list(self) -> tuple[str, ...]:
-        """Read a name-list of at most 256 names, each 1 to 64 printable ASCII characters."""
+        """Read a name-list of at most 256 names, each of 1 to 64 printable ASCII characters."""
         size = self.uint32()
         if size > MAX_NAME_LIST_BYTES:
             raise WireError(f"a name-list of {size} bytes; at most {MAX_NAME_LIST_BYTES} are read")
@@ -248,7 +249,7 @@ class Reader:
         )
 
     def rest(self) -> bytes:
-        """Read all that is left."""
+        """Read everything that is left."""
         start, self._offset = self._offset, self._end
         return bytes(self._data[start:])
 
