@@ -216,7 +216,7 @@ class ServerLimits:
                     ipaddress.ip_network(network)
             elif name == "early_drop_chance" or name.startswith(_OFFENCES):
                 if not value >= 0:
-                    raise ValueError(f"ServerLimits.{name} cannot be negative, as {value!r} is")
+                    raise ValueError(f"ServerLimits.{name} must not be negative, got {value!r}")
             elif not value > 0:
                 raise ValueError(f"ServerLimits.{name} must be positive, not {value!r}")
         if self.early_drop_chance > 1:
@@ -293,7 +293,9 @@ class SessionConfig:
     def __post_init__(self) -> None:
         for name in (*self._known, "extensions"):
             if isinstance(getattr(self, name), str):
-                raise TypeError(f"{name} is a list of names, not one text: {getattr(self, name)!r}")
+                raise TypeError(
+                    f"{name} must be a list of names, not a str: {getattr(self, name)!r}"
+                )
         if not isinstance(self.limits, Limits):
             raise TypeError(f"limits must be Limits, not {type(self.limits).__name__}")
         for name, known in self._known.items():
@@ -311,7 +313,9 @@ class SessionConfig:
                 raise ValueError(f"{name} names an entry twice: {twice[0]!r}")
         object.__setattr__(self, "extensions", tuple(self.extensions))
         if Extension.SESSION_RECONNECT in self.extensions and not self.is_secure:
-            raise ValueError("a session without encryption cannot prove itself when it reconnects")
+            raise ValueError(
+                "a session without encryption cannot reconnect: it has no keys to prove itself with"
+            )
         self._check_numbers()
 
     def packet_size_with(self, peer: PeerVersion | None) -> int:
@@ -348,7 +352,7 @@ class SessionConfig:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)!r}")
         if not self.keep_alive_interval >= 0:
             raise ValueError(
-                f"keep_alive_interval cannot be negative, as {self.keep_alive_interval!r} is"
+                f"keep_alive_interval must not be negative, got {self.keep_alive_interval!r}"
             )
 
     @property

@@ -195,7 +195,7 @@ class WebSocketStream(ByteStream):
         try:
             data = await self._stream.receive(RECEIVE_BYTES)
         except anyio.EndOfStream:
-            self._break(WebSocketError("the stream ended without the close of the WebSocket"))
+            self._break(WebSocketError("the stream ended before the WebSocket was closed"))
             return
         except anyio.get_cancelled_exc_class():
             raise
@@ -235,7 +235,7 @@ class WebSocketStream(ByteStream):
 
     def _violated(self, code: CloseReason, reason: str) -> None:
         self._reply = self._connection.send(CloseConnection(code, reason))
-        self._break(WebSocketError(f"the peer broke the rules of WebSockets: {reason}", code))
+        self._break(WebSocketError(f"the peer violated the WebSocket protocol: {reason}", code))
 
     def _peer_closed(self, event: CloseConnection) -> None:
         if self._connection.state is ConnectionState.OPEN:
@@ -311,7 +311,7 @@ class WebSocketStream(ByteStream):
 
     async def send_eof(self) -> None:
         """Raise NotImplementedError: WebSockets close in both directions at once."""
-        raise NotImplementedError("a WebSocket has no end of one direction alone; use aclose()")
+        raise NotImplementedError("a WebSocket cannot end one direction alone; use aclose()")
 
     # The end
 
@@ -399,7 +399,7 @@ class WebSocketConnectable(ByteStreamConnectable):
         if parts.scheme not in ("ws", "wss") or not parts.hostname or parts.fragment:
             raise ValueError(f"{self.url!r} is not of the form ws://host/path or wss://host/path")
         if not (self.url.isascii() and self.url.isprintable()) or " " in self.url:
-            raise ValueError(f"{self.url!r} has characters that a URL writes with %")
+            raise ValueError(f"{self.url!r} contains characters that must be percent-encoded")
         if parts.username is not None:
             raise ValueError("a WebSocket's URL has no user name; use headers")
         self._port()
@@ -498,7 +498,7 @@ async def accept_websocket(
             await stream.send(error.answer)
             raise
         if not isinstance(event, Request):
-            raise WebSocketError(f"expected the request of a WebSocket, got {event!r}")
+            raise WebSocketError(f"expected a WebSocket request, got {event!r}")
         if may_connect is not None and not await may_connect(_described(event)):
             await stream.send(connection.send(RejectConnection(status_code=403)))
             raise WebSocketError(f"the WebSocket {event.target!r} was refused", 403)
@@ -553,7 +553,7 @@ class WebSocketListener(Listener[WebSocketStream]):
 
         async def handle(stream: ByteStream) -> None:
             if self._handshakes >= self._max_handshakes:
-                logger.info("a connection is one too many to become a WebSocket now")
+                logger.info("too many WebSocket handshakes: a connection was closed")
                 await anyio.aclose_forcefully(stream)
                 return
             self._handshakes += 1
@@ -563,7 +563,7 @@ class WebSocketListener(Listener[WebSocketStream]):
                 logger.info("a connection did not become a WebSocket: %s", error)
                 return
             except Exception:
-                logger.exception("a WebSocket could not be judged")
+                logger.exception("deciding about a WebSocket failed")
                 return
             finally:
                 self._handshakes -= 1
@@ -601,7 +601,7 @@ async def _shake_hands(
     try:
         with anyio.move_on_after(seconds):
             return await handshake(stream)
-        raise WebSocketError(f"no handshake of a WebSocket within {seconds:g} seconds")
+        raise WebSocketError(f"no WebSocket handshake within {seconds:g} seconds")
     except BaseException as error:
         await anyio.aclose_forcefully(stream)
         if isinstance(error, anyio.EndOfStream):
@@ -622,7 +622,7 @@ async def _read_head(stream: ByteStream, connection: WSConnection, start: bytes)
             raise WebSocketError(f"expected {start.decode()!r}, got {bytes(head[:40])!r}")
     event = _understood(connection, bytes(head[:end]))
     if len(head) > end and isinstance(event, Request):
-        raise WebSocketError("bytes of the client before the handshake was complete")
+        raise WebSocketError("the client sent data before the handshake was complete")
     if isinstance(event, AcceptConnection):
         connection.receive_data(bytes(head[end:]))
     return event
@@ -635,10 +635,10 @@ def _understood(connection: WSConnection, head: bytes) -> Event:
     except ProtocolError as error:
         hint = getattr(error, "event_hint", None)
         if not isinstance(hint, RejectConnection) or connection.client:
-            raise WebSocketError(f"not the handshake of a WebSocket: {error}") from error
-        raise _Unacceptable(f"not the request of a WebSocket: {error}", _refusal(hint)) from error
+            raise WebSocketError(f"not a WebSocket handshake: {error}") from error
+        raise _Unacceptable(f"not a WebSocket request: {error}", _refusal(hint)) from error
     except (UnicodeError, StopIteration) as error:
-        raise WebSocketError("not the handshake of a WebSocket") from error
+        raise WebSocketError("not a WebSocket handshake") from error
 
 
 def _refusal(hint: RejectConnection) -> bytes:

@@ -242,7 +242,9 @@ class Reader:
         """Read a name-list of at most 256 names, each of 1 to 64 printable ASCII characters."""
         size = self.uint32()
         if size > MAX_NAME_LIST_BYTES:
-            raise WireError(f"a name-list of {size} bytes; at most {MAX_NAME_LIST_BYTES} are read")
+            raise WireError(
+                f"a name-list of {size} bytes; at most {MAX_NAME_LIST_BYTES} are accepted"
+            )
         data = self.raw(size)
         return (
             _parse_names(data) if size <= MAX_REMEMBERED_BYTES else _parse_names.__wrapped__(data)

@@ -104,7 +104,7 @@ class EllipticCurvePair:
             seen = bytes(peer_public[:1]).hex() or "nothing"
             raise peer_value_error(
                 f"a point of {curve.name} must have {size} bytes and begin with 04; "
-                f"{len(peer_public)} came, beginning with {seen}"
+                f"got {len(peer_public)}, beginning with {seen}"
             )
         try:
             point = ec.EllipticCurvePublicKey.from_encoded_point(curve, bytes(peer_public))

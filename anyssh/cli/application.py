@@ -31,9 +31,9 @@ from .status import make_display
 __all__ = ["app", "main"]
 
 STATUSES: Final = """\
-**Exit status:** 0 for success, 255 for every failure, which is told in one line on standard error.
-"exec" gives the status of the remote command, and 128 + n if signal n ended it. What a signal ends
-here, such as Ctrl-C, gives 128 + n, but for "serve" and "forward", which end with 0 when told to.
+**Exit status:** 0 for success, 255 for every failure, with an error message in one line.
+"exec" exits with the status of the remote command, or with 128 + n if signal n ended it. A command
+that a signal ends here, such as Ctrl-C, exits with 128 + n; "serve" and "forward" exit with 0.
 """
 
 app: Final = App(
@@ -44,10 +44,10 @@ app: Final = App(
     help_format="markdown",
     default_parameter=Parameter(show_default=False),
 )
-key_app: Final = App(name="key", help="Work on key files.")
+key_app: Final = App(name="key", help="Convert key files.")
 app.command(key_app)
 app.register_install_completion_command(
-    help="Let your shell complete commands and options of anyssh; it says what it changes."
+    help="Install shell completion for anyssh; says what it changes."
 )
 
 PrivateFormat = Literal["openssh", "pkcs8", "pkcs1", "sec1", "ssh2", "jwk"]
@@ -264,7 +264,7 @@ def exec_(
         Start this subsystem instead of a command.
     """
     if bool(command) == bool(subsystem):
-        raise Failure("say what to run: a command behind --, or a subsystem with -s")
+        raise Failure("say what to run: a command after --, or a subsystem with -s")
     request = command_request(command) if subsystem is None else subsystem_request(subsystem)
     target = Destination.parse(destination, login.port)
 

@@ -75,7 +75,7 @@ class AuthorizedKeys:
             try:
                 key = parse_line(line.strip())
             except (ValueError, anyssh.SSHError) as error:
-                logger.warning("%s:%d is left out: %s", self.path, number, error)
+                logger.warning("%s:%d is ignored: %s", self.path, number, error)
                 continue
             if key is not None:
                 found.append(key)
@@ -99,7 +99,7 @@ def parse_line(line: str) -> anyssh.Key | None:
     unkept = [option for option in options if option.lower() not in HOLDS_ANYWAY]
     key = anyssh.import_public_key(rest)
     if unkept:
-        raise ValueError(f"the option {unkept[0]!r} is not kept here")
+        raise ValueError(f"the option {unkept[0]!r} is not enforced here")
     return key
 
 

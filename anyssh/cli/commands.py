@@ -32,10 +32,10 @@ ECHO: Final = "echo"
 HANG_UP_TIME: Final = 2.0
 """Seconds for a command to end by itself when its client is gone."""
 _REASONS: Final = {
-    "pty-req": "there are no terminals here",
-    "shell": "there are no shells here",
-    "x11-req": "there is no X11 forwarding here",
-    "auth-agent-req@openssh.com": "there is no agent forwarding here",
+    "pty-req": "terminals are not supported",
+    "shell": "shells are not supported",
+    "x11-req": "X11 forwarding is not supported",
+    "auth-agent-req@openssh.com": "agent forwarding is not supported",
 }
 
 
@@ -56,7 +56,7 @@ class Commands:
             async for opening in session.incoming_channels():
                 try:
                     if opening.channel_type != SESSION:
-                        await opening.reject(UNKNOWN, "only channels of the type session here")
+                        await opening.reject(UNKNOWN, "only channels of type session are supported")
                         continue
                     channel = await opening.accept()
                 except anyssh.SSHError as error:

@@ -64,7 +64,7 @@ def read_contour(source: str) -> SessionContour:
     except anyssh.ContourFormatError as error:
         if where == source:
             raise Failure(f"{source}: {error}") from error
-        raise Failure(f"no such file, and no contour either: {error}") from error
+        raise Failure(f"neither a file nor a contour: {error}") from error
 
 
 def _is_path(source: str) -> bool:

@@ -72,7 +72,7 @@ def _status(closed: anyssh.ChannelClosed) -> int:
         return FAILED if number is None else status_of_signal(number)
     if closed.error is not None:
         raise closed.error
-    say("the server did not tell how the command ended")
+    say("the server did not say how the command ended")
     return FAILED
 
 
@@ -111,7 +111,7 @@ async def _tell_losses(session: anyssh.ClientSession) -> None:
     async for event in session.events():
         match event:
             case anyssh.events.Disconnected(error):
-                say(f"the connection is lost ({error}); trying to get it back")
+                say(f"the connection is lost ({error}); reconnecting")
             case anyssh.events.Reconnected():
                 say("connected again")
 

@@ -84,7 +84,7 @@ def explain(error: Exception, *, is_verbose: bool) -> str:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{reason_of(error)}"
     if not is_verbose:
-        return f"{type(error).__name__}: {error}; this is a bug of ours, -v shows where"
+        return f"{type(error).__name__}: {error}; this is a bug in anyssh; -v shows where"
     return f"{type(error).__name__}: {error}"
 
 

@@ -78,7 +78,7 @@ class Forward:
             listens = f"*:{self.listens.port}"
         if self.target is None:
             return (
-                f"-D connections to {listens} here go where they ask for, from the server (SOCKS)"
+                f"-D connections to {listens} here go from the server to wherever they ask (SOCKS)"
             )
         if self.option == "-R":
             return f"-R connections to {listens} of the server go to {self.target} here"
@@ -162,8 +162,8 @@ class Tunnel:
             lost = "" if self._lost_at is None else f" after {duration(self._lost_for())}"
             self._past = replace(self._past, reconnections=self._past.reconnections + 1)
             self._display.tell(
-                f"connected anew to {place}{lost}; forwards are there again, "
-                "connections from before are broken"
+                f"connected again to {place}{lost}; the forwards are restored, "
+                "earlier connections are broken"
             )
         else:
             self._display.tell(f"connected to {place}")
@@ -180,7 +180,7 @@ class Tunnel:
             logger.info("%s", error)
         else:
             self._is_starting_anew = True
-            self._display.tell(f"the session is over ({error}); connecting anew")
+            self._display.tell(f"the session is over ({error}); connecting again")
 
     def _trace(self, event: anyssh.TraceEvent) -> None:
         """Report connections that fail; their clients only see them end."""
@@ -192,11 +192,11 @@ class Tunnel:
             match event:
                 case anyssh.events.Disconnected(error):
                     self._lost_at = anyio.current_time()
-                    self._display.tell(f"the network is lost ({error}); trying to get it back")
+                    self._display.tell(f"the network is lost ({error}); reconnecting")
                 case anyssh.events.Reconnected():
                     after = duration(self._lost_for())
                     self._lost_at = None
-                    self._display.tell(f"connected again after {after}; nothing is lost")
+                    self._display.tell(f"reconnected after {after}; nothing is lost")
 
     async def show(self) -> None:
         """Update the status display until cancelled."""

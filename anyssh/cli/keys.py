@@ -75,7 +75,7 @@ async def _ask_new_passphrase(path: Path) -> str:
         first = await terminal.ask(question, is_secret=True)
         if first is None:
             break
-        if first == await terminal.ask("The same once more: ", is_secret=True):
+        if first == await terminal.ask("Enter it again: ", is_secret=True):
             return first
     raise Failure(
         "no passphrase was chosen; use --no-passphrase for a key that is not encrypted, "
@@ -123,7 +123,7 @@ async def read_key(path: Path, passphrase: str | None = None) -> anyssh.Key:
             passphrase = None
         except anyssh.KeyFormatError as error:
             raise Failure(f"{path}: {error}") from error
-    raise Failure(f"{path}: that was not the passphrase")
+    raise Failure(f"{path}: wrong passphrase")
 
 
 def read_file(path: Path) -> bytes:

@@ -207,7 +207,7 @@ class Login:
             except FileNotFoundError:
                 continue
             except (OSError, anyssh.KeyFormatError, Failure) as error:
-                say(f"the identity {path} is left out: {error}")
+                say(f"the identity {path} is ignored: {error}")
         return found
 
     async def _read_identity(self, path: Path) -> Identity:
@@ -230,7 +230,7 @@ class Login:
             key = await self._decrypt(path)
             if key is None:
                 raise Failure(
-                    f"{path} is encrypted, and there is no {path}.pub that tells what it is for"
+                    f"{path} is encrypted, and there is no {path}.pub to identify it"
                 ) from None
             self._private[key.public()] = key
             return key.public()
@@ -244,7 +244,7 @@ class Login:
             try:
                 return await to_thread.import_key_file(path, passphrase)
             except anyssh.WrongPassphrase:
-                question = f"That was not it. Enter the passphrase for {path}: "
+                question = f"Wrong passphrase. Enter the passphrase for {path}: "
         return None
 
     async def _find_private(self, public: anyssh.Key) -> anyssh.Key | None:
@@ -381,7 +381,7 @@ class Login:
                     # There was no answer, or the server does not look at an expired password.
                     refusal = refusal if self._password is None else again
                     break
-                refusal, self._password, self._hint = again, None, "That was not it. "
+                refusal, self._password, self._hint = again, None, "Not accepted. "
         if refusal is not None:
             raise refusal
         if session.banner:
@@ -406,7 +406,7 @@ async def _certificate_beside(path: Path) -> anyssh.Certificate | None:
     except OSError:
         return None
     except anyssh.KeyFormatError as error:
-        say(f"the certificate {path}-cert.pub is left out: {error}")
+        say(f"the certificate {path}-cert.pub is ignored: {error}")
         return None
     return found if found.type is anyssh.CertificateType.USER else None
 

@@ -44,13 +44,13 @@ class Destination:
         if parts is not None and len(parts) > 2 and "[" not in place:
             parts = [place]  # an IPv6 address, which ssh accepts like this
         if parts is None or not 1 <= len(parts) <= 2 or not parts[0] or (at and not user):
-            raise Failure(f"{text!r} is no destination; expected user@host or user@host:port")
+            raise Failure(f"{text!r} is not a destination; expected user@host or user@host:port")
         if not parts[0].isprintable() or parts[0].startswith("-") or " " in parts[0]:
             raise Failure(f"{parts[0]!r} is not the name of a host")
         number = DEFAULT_PORT if len(parts) == 1 else port_number(parts[1], text)
         number = number if port is None else port_number(str(port), text)
         if not number:
-            raise Failure(f"{text!r}: no server has port 0")
+            raise Failure(f"{text!r}: port 0 is not valid")
         return cls(user or local_user(), parts[0], number)
 
     def __str__(self) -> str:
@@ -62,7 +62,7 @@ def local_user() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):
-        raise Failure("your user has no name here; say user@host") from None
+        raise Failure("your user name is unknown; give user@host") from None
 
 
 def expanded(*parts: str | Path) -> Path:
@@ -97,7 +97,7 @@ def address(text: str, *, default_host: str = "127.0.0.1") -> TcpEndpoint:
     """
     parts = split(text)
     if parts is None or not 1 <= len(parts) <= 2:
-        raise Failure(f"{text!r} is no address to listen on; expected [host:]port")
+        raise Failure(f"{text!r} is not an address to listen on; expected [host:]port")
     return _bound([default_host, *parts][-2:], text)
 
 

@@ -167,7 +167,7 @@ async def _handle(commands: Commands, session: anyssh.ServerSession) -> None:
     closed = await session.wait_closed()
     reason = "" if closed.reason == BY_APPLICATION else f": {closed.error}"
     extra = told("logout", reason=str(closed.error), **facts)
-    logger.info("%s from %s has left%s", session.username, place, reason, extra=extra)
+    logger.info("%s from %s has disconnected%s", session.username, place, reason, extra=extra)
 
 
 async def _tell_losses(session: anyssh.ServerSession, facts: dict[str, str | None]) -> None:
@@ -178,7 +178,7 @@ async def _tell_losses(session: anyssh.ServerSession, facts: dict[str, str | Non
                 logger.info("%s has lost the network: %s", session.username, error, extra=extra)
             case anyssh.events.Reconnected(count):
                 extra = told("reconnected", count=count, **facts)
-                logger.info("%s is back, time %d", session.username, count, extra=extra)
+                logger.info("%s is back, reconnection %d", session.username, count, extra=extra)
 
 
 # Listening, and startup messages
@@ -249,7 +249,7 @@ async def _new_host_key(path: Path) -> anyssh.Key:
             await to_thread.export_public_key_file(key, public)
     except OSError as error:
         raise Failure(f"cannot write the host key {path}: {reason_of(error)}") from error
-    logger.info("made the host key %s", path, extra=told("host-key-made", path=str(path)))
+    logger.info("generated the host key %s", path, extra=told("host-key-made", path=str(path)))
     return key
 
 

@@ -47,7 +47,7 @@ class Status:
             f"latency {self.latency:.1f} ms" if self.latency else "",
             _counted(self.connections, "connection"),
             _counted(self.reconnections, "reconnection"),
-            f"{size(self.sent + self.received)} in all",
+            f"{size(self.sent + self.received)} in total",
         ]
         return "  ".join(filter(None, parts))
 

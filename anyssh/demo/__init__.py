@@ -182,7 +182,9 @@ def report(session: anyssh.ClientSession, moved: int, seconds: float, cuts: int)
     metrics = session.metrics
     latency = metrics.latency
     print(f"client: {moved / MIB:.0f} MiB in {seconds:.1f} s, {moved / MIB / seconds:.0f} MiB/s")
-    print(f"client: the stream was cut {cuts} times, the session went on {metrics.reconnections}")
+    print(
+        f"client: the stream was cut {cuts} times, the session reconnected {metrics.reconnections}"
+    )
     print(
         f"client: latency {latency.minimum:.2f} ms at least, {latency.average:.2f} on average, "
         f"{latency.maximum:.2f} at most"
@@ -202,7 +204,7 @@ async def demo(channels: int, size: int, cuts: int) -> bool:
         return None
 
     async def handle(session: anyssh.ServerSession) -> None:
-        print(f"server: {session.principal} is in, with {session.peer_version}")
+        print(f"server: {session.principal} has authenticated, with {session.peer_version}")
         await session.serve(echo)
 
     server = anyssh.Server(

@@ -47,7 +47,7 @@ class Asked:
         :raises LocalProtocolError: there is already one for this endpoint
         """
         if self._match(listener.asked) is not None:
-            raise LocalProtocolError(f"{listener.asked} is forwarded from the peer already")
+            raise LocalProtocolError(f"{listener.asked} is already forwarded from the peer")
         self._listeners[listener] = None
 
     def granted(self, listener: PeerListener, port: ForwardedPort) -> None:

@@ -39,9 +39,9 @@ class TcpEndpoint:
 
     def __post_init__(self) -> None:
         if not isinstance(self.port, int):
-            raise TypeError(f"a port is an int, not {self.port!r}")
+            raise TypeError(f"a port must be an int, not {self.port!r}")
         if not 0 <= self.port <= 65535:
-            raise ValueError(f"a port lies between 0 and 65535, not at {self.port!r}")
+            raise ValueError(f"a port must be between 0 and 65535, not {self.port!r}")
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host

@@ -60,7 +60,7 @@ class Forward(AsyncContextManagerMixin):
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
         if self._acceptor is not None:
-            raise RuntimeError("a forward is entered once")
+            raise RuntimeError("a forward can be entered only once")
         bound = await self._listen(self.local)
         if isinstance(self.local, TcpEndpoint):
             self.local = TcpEndpoint(self.local.host, bound_port(bound) or self.local.port)

@@ -147,7 +147,7 @@ class ForwardingPolicy:
     def __post_init__(self) -> None:
         decides = self.connect_to is not None or self.listen_on is not None or self.decide
         if self.passes_on and decides:
-            raise ValueError("a policy that passes everything on allows and refuses nothing itself")
+            raise ValueError("passes_on cannot be combined with connect_to, listen_on or decide")
         if self.pending_connections < 1:
             raise ValueError(
                 f"pending_connections must be at least 1, not {self.pending_connections}"
@@ -157,7 +157,7 @@ class ForwardingPolicy:
             if patterns is None:
                 continue
             if isinstance(patterns, str):
-                raise ValueError(f"{name} is a list of patterns, not one text: {patterns!r}")
+                raise ValueError(f"{name} must be a list of patterns, not a str: {patterns!r}")
             object.__setattr__(self, name, tuple(patterns))
             for pattern in patterns:
                 _parsed(pattern)
@@ -286,17 +286,17 @@ def _parsed(pattern: str) -> _HostPattern | _PathPattern:
         colon = ""
     if not colon or not host or not ports:
         raise ValueError(
-            f"{pattern!r} is no pattern: expected 'host:port', '[address]:port' or '/path', "
+            f"{pattern!r} is not a pattern: expected 'host:port', '[address]:port' or '/path', "
             "with * for anything"
         )
     try:
         network = ip_network(host)
     except ValueError:
         if "/" in host:
-            raise ValueError(f"{pattern!r}: {host!r} is no network") from None
+            raise ValueError(f"{pattern!r}: {host!r} is not a network") from None
         if _PART_OF_AN_ADDRESS.fullmatch(host):
             raise ValueError(
-                f"{pattern!r}: {host!r} would cover names too, which may lead anywhere; for "
+                f"{pattern!r}: {host!r} would also match names, which may lead anywhere; to match "
                 "addresses give a network, such as 10.0.0.0/8"
             ) from None
         network = None
@@ -328,5 +328,5 @@ def _port_range(pattern: str, ports: str) -> range:
     except ValueError:
         chosen = range(0)
     if not chosen or chosen[-1] > 65535 or chosen[0] < 0:
-        raise ValueError(f"{pattern!r}: {ports!r} is no port, no range of ports and no '*'")
+        raise ValueError(f"{pattern!r}: {ports!r} is not a port, a range of ports or '*'")
     return chosen

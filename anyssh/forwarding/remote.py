@@ -69,7 +69,7 @@ class _AtPeer(AsyncContextManagerMixin):
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
         if self._was_entered:
-            raise RuntimeError("a forward is entered once")
+            raise RuntimeError("a forward can be entered only once")
         self._was_entered = True
         await anyio.lowlevel.checkpoint()
         self._service.asked.expect(self)
@@ -211,7 +211,7 @@ class RemoteForward(_AtPeer):
         connecting: Connecting | None,
     ) -> None:
         if isinstance(local, TcpEndpoint) and local.port == 0:
-            raise ValueError("a port to connect to is needed, not 0")
+            raise ValueError("the port to connect to must not be 0")
         super().__init__(service, remote, local)
         self.local = local
         self._connecting = connecting

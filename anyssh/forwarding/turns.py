@@ -82,7 +82,7 @@ class Turns:
 
     async def _stand_in_line(self) -> None:
         if len(self._line) >= MOST_IN_LINE:
-            what = f"{MOST_IN_LINE} connections in line for the peer"
+            what = f"{MOST_IN_LINE} connections queued for the peer"
             logger.warning("a forwarded port has %s; one more is reset", what)
             raise LocalProtocolError(what)
         called = anyio.Event()

@@ -73,7 +73,7 @@ class SSHInstruments:
         :raises ValueError: another server has this name
         """
         if self._servers.setdefault(name, server) is not server:
-            raise ValueError(f"there is a server with the name {name!r} already")
+            raise ValueError(f"there is already a server with the name {name!r}")
 
     def _observe_sessions(self) -> None:
         meter = self._meter
@@ -81,37 +81,37 @@ class SSHInstruments:
             "anyssh.session.io",
             [self._directed(lambda totals: (totals.bytes_sent, totals.bytes_received))],
             unit="By",
-            description="Bytes on streams, with framing and encryption.",
+            description="Bytes on streams, including framing and encryption.",
         )
         meter.create_observable_counter(
             "anyssh.session.messages",
             [self._directed(lambda totals: (totals.messages_sent, totals.messages_received))],
             unit="{message}",
-            description="Packets, those of the transport included.",
+            description="Packets, including those of the transport protocol.",
         )
         meter.create_observable_counter(
             "anyssh.session.reconnections",
             [self._summed(lambda totals: totals.reconnections)],
             unit="{reconnection}",
-            description="How often sessions went on over another stream.",
+            description="How often sessions were resumed over another stream.",
         )
         meter.create_observable_up_down_counter(
             "anyssh.sessions",
             [self._summed(lambda totals: totals.sessions)],
             unit="{session}",
-            description="Sessions that are there now.",
+            description="Sessions at present.",
         )
         meter.create_observable_up_down_counter(
             "anyssh.sessions.connected",
             [self._summed(lambda totals: totals.connected)],
             unit="{session}",
-            description="Sessions that have a stream now.",
+            description="Sessions with a stream at present.",
         )
         meter.create_observable_gauge(
             "anyssh.session.latency",
             [self._summed(lambda totals: totals.latency)],
             unit="s",
-            description="Time to the peer and back, on average over sessions that measure it.",
+            description="Round-trip time to the peer, averaged over sessions that measure it.",
         )
 
     def _summed(self, value: Callable[[Totals], float | None]) -> Observe:

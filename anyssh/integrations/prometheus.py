@@ -18,17 +18,17 @@ from ._totals import SessionTotals, Totals
 __all__ = ["SSHCollector"]
 
 _SERVER_GAUGES: Final = {
-    "connections": "Connections now; sessions without a stream do not count.",
-    "unauthenticated": "Connections whose clients have not logged in yet.",
-    "without_stream": "Sessions whose clients may come back over another stream.",
-    "penalised_sources": "Sources whose connections are refused now.",
+    "connections": "Connections at present, not counting sessions without a stream.",
+    "unauthenticated": "Connections whose clients have not authenticated yet.",
+    "without_stream": "Sessions whose clients may still reconnect.",
+    "penalised_sources": "Sources whose connections are refused at present.",
 }
 _SERVER_COUNTERS: Final = {
-    "total_connections": ("accepted_connections", "Connections that were let in."),
-    "total_logins": ("logins", "Clients that have proved who they are."),
-    "refused_by_limit": ("refused_by_limit", "Connections that were one too many."),
-    "refused_by_penalty": ("refused_by_penalty", "Connections from sources that misbehaved."),
-    "handler_failures": ("handler_failures", "Handlers that raised what they should not have."),
+    "total_connections": ("accepted_connections", "Connections admitted."),
+    "total_logins": ("logins", "Clients authenticated."),
+    "refused_by_limit": ("refused_by_limit", "Connections refused because of a limit."),
+    "refused_by_penalty": ("refused_by_penalty", "Connections refused because of a penalty."),
+    "handler_failures": ("handler_failures", "Handlers that raised an unexpected exception."),
 }
 
 
@@ -70,7 +70,7 @@ class SSHCollector(Collector):
         :raises ValueError: another server has this name
         """
         if self._servers.setdefault(name, server) is not server:
-            raise ValueError(f"there is a server with the name {name!r} already")
+            raise ValueError(f"there is already a server with the name {name!r}")
 
     def describe(self) -> Iterable[Metric]:
         """Return nothing, so that registering the collector does not collect."""
@@ -84,26 +84,24 @@ class SSHCollector(Collector):
     def _collect_sessions(self) -> Iterator[Metric]:
         names = self._names
         transferred = CounterMetricFamily(
-            "anyssh_session_bytes", "Bytes on streams, with framing and encryption.",
+            "anyssh_session_bytes", "Bytes on streams, including framing and encryption.",
             labels=[*names, "direction"],
         )  # fmt: skip
         messages = CounterMetricFamily(
-            "anyssh_session_messages", "Packets, those of the transport included.",
+            "anyssh_session_messages", "Packets, including those of the transport protocol.",
             labels=[*names, "direction"],
         )  # fmt: skip
         reconnections = CounterMetricFamily(
-            "anyssh_session_reconnections", "How often sessions went on over another stream.",
+            "anyssh_session_reconnections", "How often sessions were resumed over another stream.",
             labels=names,
         )  # fmt: skip
-        sessions = GaugeMetricFamily(
-            "anyssh_sessions", "Sessions that are there now.", labels=names
-        )
+        sessions = GaugeMetricFamily("anyssh_sessions", "Sessions at present.", labels=names)
         connected = GaugeMetricFamily(
-            "anyssh_sessions_connected", "Sessions that have a stream now.", labels=names
+            "anyssh_sessions_connected", "Sessions with a stream at present.", labels=names
         )
         latency = GaugeMetricFamily(
             "anyssh_session_latency_seconds",
-            "Time to the peer and back, on average over the sessions that measure it.",
+            "Round-trip time to the peer, averaged over the sessions that measure it.",
             labels=names,
         )
         for labels, totals in self._sessions.read().items():

@@ -101,7 +101,7 @@ class RsaScheme:
         bits = modulus.bit_length()
         if modulus < 0 or not MIN_RSA_BITS <= bits <= MAX_RSA_BITS:
             raise KeyFormatError(
-                f"an RSA modulus has {MIN_RSA_BITS} to {MAX_RSA_BITS} bits, this one has {bits}"
+                f"an RSA modulus must have {MIN_RSA_BITS} to {MAX_RSA_BITS} bits, not {bits}"
             )
         if modulus % 2 == 0:
             raise KeyFormatError("an RSA modulus must be odd")
@@ -226,7 +226,7 @@ class Ed25519Scheme:
         :raises KeyFormatError: there are not 32 bytes
         """
         if len(data) != 32:
-            raise KeyFormatError(f"an Ed25519 public key has 32 bytes, this one has {len(data)}")
+            raise KeyFormatError(f"an Ed25519 public key must have 32 bytes, not {len(data)}")
         return ed25519.Ed25519PublicKey.from_public_bytes(data)
 
     def public_blob(self, public: ed25519.Ed25519PublicKey) -> bytes:

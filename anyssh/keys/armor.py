@@ -42,7 +42,7 @@ def decode_base64(text: str) -> bytes:
         raise KeyFormatError("not base64") from None
     # The decoder ignores excess padding, and bits without meaning.
     if base64.b64encode(data).decode() != joined:
-        raise KeyFormatError("not base64 in its one exact form")
+        raise KeyFormatError("not canonical base64")
     return data
 
 
@@ -99,7 +99,7 @@ def _read_block(lines: Iterator[str], label: str, end: str) -> Block:
                 body.append(line)
             continue
         if body:
-            raise KeyFormatError("a header stands after the base64 text")
+            raise KeyFormatError("a header follows the base64 text")
         while line.endswith("\\"):
             line = line[:-1] + next(lines, "")
             if len(line) > _MAX_HEADER_CHARACTERS:

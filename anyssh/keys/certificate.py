@@ -95,7 +95,7 @@ class Certificate:
         blob = bytes(self.public_blob)
         if len(blob) > MAX_CERTIFICATE_BYTES:
             raise KeyFormatError(
-                f"a certificate of {len(blob)} bytes; at most {MAX_CERTIFICATE_BYTES} are read"
+                f"a certificate of {len(blob)} bytes; at most {MAX_CERTIFICATE_BYTES} are accepted"
             )
         try:
             read = _read(blob)
@@ -181,7 +181,7 @@ def _read(blob: bytes) -> dict[str, Any]:
     name = reader.text()
     scheme = scheme_for(signature_algorithm(name))
     if scheme is None or name != scheme.algorithm + CERTIFICATE_SUFFIX:
-        raise KeyFormatError(f"not a certificate type that we know: {displayable(name)!r}")
+        raise KeyFormatError(f"unknown certificate type: {displayable(name)!r}")
     reader.string()  # a nonce, which only makes the signature unpredictable
     read: dict[str, Any] = {
         "key": Key.from_cryptography(scheme.read_public(reader)),
@@ -232,7 +232,7 @@ def _options(data: bytes) -> Mapping[str, bytes]:
             raise KeyFormatError(f"a certificate with more than {MAX_OPTIONS} options of a kind")
         name = reader.text()
         if last is not None and name <= last:
-            raise KeyFormatError("the options of a certificate must be sorted, each there once")
+            raise KeyFormatError("the options of a certificate must be sorted and unique")
         options[name] = reader.string()
         last = name
     return MappingProxyType(options)
@@ -243,7 +243,7 @@ def _check_known_options(options: Mapping[str, bytes]) -> None:
         if name in options:
             _only_text(options[name])
     if options.get(VERIFY_REQUIRED):
-        raise KeyFormatError(f"the option {VERIFY_REQUIRED} has no value, but one came")
+        raise KeyFormatError(f"the option {VERIFY_REQUIRED} must not have a value")
 
 
 def _only_text(data: bytes) -> str:
@@ -257,7 +257,7 @@ def _signer(blob: bytes, signed: bytes, signature: bytes) -> Key:
     """Return the authority, after verifying its signature."""
     authority = Key.from_public_blob(blob)
     if authority.public_blob != blob:
-        raise KeyFormatError("the authority's key is not in its one exact form")
+        raise KeyFormatError("the authority's key is not canonically encoded")
     if not authority.verify(signed, signature, Reader(signature).text()):
         raise KeyFormatError("the certificate is not signed by the authority that it names")
     return authority
@@ -326,11 +326,11 @@ def check_user_certificate(
     _check(certificate, CertificateType.USER, authorities, now, revoked)
     wanted = {name for name in principals if name}
     if wanted.isdisjoint(certificate.principals):
-        raise _refusal(certificate, f"not made out to {_names(principals)}")
+        raise _refusal(certificate, f"not issued for {_names(principals)}")
     for name, data in certificate.critical_options.items():
         if name == SOURCE_ADDRESS:
             if not _is_within(address, _only_text(data)):
-                raise _refusal(certificate, f"not good from the address {address}")
+                raise _refusal(certificate, f"not valid from the address {address}")
         elif name not in enforced_options:
             raise _refusal(
                 certificate, f"restricted by {displayable(name)!r}, which is not enforced here"
@@ -360,10 +360,12 @@ def check_host_certificate(
     _check(certificate, CertificateType.HOST, authorities, now, revoked)
     name = host.lower()
     if not name or not any(_matches(name, pattern) for pattern in certificate.principals):
-        raise _refusal(certificate, f"not made out to {displayable(host)!r}")
+        raise _refusal(certificate, f"not issued for {displayable(host)!r}")
     if certificate.critical_options:
         unknown = ", ".join(map(displayable, certificate.critical_options))
-        raise _refusal(certificate, f"restricted by {unknown}; hosts know no such options")
+        raise _refusal(
+            certificate, f"restricted by {unknown}; host certificates have no such options"
+        )
 
 
 def _check(
@@ -376,14 +378,16 @@ def _check(
     """Check what users and hosts have in common."""
     authority = certificate.authority
     if authority not in authorities:
-        raise _refusal(certificate, f"signed by {authority.fingerprint}, which is not believed")
+        raise _refusal(certificate, f"signed by {authority.fingerprint}, which is not trusted")
     for key in (authority, certificate.key):
         if key.fingerprint in revoked:
             raise _refusal(certificate, f"{key.fingerprint} is revoked")
     if certificate.type is not wanted:
-        raise _refusal(certificate, f"not about a {wanted.name.lower()}")
+        raise _refusal(certificate, f"not for a {wanted.name.lower()}")
     if now < certificate.valid_after:
-        raise _refusal(certificate, f"not good yet, for {certificate.valid_after - now:.0f} s")
+        raise _refusal(
+            certificate, f"not valid yet, for another {certificate.valid_after - now:.0f} s"
+        )
     if now >= certificate.valid_before:
         raise _refusal(certificate, f"expired {now - certificate.valid_before:.0f} s ago")
 

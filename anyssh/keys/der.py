@@ -120,7 +120,7 @@ class DerReader:
             raise KeyFormatError(f"DER: tag 0x{tag:02x} expected, {shown} found")
         start, size = self._length(self._offset + 1)
         if size > len(self._data) - start:
-            raise KeyFormatError("DER: a value goes on beyond the end")
+            raise KeyFormatError("DER: a value extends beyond the end")
         self._offset = start + size
         return self._data[start : start + size]
 
@@ -158,7 +158,7 @@ class DerReader:
         """Read a BIT STRING of whole bytes."""
         content = self.read(BIT_STRING)
         if content[:1] != b"\0":
-            raise KeyFormatError("DER: a bit string is empty or not of whole bytes")
+            raise KeyFormatError("DER: a bit string is empty or not a whole number of bytes")
         return content[1:]
 
     def object_identifier(self) -> bytes:

@@ -61,7 +61,7 @@ def bcrypt_key(passphrase: bytes, salt: bytes, rounds: int, size: int) -> bytes:
     import bcrypt
 
     if not 1 <= rounds <= MAX_BCRYPT_ROUNDS:
-        raise KeyFormatError(f"{rounds} bcrypt rounds; 1 to {MAX_BCRYPT_ROUNDS} are computed")
+        raise KeyFormatError(f"{rounds} bcrypt rounds; 1 to {MAX_BCRYPT_ROUNDS} are accepted")
     _check_salt(salt)
     return bcrypt.kdf(passphrase, salt, size, rounds, ignore_few_rounds=True)
 
@@ -70,7 +70,7 @@ def pbkdf2_key(digest: str, passphrase: bytes, salt: bytes, iterations: int, siz
     """Derive a key with PBKDF2 (RFC 8018 section 5.2)."""
     if not 1 <= iterations <= MAX_PBKDF2_ITERATIONS:
         raise KeyFormatError(
-            f"the PBKDF2 iterations are out of bounds: 1 to {MAX_PBKDF2_ITERATIONS} are computed"
+            f"the PBKDF2 iterations are out of bounds: 1 to {MAX_PBKDF2_ITERATIONS} are accepted"
         )
     _check_salt(salt)
     return hashlib.pbkdf2_hmac(digest, passphrase, salt, iterations, size)
@@ -94,7 +94,7 @@ def argon2_key(
     from cryptography.hazmat.primitives.kdf import argon2
 
     if flavour not in ("Argon2d", "Argon2i", "Argon2id"):
-        raise KeyFormatError("not a key derivation that we know")
+        raise KeyFormatError("unknown key derivation")
     function: Any = getattr(argon2, flavour, None)
     if function is None:  # all but Argon2id are missing in the oldest version we support
         raise KeyFormatError(f"the installed version of cryptography is too old for {flavour}")
@@ -103,7 +103,7 @@ def argon2_key(
         or not 8 * lanes <= kibibytes <= MAX_ARGON2_KIBIBYTES
         or not 1 <= passes <= MAX_ARGON2_WORK // kibibytes
     ):
-        raise KeyFormatError("the Argon2 parameters are out of the bounds that are computed")
+        raise KeyFormatError("the Argon2 parameters are out of bounds")
     _check_salt(salt)
     try:
         derivation = function(
@@ -126,7 +126,7 @@ def legacy_pem_key(passphrase: bytes, salt: bytes, size: int) -> bytes:
 
 def _check_salt(salt: bytes) -> None:
     if not 1 <= len(salt) <= _MAX_SALT_BYTES:
-        raise KeyFormatError(f"a salt has 1 to {_MAX_SALT_BYTES} bytes, this one {len(salt)}")
+        raise KeyFormatError(f"a salt must have 1 to {_MAX_SALT_BYTES} bytes, not {len(salt)}")
 
 
 def _block_cipher(kind: str, key: bytes) -> TripleDES | algorithms.AES:
@@ -140,7 +140,7 @@ def cbc_decrypt(kind: str, key: bytes, initial: bytes, data: bytes) -> bytes:
     """
     cipher = _block_cipher(kind, key)
     if not data or len(data) % (cipher.block_size // 8):
-        raise KeyFormatError("the encrypted part is not made of whole blocks")
+        raise KeyFormatError("the encrypted part does not consist of whole blocks")
     decryptor = Cipher(cipher, modes.CBC(initial)).decryptor()
     return decryptor.update(data) + decryptor.finalize()
 

@@ -129,7 +129,7 @@ def _import_text(text: str, passphrase: bytes | None, expected: KeyFormat | None
     if text.startswith("{"):
         _expect_format(KeyFormat.JWK, expected)
         if passphrase:
-            raise KeyFormatError("JWK knows no encryption, but a passphrase was given")
+            raise KeyFormatError("JWK has no encryption, but a passphrase was given")
         return jwk.read(text)
     if text.startswith(putty.PREFIX):
         _expect_format(KeyFormat.PUTTY, expected)
@@ -175,7 +175,7 @@ def _import_bare_base64(text: str, passphrase: bytes | None, expected: KeyFormat
         data = b""
     binary = _binary_format(data)
     if binary is None:
-        raise KeyFormatError("not a key in a format that we know")
+        raise KeyFormatError("not a key in a known format")
     return _import_binary(data, passphrase, binary, expected)
 
 

@@ -61,7 +61,7 @@ def _parse(text: str) -> dict[str, Any]:
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise KeyFormatError("JWK: a member stands twice")
+        raise KeyFormatError("JWK: a member occurs twice")
     return members
 
 
@@ -83,7 +83,7 @@ def _read_rsa(members: dict[str, Any]) -> Key:
     if "d" not in members:
         return Key.from_cryptography(RSA.public_from_numbers(modulus, exponent))
     if "oth" in members:
-        raise KeyFormatError("JWK: RSA keys of more than two primes are not read")
+        raise KeyFormatError("JWK: RSA keys of more than two primes are not supported")
     return rsa_pair(
         modulus=modulus,
         public_exponent=exponent,
@@ -113,7 +113,7 @@ def _read_ec(members: dict[str, Any]) -> Key:
 
 def _read_ed25519(members: dict[str, Any]) -> Key:
     if members.get("crv") != "Ed25519":
-        raise KeyFormatError("JWK: of the type OKP only Ed25519 is read")
+        raise KeyFormatError("JWK: of the type OKP, only Ed25519 is supported")
     public = _bytes(members, "x")
     if "d" in members:
         return ed25519_pair(_bytes(members, "d"), public)

@@ -80,7 +80,7 @@ class Key:
     _scheme: Scheme
 
     def __init__(self) -> None:
-        raise TypeError("keys come from generate_key, import_key, from_public_blob")
+        raise TypeError("create keys with generate_key, import_key or Key.from_public_blob")
 
     @classmethod
     def _build(cls, scheme: Scheme, public: Any, private: Any, blob: bytes, comment: str) -> Self:
@@ -105,7 +105,7 @@ class Key:
         """
         if len(blob) > MAX_PUBLIC_BLOB_BYTES:
             raise KeyFormatError(
-                f"a public key of {len(blob)} bytes; at most {MAX_PUBLIC_BLOB_BYTES} are read"
+                f"a public key of {len(blob)} bytes; at most {MAX_PUBLIC_BLOB_BYTES} are accepted"
             )
         scheme, public, canonical = _read_public_blob(bytes(blob))
         return cls._build(scheme, public, None, canonical, "")
@@ -249,7 +249,7 @@ class Key:
         return self
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("keys are not pickled; export them in a key format")
+        raise TypeError("keys cannot be pickled; export them in a key format")
 
 
 # Few keys recur all the time: those of the hosts and users of one network.
@@ -269,7 +269,7 @@ def _read_public_blob(blob: bytes) -> tuple[Scheme, Any, bytes]:
         name = reader.text()
         scheme = scheme_for(name)
         if scheme is None:
-            raise KeyFormatError(f"not a key type that we know: {displayable(name)!r}")
+            raise KeyFormatError(f"unknown key type: {displayable(name)!r}")
         public = scheme.read_public(reader)
         reader.expect_end()
     except WireError as error:
@@ -295,10 +295,7 @@ def generate_key(algorithm: str, *, bits: int | None = None, comment: str = "") 
     scheme = scheme_for(algorithm)
     private: object
     if scheme is None:
-        raise ValueError(
-            f"not an algorithm that we have keys for: {algorithm!r}; "
-            f"there are {', '.join(ALGORITHMS)}"
-        )
+        raise ValueError(f"unknown key algorithm: {algorithm!r}; known are {', '.join(ALGORITHMS)}")
     if algorithm in _DEFAULT_RSA_BITS:
         size = _DEFAULT_RSA_BITS[algorithm] if bits is None else bits
         if not MIN_RSA_BITS <= size <= MAX_RSA_BITS:

@@ -119,7 +119,7 @@ def host_name(host: str, port: int) -> str:
     if not host or not host.isprintable() or _NO_HOST.search(host):
         raise ValueError(f"not the name or the bare address of a host: {displayable(host)!r}")
     if host.count(":") == 1:
-        raise ValueError(f"give the port of {displayable(host)!r} by itself")
+        raise ValueError(f"give the port of {displayable(host)!r} separately")
     if not 1 <= port <= 65535:
         raise ValueError(f"not a port: {port}")
     return host.lower() if port == DEFAULT_PORT else f"[{host.lower()}]:{port}"
@@ -165,7 +165,7 @@ def read_line(line: str, path: str, number: int) -> KnownHostsEntry:
     if line.startswith("@"):
         word, *rest = _SPACE.split(line, maxsplit=1)
         if word not in list(HostMarker):
-            raise KeyFormatError(f"not a marker that we know: {displayable(word)!r}")
+            raise KeyFormatError(f"unknown marker: {displayable(word)!r}")
         marker, line = HostMarker(word), "".join(rest)
     names, key_type, encoded, comment = _four(_SPACE.split(line, maxsplit=3))
     hashed = _read_hash(names) if names.startswith("|") else None

@@ -63,11 +63,11 @@ def read(data: bytes, passphrase: bytes | None) -> Key:
 def _read(data: bytes, passphrase: bytes | None) -> Key:
     reader = Reader(data)
     if reader.raw(min(len(MAGIC), reader.remaining)) != MAGIC:
-        raise KeyFormatError("not an OpenSSH private key: it begins with other bytes")
+        raise KeyFormatError("not an OpenSSH private key: its first bytes are wrong")
     cipher, derivation, options = reader.text(), reader.text(), reader.string()
     count = reader.uint32()
     if count != 1:
-        raise KeyFormatError(f"an OpenSSH private key file holds one key, this one {count}")
+        raise KeyFormatError(f"an OpenSSH private key file must contain one key, not {count}")
     public_blob = reader.string()
     section = reader.string()
     tag = reader.rest()
@@ -97,7 +97,7 @@ def _decrypt(
 ) -> bytes:
     if cipher not in _CIPHERS or derivation != "bcrypt":
         raise KeyFormatError(
-            f"not an encryption of OpenSSH private keys that we know: "
+            f"unknown encryption of an OpenSSH private key: "
             f"{displayable(cipher)!r} with {displayable(derivation)!r}"
         )
     key_size, initial_size, tag_size = _CIPHERS[cipher]
@@ -122,7 +122,7 @@ def _read_private(reader: Reader) -> Key:
     name = reader.text()
     scheme = scheme_for(name)
     if scheme is None:
-        raise KeyFormatError(f"not a type of private keys that we know: {displayable(name)!r}")
+        raise KeyFormatError(f"unknown private key type: {displayable(name)!r}")
     if scheme.algorithm == "ssh-rsa":
         modulus, public_exponent, private_exponent = (reader.mpint() for _ in range(3))
         coefficient, prime1, prime2 = (reader.mpint() for _ in range(3))

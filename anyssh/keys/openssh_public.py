@@ -30,7 +30,7 @@ def split_line(text: str) -> tuple[str, bytes, str]:
     """
     lines = [line for line in text.split("\n") if line.strip()]
     if len(lines) != 1:
-        raise KeyFormatError(f"a public key is one line, these are {len(lines)}")
+        raise KeyFormatError(f"a public key must be one line, not {len(lines)}")
     fields = lines[0].strip().split(maxsplit=2)
     if len(fields) < 2:
         raise KeyFormatError("a public key line is a type, base64 text and perhaps a comment")

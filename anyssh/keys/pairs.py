@@ -25,7 +25,7 @@ def curve_named(name: str) -> EcdsaScheme:
     for scheme in CURVES:
         if scheme.curve_name == name:
             return scheme
-    raise KeyFormatError("not a curve that we know; expected nistp256, nistp384 or nistp521")
+    raise KeyFormatError("unknown curve; expected nistp256, nistp384 or nistp521")
 
 
 def rsa_pair(
@@ -61,7 +61,7 @@ def rsa_pair(
         and exponent2 in (None, expected2)
     )
     if not consistent:
-        raise KeyFormatError("the private numbers of an RSA key do not belong together")
+        raise KeyFormatError("the private numbers of an RSA key are inconsistent")
     try:
         private = rsa.RSAPrivateNumbers(
             p=prime1,
@@ -75,7 +75,9 @@ def rsa_pair(
         key = Key.from_cryptography(private)
         key.sign(b"trial")
     except (ValueError, InternalError, SSHError):
-        raise KeyFormatError("the private numbers of an RSA key do not sign") from None
+        raise KeyFormatError(
+            "the private numbers of an RSA key do not make a valid signature"
+        ) from None
     return key
 
 
@@ -89,7 +91,7 @@ def ecdsa_pair(scheme: EcdsaScheme, scalar: int, point: bytes | None) -> Key:
         raise KeyFormatError(f"the private scalar is out of range for {scheme.curve_name}")
     private = ec.derive_private_key(scalar, scheme.curve)
     if point is not None and point != scheme.point(private.public_key()):
-        raise KeyFormatError("the public point does not belong to the private scalar")
+        raise KeyFormatError("the public point does not match the private scalar")
     return Key.from_cryptography(private)
 
 
@@ -101,10 +103,10 @@ def ed25519_pair(seed: bytes, public: bytes | None) -> Key:
     :raises KeyFormatError: the seed has another length, or does not match the public key
     """
     if len(seed) != 32:
-        raise KeyFormatError(f"an Ed25519 private key has 32 bytes, this one has {len(seed)}")
+        raise KeyFormatError(f"an Ed25519 private key must have 32 bytes, not {len(seed)}")
     private = ed25519.Ed25519PrivateKey.from_private_bytes(seed)
     if public is not None and public != private.public_key().public_bytes_raw():
-        raise KeyFormatError("the public key does not belong to the private key")
+        raise KeyFormatError("the public key does not match the private key")
     return Key.from_cryptography(private)
 
 
@@ -114,4 +116,4 @@ def expect_same_public(key: Key, blob: bytes) -> None:
     :raises KeyFormatError: it belongs to another key
     """
     if Key.from_public_blob(blob) != key:
-        raise KeyFormatError("the public half of the file does not belong to the private half")
+        raise KeyFormatError("the public half of the file does not match the private half")

@@ -100,7 +100,7 @@ def read(block: Block, passphrase: bytes | None) -> Key:
     """
     label = block.label
     if label not in FORMATS:
-        raise KeyFormatError(f"not a PEM label of a key that we read: {displayable(label)!r}")
+        raise KeyFormatError(f"not a PEM label of a supported key: {displayable(label)!r}")
     data = block.data
     if "dek-info" in block.headers or "proc-type" in block.headers:
         if label not in ("RSA PRIVATE KEY", "EC PRIVATE KEY"):
@@ -118,7 +118,7 @@ def _decrypt_legacy(block: Block, passphrase: bytes) -> bytes:
     name, _, digits = block.headers.get("dek-info", "").partition(",")
     cipher = _LEGACY_CIPHERS.get(name.strip().upper())
     if cipher is None:
-        raise KeyFormatError(f"not a DEK-Info cipher that we know: {displayable(name)!r}")
+        raise KeyFormatError(f"unknown DEK-Info cipher: {displayable(name)!r}")
     kind, key_size, block_size = cipher
     try:
         initial = bytes.fromhex(digits)
@@ -249,7 +249,7 @@ def _read_sec1(body: der.DerReader, curve: EcdsaScheme | None) -> Key:
 
 def _read_curve(parameters: der.DerReader) -> EcdsaScheme:
     if parameters.next_tag() != der.OBJECT_IDENTIFIER:
-        raise KeyFormatError("DER: only named curves are read")
+        raise KeyFormatError("DER: only named curves are supported")
     curve = _CURVE_OIDS.get(parameters.object_identifier())
     if curve is None:
         raise KeyFormatError("DER: the curve is none of P-256, P-384, P-521")
@@ -288,7 +288,7 @@ def _implicit_bits(public: der.DerReader) -> bytes:
     """Read ``[1] IMPLICIT BIT STRING`` (RFC 5958)."""
     content = public.rest()
     if content[:1] != b"\0":
-        raise KeyFormatError("DER: a bit string is empty or not of whole bytes")
+        raise KeyFormatError("DER: a bit string is empty or not a whole number of bytes")
     return content[1:]
 
 

@@ -59,7 +59,7 @@ def read(text: str, passphrase: bytes | None) -> Key:
     file = _parse(text)
     encrypted = file.encryption != "none"
     if encrypted and file.encryption != "aes256-cbc":
-        raise KeyFormatError(f"PPK: not a cipher we know: {displayable(file.encryption)!r}")
+        raise KeyFormatError(f"PPK: unknown cipher: {displayable(file.encryption)!r}")
     given = need_passphrase(passphrase) if encrypted else b""
     secrets = (_secrets_2 if file.version == 2 else _secrets_3)(file, given)
     private = file.private_blob
@@ -71,7 +71,7 @@ def read(text: str, passphrase: bytes | None) -> Key:
     if not hmac.compare_digest(hmac.digest(secrets.mac_key, signed, digest), file.mac):
         if encrypted:
             raise wrong_passphrase()
-        raise KeyFormatError("PPK: the MAC does not fit; the file is damaged")
+        raise KeyFormatError("PPK: the MAC is wrong; the file is damaged")
     try:
         key = _read_private(file, private)
     except WireError as error:
@@ -83,7 +83,7 @@ def _parse(text: str) -> _File:
     lines = iter([line.strip("\r") for line in text.strip().split("\n", _MAX_LINES)])
     first, algorithm = _header(lines)
     if first not in (PREFIX + "2", PREFIX + "3"):
-        raise KeyFormatError(f"PPK: versions 2 and 3 are read, this is {displayable(first)!r}")
+        raise KeyFormatError(f"PPK: versions 2 and 3 are supported, not {displayable(first)!r}")
     encryption = _expect(lines, "Encryption")
     comment = _expect(lines, "Comment")
     public_blob = _base64_lines(lines, _expect(lines, "Public-Lines"))

@@ -35,11 +35,11 @@ def read(data: bytes, passphrase: bytes | None) -> Key:
     try:
         reader = Reader(data)
         if reader.raw(4) != MAGIC:
-            raise KeyFormatError("not an ssh.com private key: the first four bytes are others")
+            raise KeyFormatError("not an ssh.com private key: its first four bytes are wrong")
         if reader.uint32() != len(data):
-            raise KeyFormatError("the length in the ssh.com private key is not its length")
+            raise KeyFormatError("the length in the ssh.com private key is wrong")
         if not reader.string().startswith(b"if-modn{sign{rsa-pkcs1"):
-            raise KeyFormatError("ssh.com private keys are read for RSA only")
+            raise KeyFormatError("only RSA is supported in ssh.com private keys")
         cipher = reader.text()
         content = reader.string()
         reader.expect_end()
@@ -48,7 +48,7 @@ def read(data: bytes, passphrase: bytes | None) -> Key:
     if cipher == "none":
         return _read_numbers(content)
     if cipher != "3des-cbc":
-        raise KeyFormatError(f"not a cipher of ssh.com keys that we know: {displayable(cipher)!r}")
+        raise KeyFormatError(f"unknown cipher of an ssh.com key: {displayable(cipher)!r}")
     content = cbc_decrypt("3des", _derive(need_passphrase(passphrase)), bytes(8), content)
     # Only the length at the start shows whether this is the original plaintext.
     size = int.from_bytes(content[:4], "big")

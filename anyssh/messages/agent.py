@@ -115,7 +115,7 @@ def take_frame(received: bytearray) -> bytes | None:
     size = wire.Reader(received).uint32()
     if not 1 <= size <= MAX_AGENT_MESSAGE_BYTES:
         raise WireError(
-            f"an agent's message of {size} bytes; 1 to {MAX_AGENT_MESSAGE_BYTES} are read"
+            f"an agent's message of {size} bytes; 1 to {MAX_AGENT_MESSAGE_BYTES} are accepted"
         )
     if len(received) < 4 + size:
         return None

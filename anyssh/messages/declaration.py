@@ -377,7 +377,7 @@ def read_count(reader: wire.Reader, most: int, entry_size: int, what: str) -> in
     """
     count = reader.uint32()
     if count > most:
-        raise WireError(f"{count} {what}; at most {most} are read")
+        raise WireError(f"{count} {what}; at most {most} are accepted")
     if count * entry_size > reader.remaining:
         raise WireError(f"{count} {what} do not fit into {reader.remaining} bytes")
     return count

@@ -123,7 +123,7 @@ def _write_extensions(extensions: dict[str, bytes]) -> bytes:
 def _read_extensions(reader: wire.Reader) -> dict[str, bytes]:
     if reader.remaining > MAX_EXTENSION_BYTES:
         raise WireError(
-            f"extensions of {reader.remaining} bytes; at most {MAX_EXTENSION_BYTES} are read"
+            f"extensions of {reader.remaining} bytes; at most {MAX_EXTENSION_BYTES} are accepted"
         )
     count = read_count(reader, MAX_EXTENSIONS, 8, "extensions")
     return {reader.text(): reader.string() for _ in range(count)}
@@ -182,7 +182,7 @@ class KexInit(Message):
         """
         if len(data) > MAX_KEXINIT_BYTES:
             raise WireError(
-                f"KexInit: a payload of {len(data)} bytes; at most {MAX_KEXINIT_BYTES} are read"
+                f"KexInit: a payload of {len(data)} bytes; at most {MAX_KEXINIT_BYTES} are accepted"
             )
         if not _LISTS_OFFSET <= len(data) <= MAX_REMEMBERED_BYTES or data[0] != cls.number:
             return cls.decode_as_declared(data)

@@ -157,7 +157,7 @@ class Challenge:
             raise ValueError(f"{len(self.prompts)} prompts; a challenge has at most {MAX_PROMPTS}")
         for prompt in self.prompts:
             if not isinstance(prompt, Prompt):
-                raise TypeError(f"prompts must be of Prompt, not {type(prompt).__name__}")
+                raise TypeError(f"prompts must be of type Prompt, not {type(prompt).__name__}")
 
 
 def public_key_signed_data(

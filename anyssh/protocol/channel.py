@@ -199,7 +199,7 @@ class RequestLine:
         :raises LocalProtocolError: it was already decided
         """
         if request.answer is not None:
-            raise LocalProtocolError(f"the request {request.name!r} was answered before")
+            raise LocalProtocolError(f"the request {request.name!r} was already answered")
         request.answer = is_success
         request.reply_payload = payload
         self.undecided -= 1

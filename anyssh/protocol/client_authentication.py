@@ -190,7 +190,7 @@ class ClientAuthentication:
         :raises LocalProtocolError: there is none, or it has a different number of prompts
         """
         if self._waiting is not _Waiting.OUR_ANSWERS:
-            raise LocalProtocolError("the server has not asked anything")
+            raise LocalProtocolError("the server has not sent a challenge")
         if len(responses) != self._prompt_count:
             raise LocalProtocolError(f"{self._prompt_count} answers needed, got {len(responses)}")
         self._send(UserauthInfoResponse(responses).encode())
@@ -198,9 +198,9 @@ class ClientAuthentication:
 
     def _request(self, username: str, method: str, fields: bytes, waiting: _Waiting) -> None:
         if self._waiting is _Waiting.DONE:
-            raise LocalProtocolError("the session is authenticated already")
+            raise LocalProtocolError("the session is already authenticated")
         if self._waiting not in _NO_REPLY:
-            raise LocalProtocolError("an authentication request is under way")
+            raise LocalProtocolError("an authentication request is in progress")
         # Encoding may raise; nothing may have been changed or sent by then.
         request = UserauthRequest(username, Service.CONNECTION, method, fields).encode()
         if not self._service_requested:
@@ -223,7 +223,7 @@ class ClientAuthentication:
         """Report success."""
         UserauthSuccess.decode(payload)
         if self._waiting is _Waiting.QUERY_REPLY:
-            raise RemoteProtocolError("the server let us in for a question about a key")
+            raise RemoteProtocolError("the server answered a query about a key with success")
         self._waiting = _Waiting.DONE
         self._on_success()
 

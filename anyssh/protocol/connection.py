@@ -317,7 +317,9 @@ class Connection:
         """
         self._require_attached_once()
         if self._open_count() >= self._limits.channels:
-            raise LocalProtocolError(f"{self._limits.channels} channels are open, the limit")
+            raise LocalProtocolError(
+                f"{self._limits.channels} channels are open, which is the limit"
+            )
         if window_size is not None:
             _check_window(window_size)
         self._check_payload(payload)
@@ -382,7 +384,7 @@ class Connection:
 
     def _require_offered(self, channel: ChannelState) -> None:
         if channel.phase is not ChannelPhase.OFFERED:
-            raise LocalProtocolError(f"channel {channel.local_id} was answered before")
+            raise LocalProtocolError(f"channel {channel.local_id} was already answered")
 
     def _check_payload(self, payload: bytes) -> None:
         """Reject a payload too large for any peer, which would end the session."""
@@ -738,7 +740,9 @@ class Connection:
     def _opening(self, local_id: int) -> ChannelState:
         channel = self._channels.get(local_id)
         if channel is None or channel.phase not in (ChannelPhase.OPENING, ChannelPhase.ABANDONED):
-            raise RemoteProtocolError(f"the peer answered for channel {local_id}, never asked for")
+            raise RemoteProtocolError(
+                f"the peer answered an open of channel {local_id}, which was never sent"
+            )
         return channel
 
     # Messages on open channels

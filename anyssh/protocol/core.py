@@ -768,7 +768,7 @@ class Core:
         elif self._peer_is_dev_tunnels:
             self.count_noise(size)  # one of these implementations repeats it
         else:
-            raise RemoteProtocolError("reconnecting was turned on twice, or never announced")
+            raise RemoteProtocolError("reconnecting was enabled twice, or never announced")
 
     def _disconnect_came(self, payload: bytes) -> None:
         message = _decode_disconnect(payload)
@@ -910,7 +910,7 @@ class Core:
         continuity, journal = connection.continuity, self._reconnector.journal
         algorithms = self.exchanger.algorithms
         if continuity is None or journal is None or algorithms is None:
-            raise LocalProtocolError("this session cannot go on over another stream")
+            raise LocalProtocolError("this session cannot reconnect")
         self.exchanger.session_id = continuity.session_id
         continuity.journal, continuity.algorithms = journal, algorithms
         self._connection = connection
@@ -960,7 +960,7 @@ class Core:
             )
         pending = self._connection.pending_service
         if pending is not None:
-            raise LocalProtocolError(f"a request for the service {pending!r} is under way")
+            raise LocalProtocolError(f"a request for the service {pending!r} is in progress")
         self._connection.pending_service = name
         self._connection.send_service_message(ServiceRequest(name).encode())
 
@@ -1008,7 +1008,7 @@ class Core:
                 f"only a running, secure session can exchange new keys; this {self._whereabouts()}"
             )
         if not self._rekeying.is_at_will:
-            raise LocalProtocolError("this peer exchanges new keys only when it wants them itself")
+            raise LocalProtocolError("this peer exchanges new keys only on its own initiative")
         if not self.exchanger.is_running:
             self._start_rekey()
 
@@ -1033,7 +1033,9 @@ class Core:
         self._events.append(event)
         if isinstance(event, KeepAliveMissed):
             self._tell(
-                TraceId.KEEP_ALIVE_FAILED, TraceLevel.WARNING, f"no sign of life, {event.count}"
+                TraceId.KEEP_ALIVE_FAILED,
+                TraceLevel.WARNING,
+                f"no answer to keep-alive, {event.count}",
             )
         self._connection.request_global(Extension.KEEP_ALIVE_REQUEST, b"", want_reply=True)
 

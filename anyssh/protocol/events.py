@@ -83,7 +83,7 @@ class Obligation(Event):
 
     def _answer_with(self, now: float, *answer: Any) -> None:
         if self._answer is None:
-            raise LocalProtocolError(f"{type(self).__name__} was answered before")
+            raise LocalProtocolError(f"{type(self).__name__} was already answered")
         answer_method, self._answer = self._answer, None
         answer_method(now, *answer)
 
@@ -291,7 +291,7 @@ class AttemptMade(Obligation):
         :raises LocalProtocolError: the method is not keyboard-interactive
         """
         if not isinstance(self.attempt, KeyboardInteractiveAttempt):
-            raise LocalProtocolError(f"the method {self.attempt.method} knows no challenges")
+            raise LocalProtocolError(f"the method {self.attempt.method} has no challenges")
         self._answer_with(now, challenge)
 
 

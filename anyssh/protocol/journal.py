@@ -182,7 +182,7 @@ class Continuity:
             raise ReconnectError(
                 ReconnectFailureReason.SERVER_DROPPED_MESSAGES,
                 f"packet {number} cannot be the last one received; "
-                f"it is one from {journal.struck_off} to {journal.last_sent}",
+                f"expected one from {journal.struck_off} to {journal.last_sent}",
             )
         if journal is not self.journal:
             journal.take_back(self.journal)

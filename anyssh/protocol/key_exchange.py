@@ -245,7 +245,7 @@ class KeyExchanger:
     def start(self) -> None:
         """Send KEXINIT; other payloads wait from now on."""
         if self._exchange is not None:
-            raise LocalProtocolError("a key exchange is under way")
+            raise LocalProtocolError("a key exchange is in progress")
         is_initial = self.completed_count == 0
         kexinit = self._our_kexinit(is_initial)
         exchange = _Exchange(is_initial, kexinit, kexinit.encode())
@@ -557,5 +557,5 @@ class KeyExchanger:
 
     def _running(self) -> _Exchange:
         if self._exchange is None:
-            raise LocalProtocolError("no key exchange is under way")
+            raise LocalProtocolError("no key exchange is in progress")
         return self._exchange

@@ -5,7 +5,7 @@ its next packet on ends every packet in a receipt. That is all until the stream 
 
 On a new stream, the client then does not authenticate: it sends a token, which only the client of
 the lost session can compute, and the number of the last packet that it has received. The server
-answers with its own. The tokens are computed with the MAC keys of the new stream's first key
+answers with its own. The tokens are accepted with the MAC keys of the new stream's first key
 exchange, so they are of no use elsewhere. Then both sides retransmit what the other lacks.
 """
 
@@ -246,13 +246,13 @@ class Reconnector:
             # The server resumed over a stream that was lost; we do not know what it received there.
             raise ReconnectError(
                 ReconnectFailureReason.CLIENT_DROPPED_MESSAGES,
-                "the server went on over a stream that was lost before its answer came",
+                "the server resumed over a stream that was lost before its answer arrived",
             )
         if not lost.fits(number):
             raise ReconnectError(
                 ReconnectFailureReason.CLIENT_DROPPED_MESSAGES,
-                f"the server had packet {number} last, it says; it is one from "
-                f"{lost.struck_off} to {lost.last_sent}",
+                f"the server received packet {number} last, it says; "
+                f"expected one from {lost.struck_off} to {lost.last_sent}",
             )
         self._goes_on = True
         self._on_resume(connection, lost.missing(number))
@@ -264,11 +264,11 @@ class Reconnector:
         _continuity(self._asked()).journal.unanswered = self._unanswered
         failure = SessionReconnectFailure.decode(RequestFailure.decode(payload).payload)
         words = displayable(failure.description) or "no description"
-        raise ReconnectError(failure.reason, f"the server does not go on: {words}")
+        raise ReconnectError(failure.reason, f"the server does not resume the session: {words}")
 
     def _asked(self) -> Connection:
         if self._connection is None or not self._has_asked:
-            raise LocalProtocolError("no session was asked for")
+            raise LocalProtocolError("no session was requested")
         self._has_asked = False
         return self._connection
 
@@ -330,7 +330,7 @@ class Reconnector:
 
 def _continuity(connection: Connection) -> Continuity:
     if connection.continuity is None:
-        raise LocalProtocolError("this session cannot go on over another stream")
+        raise LocalProtocolError("this session cannot reconnect")
     return connection.continuity
 
 
@@ -339,7 +339,7 @@ def _macs(algorithms: Algorithms) -> tuple[str, str]:
 
 
 def _is_weaker(algorithms: Algorithms, before: Algorithms) -> bool:
-    """Whether a MAC, whose key the tokens are computed with, is shorter than before."""
+    """Whether a MAC, whose key the tokens are accepted with, is shorter than before."""
     return any(
         not new or mac_key_size(new) < mac_key_size(old)
         for new, old in zip(_macs(algorithms), _macs(before), strict=True)

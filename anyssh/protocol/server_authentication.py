@@ -190,7 +190,7 @@ class ServerAuthentication:
 
     def _judge_none(self, request: UserauthRequest) -> None:
         if request.method_fields:
-            raise WireError(f"{len(request.method_fields)} bytes behind a method without fields")
+            raise WireError(f"{len(request.method_fields)} bytes after a method without fields")
         self._attempt(NoneAttempt(request.user_name), counts=not self._is_first_probe(request))
 
     def _judge_password(self, request: UserauthRequest) -> None:

@@ -291,7 +291,7 @@ class Transport:
         if number != self.last_receipt:
             if not self.last_receipt < number < self.messages_sent:
                 raise RemoteProtocolError(
-                    f"the peer has received packet {number}, it says; it had {self.last_receipt} "
+                    f"the peer acknowledges packet {number}; it acknowledged {self.last_receipt} "
                     f"before, and {self.messages_sent - 1} was the last one sent"
                 )
             self.last_receipt = number

@@ -11,4 +11,4 @@ def check_type(name: str, value: object, kind: type) -> None:
     :raises TypeError: it has another type
     """
     if value is not None and not isinstance(value, kind):
-        raise TypeError(f"{name} must be of {kind.__name__}, not {type(value).__name__}")
+        raise TypeError(f"{name} must be of type {kind.__name__}, not {type(value).__name__}")

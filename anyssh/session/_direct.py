@@ -366,7 +366,7 @@ class RestingReader:
 
     def _raise_in_task(self, mistake: Exception) -> None:
         if self._is_closed:  # the link has ended, and no task reads any more
-            logger.error("a session that has ended made a mistake", exc_info=mistake)
+            logger.error("a callback failed after its session had ended", exc_info=mistake)
         self._mistake = mistake
         self.wake()
 

@@ -33,9 +33,9 @@ class Refusal(Enum):
         __hash__ = object.__hash__  # that of Enum is written in Python
 
     FULL = "Too many connections"
-    FULL_OF_STRANGERS = "Too many connections that have not logged in"
+    FULL_OF_STRANGERS = "Too many unauthenticated connections"
     SOURCE_FULL = "Too many connections from your address"
-    SOURCE_FULL_OF_STRANGERS = "Too many connections from your address that have not logged in"
+    SOURCE_FULL_OF_STRANGERS = "Too many unauthenticated connections from your address"
     PENALISED = "Not allowed at this time"
 
 

@@ -137,7 +137,7 @@ class Agent:
         """
         answer = await self._ask(AgentIdentitiesRequest(), AgentIdentities)
         if answer is None:
-            raise AgentError("the agent does not tell its keys")
+            raise AgentError("the agent refused to list its keys")
         found = []
         for blob, comment in answer.identities:
             try:
@@ -204,7 +204,7 @@ class Agent:
         question = frame(request)
         if len(question) > MAX_AGENT_MESSAGE_BYTES:
             raise LocalProtocolError(
-                f"{len(question)} bytes for the agent, which takes {MAX_AGENT_MESSAGE_BYTES}"
+                f"{len(question)} bytes for the agent, which accepts {MAX_AGENT_MESSAGE_BYTES}"
             )
         async with self._conversations.conversation() as conversation:
             try:
@@ -214,7 +214,7 @@ class Agent:
                     return None
                 return expected.decode(payload)
             except WireError as error:
-                raise AgentError(f"the agent does not keep its protocol: {error}") from error
+                raise AgentError(f"the agent violates the agent protocol: {error}") from error
             except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
                 raise AgentError("the connection to the agent broke") from error
             except anyio.EndOfStream as error:
@@ -271,13 +271,13 @@ class _Conversation:
         while self._owed_answers:
             await self._next_answer()
         if self._received:
-            raise WireError("an answer that nobody asked for")
+            raise WireError("an unsolicited answer")
         # A truncated request would garble all that follow.
         with anyio.move_on_after(SEND_TIME, shield=True) as sending:
             await self._stream.send(question)
         if sending.cancelled_caught:
             await anyio.aclose_forcefully(self._stream)
-            raise AgentError(f"the agent did not take the request within {SEND_TIME:g} seconds")
+            raise AgentError(f"the agent did not read the request within {SEND_TIME:g} seconds")
         self._owed_answers += 1
         return await self._next_answer()
 

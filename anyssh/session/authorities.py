@@ -115,7 +115,7 @@ class HostAuthorities:
         otherwise: HostKeyVerifier | None = None,
     ) -> None:
         if not host:
-            raise ValueError("a host is needed: the name that its certificate is made out to")
+            raise ValueError("a host is needed: the name that its certificate is issued for")
         self._keys = _authorities(keys)
         self._host = host
         self._revoked = checked_fingerprints(revoked)
@@ -154,7 +154,9 @@ class HostAuthorities:
 def _authorities(keys: Iterable[Key]) -> frozenset[Key]:
     found = frozenset(keys)
     if not found:
-        raise ValueError("at least one authority is needed: the public key of who certifies")
+        raise ValueError(
+            "at least one authority is needed: the public key that signs the certificates"
+        )
     return found
 
 

@@ -83,7 +83,7 @@ class ClientSession(Session):
         if config.is_secure and not callable(verify_host):
             raise TypeError(
                 "verify_host is needed: known_hosts.for_host('name'), pin('SHA256:…'), another "
-                "async callable, or InsecureAcceptAnyHostKey() if anybody may pose as the server"
+                "async callable, or InsecureAcceptAnyHostKey() to accept any server"
             )
         if config.is_secure and isinstance(verify_host, KnownHostVerifier):
             preferred = verify_host.preferred(config.host_key_algorithms)
@@ -166,7 +166,7 @@ class ClientSession(Session):
         """
         key = self._core.exchanger.host_key
         if key is None:
-            raise LocalProtocolError("the server has not shown its host key")
+            raise LocalProtocolError("the server has not presented its host key yet")
         return key
 
     @property
@@ -274,7 +274,7 @@ class ClientSession(Session):
         if not isinstance(stream, ObjectStream | ByteStream):
             raise TypeError(
                 f"expected a byte stream, got {type(stream).__name__}; "
-                "connect() of a connectable gives one"
+                "the connect() of a connectable returns one"
             )
         try:
             await anyio.lowlevel.checkpoint()
@@ -359,7 +359,7 @@ class ClientSession(Session):
         """
         if not isinstance(command, str):
             kind = type(command).__name__
-            raise TypeError(f"command must be of str, not {kind}; shlex.join() makes one of words")
+            raise TypeError(f"command must be a str, not {kind}; shlex.join() makes one from words")
         check_type("input", input, bytes)
         return await run_command(self, command, input, check=check, max_output=max_output)
 

@@ -60,11 +60,11 @@ class _Account:
         """Return the error that sums everything up."""
         accepted, refused = ", ".join(self.accepted), ", ".join(self.refused)
         parts = [
-            f"the server did not let {username!r} in: "
-            + (f"it took {accepted} and wants more, " if accepted else "")
+            f"the server did not authenticate {username!r}: "
+            + (f"it accepted {accepted} and wants more, " if accepted else "")
             + (f"it refused {refused}, and nothing else" if refused else "nothing")
             + " could be tried",
-            *([f"the server takes: {', '.join(methods_left)}"] if methods_left else []),
+            *([f"the server accepts: {', '.join(methods_left)}"] if methods_left else []),
             *self.remarks,
         ]
         return AuthenticationError("; ".join(parts), methods_left)

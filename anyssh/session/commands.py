@@ -123,7 +123,7 @@ async def run_command(
             tasks.start_soon(output.collect, channel.stderr, output.stderr)
             await output.collect(channel, output.stdout)
         if output.is_too_long:
-            reason = f"has written more than {max_output} bytes; max_output may allow more"
+            reason = f"wrote more than {max_output} bytes; a larger max_output permits more"
             raise CommandFailed(reason, output.completed(command, ChannelClosed()))
         closed = await channel.wait_closed()
     if closed.error is not None:

@@ -85,7 +85,7 @@ def require_type(certificate: Certificate, type: CertificateType) -> None:
     :raises ValueError: it has not
     """
     if certificate.type is not type:
-        raise ValueError(f"{certificate!r} cannot be shown for a {type.name.lower()}")
+        raise ValueError(f"{certificate!r} cannot be used for a {type.name.lower()}")
 
 
 PasswordProvider = Callable[[], Awaitable[str | None]]

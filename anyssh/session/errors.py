@@ -67,7 +67,7 @@ def _failure_of(error: BaseException) -> Exception | None:
         failures, others = error.split(Exception)
         return failures if others is None or others.split(cancelled)[1] is None else None
     if isinstance(error, cancelled) and not _is_being_cancelled(cancelled):
-        failure = RuntimeError("something was cancelled that was waited for")
+        failure = RuntimeError("something that was awaited was cancelled elsewhere")
         failure.__cause__ = error
         return failure
     return None

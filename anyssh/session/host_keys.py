@@ -80,7 +80,7 @@ def checked_fingerprints(fingerprints: Iterable[str]) -> frozenset[str]:
         if not isinstance(fingerprint, str):
             kind = type(fingerprint).__name__
             raise TypeError(
-                f"expected a fingerprint like SHA256:…, got {kind}; a Key tells its own"
+                f"expected a fingerprint like SHA256:…, got {kind}; see Key.fingerprint"
             )
     found = [fingerprint.rstrip("=") for fingerprint in fingerprints]
     for fingerprint in found:

@@ -390,7 +390,7 @@ class KnownHostVerifier:
         try:
             await self._known_hosts._add(key, self._name, self._hash_names)
         except OSError as error:
-            message = f"{self._name} is not known yet, and its key cannot be remembered: {error}"
+            message = f"{self._name} is not known yet, and its key cannot be saved: {error}"
             raise _refusal(key, message) from error
 
 
@@ -422,7 +422,7 @@ def _changed(key: Key, findings: _Findings) -> str:
         for entry in findings.own_lines()
     )
     return (
-        f"{findings.name} has another host key than it had, or somebody poses as it: "
+        f"{findings.name} has a different host key than before, or someone impersonates it: "
         f"{_shown(key)}; known is {known}. Only if you are sure that its owner changed the key, "
         f"replace what is known by: {_line(key, findings)}"
     )

@@ -313,7 +313,7 @@ class SessionLife(TypedAttributeProvider):
 
     async def __aenter__(self) -> Self:
         if self._state is not SessionState.NEW:
-            raise RuntimeError("a session is entered once")
+            raise RuntimeError("a session can be entered only once")
         self._progress(Progress.OPENING_SESSION_CONNECTION)
         stream = await self._open_stream()
         try:
@@ -673,7 +673,7 @@ class SessionLife(TypedAttributeProvider):
 
     def _handle(self, event: Event) -> None:
         """Handle an event that only one role has."""
-        logger.debug("nobody handles %r", event)
+        logger.debug("unhandled event: %r", event)
 
     def _version_received(self, event: VersionReceived) -> None:
         if self._trace_handler is not None:
@@ -700,7 +700,9 @@ class SessionLife(TypedAttributeProvider):
     def _keep_alive_missed(self, event: KeepAliveMissed) -> None:
         self._events.put(KeepAliveFailed(event.count))
         if event.count >= self._config.keep_alive_count:
-            error = ConnectionLost(f"no sign of life from the peer, {event.count} times in a row")
+            error = ConnectionLost(
+                f"the peer did not answer keep-alive, {event.count} times in a row"
+            )
             self._core.lose(error, anyio.current_time())
 
     def _latency_measured(self, event: LatencyMeasured) -> None:

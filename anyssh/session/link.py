@@ -203,7 +203,7 @@ class Link:
         if transport.peer_version is None:
             words = "the stream ended before the peer had identified itself"
             if transport.said_instead:
-                words += f"; it had said {transport.said_instead!r}"
+                words += f"; it had sent {transport.said_instead!r}"
         return ConnectionLost(words)
 
     # Ending
@@ -423,8 +423,8 @@ class Link:
         try:
             events = tell(*what, self._clock())
         except Exception as bug:
-            logger.exception("a session ends by an internal error")
-            error = SSHError("the session ended by an internal error")
+            logger.exception("a session ends because of an internal error")
+            error = SSHError("the session ended because of an internal error")
             error.__cause__ = bug
             self.core.terminate(error)
             events = self.core.poll_events()

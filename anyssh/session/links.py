@@ -353,7 +353,7 @@ class Links:
             await close_at_once(stream)
 
     def _not_connected(self, error: Exception) -> None:
-        logger.debug("no stream could be made", exc_info=error)
+        logger.debug("a stream could not be connected", exc_info=error)
         self._last_error = without_frames(error)
 
     def try_stream(self, stream: AnyByteStream, core: Core | None = None) -> Attempt:

@@ -167,8 +167,8 @@ class Server:
             held |= set(public_key_of(key).signature_algorithms)
         if not held & set(self._config.host_key_algorithms):
             raise ValueError(
-                "no host key fits: the configuration names "
-                f"{', '.join(self._config.host_key_algorithms)}, the keys are good for "
+                "no usable host key: the configuration names "
+                f"{', '.join(self._config.host_key_algorithms)}, the keys support "
                 f"{', '.join(sorted(held)) or 'nothing'}"
             )
 

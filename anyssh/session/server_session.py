@@ -291,7 +291,7 @@ class ServerSession(Session):
         if session._is_claimed or event.is_overtaken(session._connection):
             # The client may ask again once it has given up the other stream.
             reason = ReconnectFailureReason.UNKNOWN_SERVER_FAILURE
-            self._refuse_reconnect(event, reason, "the session goes on over another stream")
+            self._refuse_reconnect(event, reason, "the session was resumed over another stream")
             return
         session._is_claimed = True
         try:
@@ -319,7 +319,7 @@ class ServerSession(Session):
             is_allowed = False
         if not is_allowed or self._state is not SessionState.DISCONNECTED:
             reason = ReconnectFailureReason.UNKNOWN_SERVER_FAILURE
-            other._refuse_reconnect(event, reason, "the session cannot go on")
+            other._refuse_reconnect(event, reason, "the session cannot be resumed")
             return
         stream, core = await other._hand_over()
         try:
@@ -347,7 +347,7 @@ class ServerSession(Session):
 
     async def _hand_over(self) -> tuple[AnyByteStream, Core]:
         """End without touching the stream, which belongs to another session from now on."""
-        error = SessionMoved("the client went on with another session over this stream")
+        error = SessionMoved("the client resumed another session over this stream")
         self._end_now(error)
         return await self._links.hand_over()
 

@@ -112,7 +112,7 @@ class SessionService:
         *arguments: *Arguments,
     ) -> None:
         if not self._starts_tasks:
-            raise LocalProtocolError("the session was cancelled: nothing starts in it any more")
+            raise LocalProtocolError("the session was cancelled: no task can be started")
         if self._tasks is None:
             self._early.append((function, arguments))
         else:

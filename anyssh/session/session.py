@@ -429,7 +429,7 @@ class Session(ForwardingMethods, SessionLife):
         opening = ChannelOpening(self, event.channel, event.payload)
         if self._leftovers is not None and self._leftovers.are_too_much():
             reason = ChannelOpenFailureReason.RESOURCE_SHORTAGE
-            opening.reject_nowait(reason, "too much of closed channels waits to be read")
+            opening.reject_nowait(reason, "too much data of closed channels is unread")
             return
         if not self._service_host.take_opening(opening, self):
             self._openings.append(opening)

@@ -241,7 +241,7 @@ async def check_byte_stream(
     """
     for name in (*(only or ()), *without):
         if name not in RULES:
-            raise ValueError(f"{name!r} is no rule; rules are {', '.join(RULES)}")
+            raise ValueError(f"{name!r} is not a rule; rules are {', '.join(RULES)}")
     for rule in RULES.values():
         if (
             (only is not None and rule.name not in only)

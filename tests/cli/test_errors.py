@@ -117,7 +117,7 @@ async def test_an_identity_that_others_can_read(user: Anyssh) -> None:
     assert told.complaint == f"others may read {path}, so it is not used; run: chmod 600 {path}"
     told = await user.run("exec", "127.0.0.1:1", "--", "true")
     left_out, complaint = told.err.splitlines()
-    assert left_out == f"anyssh: the identity {path} is left out: others may read {path}, so it " \
+    assert left_out == f"anyssh: the identity {path} is ignored: others may read {path}, so it " \
         f"is not used; run: chmod 600 {path}"  # fmt: skip
     assert complaint.startswith("anyssh: cannot connect to 127.0.0.1:1: ")
 
@@ -127,9 +127,7 @@ async def test_an_encrypted_identity_without_a_terminal(user: Anyssh, tmp_path: 
     key = anyssh.generate_key("ssh-ed25519")
     anyssh.export_private_key_file(key, path, "openssh", "secret")
     told = await user.run("exec", "-i", path, "127.0.0.1:1", "--", "true")
-    assert told.complaint == (
-        f"{path} is encrypted, and there is no {path}.pub that tells what it is for"
-    )
+    assert told.complaint == (f"{path} is encrypted, and there is no {path}.pub to identify it")
 
 
 @pytest.mark.parametrize(
@@ -149,7 +147,7 @@ async def test_an_encrypted_identity_without_a_terminal(user: Anyssh, tmp_path: 
         (("exec", "--keep-alive", "-1", "host", "--", "ls"), "--keep-alive"),
         (("exec", "--", "-oProxyCommand=x", "ls"), "not the name of a host"),
         (("nonsense",), "See: anyssh --help"),
-        (("serve", "--listen", "x:y:z"), "is no address to listen on"),
+        (("serve", "--listen", "x:y:z"), "is not an address to listen on"),
         (("serve", "--allow-connect", "nonsense"), "is no pattern"),
         (("serve", "--patience", "-1"), "--patience"),
         (("serve", "--authorized-keys", "/nonexistent"), "with --authorized-keys"),
@@ -196,7 +194,7 @@ async def test_more_is_told_to_those_who_ask(user: Anyssh) -> None:
 
 def test_a_mistake_of_ours_is_told_as_one() -> None:
     assert explain(KeyError("x"), is_verbose=False) == (
-        "KeyError: 'x'; this is a bug of ours, -v shows where"
+        "KeyError: 'x'; this is a bug in anyssh; -v shows where"
     )
     try:
         raise ExceptionGroup("all", [ConnectionRefusedError(111, "x"), TimeoutError()])

@@ -164,7 +164,7 @@ async def test_a_server_that_was_started_anew(user: Anyssh) -> None:
                 await anyio.connect_tcp("127.0.0.1", port) as early,
                 user.serve(*EVERYTHING, port=server.port),
             ):
-                await running.line("connected anew to .* after .*; forwards are there again")
+                await running.line("connected again to .* after .*; forwards are there again")
                 assert await exchange(early, b"early") == b"EARLY"
                 assert await port_of(running, "-R", count=2) == remote
                 assert await ask(remote) == b"HELLO"
@@ -185,7 +185,7 @@ async def test_sshd_is_connected_to_again(user: Anyssh, keys: dict[str, KeyFile]
                 await running.line("the session is over .*; connecting anew")
                 with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
                     await stream.receive()
-            await running.line("connected anew to .*, connections from before are broken")
+            await running.line("connected again to .*, earlier connections are broken")
             assert await ask(port) == b"HELLO"
             assert await port_of(running, "-R", count=2) == remote
             assert await ask(remote) == b"HELLO"

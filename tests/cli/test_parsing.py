@@ -112,7 +112,7 @@ def test_lines_that_let_somebody_in(line: str) -> None:
      "cert-authority", "no-port-forwarding", 'permitopen="a:1"', "a-new-one"],
 )  # fmt: skip
 def test_a_restriction_that_is_not_kept_lets_nobody_in(options: str) -> None:
-    with pytest.raises(ValueError, match="is not kept here"):
+    with pytest.raises(ValueError, match="is not enforced here"):
         parse_line(f"{options} {LINE}")
 
 

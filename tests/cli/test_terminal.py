@@ -139,7 +139,7 @@ async def test_a_passphrase_is_asked_for_and_not_shown(user: Anyssh) -> None:
             await screen.see("Enter the passphrase for .*id_ed25519: ")
             assert not screen.shows_what_is_typed
             screen.type("wrong")
-            await screen.see("That was not it. Enter the passphrase for .*id_ed25519: ")
+            await screen.see("Wrong passphrase. Enter the passphrase for .*id_ed25519: ")
             screen.type(PASSPHRASE)
             await screen.see("hello")
             assert screen.shows_what_is_typed
@@ -325,7 +325,7 @@ async def test_nobody_is_asked_for_a_password_that_the_server_does_not_take(
 async def test_a_password_without_a_terminal(user: Anyssh) -> None:
     async with asking_server(user, KEYS_AND_PASSWORDS) as port:
         told = await user.run("exec", f"alice@127.0.0.1:{port}", "--", "greet")
-        assert "the server takes: publickey, password" in told.complaint
+        assert "the server accepts: publickey, password" in told.complaint
 
 
 async def test_a_tunnel_is_drawn(user: Anyssh) -> None:

@@ -371,8 +371,8 @@ async def test_a_host_with_a_certificate() -> None:
 
 
 HOSTS_REFUSED: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
-    "another host": (lambda: {"principals": ["other.example"]}, "not made out"),
-    "no host": (lambda: {"principals": []}, "not made out"),
+    "another host": (lambda: {"principals": ["other.example"]}, "not issued for"),
+    "no host": (lambda: {"principals": []}, "not issued for"),
     "expired": (expired, "expired"),
     "a command": (forced, "force-command"),
 }
@@ -392,13 +392,13 @@ async def test_hosts_that_are_not_believed(case: str) -> None:
 async def test_another_authority_of_hosts() -> None:
     other = anyssh.HostAuthorities([OTHER_AUTHORITY], "server.example")
     server = make_server(host_keys=[certified_host()])
-    assert "not believed" in str(await refuse_host(server, other))
+    assert "not trusted" in str(await refuse_host(server, other))
 
 
 async def test_a_user_certificate_is_no_host_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("anyssh.session.server.require_type", lambda *arguments: None)
     server = make_server(host_keys=[certified_host(type=1)])
-    assert "not about a host" in str(await refuse_host(server, host_authorities()))
+    assert "not for a host" in str(await refuse_host(server, host_authorities()))
 
 
 async def test_a_host_without_a_certificate() -> None:

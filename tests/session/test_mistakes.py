@@ -32,7 +32,11 @@ def public_key() -> anyssh.Key:
         (lambda: server_of(limits=anyssh.Limits()), TypeError, "of ServerLimits, not Limits"),
         (lambda: server_of(forwarding=["*:*"]), TypeError, "of ForwardingPolicy, not list"),
         (lambda: anyssh.generate_key("ed25519"), ValueError, "there are .*ssh-ed25519"),
-        (lambda: anyssh.TcpEndpoint("localhost", "80"), TypeError, "a port is an int, not '80'"),
+        (
+            lambda: anyssh.TcpEndpoint("localhost", "80"),
+            TypeError,
+            "a port must be an int, not '80'",
+        ),
         (lambda: anyssh.Challenge(prompts=["Code: "]), TypeError, "of Prompt, not str"),
     ],
 )

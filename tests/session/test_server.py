@@ -243,7 +243,7 @@ async def test_an_established_session_echoes_while_one_source_connects_200_times
         assert numbers.refused_by_limit == 190
         assert numbers.total_connections == 12
         assert sum(answer.startswith(b"SSH-2.0-") for answer in answers) == 10
-        told = b"Too many connections from your address that have not logged in\r\n"
+        told = b"Too many unauthenticated connections from your address\r\n"
         assert set(answers) <= {told, b""} | {a for a in answers if a.startswith(b"SSH-2.0-")}
         group.cancel_scope.cancel()
 

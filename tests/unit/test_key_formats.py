@@ -620,7 +620,7 @@ def test_ed25519_with_its_public_key_inside_pkcs8() -> None:  # RFC 8410 section
     )
     key = import_key(text)
     assert key.public_blob[-32:] == base64.b64decode("Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=")
-    with pytest.raises(KeyFormatError, match="does not belong"):
+    with pytest.raises(KeyFormatError, match="does not match"):
         import_key(text.replace("rXAxZuE=", "rXAxZuA="))
 
 
@@ -695,18 +695,18 @@ def large_scalar_keys() -> Iterator[Key]:
 
 def test_halves_of_different_keys_are_refused() -> None:
     key, other = KEYS["ssh-ed25519"], generate_key("ssh-ed25519")
-    with pytest.raises(KeyFormatError, match="does not belong"):
+    with pytest.raises(KeyFormatError, match="does not match"):
         import_key(container(other, ed25519_fields(key)))
-    with pytest.raises(KeyFormatError, match="does not belong"):
+    with pytest.raises(KeyFormatError, match="does not match"):
         import_key(container(KEYS["ssh-rsa"], ed25519_fields(key)))
     public = other.public_blob[-32:]
     seed = key.to_cryptography().private_bytes_raw()
     fields = string("ssh-ed25519") + string(public) + string(seed + public) + string("")
-    with pytest.raises(KeyFormatError, match="does not belong"):
+    with pytest.raises(KeyFormatError, match="does not match"):
         import_key(container(other, fields))
     ec_key, ec_other = generate_key("ecdsa-sha2-nistp256"), KEYS["ecdsa-sha2-nistp256"]
     scalar = mpint(ec_key.to_cryptography().private_numbers().private_value)
-    with pytest.raises(KeyFormatError, match="does not belong"):
+    with pytest.raises(KeyFormatError, match="does not match"):
         import_key(container(ec_other, ec_other.public_blob + scalar + string("")))
 
 
@@ -787,7 +787,7 @@ def test_rsa_factors_that_are_not_prime_are_refused() -> None:
         "dq": d % (q - 1),
         "qi": pow(q, -1, p),
     }
-    with pytest.raises(KeyFormatError, match="do not sign"):
+    with pytest.raises(KeyFormatError, match="do not make a valid signature"):
         import_key(pkcs1(composite))
 
 
@@ -954,7 +954,7 @@ def test_argon2_is_bounded() -> None:
         with pytest.raises(KeyFormatError, match="bounds"):
             encryption.argon2_key("Argon2id", b"x", bytes(16), size=80, **(fine | {name: value}))
     for flavour in ("Argon2x", "__all__", "InvalidKey", ""):
-        with pytest.raises(KeyFormatError, match="not a key derivation"):
+        with pytest.raises(KeyFormatError, match="unknown key derivation"):
             encryption.argon2_key(flavour, b"x", bytes(16), size=80, **fine)
     with pytest.raises(KeyFormatError):
         encryption.argon2_key("Argon2id", b"x", b"short", size=80, **fine)

@@ -102,7 +102,7 @@ def test_the_bits_of_an_rsa_key_can_be_chosen() -> None:
     ],
 )
 def test_keys_that_do_not_exist_are_not_generated(algorithm: str, bits: int | None) -> None:
-    with pytest.raises(ValueError, match=r"bits|not an algorithm"):
+    with pytest.raises(ValueError, match=r"bits|unknown key algorithm"):
         generate_key(algorithm, bits=bits)
 
 
@@ -174,7 +174,7 @@ def test_the_private_part_is_neither_shown_nor_pickled() -> None:
     assert secret.hex() not in shown
     for each in (key, key.public()):
         for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-            with pytest.raises(TypeError, match="not pickled"):
+            with pytest.raises(TypeError, match="cannot be pickled"):
                 pickle.dumps(each, protocol)
     assert copy.copy(key) is key
     assert copy.deepcopy(key) is key
@@ -202,7 +202,7 @@ def test_signature_algorithms_as_blob_types_mean_ssh_rsa(name: str) -> None:
     "name", ["ssh-dss", "ssh-rsa-cert-v01@openssh.com", "sk-ssh-ed25519@openssh.com", "", "\x00"]
 )
 def test_other_types_are_refused(name: str) -> None:
-    with pytest.raises(KeyFormatError, match="not a key type"):
+    with pytest.raises(KeyFormatError, match="unknown key type"):
         Key.from_public_blob(string(name) + string(bytes(32)))
 
 

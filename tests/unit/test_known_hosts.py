@@ -88,7 +88,7 @@ def test_what_cannot_be_the_name_of_a_host(host: str) -> None:
 
 
 def test_a_port_behind_the_host_is_no_part_of_its_name() -> None:
-    with pytest.raises(ValueError, match="port of 'host:2222' by itself"):
+    with pytest.raises(ValueError, match="port of 'host:2222' separately"):
         host_name("host:2222", 22)
 
 
@@ -196,10 +196,10 @@ PROBLEMS = {
     "host": "expected",
     "host ssh-ed25519": "expected",
     f"ssh-ed25519 {BLOB}": "expected",
-    f"@unknown host ssh-ed25519 {BLOB}": "not a marker",
+    f"@unknown host ssh-ed25519 {BLOB}": "unknown marker",
     "@revoked": "expected",
     f"@revoked host {BLOB}": "expected",
-    f"@ host ssh-ed25519 {BLOB}": "not a marker",
+    f"@ host ssh-ed25519 {BLOB}": "unknown marker",
     f"host ssh-rsa {BLOB}": "not of the type 'ssh-rsa'",
     f"host ssh-ed25519 {BLOB[:-8]}": "not a public key",
     f"host ssh-ed25519 {BLOB}AAAA": "not a public key",

@@ -75,7 +75,7 @@ class _Resuming:
             pair.pump()
         continuity = pair.connections[SERVER].continuity
         if continuity is None:
-            raise Finding("the session cannot go on")
+            raise Finding("the session cannot be resumed")
         self.session_id = continuity.session_id
         pair.lose()
         self.has_proved = False

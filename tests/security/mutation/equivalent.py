@@ -207,12 +207,12 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
             "self._connection is None and (not self._has_asked)",
         ): GATE,
         (
-            'raise LocalProtocolError("no session was asked for")',
-            "without raise LocalProtocolError('no session was asked for')",
+            'raise LocalProtocolError("no session was requested")',
+            "without raise LocalProtocolError('no session was requested')",
         ): GATE,
         (
-            'raise LocalProtocolError("this session cannot go on over another stream")',
-            "without raise LocalProtocolError('this session cannot go on over another stream')",
+            'raise LocalProtocolError("this session cannot reconnect")',
+            "without raise LocalProtocolError('this session cannot reconnect')",
         ): "only sessions that can are asked",
         (
             "self._has_asked = False",
@@ -271,8 +271,8 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
     },
     "anyssh.protocol.key_exchange": {
         (
-            'raise LocalProtocolError("a key exchange is under way")',
-            "without raise LocalProtocolError('a key exchange is under way')",
+            'raise LocalProtocolError("a key exchange is in progress")',
+            "without raise LocalProtocolError('a key exchange is in progress')",
         ): "whoever starts one has asked before",
         (
             'raise LocalProtocolError("the key exchange has no secret yet")',
