@@ -146,7 +146,7 @@ async def _carry(source: _End, target: _End, tasks: TaskGroup) -> None:
     """
     async for arrival in source.arrivals:
         try:
-            await _hand_on(arrival, source, target.channel, tasks)
+            await _pass_arrival(arrival, source, target.channel, tasks)
         except _GONE:
             continue
     end = await source.channel.wait_closed()
@@ -158,7 +158,7 @@ async def _carry(source: _End, target: _End, tasks: TaskGroup) -> None:
         await target.channel.aclose(exit_status=end.exit_status)
 
 
-async def _hand_on(arrival: Arrival, source: _End, target: Channel, tasks: TaskGroup) -> None:
+async def _pass_arrival(arrival: Arrival, source: _End, target: Channel, tasks: TaskGroup) -> None:
     match arrival:
         case ReceivedData(data, is_stderr=False):
             # Taking an arrival is a checkpoint, so passing it on need not be one.

@@ -327,12 +327,12 @@ class WebSocketStream(ByteStream):
         try:
             if phase is _Phase.OPEN and not self._writing.locked():
                 with anyio.move_on_after(CLOSE_TIME):
-                    await self._say_goodbye()
+                    await self._close_handshake()
         finally:
             self._received.clear()
             await self._stream.aclose()
 
-    async def _say_goodbye(self) -> None:
+    async def _close_handshake(self) -> None:
         async with self._writing:
             await self._write(self._connection.send(CloseConnection(CloseReason.NORMAL_CLOSURE)))
         try:
@@ -419,7 +419,7 @@ class WebSocketConnectable(ByteStreamConnectable):
             raise ConnectionFailed(f"error connecting to {host}:{self._port()}: {error}") from error
         except (anyio.EndOfStream, anyio.BrokenResourceError) as error:
             raise ConnectionFailed(f"{host}:{self._port()} does not speak TLS") from error
-        return await _shake_hands(stream, self.handshake_time, self._ask)
+        return await _handshake(stream, self.handshake_time, self._ask)
 
     async def _open(self) -> ByteStream:
         parts = urlsplit(self.url)
@@ -506,7 +506,7 @@ async def accept_websocket(
         await stream.send(connection.send(AcceptConnection(subprotocol=subprotocol)))
         return WebSocketStream(stream, connection, subprotocol, max_message_size)
 
-    return await _shake_hands(stream, handshake_time, answer)
+    return await _handshake(stream, handshake_time, answer)
 
 
 def _described(request: Request) -> WebSocketRequest:
@@ -592,7 +592,7 @@ class _Unacceptable(WebSocketError):
         self.answer = answer
 
 
-async def _shake_hands(
+async def _handshake(
     stream: ByteStream,
     seconds: float,
     handshake: Callable[[ByteStream], Awaitable[WebSocketStream]],

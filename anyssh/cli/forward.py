@@ -20,8 +20,8 @@ import anyio
 import anyssh
 from anyssh import Endpoint, LocalForward, RemoteForward, SocksForward, TcpEndpoint
 
-from .doors import Door, open_door
 from .failures import Failure, reason_of
+from .lending import LentListener, listen_to_lend
 from .login import CannotConnect, Login
 from .running import Signals
 from .status import Status, StatusDisplay, duration
@@ -45,24 +45,24 @@ class Forward:
 
     :ivar listens: where connections arrive; its port becomes the actual one
     :ivar target: where they go to; None if they say so themselves
-    :ivar door: the listener on our side, which outlives sessions
+    :ivar listener: the listener on our side, which outlives sessions
     """
 
     option: Literal["-L", "-R", "-D"]
     listens: Endpoint
     target: Endpoint | None
-    door: Door | None = field(default=None, repr=False)
+    listener: LentListener | None = field(default=None, repr=False)
 
-    async def open(self) -> Door | None:
+    async def open(self) -> LentListener | None:
         """Listen, if that is up to us and on a port."""
         if self.option != "-R" and isinstance(self.listens, TcpEndpoint):
-            self.door = await open_door(self.listens)
-            self.listens = self.door.endpoint
-        return self.door
+            self.listener = await listen_to_lend(self.listens)
+            self.listens = self.listener.endpoint
+        return self.listener
 
     def over(self, session: anyssh.ClientSession) -> LocalForward | RemoteForward | SocksForward:
         """Return the session's forward, to be entered."""
-        lend = None if self.door is None else self.door.lend
+        lend = None if self.listener is None else self.listener.lend
         match self.listens, self.target:
             case TcpEndpoint(host, port), None:
                 return session.forward_socks(host, port, listener=lend)
@@ -241,11 +241,11 @@ async def keep_forwarding(
     login: Login, forwards: Sequence[Forward], display: StatusDisplay, signals: Signals
 ) -> int:
     """Forward until a signal ends it."""
-    async with AsyncExitStack() as doors:
+    async with AsyncExitStack() as listeners:
         for forward in forwards:
-            if (door := await forward.open()) is not None:
-                doors.push_async_callback(door.close)
-        await doors.enter_async_context(login)
+            if (listener := await forward.open()) is not None:
+                listeners.push_async_callback(listener.close)
+        await listeners.enter_async_context(login)
         tunnel = Tunnel(login, forwards, display)
         async with anyio.create_task_group() as tasks:
             signals.handle = _Ending(tasks).handle

@@ -65,7 +65,7 @@ class ServeOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Guest:
+class Principal:
     """An authenticated client; equal for all sessions with the same key."""
 
     user: str
@@ -113,11 +113,11 @@ async def _shut_down(
 def _server(
     options: ServeOptions, authorized: AuthorizedKeys, host_keys: Sequence[anyssh.Key]
 ) -> anyssh.Server:
-    async def authenticate(attempt: anyssh.AuthAttempt) -> Guest | None:
+    async def authenticate(attempt: anyssh.AuthAttempt) -> Principal | None:
         match attempt:
             case anyssh.PublicKeyAttempt(username=user, public_key=key):
                 if user in options.users and await authorized.holds(key):
-                    return Guest(user, key.fingerprint)
+                    return Principal(user, key.fingerprint)
         return None
 
     async def may_use_key(user: str, key: anyssh.Key) -> bool:
@@ -153,7 +153,7 @@ async def _handle(commands: Commands, session: anyssh.ServerSession) -> None:
     guest, address = session.principal, session.extra(SocketAttribute.remote_address, None)
     place = TcpEndpoint(*address[:2]) if isinstance(address, tuple) else "somewhere"
     facts = {"user": session.username, "address": str(place), "session": session.id[:12]}
-    if isinstance(guest, Guest):
+    if isinstance(guest, Principal):
         facts["key"] = guest.fingerprint
     logger.info(
         "%s has logged in from %s with %s, %s",

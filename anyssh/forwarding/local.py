@@ -149,7 +149,7 @@ class SocksForward(Forward):
         origin = originator_of(stream)
         try:
             with anyio.fail_after(self._service.policy.connect_time):
-                target = await self._shake_hands(stream, server)
+                target = await self._handshake(stream, server)
             if target is None:
                 await stream.aclose()
                 return
@@ -160,7 +160,7 @@ class SocksForward(Forward):
         if channel is not None:
             await self._carry_to(stream, target, origin, _ready(channel), server.surplus)
 
-    async def _shake_hands(self, stream: ByteStream, server: SocksServer) -> TcpEndpoint | None:
+    async def _handshake(self, stream: ByteStream, server: SocksServer) -> TcpEndpoint | None:
         """Run the SOCKS handshake; return the target, or None if there is none."""
         while not server.is_finished:
             answer = server.receive_data(await stream.receive(HANDSHAKE_BYTES))

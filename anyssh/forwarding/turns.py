@@ -21,7 +21,7 @@ __all__ = ["Turns"]
 
 logger: Logger = getLogger("anyssh")
 
-MOST_IN_LINE: Final = 512
+MAX_QUEUED: Final = 512
 
 
 class Turns:
@@ -32,7 +32,7 @@ class Turns:
 
     def __init__(self, count: int) -> None:
         self._free = count
-        self._line: dict[anyio.Event, None] = {}
+        self._queue: dict[anyio.Event, None] = {}
         self._interested: dict[Callable[[], None], None] = {}
 
     @property
@@ -54,9 +54,9 @@ class Turns:
 
     def give_back(self) -> None:
         """Pass a turn to the first in the queue, or report that it is free."""
-        if self._line:
-            first = next(iter(self._line))
-            del self._line[first]
+        if self._queue:
+            first = next(iter(self._queue))
+            del self._queue[first]
             first.set()
             return
         self._free += 1
@@ -74,23 +74,23 @@ class Turns:
         if self._free:
             self.take_nowait()
         else:
-            await self._stand_in_line()
+            await self._wait_in_queue()
         try:
             yield
         finally:
             self.give_back()
 
-    async def _stand_in_line(self) -> None:
-        if len(self._line) >= MOST_IN_LINE:
-            what = f"{MOST_IN_LINE} connections queued for the peer"
+    async def _wait_in_queue(self) -> None:
+        if len(self._queue) >= MAX_QUEUED:
+            what = f"{MAX_QUEUED} connections queued for the peer"
             logger.warning("a forwarded port has %s; one more is reset", what)
             raise LocalProtocolError(what)
         called = anyio.Event()
-        self._line[called] = None
+        self._queue[called] = None
         try:
             await called.wait()
         except BaseException:
             if called.is_set():
                 self.give_back()
-            self._line.pop(called, None)
+            self._queue.pop(called, None)
             raise

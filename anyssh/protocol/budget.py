@@ -50,7 +50,7 @@ class Budget:
         self._early_noise += 1
         return self._early_noise <= MAX_EARLY_NOISE
 
-    def check_stranger(self) -> None:
+    def check_unauthenticated(self) -> None:
         """Bound what is received before authentication.
 
         Data not processed yet is not counted, as it may follow the end of authentication.

@@ -96,10 +96,10 @@ class ClientAuthentication:
     def handlers(self) -> dict[int, Callable[[bytes], None]]:
         """The handlers of the server's messages."""
         return {
-            MessageNumber.USERAUTH_FAILURE: self._failure_came,
-            MessageNumber.USERAUTH_SUCCESS: self._success_came,
-            MessageNumber.USERAUTH_BANNER: self._banner_came,
-            MessageNumber.USERAUTH_PK_OK: self._method_message_came,
+            MessageNumber.USERAUTH_FAILURE: self._failure_received,
+            MessageNumber.USERAUTH_SUCCESS: self._success_received,
+            MessageNumber.USERAUTH_BANNER: self._banner_received,
+            MessageNumber.USERAUTH_PK_OK: self._method_message_received,
         }
 
     @property
@@ -211,7 +211,7 @@ class ClientAuthentication:
 
     # Replies
 
-    def _failure_came(self, payload: bytes) -> None:
+    def _failure_received(self, payload: bytes) -> None:
         """Report a refusal."""
         failure = UserauthFailure.decode(payload)
         self._waiting = _Waiting.NOTHING
@@ -219,7 +219,7 @@ class ClientAuthentication:
             AuthenticationFailed(failure.authentications_that_can_continue, failure.partial_success)
         )
 
-    def _success_came(self, payload: bytes) -> None:
+    def _success_received(self, payload: bytes) -> None:
         """Report success."""
         UserauthSuccess.decode(payload)
         if self._waiting is _Waiting.QUERY_REPLY:
@@ -227,12 +227,12 @@ class ClientAuthentication:
         self._waiting = _Waiting.DONE
         self._on_success()
 
-    def _banner_came(self, payload: bytes) -> None:
+    def _banner_received(self, payload: bytes) -> None:
         """Report a banner."""
         self._banners += 1
         self._emit(BannerReceived(displayable_lines(UserauthBanner.decode(payload).message)))
 
-    def _method_message_came(self, payload: bytes) -> None:
+    def _method_message_received(self, payload: bytes) -> None:
         """Report message 60 according to the method in progress."""
         if self._waiting is _Waiting.QUERY_REPLY:
             accepted = UserauthPkOk.decode(payload)

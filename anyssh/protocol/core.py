@@ -109,7 +109,7 @@ _WAITED_FOR: Final = {
 }
 
 
-def _familiar(kind: type[MessageT]) -> Callable[[bytes], MessageT]:
+def _cached_decoder(kind: type[MessageT]) -> Callable[[bytes], MessageT]:
     """Return a caching decoder for messages of which most peers send the same bytes."""
     remembered = lru_cache(maxsize=16)(kind.decode)
 
@@ -119,10 +119,10 @@ def _familiar(kind: type[MessageT]) -> Callable[[bytes], MessageT]:
     return decode
 
 
-_decode_disconnect: Final = _familiar(Disconnect)
-_decode_ext_info: Final = _familiar(ExtInfo)
-_decode_service_accept: Final = _familiar(ServiceAccept)
-_decode_service_request: Final = _familiar(ServiceRequest)
+_decode_disconnect: Final = _cached_decoder(Disconnect)
+_decode_ext_info: Final = _cached_decoder(ExtInfo)
+_decode_service_accept: Final = _cached_decoder(ServiceAccept)
+_decode_service_request: Final = _cached_decoder(ServiceRequest)
 
 
 class Core:
@@ -439,7 +439,7 @@ class Core:
             self._end(error, is_loss=True)
         elif self.phase is Phase.RUNNING:
             self._start_rekey_if_due()
-            self._ask_for_sign_of_life()
+            self._keep_alive_if_due()
             self._reconnector.handle_timeout(now)
         elif self._authentication is not None:
             self._authentication.handle_timeout(now)
@@ -450,7 +450,7 @@ class Core:
         """Send DISCONNECT; nothing is received or sent afterwards."""
         if self.phase is not Phase.TERMINATED:
             is_loss = reason == DisconnectReason.CONNECTION_LOST
-            self._say_goodbye(reason, description)
+            self._send_disconnect(reason, description)
             self._end(Disconnected(reason, description, by_peer=False), is_loss=is_loss)
 
     def lose(self, error: SSHError, now: float) -> None:
@@ -475,7 +475,7 @@ class Core:
         elif reason == DisconnectReason.MAC_ERROR and self._survives_fault():
             self._end(error, is_loss=True)
         else:
-            self._say_goodbye(reason, _public_words(error))
+            self._send_disconnect(reason, _public_words(error))
             self._end(error)
 
     @property
@@ -534,7 +534,7 @@ class Core:
             offline = Offline(journal, self.config.limits, self.emit, self._clock)
             self._connection.attach(offline)
 
-    def _say_goodbye(self, reason: int, description: str) -> None:
+    def _send_disconnect(self, reason: int, description: str) -> None:
         """Send DISCONNECT, unless the peer has not identified itself as SSH."""
         if self._is_attached:
             self._connection.send_gathered()
@@ -566,7 +566,7 @@ class Core:
         if self.phase is _VERSION and not self._read_greeting():
             return
         if not self.is_running:
-            self._budget.check_stranger()
+            self._budget.check_unauthenticated()
         if self._is_halted:
             return
         for _ in range(self._messages_per_call):
@@ -598,7 +598,7 @@ class Core:
 
     def _receive_by_rule(self, number: int, payload: bytes, rule: Rule | None) -> None:
         if not self.is_running:
-            self._budget.check_stranger()
+            self._budget.check_unauthenticated()
         if self._success_is_due and number != MessageNumber.USERAUTH_SUCCESS:
             raise RemoteProtocolError("EXT_INFO during authentication must precede success")
         if rule is None or not _CONDITIONS[rule.condition](self, payload):
@@ -741,28 +741,28 @@ class Core:
         self._saw_connection_message = True
         self._connection.handlers[payload[0]](payload)
 
-    def _global_request_came(self, payload: Buffer) -> None:
+    def _global_request_received(self, payload: Buffer) -> None:
         """Handle requests about the stream; pass others to the connection, once there is one."""
         message = GlobalRequest.decode(payload)
         if message.request_name == Extension.ENABLE_SESSION_RECONNECT_REQUEST:
-            self._enable_came(len(payload))
+            self._enable_received(len(payload))
         elif message.request_name != Extension.SESSION_RECONNECT_REQUEST:
-            self._other_request_came(payload)
+            self._other_request_received(payload)
         elif self._may_be_asked_to_reconnect:
             self._is_halted = True
             self._reconnector.receive_request(message.payload)
         elif self._is_survivable:
             self.count_noise(len(payload))  # retransmitted with what was lost
         else:
-            self._other_request_came(payload)
+            self._other_request_received(payload)
 
-    def _other_request_came(self, payload: Buffer) -> None:
+    def _other_request_received(self, payload: Buffer) -> None:
         if self.is_running:
             self._first_connection_message(payload)
         else:
             self._refuse(MessageNumber.GLOBAL_REQUEST, bytes(payload))
 
-    def _enable_came(self, size: int) -> None:
+    def _enable_received(self, size: int) -> None:
         if self._reconnector.may_be_enabled:
             self._reconnector.receive_enable()
         elif self._peer_is_dev_tunnels:
@@ -770,20 +770,20 @@ class Core:
         else:
             raise RemoteProtocolError("reconnecting was enabled twice, or never announced")
 
-    def _disconnect_came(self, payload: bytes) -> None:
+    def _disconnect_received(self, payload: bytes) -> None:
         message = _decode_disconnect(payload)
         self.peer_has_left = True
         error = Disconnected(message.reason, displayable(message.description))
         self._end(error, is_loss=message.reason == DisconnectReason.CONNECTION_LOST)
 
-    def _unimplemented_came(self, payload: bytes) -> None:
+    def _unimplemented_received(self, payload: bytes) -> None:
         Unimplemented.decode(payload)
 
-    def _debug_came(self, payload: bytes) -> None:
+    def _debug_received(self, payload: bytes) -> None:
         message = Debug.decode(payload)
         self._events.append(DebugReceived(displayable(message.message), message.always_display))
 
-    def _kexinit_came(self, payload: bytes) -> None:
+    def _kexinit_received(self, payload: bytes) -> None:
         version = self.transport.peer_version
         if version is None:
             raise LocalProtocolError("no identification yet")
@@ -886,7 +886,7 @@ class Core:
         self._is_attached = True
         self._keep_alive.start(self._now)
 
-    def _ext_info_came(self, payload: bytes) -> None:
+    def _ext_info_received(self, payload: bytes) -> None:
         extensions = dict(_decode_ext_info(payload).extensions)  # this one everyone may send
         self._reconnector.learn_extensions(frozenset(extensions))
         self._success_is_due = self.phase is Phase.AUTHENTICATION
@@ -964,7 +964,7 @@ class Core:
         self._connection.pending_service = name
         self._connection.send_service_message(ServiceRequest(name).encode())
 
-    def _service_request_came(self, payload: bytes) -> None:
+    def _service_request_received(self, payload: bytes) -> None:
         name = _decode_service_request(payload).service_name
         if name == Service.USERAUTH and not self.is_running:
             if self.phase is Phase.ENCRYPTED:
@@ -982,7 +982,7 @@ class Core:
         else:
             self.transport.send(accept)
 
-    def _service_accept_came(self, payload: bytes) -> None:
+    def _service_accept_received(self, payload: bytes) -> None:
         name = _decode_service_accept(payload).service_name
         expected = self._connection.pending_service
         if name != expected:
@@ -1025,7 +1025,7 @@ class Core:
         ):
             self._start_rekey()
 
-    def _ask_for_sign_of_life(self) -> None:
+    def _keep_alive_if_due(self) -> None:
         deadline = self._keep_alive.deadline
         if deadline is None or self._now < deadline:
             return
@@ -1083,18 +1083,18 @@ _CONDITIONS: Final[dict[Condition, Callable[[Core, bytes], bool]]] = {
     Condition.DEV_TUNNELS_PEER: lambda core, payload: core._peer_is_dev_tunnels,
 }
 _HANDLERS: Final[dict[int, Callable[[Core, bytes], None]]] = {
-    MessageNumber.DISCONNECT: Core._disconnect_came,
+    MessageNumber.DISCONNECT: Core._disconnect_received,
     MessageNumber.IGNORE: lambda core, payload: core._reconnector.ignore(len(payload)),
-    MessageNumber.UNIMPLEMENTED: Core._unimplemented_came,
-    MessageNumber.DEBUG: Core._debug_came,
-    MessageNumber.SERVICE_REQUEST: Core._service_request_came,
-    MessageNumber.SERVICE_ACCEPT: Core._service_accept_came,
-    MessageNumber.EXT_INFO: Core._ext_info_came,
-    MessageNumber.KEXINIT: Core._kexinit_came,
+    MessageNumber.UNIMPLEMENTED: Core._unimplemented_received,
+    MessageNumber.DEBUG: Core._debug_received,
+    MessageNumber.SERVICE_REQUEST: Core._service_request_received,
+    MessageNumber.SERVICE_ACCEPT: Core._service_accept_received,
+    MessageNumber.EXT_INFO: Core._ext_info_received,
+    MessageNumber.KEXINIT: Core._kexinit_received,
     MessageNumber.KEX_INIT: lambda core, payload: core.exchanger.receive_init(payload),
     MessageNumber.KEX_REPLY: lambda core, payload: core.exchanger.receive_reply(payload),
     MessageNumber.NEWKEYS: lambda core, payload: core.exchanger.receive_newkeys(payload),
-    MessageNumber.GLOBAL_REQUEST: Core._global_request_came,
+    MessageNumber.GLOBAL_REQUEST: Core._global_request_received,
 }
 
 

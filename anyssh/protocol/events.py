@@ -62,7 +62,7 @@ __all__ = [
     "SignatureRequested",
     "Verdict",
     "VersionReceived",
-    "nobody",
+    "do_nothing",
 ]
 
 
@@ -95,7 +95,7 @@ Guard = Callable[[Callable[..., None]], Answer]
 """Makes an :data:`Answer` of a function that takes the answer only, and handles its exceptions."""
 
 
-def nobody(*told: Any) -> Any:
+def do_nothing(*told: Any) -> Any:
     """Replace a callback that is no longer wanted."""
 
 

@@ -55,7 +55,7 @@ from .events import (
     HostKeyPresented,
     KeyExchangeStarted,
     SignatureRequested,
-    nobody,
+    do_nothing,
 )
 from .negotiation import (
     Algorithms,
@@ -543,7 +543,7 @@ class KeyExchanger:
 
     def release(self) -> None:
         """Drop the callbacks; nothing more will arrive."""
-        self._emit = self._guard = self._on_complete = nobody
+        self._emit = self._guard = self._on_complete = do_nothing
 
     # Completion
 

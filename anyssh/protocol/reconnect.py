@@ -32,7 +32,7 @@ from ..messages import (
 )
 from ..wire import Buffer, displayable
 from .connection import Connection
-from .events import Event, Guard, ReconnectRequested, nobody
+from .events import Event, Guard, ReconnectRequested, do_nothing
 from .journal import Continuity, Entry, Journal
 from .key_exchange import KeyExchanger
 from .negotiation import Algorithms
@@ -102,7 +102,7 @@ class Reconnector:
 
     def release(self) -> None:
         """Drop the callbacks; nothing more will arrive."""
-        self._emit = self._guard = self._on_receipt = self._on_resume = nobody
+        self._emit = self._guard = self._on_receipt = self._on_resume = do_nothing
 
     # Enabling
 

@@ -116,8 +116,8 @@ class ServerAuthentication:
     def handlers(self) -> dict[int, Callable[[bytes], None]]:
         """The handlers of the client's messages."""
         return {
-            MessageNumber.USERAUTH_REQUEST: self._request_came,
-            MessageNumber.USERAUTH_INFO_RESPONSE: self._info_response_came,
+            MessageNumber.USERAUTH_REQUEST: self._request_received,
+            MessageNumber.USERAUTH_INFO_RESPONSE: self._info_response_received,
         }
 
     @property
@@ -139,7 +139,7 @@ class ServerAuthentication:
 
     # The client's messages
 
-    def _request_came(self, payload: bytes) -> None:
+    def _request_received(self, payload: bytes) -> None:
         """Queue a request, and judge it when its turn has come."""
         request = UserauthRequest.decode(payload)
         self._requests += 1
@@ -237,7 +237,7 @@ class ServerAuthentication:
         self._rounds = 0
         self._attempt(KeyboardInteractiveAttempt(request.user_name))
 
-    def _info_response_came(self, payload: bytes) -> None:
+    def _info_response_received(self, payload: bytes) -> None:
         """Pass the answers to a challenge to the application."""
         response = UserauthInfoResponse.decode(payload)
         challenge, self._challenge = self._challenge, None

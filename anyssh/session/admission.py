@@ -33,9 +33,9 @@ class Refusal(Enum):
         __hash__ = object.__hash__  # that of Enum is written in Python
 
     FULL = "Too many connections"
-    FULL_OF_STRANGERS = "Too many unauthenticated connections"
+    FULL_OF_UNAUTHENTICATED = "Too many unauthenticated connections"
     SOURCE_FULL = "Too many connections from your address"
-    SOURCE_FULL_OF_STRANGERS = "Too many unauthenticated connections from your address"
+    SOURCE_FULL_OF_UNAUTHENTICATED = "Too many unauthenticated connections from your address"
     PENALISED = "Not allowed at this time"
 
 
@@ -54,7 +54,7 @@ class Stage(Enum):
     if not TYPE_CHECKING:
         __hash__ = object.__hash__  # that of Enum is written in Python
 
-    STRANGER = auto()
+    UNAUTHENTICATED = auto()
     """Not authenticated yet."""
     AUTHENTICATED = auto()
     WITHOUT_STREAM = auto()
@@ -156,7 +156,7 @@ class Visit:
     def __init__(self, admission: Admission | None = None, source: bytes | None = None) -> None:
         self._admission = admission
         self._source = source
-        self.stage: Stage = Stage.STRANGER
+        self.stage: Stage = Stage.UNAUTHENTICATED
 
     def move(self, stage: Stage) -> None:
         """Record a new stage."""
@@ -210,41 +210,41 @@ class Admission:
             self._refusals[refusal] += 1
             return refusal
         self._let_in += 1
-        self._moved(source, Stage.OVER, Stage.STRANGER)
+        self._moved(source, Stage.OVER, Stage.UNAUTHENTICATED)
         return Visit(self, source)
 
     def _refusal(self, source: bytes | None, now: float, chance: float) -> Refusal | None:
         limits = self._limits
         if source is not None and self.penalties.is_enforced(source, now):
             return Refusal.PENALISED
-        strangers = self._counts[Stage.STRANGER]
+        unauthenticated = self._counts[Stage.UNAUTHENTICATED]
         if _connections(self._counts) >= limits.connections:
             return Refusal.FULL
-        if strangers >= limits.unauthenticated:
-            return Refusal.FULL_OF_STRANGERS
+        if unauthenticated >= limits.unauthenticated:
+            return Refusal.FULL_OF_UNAUTHENTICATED
         if source is None:
             return None
         own = self._by_source.get(source, _NOBODY)
         if _connections(own) >= limits.connections_per_source:
             return Refusal.SOURCE_FULL
-        if own[Stage.STRANGER] >= limits.unauthenticated_per_source:
-            return Refusal.SOURCE_FULL_OF_STRANGERS
-        if chance < self._early_drop_chance(strangers):
-            return Refusal.FULL_OF_STRANGERS
+        if own[Stage.UNAUTHENTICATED] >= limits.unauthenticated_per_source:
+            return Refusal.SOURCE_FULL_OF_UNAUTHENTICATED
+        if chance < self._early_drop_chance(unauthenticated):
+            return Refusal.FULL_OF_UNAUTHENTICATED
         return None
 
-    def _early_drop_chance(self, strangers: int) -> float:
+    def _early_drop_chance(self, unauthenticated: int) -> float:
         """Return the probability that a new connection is refused; it grows to 1 at the limit."""
         limits = self._limits
-        if strangers < limits.early_drop_from:
+        if unauthenticated < limits.early_drop_from:
             return 0.0
-        share = (strangers - limits.early_drop_from) / (
+        share = (unauthenticated - limits.early_drop_from) / (
             limits.unauthenticated - limits.early_drop_from
         )
         return limits.early_drop_chance + (1 - limits.early_drop_chance) * share
 
     def _moved(self, source: bytes | None, before: Stage, stage: Stage) -> None:
-        if before is Stage.STRANGER and stage is Stage.AUTHENTICATED:
+        if before is Stage.UNAUTHENTICATED and stage is Stage.AUTHENTICATED:
             self._logins += 1
         _count(self._counts, before, stage)
         if source is not None:
@@ -259,7 +259,7 @@ class Admission:
         refusals = self._refusals
         return ServerStatistics(
             connections=_connections(self._counts),
-            unauthenticated=self._counts[Stage.STRANGER],
+            unauthenticated=self._counts[Stage.UNAUTHENTICATED],
             without_stream=self._counts[Stage.WITHOUT_STREAM],
             penalised_sources=self.penalties.count_enforced(now),
             total_connections=self._let_in,
@@ -274,7 +274,7 @@ _NOBODY: Final[Counter[Stage]] = Counter()
 
 
 def _connections(counts: Counter[Stage]) -> int:
-    return counts[Stage.STRANGER] + counts[Stage.AUTHENTICATED]
+    return counts[Stage.UNAUTHENTICATED] + counts[Stage.AUTHENTICATED]
 
 
 def _count(counts: Counter[Stage], before: Stage, stage: Stage) -> None:

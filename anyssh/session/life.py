@@ -486,7 +486,7 @@ class SessionLife(TypedAttributeProvider):
         """Send DISCONNECT as far as the stream accepts it at once, and wait for the link to end."""
         if self._links.is_finished:
             return
-        self._say_goodbye(DisconnectReason.BY_APPLICATION, "the session was left")
+        self._send_disconnect(DisconnectReason.BY_APPLICATION, "the session was left")
         self._links.hurry()
         with anyio.CancelScope(shield=True):
             await self._links.wait_finished()
@@ -495,7 +495,7 @@ class SessionLife(TypedAttributeProvider):
         """Cancel everything that runs in the session, including the body of ``async with``."""
         self._services.cancel_scope.cancel()
 
-    def _say_goodbye(self, reason: int, description: str, *, waits: bool = True) -> None:
+    def _send_disconnect(self, reason: int, description: str, *, waits: bool = True) -> None:
         """Send DISCONNECT.
 
         :param waits: whether the stream stays open until the peer has closed its side
@@ -550,7 +550,7 @@ class SessionLife(TypedAttributeProvider):
             self._trace(TraceId.SESSION_CLOSING, TraceLevel.INFO, text)
         await self._send_what_waits()
         waits = self._waits_for_peer_to_close()
-        self._say_goodbye(reason, description, waits=waits)
+        self._send_disconnect(reason, description, waits=waits)
         return waits
 
     def _waits_for_peer_to_close(self) -> bool:

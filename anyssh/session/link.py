@@ -40,7 +40,7 @@ from ..config import Limits
 from ..contour import SessionContour
 from ..errors import SSHError
 from ..protocol import Core, Phase
-from ..protocol.events import Event, nobody
+from ..protocol.events import Event, do_nothing
 from ._backend import RunningLoop
 from ._direct import DirectWriter, RestingReader, receive_from
 from ._waiting import Latch, Notice
@@ -122,7 +122,7 @@ class Link:
         "_finished",
         "_handshakes",
         "_has_crowd",
-        "_is_handing_on",
+        "_is_dispatching",
         "_is_held",
         "_is_released",
         "_is_steady",
@@ -170,7 +170,7 @@ class Link:
         self._writer = _Writer.NEW
         self._output = Notice()
         self._rest = b""
-        self._is_handing_on = False
+        self._is_dispatching = False
         # Reasons why output is not written at once; several may apply.
         self._is_together = False
         """Code is collecting output, and will call :meth:`end_together`."""
@@ -212,7 +212,7 @@ class Link:
     def _is_ending(self) -> bool:
         return self._is_released or self.core.phase is _TERMINATED
 
-    def _give_last_time(self) -> None:
+    def _limit_ending(self) -> None:
         """Limit the time for the final output, and for the peer to close."""
         if self._read_until == math.inf:
             self._limit_writing()
@@ -248,9 +248,9 @@ class Link:
         self._limit_writing()
         self._wake_all()
 
-    def let_go(self) -> None:
+    def drop_references(self) -> None:
         """Drop all references that lead back here or to the session, which is over."""
-        self.dispatch = self._start_task = nobody
+        self.dispatch = self._start_task = do_nothing
         self.core.release()
 
     def _wake_all(self) -> None:
@@ -349,7 +349,7 @@ class Link:
         """
         if is_urgent and not self._is_together and self.core.has_output:
             self._write_soon()  # the peer need not wait for what else the events cause
-        self._hand_on_news()
+        self._dispatch_new_events()
         if self._is_together and self.core.transport.pending < TOGETHER_BYTES:
             return  # whoever began collecting does the rest
         if not is_urgent and self._may_wait():
@@ -380,7 +380,7 @@ class Link:
     def end_together(self) -> None:
         """Write what was sent since :meth:`begin_together`."""
         try:
-            self._hand_on_news()
+            self._dispatch_new_events()
         finally:
             self._is_together = False
         self._see_to_output()
@@ -394,25 +394,25 @@ class Link:
         """
         self._is_held = True
 
-    def _hand_on_news(self) -> None:
+    def _dispatch_new_events(self) -> None:
         """Dispatch new events, unless a caller further up the stack is doing so.
 
         That one gets to them as well: handling an event may cause another, and dispatching it
         inside of the handler would let a peer nest calls arbitrarily deep.
         """
-        if not self._is_handing_on:
-            self._hand_on(self.core.poll_events())
+        if not self._is_dispatching:
+            self._dispatch_events(self.core.poll_events())
 
-    def _hand_on(self, events: Sequence[Event]) -> None:
+    def _dispatch_events(self, events: Sequence[Event]) -> None:
         if not events:
             return
-        self._is_handing_on = True
+        self._is_dispatching = True
         try:
             while events:
                 self.dispatch(events)
                 events = self.core.poll_events()
         finally:
-            self._is_handing_on = False
+            self._is_dispatching = False
 
     def _tell_core(self, tell: Callable[..., Sequence[Event]], *what: bytes) -> None:
         """Call the core with the time, and dispatch the events that result.
@@ -430,7 +430,7 @@ class Link:
             events = self.core.poll_events()
         self._is_together = True
         try:
-            self._hand_on(events)
+            self._dispatch_events(events)
         finally:
             self._is_together = False
         if not self._is_held:
@@ -578,7 +578,7 @@ class Link:
             if self.core.peer_has_left:
                 self._limit_writing()
                 self._read_until = -math.inf
-            self._give_last_time()
+            self._limit_ending()
             self._wake_all()
             self._finish_writing()
 
@@ -598,7 +598,7 @@ class Link:
         if written < len(data):
             self._rest = data[written:]
             self._wake_writer()
-        self._hand_on_news()
+        self._dispatch_new_events()
         if self.core.transport.pending:
             self._wake_writer()
 
@@ -648,7 +648,7 @@ class Link:
                     await self._output.wait(self._backend)
         except _StreamFailed:
             # What the peer sent last may still be on its way to the reader.
-            self._give_last_time()
+            self._limit_ending()
         finally:
             self._writer = _Writer.GONE
             self._written.notify()

@@ -24,7 +24,7 @@ from ..constants import ReconnectFailureReason
 from ..contour import SessionContour
 from ..errors import HostKeyError, LocalProtocolError, ReconnectError, SSHError
 from ..protocol import Core, Phase, Role
-from ..protocol.events import ConnectionTerminated, Event, SessionResumed, nobody
+from ..protocol.events import ConnectionTerminated, Event, SessionResumed, do_nothing
 from ..protocol.transport import NO_TRAFFIC, Traffic
 from ._backend import RunningLoop
 from ._waiting import Latch, Notice
@@ -254,16 +254,16 @@ class Links:
                 link = await self._next()
         finally:
             self._finished.set()
-            self._let_go()
+            self._drop_references()
 
-    def _let_go(self) -> None:
+    def _drop_references(self) -> None:
         """Drop all references that lead back to the session, which is over.
 
         They would keep it alive until the garbage collector runs.
         """
-        self._make_core = self._dispatch = self._start_task = nobody
+        self._make_core = self._dispatch = self._start_task = do_nothing
         if self._link is not None:
-            self._link.let_go()
+            self._link.drop_references()
 
     @property
     def is_finished(self) -> bool:

@@ -12,7 +12,7 @@ import anyio.lowlevel
 
 from ..errors import LocalProtocolError
 from ..protocol.channel import PendingRequest, ReplySlot
-from ..protocol.events import nobody
+from ..protocol.events import do_nothing
 from ._waiting import Notice
 
 __all__ = ["ChannelRequest", "IncomingRequest", "Reply", "RequestIterator"]
@@ -158,7 +158,7 @@ class RequestQueue:
     def end(self) -> None:
         """End the queue: no more requests come, and refusals are not sent any more."""
         self._ended = True
-        self._refuse = nobody
+        self._refuse = do_nothing
         self._notice.notify()
 
     async def get(self) -> PendingRequest:

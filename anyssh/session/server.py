@@ -57,7 +57,7 @@ StreamT = TypeVar("StreamT", bound=AnyByteStream)
 _random: Final = SystemRandom()
 
 
-class _Guest:
+class _Served:
     """A connection that was admitted.
 
     :ivar is_leaving: whether the server is ending it
@@ -148,7 +148,7 @@ class Server:
         self._handler_failures = 0
         self._refusing = 0
         self._accepting: set[anyio.CancelScope] = set()
-        self._guests: dict[_Guest, None] = {}
+        self._sessions: dict[_Served, None] = {}
         self._stop_time: float | None = None
         self._clock_lead = 0.0
         if self._config.is_secure:
@@ -255,14 +255,14 @@ class Server:
         :param handler: called with each authenticated session
         :param task_status: started once connections are accepted
         """
-        guests: dict[_Guest, None] = {}
+        sessions: dict[_Served, None] = {}
         self._clock_lead = anyio.current_time() - time.monotonic()
-        handle = partial(self._serve_one, handler, guests)
+        handle = partial(self._serve_one, handler, sessions)
 
         async with anyio.create_task_group() as connections:
             task_status.started()
             await self._accept_until_stopped(listener, handle, connections)
-            await self._see_off(guests, connections)
+            await self._wait_for_sessions(sessions, connections)
             if self._stop_time is not None:
                 connections.cancel_scope.cancel()  # whoever has not been admitted yet never will be
 
@@ -308,26 +308,28 @@ class Server:
             accepting.cancel()
         self._changed.notify()
         await anyio.lowlevel.checkpoint()
-        while self._guests or self._accepting:
+        while self._sessions or self._accepting:
             await self._changed.wait()
 
-    async def _see_off(self, guests: Mapping[_Guest, None], connections: TaskGroup) -> None:
+    async def _wait_for_sessions(
+        self, sessions: Mapping[_Served, None], connections: TaskGroup
+    ) -> None:
         """Wait for connections to end; end those still there when the grace period is over."""
-        while guests:
+        while sessions:
             stop_time = math.inf if self._stop_time is None else self._stop_time
             if self._stop_time is not None:
                 is_over = anyio.current_time() >= stop_time
-                for guest in guests:
-                    is_idle = guest.visit.stage is not Stage.AUTHENTICATED
-                    if (is_over or is_idle) and not guest.is_leaving:
-                        guest.is_leaving = True
-                        connections.start_soon(guest.leave)
+                for served in sessions:
+                    is_idle = served.visit.stage is not Stage.AUTHENTICATED
+                    if (is_over or is_idle) and not served.is_leaving:
+                        served.is_leaving = True
+                        connections.start_soon(served.leave)
                 stop_time = math.inf if is_over else stop_time
             with anyio.CancelScope(deadline=stop_time):
                 await self._changed.wait()
 
     async def _serve_one(
-        self, handler: SessionHandler, guests: dict[_Guest, None], stream: AnyByteStream
+        self, handler: SessionHandler, sessions: dict[_Served, None], stream: AnyByteStream
     ) -> None:
         if self._stop_time is not None:
             await close_at_once(stream)
@@ -339,23 +341,23 @@ class Server:
             logger.debug("a connection from %s is refused: %s", host, admitted.value)
             await self._refuse(stream, admitted)
             return
-        guest = _Guest(self._session(stream, admitted, address), admitted)
-        self._guests[guest] = guests[guest] = None
+        served = _Served(self._session(stream, admitted, address), admitted)
+        self._sessions[served] = sessions[served] = None
         try:
-            async with guest.session as session:
+            async with served.session as session:
                 await handler(session)
         except SessionMoved as error:
             logger.debug("%s", error)
         except BaseException as error:
-            if not handle_failure(error, partial(self._guest_failed, guest)):
+            if not handle_failure(error, partial(self._session_failed, served)):
                 raise
         finally:
-            del self._guests[guest], guests[guest]
-            guest.is_gone.set()
+            del self._sessions[served], sessions[served]
+            served.is_gone.set()
             admitted.move(Stage.OVER)
 
-    def _guest_failed(self, guest: _Guest, error: Exception) -> None:
-        name = guest.session._peer_name()
+    def _session_failed(self, served: _Served, error: Exception) -> None:
+        name = served.session._peer_name()
         if is_end_of_peer(error):
             logger.info("%s: the connection ended: %s", name, str(error) or repr(error))
         else:

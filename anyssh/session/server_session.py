@@ -175,7 +175,7 @@ class ServerSession(Session):
         while not self._core.is_running:
             await self._let_in.wait(self._backend)
             self._require_alive()
-        if self._visit.stage is Stage.STRANGER:  # without keys there is no authentication
+        if self._visit.stage is Stage.UNAUTHENTICATED:  # without keys there is no authentication
             self._visit.move(Stage.AUTHENTICATED)
 
     # Events of the core
@@ -271,7 +271,7 @@ class ServerSession(Session):
 
     def _closed(self, event: ConnectionTerminated) -> None:
         self._reconnectable._discard(self)
-        if self._visit.stage is Stage.STRANGER and not self._is_excused:
+        if self._visit.stage is Stage.UNAUTHENTICATED and not self._is_excused:
             offence = _offence(event)
             if offence is not None:
                 self._penalise(offence)

@@ -177,7 +177,7 @@ async def test_an_attendant_sends_nothing_more_once_the_peer_has_left(
         monkeypatch.setattr(anyssh.Channel, "_send_some", send_some)
         with server.together():
             far.send_nowait(b"the last")
-            server._say_goodbye(anyssh.DisconnectReason.BY_APPLICATION, "")
+            server._send_disconnect(anyssh.DisconnectReason.BY_APPLICATION, "")
         await settle()
         assert attendant.told == ["closed by the peer"]
         assert attendant.data == attendant.rest == b"the last"

@@ -863,7 +863,7 @@ async def test_too_many_in_line_are_reset(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """HR-76: a listener that accepts without asking is bounded, too."""
-    monkeypatch.setattr("anyssh.forwarding.turns.MOST_IN_LINE", 2)
+    monkeypatch.setattr("anyssh.forwarding.turns.MAX_QUEUED", 2)
     ours = ForwardingPolicy(pending_connections=1)
     async with service() as port, slow_forward("factory", ours, port) as (forward, peer):
         streams = [await anyio.connect_tcp("127.0.0.1", forward.local_port) for _ in range(3)]

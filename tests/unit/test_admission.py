@@ -95,9 +95,9 @@ def test_networks_of_ones_own_are_exempt() -> None:
         ({"connections": 3}, [HERE, THERE], True, Refusal.FULL),
         ({"connections": 3}, [None], True, Refusal.FULL),
         ({"connections_per_source": 3}, [HERE], True, Refusal.SOURCE_FULL),
-        ({"unauthenticated": 3}, [HERE, THERE], False, Refusal.FULL_OF_STRANGERS),
-        ({"unauthenticated": 3}, ["127.0.0.1"], False, Refusal.FULL_OF_STRANGERS),
-        ({"unauthenticated_per_source": 3}, [HERE], False, Refusal.SOURCE_FULL_OF_STRANGERS),
+        ({"unauthenticated": 3}, [HERE, THERE], False, Refusal.FULL_OF_UNAUTHENTICATED),
+        ({"unauthenticated": 3}, ["127.0.0.1"], False, Refusal.FULL_OF_UNAUTHENTICATED),
+        ({"unauthenticated_per_source": 3}, [HERE], False, Refusal.SOURCE_FULL_OF_UNAUTHENTICATED),
     ],
 )
 def test_three_are_let_in_and_one_more_when_one_has_left(
@@ -121,7 +121,7 @@ def test_three_are_let_in_and_one_more_when_one_has_left(
 def test_other_sources_are_let_in_when_one_is_full() -> None:
     door = Door(unauthenticated_per_source=1)
     door.enter(HERE)
-    assert door.ask(HERE) is Refusal.SOURCE_FULL_OF_STRANGERS
+    assert door.ask(HERE) is Refusal.SOURCE_FULL_OF_UNAUTHENTICATED
     door.enter(THERE)
     for _ in range(20):
         door.enter("127.0.0.1")
@@ -267,7 +267,7 @@ def test_the_counts_are_those_of_the_visits(steps: list[tuple[int, Stage, bool]]
             visits[index].move(stage)
     numbers = door.admission.statistics(0.0, 0)
     stages = [visit.stage for visit in visits]
-    assert numbers.unauthenticated == stages.count(Stage.STRANGER)
+    assert numbers.unauthenticated == stages.count(Stage.UNAUTHENTICATED)
     assert numbers.connections == numbers.unauthenticated + stages.count(Stage.AUTHENTICATED)
     assert numbers.without_stream == stages.count(Stage.WITHOUT_STREAM)
     assert numbers.total_connections == len(visits)

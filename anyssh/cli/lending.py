@@ -18,12 +18,12 @@ from anyssh import Endpoint, TcpEndpoint
 
 from .failures import Failure, reason_of
 
-__all__ = ["Door", "open_door"]
+__all__ = ["LentListener", "listen_to_lend"]
 
 logger: Final = logging.getLogger("anyssh.cli")
 
 
-class Door(Listener[ByteStream]):
+class LentListener(Listener[ByteStream]):
     """Lends a listener to one forward after another.
 
     To a forward it is a listener like any other, but closing it leaves the actual listener open.
@@ -65,7 +65,7 @@ class Door(Listener[ByteStream]):
         return self._listener.extra_attributes
 
 
-async def open_door(endpoint: TcpEndpoint) -> Door:
+async def listen_to_lend(endpoint: TcpEndpoint) -> LentListener:
     """Listen on a port; ``localhost`` means both IPv4 and IPv6.
 
     :raises Failure: the port is not available
@@ -85,4 +85,4 @@ async def open_door(endpoint: TcpEndpoint) -> Door:
             ) from error
         listeners.append(listener)
         port = port or listener.extra(SocketAttribute.local_port)
-    return Door(MultiListener(listeners), TcpEndpoint(endpoint.host, port))
+    return LentListener(MultiListener(listeners), TcpEndpoint(endpoint.host, port))
