@@ -748,7 +748,7 @@ class Connection:
     # Messages on open channels
 
     def _find(self, local_id: int, size: int) -> ChannelState | None:
-        """Return a channel; None, and count the message as noise, if it no longer exists."""
+        """Return an open channel, else None; a message of ``size`` bytes to no channel is noise."""
         channel = self._channels.get(local_id)
         if channel is None:
             self._count_noise(size)

@@ -215,7 +215,10 @@ WRONG_FORMS: dict[str, tuple[dict[str, Any], str]] = {
         "too many",
     ),
     "empty addresses": ({"critical_options": [("source-address", b"")]}, "expected"),
-    "flag with value": ({"critical_options": [("verify-required", b"\0")]}, "must not have a value"),
+    "flag with value": (
+        {"critical_options": [("verify-required", b"\0")]},
+        "must not have a value",
+    ),
     "authority is a certificate": (
         {"authority_blob": Draft(AUTHORITY, type=USER).signed(RSA_AUTHORITY)},
         "unknown key type",

@@ -34,7 +34,7 @@ def test_every_error_has_its_section() -> None:
 @pytest.mark.parametrize("name", SECTIONS)
 def test_a_section_tells_when_and_what_to_do(name: str) -> None:
     section = SECTIONS[name]
-    assert re.search(r"^\*\*When:\*\* \w", section, re.M)
+    assert re.search(r"^\*\*When:\*\* [\w`]", section, re.M)
     assert re.search(r"^\*\*What to do:\*\* [\w`]", section, re.M)
 
 
