@@ -11,6 +11,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import Literal, TextIO
 
 from . import __version__
@@ -72,6 +73,9 @@ def _opened(stream: TextIO | None, number: int, mode: Literal["r", "w"]) -> Text
 def run() -> None:
     """Run the program ``anyssh``, and exit."""
     open_standard_streams()
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A comment or a drawing is worth telling even with characters that are not there.
+        sys.stdout.reconfigure(errors="replace")
     status = main(sys.argv[1:])
     if not has_command_line():
         sys.exit(status)

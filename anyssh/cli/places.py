@@ -66,8 +66,15 @@ def local_user() -> str:
 
 
 def expanded(*parts: str | Path) -> Path:
-    """Return a path with ``~`` expanded."""
-    return Path(*parts).expanduser()
+    """Return a path with ``~`` expanded.
+
+    :raises Failure: there is no home directory
+    """
+    path = Path(*parts)
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise Failure(f"there is no home directory for {path}; give the whole path") from None
 
 
 def split(text: str) -> list[str] | None:
@@ -85,7 +92,7 @@ def split(text: str) -> list[str] | None:
 
 def port_number(text: str, whole: str) -> int:
     """Parse a port number."""
-    if not text.isascii() or not text.isdigit() or not 0 <= int(text) <= 65535:
+    if not text.isascii() or not text.isdigit() or len(text) > 5 or int(text) > 65535:
         raise Failure(f"{whole!r}: {text!r} is not a port; ports are numbers from 0 to 65535")
     return int(text)
 

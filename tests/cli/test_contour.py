@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,15 @@ def test_a_drawing_in_the_terminal(source: str, tmp_path: Path) -> None:
     assert [line.split()[0] for line in told.stdout.splitlines()[:3]] == [
         "sent", "received", "latency",
     ]  # fmt: skip
+
+
+def test_a_drawing_for_an_output_that_has_few_characters() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "anyssh", "contour", TEXT], cwd=ROOT, capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "cp1252"}, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode("cp1252").split()[:3] == ["sent", "500", "B/s"], done.stdout
 
 
 def test_numbers() -> None:
