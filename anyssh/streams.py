@@ -299,6 +299,8 @@ class SecureStream(AsyncContextManagerMixin, ByteStream):  # type: ignore[misc]
         :attr:`Limits.disconnect_time`. If it was never entered, only the underlying stream is
         closed.
         """
-        if self._channel_if_open is not None:
-            await self._channel_if_open.aclose()
-        await self._session.aclose()
+        try:
+            if self._channel_if_open is not None:
+                await self._channel_if_open.aclose()
+        finally:  # also when cancelled
+            await self._session.aclose()

@@ -284,6 +284,18 @@ async def test_closing_one_end_closes_the_other(leaver: str) -> None:
             await left.send(b"too late")
 
 
+async def test_closing_forcefully_closes_the_stream_below() -> None:
+    """SST-04: what owns the stream cannot wait for whoever has entered it to leave."""
+    near, far = streams()
+    async with secured(near, far) as (secure, other):
+        await anyio.aclose_forcefully(secure)
+        with anyio.fail_after(LIMIT):
+            await secure.wait_closed()
+            await other.wait_closed()
+        await settle()
+        assert near.closes == 1
+
+
 @pytest.mark.parametrize("reason", [0, 11])
 async def test_a_goodbye_without_closing_the_channel_is_the_end(reason: int) -> None:
     """As programs of the Dev Tunnels family say it."""
