@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from functools import cache
 from typing import Any
 
-from anyio import Event, create_task_group, move_on_after
+from anyio import Event, create_task_group, get_cancelled_exc_class, move_on_after
 from anyio.abc import ByteStream
 
 import anyssh
@@ -85,13 +85,15 @@ async def session_pair(
         forwarding=client_forwarding,
         services=client_services,
     )
-    failure: Exception | None = None
+    failure: BaseException | None = None
     async with create_task_group() as group:
         group.start_soon(server.run)
         try:
             async with connecting as client:
                 yield client, await server.session()
-        except Exception as error:
+        except (get_cancelled_exc_class(), GeneratorExit):
+            raise
+        except BaseException as error:
             # Raised below, outside of the task group, which would wrap it.
             failure = error
         await server.leave()

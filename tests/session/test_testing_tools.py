@@ -104,6 +104,13 @@ async def test_an_exception_in_the_body_leaves_bare() -> None:
     assert caught.value is error
 
 
+async def test_a_test_may_skip_itself_in_the_body() -> None:
+    """What it raises is no Exception, and leaves bare too."""
+    with pytest.raises(pytest.skip.Exception, match="mine"):
+        async with session_pair():
+            pytest.skip("mine")
+
+
 async def test_can_be_cancelled() -> None:
     with anyio.CancelScope() as scope:
         async with session_pair():
