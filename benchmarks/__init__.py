@@ -1,1 +1,1 @@
-"""Measures anyssh beside other SSH implementations; run it with ``python -m benchmarks``."""
+"""Measures anyssh and other SSH implementations side by side: ``python -m benchmarks``."""

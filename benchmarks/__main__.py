@@ -1,4 +1,4 @@
-"""The driver: ``python -m benchmarks`` measures everything that can run here and prints tables."""
+"""The driver: ``python -m benchmarks`` measures everything that can run here, and prints tables."""
 
 from __future__ import annotations
 

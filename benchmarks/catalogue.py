@@ -1,4 +1,4 @@
-"""What is measured: the workloads, in groups whose members are measured in the same rounds."""
+"""The workloads, in groups whose members are measured in the same rounds."""
 
 from __future__ import annotations
 

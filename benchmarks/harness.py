@@ -1,7 +1,7 @@
-"""Starts peer programs, talks to them, and reads what the kernel knows about their processes.
+"""Starts peer programs, talks to them, and reads the kernel's figures about their processes.
 
 CPU time comes from the kernel's clock of each process, read by the driver when the measured work
-begins and when it has ended: so interpreter start-up, imports and warm-up do not count, the peers
+starts and when it has ended. So interpreter start-up, imports and warm-up do not count, the peers
 need no code for it, and an exited child still counts. Peak memory is the high-water mark of the
 resident set. Both exist on Linux only; elsewhere the benchmarks do not run.
 """

@@ -1,4 +1,4 @@
-"""What is measured: implementations, how to start them, and whether they can run here."""
+"""The implementations: how to start them, and whether they can run here."""
 
 from __future__ import annotations
 

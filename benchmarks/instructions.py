@@ -1,19 +1,19 @@
 """Counts the instructions of one repetition: ``python -m benchmarks.instructions``.
 
-A machine without hardware counters, or one that others use too, cannot tell a gain of two percent
-by the clock. The instructions that a program executes are the same in every run to about a part in
-a thousand. This tool counts them with valgrind, in a process that is the server, the client or
-both: it runs a workload with few and with many repetitions, and divides the difference by that of
-the repetitions, so that start-up, imports, warm-up and the end cancel out.
+On a machine without hardware counters, or with other users, the clock cannot reveal a gain of two
+percent. The number of instructions that a program executes is the same in every run to about one
+part in a thousand. This tool counts them with valgrind, in a process that is the server, the client
+or both: it runs a workload with few and with many repetitions, and divides the difference by that
+of the repetitions, so that start-up, imports, warm-up and shutdown cancel out.
 
     python -m benchmarks.instructions                                  # all, anyssh on uvloop, both
     python -m benchmarks.instructions -w ping-pong --peers anyssh/trio asyncssh/uvloop
     python -m benchmarks.instructions -w set-up --side server --functions 20
     python -m benchmarks.instructions --json before.json ... --compare before.json
 
-The counts hold what runs in user space: what the kernel does for a system call is not in them, and
-valgrind's processor has AES and carry-less multiplication, but no instructions for SHA and no
-AVX-512. So compare counts with counts, and never with times.
+The counts cover user space only, not the kernel's work in system calls; and valgrind's processor
+has AES and carry-less multiplication, but no SHA instructions and no AVX-512. So compare counts
+with counts, never with times.
 """
 
 from __future__ import annotations

@@ -1,22 +1,22 @@
 """Shows where the time goes: ``python -m benchmarks.profile``.
 
-Runs workloads as the benchmarks do, and samples the client and the server, with two tools that are
-to be installed. ``perf`` (on Debian: ``linux-perf``) tells what compiled code runs:
+Runs workloads as the benchmarks do, and samples the client and the server with two tools that must
+be installed. ``perf`` (on Debian: ``linux-perf``) shows which compiled code runs:
 
 * *system*: the kernel, for all system calls
 * *cipher*: OpenSSL and the cryptography package
 * *memory*: the C library, which copies and clears
-* *uvloop*: the event loop, where it is compiled
+* *uvloop*: the event loop, if it is compiled
 * *Python*: the interpreter, which is the rest
 
-``py-spy`` tells which Python code the interpreter runs, as shares of *Python*:
+``py-spy`` shows which Python code the interpreter runs, as shares of *Python*:
 
-* *core*: the protocol, its messages, the journal, ciphers' wrapping
+* *core*: the protocol, its messages, the journal, the wrapping of ciphers
 * *session*: links, channels
 * *loop*: AnyIO, the event loop, the standard library
 * *program*: the benchmark's own
 
-*busy* is the share of a processor. Both tools may need the rights to look into other processes.
+*busy* is the share of a processor. Both tools may need permission to inspect other processes.
 
     python -m benchmarks.profile -w sessions upload-32 --peers anyssh/uvloop anyssh/trio
     python -m benchmarks.profile -w ping-pong --lines 20         # and the costliest lines

@@ -1,7 +1,7 @@
 """Medians, ratios, and the tables that show them.
 
-A row is one implementation with one workload. Each of its fields has a value from each run; ratios
-are taken between values of the same round, since machines drift; their median is shown.
+A row is one implementation with one workload. Each of its fields has a value for each run. Ratios
+are taken between values of the same round, since machines drift; the table shows their median.
 """
 
 from __future__ import annotations

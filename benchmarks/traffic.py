@@ -1,8 +1,8 @@
-"""Both ends of forwarded connections: who connects, and a process of its own that is connected to.
+"""Both ends of forwarded connections: the client, and a target in a process of its own.
 
-Neither knows SSH, and both are the same beside every implementation. It prints ``{"port": N}``, the
-port of the target, then reads a line with the port to connect to. Every byte is counted at the
-target; a difference is a failure.
+Neither knows SSH, and both are the same for every implementation. The process prints ``{"port":
+N}``, the port of the target, then reads a line with the port to connect to. The target counts every
+byte; a difference is a failure.
 """
 
 from __future__ import annotations

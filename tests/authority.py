@@ -1,6 +1,6 @@
-"""An authority that certifies whatever a test wants, put together from bytes.
+"""A certificate authority that certifies anything a test needs, assembled from bytes.
 
-Nothing here uses the package's own idea of a certificate: only PROTOCOL.certkeys, and keys to sign.
+It does not use the package's idea of a certificate: only PROTOCOL.certkeys, and keys that sign.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
 """What all tests share: the backends, and a time limit that works on each of them.
 
-Every coroutine test runs on asyncio, uvloop and Trio, by AnyIO's plugin. One that needs Trio's own
-instruments says ``@pytest.mark.trio`` and belongs to pytest-trio alone; ``autojump_clock`` and the
-like are then there.
+Every coroutine test runs on asyncio, uvloop and Trio, through AnyIO's plugin. A test that needs
+Trio's own instruments is marked ``@pytest.mark.trio`` and runs under pytest-trio only, with
+``autojump_clock`` and the like.
 
 A hanging coroutine test is cancelled from inside its own event loop after two thirds of its
-``timeout``, because uvloop and Trio do not notice a signal. If that does not help, pytest-timeout
-ends the whole run and shows all stacks.
+``timeout``, as uvloop and Trio do not notice a signal. If that does not help, pytest-timeout ends
+the whole run and shows all stacks.
 
 While a coroutine test runs on asyncio or uvloop, a blocking call made by anyssh raises
-``BlockingError``; ``@pytest.mark.blocking_allowed`` turns this off.
+``BlockingError``; ``@pytest.mark.blocking_allowed`` permits it.
 
-An ``assert`` anywhere below ``tests`` is rewritten by pytest, helpers included, so tests can fail
-under ``python -O`` as well, where the package itself has none.
+pytest rewrites every ``assert`` below ``tests``, including those of helpers, so tests can fail
+under ``python -O`` as well; the package itself has none.
 """
 
 from __future__ import annotations

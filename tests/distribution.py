@@ -1,7 +1,7 @@
 """Check the archives of a release: ``python tests/distribution.py WHEEL SDIST``.
 
-Looks at what is in them, then installs each into an environment of its own, away from the source,
-and has it do something there.
+Inspects their contents, then installs each into an environment of its own, away from the source,
+and uses it there.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The examples of the documentation, found in its pages, for tests that run them.
+"""The examples of the documentation, extracted from its pages for tests that run them.
 
-A test says with :func:`executes` which examples it runs; another one reads these decorators and
-tells which example nobody runs.
+A test declares with :func:`executes` which examples it runs; another test reads these declarations
+and reports examples that none runs.
 """
 
 from __future__ import annotations

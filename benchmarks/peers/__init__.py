@@ -1,1 +1,1 @@
-"""One program per implementation: each can be the server or the client of a measurement."""
+"""One program per implementation, each of which can be the server or client of a measurement."""

@@ -1,14 +1,14 @@
 """What the peer programs in Python share: the task, the channels, and the commands they run.
 
-The work is spoken over channels that run a command, the same for every implementation:
+The work is done on channels that run a command, the same for every implementation:
 
-* ``sink``: the server counts bytes until the end of input and answers with the number;
+* ``sink``: the server counts bytes until the end of input, and answers with the number;
 * ``source TOTAL SIZE``: after a line feed from the client, the server sends TOTAL bytes in writes
   of SIZE bytes;
-* ``echo``: the server sends back what comes.
+* ``echo``: the server sends back what it receives.
 
-So a peer only says how to listen, how to connect, and how to send and receive on a channel.
-``workloads.py`` has what clients do, ``program.py`` how the programs are started.
+So a peer only defines how to listen, how to connect, and how to send and receive on a channel.
+``workloads.py`` defines what clients do, ``program.py`` how the programs are started.
 """
 
 from __future__ import annotations

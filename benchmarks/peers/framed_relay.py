@@ -1,9 +1,9 @@
 """The limit of forwarded connections: sealed packets between sockets, and nothing else.
 
-It does what no SSH implementation in Python can leave out: for each connection the seven packets
-of a channel, sealed with AES-GCM, between two programs that watch their sockets by one epoll object
-each, without an event loop, and that send together what comes about together. It has no key
-exchange, windows, policies, bounds, errors, or deadlines, and only fits connections of a byte.
+It does only what every SSH implementation in Python has to do: for each connection the seven
+packets of a channel, sealed with AES-GCM, between two programs that each watch their sockets with
+one epoll object, without an event loop, and that send together what happens together. It has no key
+exchange, windows, policies, bounds, errors or deadlines, and only suits connections of one byte.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """OpenSSH: ``sshd`` with a configuration of its own, and one ``ssh`` process per channel.
 
-Each channel is a new connection. That does not count in bulk and ping-pong, which start their
-clock once the remote command runs; a session set-up is a whole run of ``ssh``, with the subsystem
-that sshd has built in, so that no shell and its start-up files count.
+Each channel is a new connection. That does not matter in bulk and ping-pong, whose clock starts
+once the remote command runs; a session set-up is a whole run of ``ssh``, with the subsystem that is
+built into sshd, so that no shell and its start-up files count.
 """
 
 from __future__ import annotations

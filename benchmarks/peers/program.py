@@ -2,10 +2,10 @@
 
 It is a ``server``, a ``client``, ``both`` in one process, or a ``gateway`` that joins each client's
 session with one of its own to the server. A server and a gateway print ``{"port": N}`` once they
-listen; what a client prints stands in ``workloads.py``. All end when their standard input does.
+listen; what a client prints is defined in ``workloads.py``. All end when their standard input does.
 
-For the workloads of forwarded connections a client is told the port of a target. It forwards a port
-of its own to it (``ssh -L``), prints ``{"port": N}``, and carries what comes; the connections are
+For the workloads of forwarded connections, a client is told the port of a target. It forwards a
+port of its own to it (``ssh -L``), prints ``{"port": N}``, and carries the connections, which are
 made and answered by ``benchmarks/traffic.py``.
 """
 

@@ -1,7 +1,7 @@
-"""The limits: AnyIO sockets alone (``tcp``), and with SSH framing and AES-GCM (``framing``).
+"""The limits: bare AnyIO sockets (``tcp``), and with SSH framing and AES-GCM (``framing``).
 
-``framing`` does what no SSH implementation on AnyIO can leave out: it splits data into packets of
-32 KiB, seals each one, sends the packets of one write together, and opens them at the other end.
+``framing`` does only what every SSH implementation on AnyIO has to do: it splits data into packets
+of 32 KiB, seals each one, sends the packets of one write together, and opens them at the other end.
 It has no windows, dispatch or channels; each command has a connection of its own, with fixed keys.
 """
 

@@ -1,8 +1,8 @@
-"""What clients do: each workload warms up, says that it starts, and returns what it measured.
+"""The clients' work: each workload warms up, announces its start, and returns its measurements.
 
-A workload prints ``{"event": "start"}`` when it is about to do the measured work and
-``{"event": "done", ...}`` after it, then keeps its connection until its standard input ends, so
-that the driver can look at both processes.
+A workload prints ``{"event": "start"}`` right before the measured work and ``{"event": "done",
+...}`` after it, then keeps its connection until its standard input ends, so that the driver can
+inspect both processes.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Pictures of the documentation, drawn from the tables of the code when the pages are built."""
+"""The diagrams of the documentation, drawn from the tables in the code when the pages are built."""

@@ -1,7 +1,7 @@
-"""Tables as SVG text: states and what may follow them, messages and when they are legal.
+"""Tables as SVG text: states and their transitions, messages and when they are legal.
 
-A drawing knows nothing of Sphinx, and the code nothing of drawings. Colours are classes, which
-``_static/anyssh.css`` gives a light and a dark look. Widths are chosen for a telephone.
+A drawing knows nothing of Sphinx, and the code nothing of drawings. Colours are classes, for which
+``_static/anyssh.css`` has a light and a dark scheme. Widths are chosen for phones.
 """
 
 from __future__ import annotations

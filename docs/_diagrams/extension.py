@@ -1,4 +1,4 @@
-"""Directives that put the drawings into pages."""
+"""Directives that put the drawings on pages."""
 
 from __future__ import annotations
 

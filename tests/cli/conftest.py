@@ -1,4 +1,4 @@
-"""What the tests of the command line share: users with home folders, and sshd."""
+"""Fixtures for the command line: users with home directories, and sshd."""
 
 from __future__ import annotations
 

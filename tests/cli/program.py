@@ -1,4 +1,4 @@
-"""Running ``python -m anyssh`` as a program of its own, as users do."""
+"""Running ``python -m anyssh`` as a separate program, as users do."""
 
 from __future__ import annotations
 

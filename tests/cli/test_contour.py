@@ -1,4 +1,4 @@
-"""``anyssh contour``: a contour that another implementation has written, in every form."""
+"""``anyssh contour``: a contour written by another implementation, in every output format."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def test_a_session_that_measured_nothing_can_be_drawn() -> None:
     "source,complaint",
     [
         (base64.b64encode(b"\x02\x01\x00\x00\x0b\x01").decode(), "version 2"),
-        ("hello", "no such file"),
-        ("x" * 5000, "no such file"),
+        ("hello", "neither a file nor a contour"),
+        ("x" * 5000, "neither a file nor a contour"),
     ],
 )
 def test_what_is_no_contour(source: str, complaint: str) -> None:

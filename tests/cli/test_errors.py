@@ -1,4 +1,4 @@
-"""What goes wrong is told in one line, with the cause and the remedy, and ends with status 255."""
+"""Errors are reported in one line, with the cause and the remedy, and end with status 255."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ async def test_a_host_with_another_key(user: Anyssh) -> None:
         await know(user, anyssh.generate_key("ssh-ed25519"), server.port)
         for option in ((), ("--accept-new",)):
             told = await user.run("exec", *option, server.place, "--", "true")
-            assert "has another host key than it had" in told.complaint
+            assert "has a different host key than before" in told.complaint
             assert server.host_key in told.complaint
 
 
@@ -86,10 +86,10 @@ async def test_a_key_that_is_not_authorized(user: Anyssh, keys: dict[str, KeyFil
     async with user.serve("--exec") as server:
         await know(user, user.host_key(), server.port)
         told = await user.run("exec", "-i", stranger, server.place, "--", "true")
-        assert "did not let" in told.complaint
+        assert "did not authenticate" in told.complaint
         assert told.complaint.endswith("or have yours added to the server's authorized_keys")
         told = await user.run("exec", f"mallory@{server.place}", "--", "true")
-        assert "did not let 'mallory' in" in told.complaint
+        assert "did not authenticate 'mallory'" in told.complaint
 
 
 @pytest.mark.peers
@@ -97,7 +97,7 @@ async def test_a_key_that_sshd_does_not_take(user: Anyssh, keys: dict[str, KeyFi
     stranger = keys["ecdsa256"].private
     async with sshd(user, keys) as other:
         told = await user.run("exec", "-i", stranger, f"127.0.0.1:{other.port}", "--", "true")
-        assert "did not let" in told.complaint
+        assert "did not authenticate" in told.complaint
 
 
 async def test_an_identity_that_is_not_there(user: Anyssh, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ async def test_an_encrypted_identity_without_a_terminal(user: Anyssh, tmp_path: 
         (("exec", "--port", "x", "host", "--", "ls"), "--port"),
         (("exec", "--port", "70000", "host", "--", "ls"), "not a port"),
         (("exec", "a b", "--", "ls"), "not the name of a host"),
-        (("exec", "@host", "--", "ls"), "is no destination"),
+        (("exec", "@host", "--", "ls"), "is not a destination"),
         (("exec", "host:x", "--", "ls"), "not a port"),
         (("exec", "host:0", "--", "ls"), "port 0"),
         (("exec", "host:" + "1" * 5000, "--", "ls"), "not a port"),
@@ -149,13 +149,13 @@ async def test_an_encrypted_identity_without_a_terminal(user: Anyssh, tmp_path: 
         (("exec", "--", "-oProxyCommand=x", "ls"), "not the name of a host"),
         (("nonsense",), "See: anyssh --help"),
         (("serve", "--listen", "x:y:z"), "is not an address to listen on"),
-        (("serve", "--allow-connect", "nonsense"), "is no pattern"),
+        (("serve", "--allow-connect", "nonsense"), "is not a pattern"),
         (("serve", "--patience", "-1"), "--patience"),
         (("serve", "--host-key", "~nobody-here/key"), "no home directory for ~nobody-here/key"),
         (("serve", "--authorized-keys", "/nonexistent"), "with --authorized-keys"),
         (("fingerprint",), "say which files"),
         (("fingerprint", "/nonexistent"), "cannot read /nonexistent: No such file"),
-        (("contour", "/nonexistent"), "no such file"),
+        (("contour", "/nonexistent"), "neither a file nor a contour"),
         (("fingerprint", "~nobody-here/key"), "no home directory for ~nobody-here/key"),
         (("contour", "AAAA"), "contour"),
         (("contour", "~nobody-here/x"), "no home directory for ~nobody-here/x"),

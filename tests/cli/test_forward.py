@@ -1,4 +1,4 @@
-"""``anyssh forward``: through our server and through sshd, and when the network is cut."""
+"""``anyssh forward``: through our server and through sshd, and while the network is cut."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ async def test_a_connection_survives_the_network(user: Anyssh) -> None:
                         big = bytes(100_000)
                         assert await exchange(stream, big) == big
                         await running.line("the network is lost", count=count)
-                        await running.line("connected again after .*; nothing is lost", count=count)
+                        await running.line("reconnected after .*; nothing is lost", count=count)
                 assert await running.finish(signal.SIGINT) == 0
                 assert running.err == []
         assert (await server.running.event("reconnected"))["count"] == 1
@@ -159,12 +159,12 @@ async def test_a_server_that_was_started_anew(user: Anyssh) -> None:
             remote = await port_of(running, "-R")
             assert await ask(port) == b"HELLO"
             await server.running.finish()
-            await running.line("the session is over .*shutting down.*; connecting anew")
+            await running.line("the session is over .*shutting down.*; connecting again")
             async with (
                 await anyio.connect_tcp("127.0.0.1", port) as early,
                 user.serve(*EVERYTHING, port=server.port),
             ):
-                await running.line("connected again to .* after .*; forwards are there again")
+                await running.line("connected again to .* after .*; the forwards are restored")
                 assert await exchange(early, b"early") == b"EARLY"
                 assert await port_of(running, "-R", count=2) == remote
                 assert await ask(remote) == b"HELLO"
@@ -182,7 +182,7 @@ async def test_sshd_is_connected_to_again(user: Anyssh, keys: dict[str, KeyFile]
             async with await anyio.connect_tcp("127.0.0.1", port) as stream:
                 assert await exchange(stream, b"hello") == b"HELLO"
                 proxy.last.cut()
-                await running.line("the session is over .*; connecting anew")
+                await running.line("the session is over .*; connecting again")
                 with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
                     await stream.receive()
             await running.line("connected again to .*, earlier connections are broken")
@@ -207,7 +207,7 @@ async def test_a_silent_network_is_noticed(user: Anyssh) -> None:
                 assert await exchange(stream, b"hello") == b"HELLO"
                 proxy.last.freeze()
                 assert await exchange(stream, b"still there") == b"STILL THERE"
-                await running.line("connected again after .*; nothing is lost")
+                await running.line("reconnected after .*; nothing is lost")
 
 
 async def test_what_does_not_come_up(user: Anyssh, tmp_path: Path) -> None:

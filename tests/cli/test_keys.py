@@ -1,4 +1,4 @@
-"""``anyssh keygen``, ``key convert`` and ``fingerprint``, beside ssh-keygen."""
+"""``anyssh keygen``, ``key convert`` and ``fingerprint``, compared with ssh-keygen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read: destinations, forwards, authorized keys."""
+"""Parsing destinations, forwards and authorized keys."""
 
 from __future__ import annotations
 
@@ -172,6 +172,6 @@ def test_words_for_amounts() -> None:
     shown = str(Status(sent=1000, latency=1.25, connections=1, reconnections=2))
     assert shown == (
         "connected  up 0 B/s  down 0 B/s  latency 1.2 ms  1 connection  2 reconnections  "
-        "1 kB in all"
+        "1 kB in total"
     )
     assert str(Status(lost_for=5)).startswith("NOT CONNECTED for 5 s  ")

@@ -1,4 +1,4 @@
-"""Questions to the person at the terminal, and what is drawn there."""
+"""Prompts for the user at the terminal, and what is drawn there."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ async def test_who_does_not_know_the_passphrase_is_not_let_in(user: Anyssh) -> N
             for _ in range(3):
                 await screen.see("Enter the passphrase for ")
                 screen.type("wrong")
-            await screen.see("anyssh: the server did not let .* in")
+            await screen.see("anyssh: the server did not authenticate ")
             assert await screen.status() == 255
 
 
@@ -170,7 +170,7 @@ async def test_a_key_that_the_server_would_not_take_is_not_decrypted(
         await know(user, user.host_key(), server.port)
         command = ("exec", "-i", path, server.place, "--", "true")
         async with console(user, *command) as screen:
-            await screen.see("anyssh: the server did not let .* in")
+            await screen.see("anyssh: the server did not authenticate ")
             assert await screen.status() == 255
             assert "passphrase" not in screen.seen
 
@@ -193,11 +193,11 @@ async def test_a_passphrase_for_a_new_key(user: Anyssh, tmp_path: Path) -> None:
     async with console(user, "keygen", "-f", path) as screen:
         await screen.see("Choose a passphrase")
         screen.type(PASSPHRASE)
-        await screen.see("once more")
+        await screen.see("Enter it again: ")
         screen.type("something else")
         await screen.see("Choose a passphrase")
         screen.type(PASSPHRASE)
-        await screen.see("once more")
+        await screen.see("Enter it again: ")
         screen.type(PASSPHRASE)
         await screen.see("the private key is in ")
         assert await screen.status() == 0
@@ -261,7 +261,7 @@ async def test_a_password_is_asked_for_again_when_it_is_wrong(user: Anyssh) -> N
         await screen.see("Enter the password of alice@127.0.0.1: ")
         assert not screen.shows_what_is_typed
         screen.type("wrong")
-        await screen.see("That was not it. Enter the password of alice@127.0.0.1: ")
+        await screen.see("Not accepted. Enter the password of alice@127.0.0.1: ")
         screen.type("wonderland")
         await screen.see("hello")
         assert await screen.status() == 0
@@ -293,7 +293,7 @@ async def test_the_servers_own_questions(user: Anyssh) -> None:
         screen.type("Alice")
         await screen.see("And the word. ")
         screen.type("snark")
-        await screen.see("That was not it.")
+        await screen.see("Not accepted.")
         await screen.see("Answer it.")
         await screen.see("Your name. ")
         assert screen.shows_what_is_typed
@@ -317,7 +317,7 @@ async def test_nobody_is_asked_for_a_password_that_the_server_does_not_take(
         asking_server(user, [anyssh.AuthenticationMethod.PUBLIC_KEY]) as port,
         console(user, "exec", f"alice@127.0.0.1:{port}", "--", "greet") as screen,
     ):
-        await screen.see("anyssh: the server did not let .* in")
+        await screen.see("anyssh: the server did not authenticate ")
         assert await screen.status() == 255
         assert "Enter the password" not in screen.seen
 
@@ -335,7 +335,7 @@ async def test_a_tunnel_is_drawn(user: Anyssh) -> None:
         async with console(user, *command) as screen:
             await screen.see("-L connections to localhost:")
             await screen.see("connected .*up ")
-            await screen.see("in all")
+            await screen.see("in total")
             screen.type(CTRL_C, end="")
             assert await screen.status() == 0
             assert "Traceback" not in screen.seen

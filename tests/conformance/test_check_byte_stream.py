@@ -1,9 +1,9 @@
-"""The conformance suite has to fail: for each rule, a stream that breaks it and is caught.
+"""The conformance suite has to fail: for each rule, on a stream that breaks it.
 
-:data:`BROKEN` has such a stream for each rule, as like as possible to an honest one. On Trio's
-virtual clock every rule is tried on every one of them, so it is also known that the others do
-*not* complain, save those that cannot be told apart. On the other event loops the one rule is
-tried.
+:data:`BROKEN` has such a stream for each rule, as similar as possible to a correct one. On Trio's
+    virtual clock, every rule is checked on every one of them, which shows that the other rules do
+    *not* fail, except for those that cannot be told apart. On the other event loops, only the
+    broken rule is checked.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The sockets that forwarded connections come from, as byte streams."""
+"""The sockets of forwarded connections, as byte streams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fault stream: it keeps the rules, and breaks them exactly where it is told to."""
+"""The fault stream: it conforms to the rules, and breaks them exactly where it should."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The memory stream, checked by our own conformance suite, by Trio's, and where both are silent."""
+"""The memory stream, checked by our conformance suite, by Trio's, and where both are silent."""
 
 from __future__ import annotations
 

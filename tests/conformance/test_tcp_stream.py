@@ -1,7 +1,7 @@
-"""The conformance suite held against real sockets: it must not ask for more than streams give.
+"""The conformance suite on real sockets: it must not require more than streams provide.
 
 A rule that is wrong would have to be wrong for them and for our memory stream alike. Rules that go
-beyond what a backend promises of its sockets are left out by name.
+beyond what a backend's sockets promise are left out by name.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""A Trio stream around an AnyIO byte stream, so that Trio's own conformance checks can be run.
+"""An AnyIO byte stream wrapped as a Trio stream, to run Trio's own conformance checks.
 
-Where Trio's interface differs: the end is ``b""``, not an exception, and ``max_bytes`` may be
-missing.
+Trio's interface differs: the end is ``b""`` instead of an exception, and ``max_bytes`` is optional.
 """
 
 from __future__ import annotations

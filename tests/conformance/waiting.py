@@ -1,4 +1,4 @@
-"""Whether a call waits, told without a clock."""
+"""Determines without a clock whether a call waits."""
 
 from __future__ import annotations
 

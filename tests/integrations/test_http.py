@@ -1,4 +1,4 @@
-"""HTTP through a session, with httpcore and HTTPX, to servers that only the peer reaches."""
+"""HTTP through a session, with httpcore and HTTPX, to servers that only the peer can reach."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests against other SSH programs share: keys, and one server of each peer."""
+"""Fixtures for the tests against other SSH programs: keys, and one server of each peer."""
 
 from __future__ import annotations
 

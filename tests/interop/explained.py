@@ -1,6 +1,6 @@
-"""What ``ssh-audit`` finds fault with in our defaults, and why it stays.
+"""What ``ssh-audit`` criticises about our defaults, and why it stays.
 
-``test_scanners.py`` holds the scanner's report against this list; the page of the matrix shows it.
+``test_scanners.py`` compares the scanner's report with this list; the page of the matrix shows it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Facts about SSH libraries, found by looking at the installed packages.
+"""Facts about SSH libraries, determined from the installed packages.
 
 ``python -m tests.interop.facts`` prints the tables of ``docs/explanation/comparison.md``, which a
-test compares with the page. A fact is a question that is put to each package; an answer is what was
-found there, and says nothing about how well it is done.
+test compares with the page. A fact is a question about each package; the answer is what was found
+there, and does not judge how well it is done.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The matrix: with which algorithms a session with each peer is tried.
+"""The matrix: the algorithms with which a session with each peer is tried.
 
-What both sides have is read from the peer's own KEXINIT, of a server or client that was told to
-offer everything it knows. Of all combinations of key exchange, host key, cipher and MAC, a plan
-takes first as few as name each algorithm once, then more until each pair of two algorithms of
-different kinds is in one of them. A cipher with a MAC of its own has no other.
+What both sides support is read from the peer's own KEXINIT, with a server or client configured to
+offer everything it has. Of all combinations of key exchange, host key, cipher and MAC, a plan first
+takes as few as possible that name each algorithm once, then more until each pair of algorithms of
+different kinds occurs in one of them. An AEAD cipher has no other MAC.
 """
 
 from __future__ import annotations

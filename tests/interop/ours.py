@@ -1,4 +1,4 @@
-"""What anyssh does in these tests: a server with the peers' commands, and a client's exchanges."""
+"""anyssh's part in these tests: a server with the peers' commands, and a client's exchanges."""
 
 from __future__ import annotations
 

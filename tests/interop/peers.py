@@ -1,8 +1,8 @@
-"""Starting, driving and stopping the peers: other SSH programs behind one command line.
+"""Starting, driving and stopping the peers: other SSH programs with a common command line.
 
-``scripts/peer_common.py`` tells the command line and the events. A peer is a process of its own; a
-thread reads its events, so that fixtures without an event loop and tests on any backend can use
-it. Nothing here knows anyssh: ``test_peers.py`` holds the peers against each other.
+``scripts/peer_common.py`` defines the command line and the events. A peer is a process of its own;
+a thread reads its events, so that it can be used by fixtures without an event loop and by tests on
+any backend. Nothing here uses anyssh: ``test_peers.py`` tests the peers against each other.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A way to a server on loopback that can be cut, frozen and slowed down."""
+"""A proxy for a server on loopback, which can be cut, frozen and slowed down."""
 
 from __future__ import annotations
 

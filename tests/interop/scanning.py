@@ -1,4 +1,4 @@
-"""A server to be looked at by scanners, and the scanners."""
+"""A server for scanners to inspect, and the scanners."""
 
 from __future__ import annotations
 

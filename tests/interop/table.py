@@ -1,8 +1,7 @@
-"""The page of the matrix: made of the cells that passed, and read back to be compared.
+"""The page of the matrix: generated from the cells that passed, and read back for comparison.
 
 ``python -m tests.interop.table RESULTS`` writes ``docs/interop.md`` from the lines that a run of
-``test_matrix.py`` left in the file RESULTS. A peer that is missing there keeps the page from being
-written.
+``test_matrix.py`` left in the file RESULTS. If a peer is missing there, the page is not written.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The agent of OpenSSH: its keys listed, signed with, and logged in with."""
+"""OpenSSH's agent: listing its keys, signing and logging in with them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Every algorithm that anyssh has, with a peer, in both roles; and the sets that others test with.
+"""Every algorithm of anyssh with a peer, in both roles, and the sets that others test with.
 
-A side that wants one algorithm of a kind only names no other, so a session that comes to be uses
-it; what the two sides then say they use is compared all the same. The event loop has no part in
-this, so one is enough.
+A side that is to use one algorithm of a kind offers no other, so a session that is established uses
+it; what the two sides then report is compared all the same. The event loop is irrelevant here, so
+one is enough.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The Dev Tunnels package in a page of a real browser, against our server over WebSockets."""
+"""The Dev Tunnels package in a real browser, against our server over WebSockets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only peers of the Dev Tunnels family do; all else is in the tests of both roles."""
+"""What is specific to Dev Tunnels peers; everything else is in the tests of both roles."""
 
 from __future__ import annotations
 

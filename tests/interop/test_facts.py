@@ -1,4 +1,4 @@
-"""What the documentation says of other packages, held against the packages that are installed."""
+"""What the documentation says about other packages, compared with the installed packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ports and sockets forwarded with OpenSSH at the other side, to a real HTTP server and sshd."""
+"""Ports and sockets forwarded with OpenSSH on the other side, to a real HTTP server and sshd."""
 
 from __future__ import annotations
 

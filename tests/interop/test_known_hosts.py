@@ -1,4 +1,4 @@
-"""``known_hosts`` files that OpenSSH's tools write and read, and the same files in our hands."""
+"""``known_hosts`` files written and read by OpenSSH's tools, and by us."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ async def test_what_ssh_wrote_and_what_it_thinks_of_it(
     names = text.split()[0]
     await anyio.Path(wrong).write_text(f"{names} {keys.stranger['ed25519'].line}")
     known = await anyssh.KnownHosts.load(wrong)
-    with pytest.raises(anyssh.HostKeyError, match=f"somebody poses as it.*{wrong}:1"):
+    with pytest.raises(anyssh.HostKeyError, match=f"someone impersonates it.*{wrong}:1"):
         await login(site, keys, known.for_host(ADDRESS, site.port, accept_new=True))
     await anyio.Path(wrong).write_text(f"{text}@revoked * {text.split(maxsplit=1)[1]}")
     known = await anyssh.KnownHosts.load(wrong)

@@ -1,12 +1,12 @@
-"""Every peer in each of its roles, with the algorithms that both sides have (T-61).
+"""Every peer in each of its roles, with the algorithms that both sides support (T-61).
 
-:mod:`matrix` says which sets of algorithms are tried. In each such cell the client logs in by key,
-has a MiB echoed, during which keys are exchanged anew, and talks to a port behind the server; then
-it logs in by password and runs a command that fails with a status. One test plays the cells of one
-host key algorithm. Trio plays those that name each algorithm once.
+:mod:`matrix` defines which sets of algorithms are tried. In each such cell, the client logs in by
+    key, has a MiB echoed, during which keys are exchanged again, and talks to a port behind the
+    server; then it logs in by password and runs a command that fails with a status. One test plays
+    the cells of one host key algorithm. Trio plays those that name each algorithm once.
 
-With ``ANYSSH_INTEROP_RESULTS`` each cell that passed is a line of that file; ``nox -s
-interop-table`` makes ``docs/interop.md`` of them. What the page lists must be what is played here.
+With ``ANYSSH_INTEROP_RESULTS``, each cell that passed is a line of that file; ``nox -s
+interop-table`` makes ``docs/interop.md`` from them. The page must list exactly what is played here.
 """
 
 from __future__ import annotations

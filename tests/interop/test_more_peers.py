@@ -1,6 +1,6 @@
-"""What the matrix does not play with the peers that only it has: refusals, and ports the other way.
+"""What the matrix does not cover with its additional peers: refusals, and remote forwarding.
 
-The tests of the event loops are those of the matrix, so here one is enough.
+The event loops are covered by the matrix, so here one is enough.
 """
 
 from __future__ import annotations

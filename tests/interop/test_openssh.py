@@ -1,4 +1,4 @@
-"""What only OpenSSH has: its defaults, and the account databases behind sshd."""
+"""What is specific to OpenSSH: its defaults, and the account databases behind sshd."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The peers with each other: what the other tests rely on, without anyssh."""
+"""The peers with each other, without anyssh: the basis of the other tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A gateway of ours between other programs: what they do through it works as without it."""
+"""Our gateway between other programs: everything works through it as without it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Sessions with the Dev Tunnels package that lose their streams, over real sockets (T-60).
 
-Both sides count in both directions, so that a number that is lost, doubled or late shows. What this
-package gets wrong itself is kept out of its way, and said where that is done.
+Both sides count in both directions, so that a number that is lost, duplicated or late is noticed.
+What this package itself gets wrong is avoided, with a note where that is done.
 """
 
 from __future__ import annotations

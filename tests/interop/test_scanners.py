@@ -1,9 +1,9 @@
 """What scanners find in a default server and a default client (T-62).
 
-``ssh-audit`` rates algorithms. What it finds fault with is either not there or in ``EXPLAINED``,
-with the reason why we offer it all the same; an entry that it no longer finds fault with has to go.
-The policy files say what is offered, in which order. ``nmap`` looks at the protocol from outside,
-without logging in.
+``ssh-audit`` rates algorithms. What it criticises is either absent or in ``EXPLAINED``, with the
+reason why we offer it all the same; an entry that it no longer criticises has to go. The policy
+files say what is offered, and in which order. ``nmap`` inspects the protocol from outside, without
+logging in.
 """
 
 from __future__ import annotations

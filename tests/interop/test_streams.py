@@ -1,4 +1,4 @@
-"""Our streams over streams with those of the Dev Tunnels family, in both roles, over sockets."""
+"""Our streams and those of Dev Tunnels peers, in both roles, over sockets."""
 
 from __future__ import annotations
 

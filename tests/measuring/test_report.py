@@ -1,4 +1,4 @@
-"""Medians and ratios are those of the rounds; documents get their tables where they want them."""
+"""Medians and ratios are those of the rounds; documents get their tables in the right places."""
 
 from __future__ import annotations
 

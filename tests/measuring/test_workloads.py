@@ -1,4 +1,4 @@
-"""Each workload runs with anyssh, in tiny amounts. No figure is looked at."""
+"""Each workload runs with anyssh, in tiny amounts. The figures are ignored."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Which message is legal when, written down a second time, from the standards and the design.
+"""Which message is legal when, written a second time from the standards and the design.
 
-This model knows nothing of anyssh: it follows one connection, message by message, and says what a
-receiver has to make of each. Tests hold the real thing against it, so it must not be changed to
-follow the code.
+This model knows nothing of anyssh: it follows one connection, message by message, and says how a
+receiver has to treat each of them. Tests compare the implementation with it, so it must not be
+changed to follow the code.
 
 Phases are named by one letter: K first key exchange, E encrypted but without a service, A
 authentication, R running, X exchange of new keys (from the peer's KEXINIT until its NEWKEYS).

@@ -1,14 +1,13 @@
-"""A session's two connections over one stream after the other, each of which may be cut anywhere.
+"""A session's two connections over successive streams, each of which may be cut anywhere.
 
-A :class:`Stream` is two cores and the bytes on their way between them. A :class:`ReconnectingPair`
-has all streams of one session. Once a stream is cut, what its ends still write goes nowhere; each
-of them learns of it when the test says so. The client may then begin a new one; as far as its bytes
-are moved, the server's connection moves over to it, whether or not it knew that the old one is
-dead.
+A :class:`Stream` is two cores and the bytes in flight between them. A :class:`ReconnectingPair` has
+all streams of one session. Once a stream is cut, what its ends still write goes nowhere; each end
+learns of it when the test says so. The client may then start a new one; as its bytes are moved, the
+server's connection moves over to it, whether or not the server knew that the old stream was dead.
 
-Every message of the connection protocol is noted twice: by the side that says it, before anything
-can get lost, and by the side that handles it. So the promise of reconnecting is one line:
-what was handled is a prefix of what was said.
+Every message of the connection protocol is recorded twice: by the side that sends it, before
+anything can be lost, and by the side that handles it. So the promise of reconnecting is a single
+statement: what was handled is a prefix of what was sent.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A peer that sends what a script says, in any order: the far end of one core under test.
 
-It exchanges keys on its own, by the functions of ``anyssh.algorithms``, and so can send a right
-message at the wrong time as well as a wrong one at the right time, always properly sealed. What
-it sends is named in :data:`SCRIPT`; :meth:`ScriptedPeer.send` takes such a name.
+It exchanges keys on its own, using ``anyssh.algorithms``, so it can send a right message at the
+wrong time as well as a wrong one at the right time, always properly sealed. What it sends is named
+in :data:`SCRIPT`; :meth:`ScriptedPeer.send` takes such a name.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which message is legal when: a core against the model in ``acceptance_model``.
+"""Which message is legal when: a core compared with the model in ``acceptance_model``.
 
-The peer is scripted and sends anything at any time. A message that is not legal must have exactly
-one effect, DISCONNECT: no event for an application, no other reply, whatever its body.
+The scripted peer sends anything at any time. An illegal message must have exactly one effect,
+DISCONNECT: no event for an application, no other reply, whatever its body.
 """
 
 from __future__ import annotations

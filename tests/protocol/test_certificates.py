@@ -1,7 +1,7 @@
-"""Certificates between two cores: when they take part, and what they are never taken for.
+"""Certificates between two cores: when they are used, and what they are never mistaken for.
 
-Whether a certificate is good for somebody is judged above the cores; here it is enough that its
-form is exact and its key has signed. See ``tests/unit/test_certificates.py``.
+Whether a certificate is valid for a user or host is judged above the cores; here it is enough that
+its encoding is canonical and its key has signed. See ``tests/unit/test_certificates.py``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Channels in the core: opening, refusing, giving up, EOF, closing, and how many there may be.
+"""Channels in the core: opening, refusing, giving up, EOF, closing, and their limits.
 
-Everything here is well-behaved on both sides; what is not stands in ``test_connection_abuse``.
+Everything here is well-behaved on both sides; the rest is in ``test_connection_abuse``.
 """
 
 from __future__ import annotations

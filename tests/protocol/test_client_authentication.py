@@ -1,7 +1,7 @@
-"""A client core that authenticates: what it sends, and which replies it believes.
+"""A client core that authenticates: what it sends, and which replies it accepts.
 
-The server is a :class:`Host`: it exchanges keys like any other, and then says what a test wants.
-Its messages are put together here from bytes, without the help of the package.
+The server is a :class:`Host`: it exchanges keys like any other, and then sends what a test wants.
+Its messages are assembled from bytes here, without the package.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What an authenticated peer can do to the connection protocol, and how little comes of it.
+"""What an authenticated peer can do to the connection protocol, and how little it achieves.
 
 Abuse ends the connection with DISCONNECT 2; what might be an honest peer's late message is dropped,
-up to a bound. Whatever comes, and however much, costs bounded memory, and nothing of it reaches the
-application. The attacker's side is a core whose transport seals whatever it is told.
+up to a bound. Whatever arrives, and however much, costs bounded memory and never reaches the
+application. The attacker's side is a core whose transport seals anything.
 """
 
 from __future__ import annotations

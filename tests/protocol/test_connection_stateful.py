@@ -1,11 +1,11 @@
-"""Two connections do whatever they may, in any order; a simple model says what must come of it.
+"""Two connections do everything permitted, in any order; a simple model predicts the result.
 
-That is T-71 without the loss of streams, and T-35.
+This is T-71 without the loss of streams, and T-35.
 
-The model of a channel is four byte strings, what each side's core has taken of each kind of data;
-that of requests is one queue for each channel and side, and one for each session. Bytes travel in
-random slices, so everything crosses everything: closes and requests, new keys and data, answers
-that are given out of order, callers that have gone, signs of life.
+The model of a channel is four byte strings, what each side's core has accepted of each kind of
+data; the model of requests is one queue for each channel and side, and one for each session. Bytes
+travel in random slices, so everything crosses everything: closes and requests, new keys and data,
+answers given out of order, callers that are gone, keep-alive.
 
 ``--hypothesis-profile=nightly`` runs many more examples.
 """

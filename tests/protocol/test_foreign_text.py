@@ -1,8 +1,8 @@
-"""Text from an authenticated peer that is meant for people, wherever it comes out (HR-06, T-14).
+"""Text from an authenticated peer that is meant for people, wherever it is shown (HR-06, T-14).
 
-It comes out in an event, an error or a trace. Each must be one short printable line, and nothing
-but what the message itself says may come of it. What servers ask clients before they let them in is
-in ``test_client_authentication.py``.
+It appears in an event, an error or a trace. Each must be one short printable line, and nothing but
+the effect of the message itself may result. Prompts that servers send to clients before
+authentication are in ``test_client_authentication.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Small pieces that leave as one message: when they do, and that nothing overtakes them."""
+"""Small pieces gathered into one message: when they leave, and that nothing overtakes them."""
 
 from __future__ import annotations
 

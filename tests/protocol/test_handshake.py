@@ -1,4 +1,4 @@
-"""The handshake under attack, under misuse and under the clock, up to authentication."""
+"""The handshake up to authentication: attacks, misuse and deadlines."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The server's proof that it is who it is: which host keys a client believes, and what comes first.
+"""The server's proof of identity: which host keys a client accepts, and what comes first.
 
-Most tests make a real server lie: it proves another key than it was asked for, signs with another
-algorithm, or repeats what it said before. See ``test_key_exchange_core.py`` for what agreed
-algorithms lead to when nobody lies.
+Most tests make a real server lie: it proves a different key than it was asked for, signs with
+another algorithm, or repeats what it sent before. See ``test_key_exchange_core.py`` for what
+negotiated algorithms lead to when nobody lies.
 """
 
 from __future__ import annotations

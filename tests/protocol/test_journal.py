@@ -1,4 +1,4 @@
-"""The memory of a session: what is entered, struck off, missing, and taken back."""
+"""The journal of a session: entering, striking off, finding what is missing, taking back."""
 
 from __future__ import annotations
 

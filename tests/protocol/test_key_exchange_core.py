@@ -1,4 +1,4 @@
-"""Key exchange between cores: what is agreed on, when new keys come, what waits for them."""
+"""Key exchange between cores: what is negotiated, when new keys are used, what waits for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Receipts that are no by-product of other packets: when they are due, and when not (HR-68)."""
+"""Receipts sent on their own: when they are due, and when not (HR-68)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reconnecting, between two cores without a stream: what is kept, sent again, and refused."""
+"""Reconnecting between two cores, sans-IO: what is kept, retransmitted, and refused."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_an_unlinked_client_remembers_which_packet_asked() -> None:
         pair.lose()
 
 
-@pytest.mark.parametrize("more, words", [(0, "went on over a stream"), (1, "it is one from")])
+@pytest.mark.parametrize("more, words", [(0, "resumed over a stream"), (1, "expected one from")])
 def test_a_number_that_may_be_of_a_stream_without_an_answer_is_no_good(
     more: int, words: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""Attempts to reconnect that overtake each other, and what tells them apart (T-54)."""
+"""Attempts to reconnect that overtake each other, and how they are told apart (T-54)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What reconnecting costs at most, and that nobody who keeps the rules meets a bound (T-58)."""
+"""The bounds on reconnecting, and that no conforming peer ever meets one (T-58)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Peers that lie about receipts, reconnecting and who they are (T-51, T-55).
+"""Peers that lie about receipts, reconnecting and their identity (T-51, T-55).
 
-Whatever they say, nothing of a session leaves for somebody who has not proved to be its other end,
-and the session itself is none the worse: its true peer goes on with it afterwards.
+Whatever they send, nothing of a session is disclosed to a peer that has not proved to be its other
+end, and the session itself is unharmed: its true peer resumes it afterwards.
 """
 
 from __future__ import annotations

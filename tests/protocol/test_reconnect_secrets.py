@@ -1,4 +1,4 @@
-"""What proves a session stays secret over all of its streams (HR-71, T-53)."""
+"""What proves knowledge of a session stays secret on all of its streams (HR-71, T-53)."""
 
 from __future__ import annotations
 

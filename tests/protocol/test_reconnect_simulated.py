@@ -1,10 +1,10 @@
-"""Long lives of one session, drawn by chance: many losses, much of everything between them.
+"""Long random lives of one session: many losses, with much of everything in between.
 
-The rules are those of :mod:`.test_reconnect_stateful`; drawn with weights, 250 at a time, they
-bring about some six reconnects in each life, where Hypothesis tends to brief stories. What fails is
-made short, and shown as the calls that make it fail again.
+The rules are those of :mod:`.test_reconnect_stateful`. Drawn with weights, 250 at a time, they
+cause about six reconnects in each life, while Hypothesis tends to short stories. A failure is
+reduced, and shown as the calls that reproduce it.
 
-``ANYSSH_LIVES=20000`` runs so many of them, from ``ANYSSH_FIRST_LIFE`` on.
+``ANYSSH_LIVES=20000`` runs that many lives, starting with ``ANYSSH_FIRST_LIFE``.
 """
 
 from __future__ import annotations

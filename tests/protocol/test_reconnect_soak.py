@@ -1,4 +1,4 @@
-"""Very many streams of one session: nothing adds up (T-72)."""
+"""Very many streams of one session: nothing accumulates (T-72)."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Two connections do whatever they may, in any order, while their streams are lost at any byte.
+"""Two connections do everything permitted, in any order, while streams are lost at any byte.
 
 T-71. The applications and their model are those of :mod:`.test_connection_stateful`; the network is
-:mod:`.reconnect_pair`. Streams are cut with bytes still under way, each side learns of it when it
-likes, late bytes of dead streams arrive, bits flip, and attempts to reconnect are cut as well.
+:mod:`.reconnect_pair`. Streams are cut with bytes in flight, each side learns of it at any time,
+late bytes of dead streams arrive, bits flip, and attempts to reconnect are cut as well.
 
-``--hypothesis-profile=nightly`` runs many more examples, ``ANYSSH_EXAMPLES`` so many.
+``--hypothesis-profile=nightly`` runs many more examples, ``ANYSSH_EXAMPLES`` sets their number.
 """
 
 from __future__ import annotations

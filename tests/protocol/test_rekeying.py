@@ -1,4 +1,4 @@
-"""When new keys are due, to the byte, and how often the peer may have them."""
+"""When new keys are due, to the byte, and how often the peer may request them."""
 
 from __future__ import annotations
 

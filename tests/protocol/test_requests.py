@@ -1,7 +1,7 @@
-"""Requests in the core: of channels, of the session, for a sign of life, for services.
+"""Requests in the core: of channels, global ones, keep-alive, services.
 
-Replies carry no number. Whoever asks takes a place in a queue and keeps it until the reply came,
-cancelled or not; whoever answers keeps the order in which the requests came.
+Replies carry no number. A request takes a place in a queue and keeps it until its reply has
+arrived, cancelled or not; answers are sent in the order of the requests.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Secrets stay secret (HR-71, T-53): in traces, in what objects say of themselves, in errors.
+"""Secrets stay secret (HR-71, T-53): in traces, in representations of objects, in errors.
 
-A session is led through everything that touches a secret, while the key derivation is watched
-for what it takes and gives. Then whatever could end in a log is searched: the lines of both
-traces, events, exceptions with all that hangs on them, the words of every DISCONNECT, and the
-``repr`` and ``str`` of every object of ours that can be reached from the two cores.
+A session goes through everything that involves a secret, while the inputs and outputs of key
+derivation are recorded. Then whatever could end up in a log is searched: the lines of both traces,
+events, exceptions with everything attached to them, the text of every DISCONNECT, and the ``repr``
+and ``str`` of every object of ours that can be reached from the two cores.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A server core that authenticates: what proves something, what does not, and what that costs.
+"""A server core that authenticates: what proves something, what does not, and what it costs.
 
-The client is a :class:`Stranger`: it exchanges keys like any other, and then says what a test
-wants. Its messages are put together here from bytes, without the help of the package.
+The client is a :class:`Stranger`: it exchanges keys like any other, and then sends what a test
+wants. Its messages are assembled from bytes here, without the package.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The transport by itself: counters, bounds, and the receipts at the ends of packets."""
+"""The transport on its own: counters, bounds, and the receipts at the end of packets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Windows in the core: how much is sent, when it stops, when credit returns, what it costs us."""
+"""Windows in the core: how much is sent, when it stops, when window is returned, its cost."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Figures that tests of faults tell, for ``docs/results/faults.md``.
+"""Figures reported by tests of faults, for ``docs/results/faults.md``.
 
 With ``ANYSSH_FIGURES=docs/results/faults.md`` in the environment, the figures of the tests that ran
-take the place of their former ones there. Run the tests in one process then.
+replace their former ones there. Run the tests in one process for that.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Which test shows which requirement, read from the tests themselves.
+"""Which test shows which requirement, determined from the tests themselves.
 
-A test names what it holds by a label such as HR-52 or T-30 in its docstring; a label in the
-docstring of its class or module counts for all of it. ``HR-65/66`` and ``T-50 to T-52`` name each
-of them. What is required stands in ``hardening.toml``.
+A test names what it shows by a label such as HR-52 or T-30 in its docstring; a label in the
+docstring of its class or module applies to all of it. ``HR-65/66`` and ``T-50 to T-52`` name each
+of them. The requirements are in ``hardening.toml``.
 
 ``python -m tests.security.index`` writes the table of ``docs/security-tests.md``, and the tables of
 limits in ``docs/results``.

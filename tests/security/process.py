@@ -1,7 +1,7 @@
-"""A process that is one end of sessions, for tests that kill, stop and cut off processes.
+"""A process that is one end of sessions, for tests that kill, stop and isolate processes.
 
 ``server`` echoes channels. ``client`` sends numbered records through one, checks that each comes
-back once and in order, and begins a new session when its session is lost for good. Both tell what
+back once and in order, and starts a new session when its session is lost for good. Both report what
 they see as lines of JSON on standard output, and take commands on standard input: ``usage`` asks
 for figures, ``stop`` ends a client once all its records are back.
 """

@@ -1,4 +1,4 @@
-"""Starts ends of sessions as processes of their own, and listens to what they tell."""
+"""Starts ends of sessions as separate processes, and reads their reports."""
 
 from __future__ import annotations
 

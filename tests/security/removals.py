@@ -1,10 +1,10 @@
-"""``python -m tests.security.removals``: breaks each requirement, and sees whether a test notices.
+"""``python -m tests.security.removals``: breaks each requirement; does a test notice?
 
-A label in a docstring claims that a test shows a requirement. Here that is tried: ``removals.toml``
-tells for each requirement how to do without it, mostly by one condition that holds no longer. Each
-change is made in a copy of the package, and those tests run that name the requirement, until one
-fails. The exit status is 1 if none did for some change. ``test_removals.py`` sees to it that no
-requirement is without a change, and that all of them can still be made.
+A label in a docstring claims that a test shows a requirement. Here that claim is tested:
+``removals.toml`` has, for each requirement, a change that removes it, mostly by disabling one
+condition. Each change is made in a copy of the package, and the tests that name the requirement are
+run until one fails. The exit status is 1 if none did for some change. ``test_removals.py`` checks
+that every requirement has a change, and that each can still be applied.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is not there cannot be attacked: compression, nonces of our own, addresses by default."""
+"""What does not exist cannot be attacked: compression, nonces of our own, default addresses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A flood of connections beside an established session, as ``ssh-audit`` makes it."""
+"""A flood of connections during an established session, as ``ssh-audit`` causes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""T-70: every input that fuzzing has kept, and every seed, again; without atheris."""
+"""T-70: every input that fuzzing has kept, and every seed, without atheris."""
 
 from __future__ import annotations
 

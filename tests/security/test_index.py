@@ -1,4 +1,4 @@
-"""Every requirement against hostile peers has a test that says so; the table of them is right."""
+"""Every requirement against hostile peers has a test that names it; their table is up to date."""
 
 from __future__ import annotations
 

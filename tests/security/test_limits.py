@@ -1,4 +1,4 @@
-"""The documentation tells every bound with its default, and none can be turned off."""
+"""The documentation lists every bound with its default, and none can be disabled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tool of ``nox -s mutation``: what it changes, and that the change is really in."""
+"""The tool of ``nox -s mutation``: what it changes, and that the change takes effect."""
 
 from __future__ import annotations
 

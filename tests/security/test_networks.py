@@ -1,7 +1,7 @@
 """Networks that fail between two processes: no link, one way only, slow, small packets (T-75).
 
-Each end is a process in a network namespace of its own; a pair of virtual interfaces lies between
-them. Whatever becomes of that, the client's records all come back, once and in order. Needs Linux,
+Each end is a process in a network namespace of its own, with a pair of virtual interfaces between
+them. Whatever happens to those, the client's records all come back, once and in order. Needs Linux,
 root, and Debian's iproute2 and nftables.
 """
 

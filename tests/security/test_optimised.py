@@ -1,8 +1,8 @@
 """T-63: what P0 promises holds under ``python -O`` too (HR-08).
 
-There pytest still rewrites the asserts of tests, and of what helps them, into statements that
-stay. The package has none, as :mod:`tests.unit.test_imports` sees to. Some quick parts of P0 run
-here, in a process of their own; ``nox -s optimised`` runs all of it.
+There, pytest still rewrites the asserts of tests and their helpers into statements that remain. The
+package has none, as :mod:`tests.unit.test_imports` checks. Some quick parts of P0 run here, in a
+process of their own; ``nox -s optimised`` runs all of it.
 """
 
 from __future__ import annotations

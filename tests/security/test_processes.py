@@ -1,7 +1,7 @@
 """Processes that are killed, stopped and continued, run out of files, or see the clock jump.
 
 Both ends are real processes over TCP. A client sends numbered records and checks that each comes
-back once, in order; whatever happens, it either goes on or learns of one clear end.
+back once, in order; whatever happens, it either continues or learns of one definite end.
 """
 
 from __future__ import annotations

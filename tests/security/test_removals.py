@@ -1,4 +1,4 @@
-"""Each requirement has a way to be broken, which the tests that name it are tried against."""
+"""Each requirement has a change that breaks it, which the tests that name it are run against."""
 
 from __future__ import annotations
 

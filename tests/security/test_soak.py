@@ -1,4 +1,4 @@
-"""Long times, many sessions, slow peers: nothing adds up, nobody pays for another.
+"""Long times, many sessions, slow peers: nothing accumulates, and no peer pays for another.
 
 The long forms are for ``nox -s nightly``.
 """

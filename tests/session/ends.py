@@ -1,7 +1,7 @@
-"""What the tests of sessions share: the two ends of a session, entered and left as each test needs.
+"""What the tests of sessions share: the two ends of a session, entered and left as needed.
 
-``anyssh.testing.session_pair`` gives a finished session. The tests of setting one up need more:
-a server's end that reports how it ended, and a client that the test itself connects.
+``anyssh.testing.session_pair`` provides an established session. The tests of establishing one need
+more: a server's end that reports how it ended, and a client that the test itself connects.
 """
 
 from __future__ import annotations

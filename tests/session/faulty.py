@@ -1,4 +1,4 @@
-"""Connections that go wrong by chance: over sockets, by a proxy, and in memory."""
+"""Connections with random faults: over sockets, through a proxy, and in memory."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What the tests of a session's life share: two ends, watchers of what they leave, a rude peer.
+"""What the tests of a session's life share: two ends, leak detectors, a misbehaving peer.
 
-Handshakes use the cheapest algorithms. :class:`RawPeer` is a peer that does what it likes: a bare
-protocol core over a stream, which answers nothing that it is not told to.
+Handshakes use the cheapest algorithms. :class:`RawPeer` does whatever it likes: a bare protocol
+core over a stream, which answers nothing unless told to.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A listener and a way to connect to it, all in memory, whose streams can be cut at any time."""
+"""A listener and a connectable for it, all in memory, whose streams can be cut at any time."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A session that does a little of everything, on both sides, and knows what must come of it.
+"""A session that does a little of everything, on both sides, and knows the expected result.
 
 Both applications run at the same time and check what they see: bytes of three channels in both
 directions, standard error, requests with and without replies, EOF, closes and how they closed, new
-keys. Whatever the network does meanwhile, each must see exactly what the other one did, in order.
+keys. Whatever the network does meanwhile, each must see exactly what the other did, in order.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What the tests of reconnecting share: a network in memory whose connections fail by plan.
+"""What the tests of reconnecting share: a network in memory with planned faults.
 
-A :class:`Network` is a listener for :meth:`anyssh.Server.serve` and a way to its streams for
-clients. Each end of each connection is a :class:`~anyssh.testing.FaultStream`, so a test can cut,
-stall and release what it likes, at once or at a byte that it names before. :class:`World` is one
-server on such a network with one client, which reconnects by hand as soon as it is cut off.
+A :class:`Network` is a listener for :meth:`anyssh.Server.serve`, and a connectable for clients.
+Each end of each connection is a :class:`~anyssh.testing.FaultStream`, so a test can cut, stall and
+release anything, at once or at a given byte. :class:`World` is one server on such a network with
+one client, which reconnects by hand as soon as it is cut off.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Both ends of a channel that do what they are told, and check what comes.
+"""Both ends of a channel, which do what they are told, and check what arrives.
 
-Whatever is sent is a piece of the same noise, which goes on where the last one ended. So each piece
-that comes is checked at once, also while the other end is still sending it.
+Whatever is sent is a piece of the same noise, which continues where the last piece ended. So each
+piece that arrives is checked at once, even while the other end is still sending it.
 """
 
 from __future__ import annotations

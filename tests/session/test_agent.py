@@ -1,4 +1,4 @@
-"""The agent's client against agents made for the purpose; ``tests/interop`` has the real one."""
+"""The agent's client against purpose-built agents; ``tests/interop`` has the real one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Channels without a task: those that are attended to, and what is decided or sent together."""
+"""Channels without a task: attendants, and what is decided or sent together."""
 
 from __future__ import annotations
 

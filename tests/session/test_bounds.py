@@ -1,4 +1,4 @@
-"""Bounds of time and memory, whatever the peer does or leaves undone."""
+"""Bounds on time and memory, whatever the peer does or omits."""
 
 from __future__ import annotations
 

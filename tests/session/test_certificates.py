@@ -1,4 +1,4 @@
-"""Certificates in sessions: whom a server lets in by one, which server a client believes by one."""
+"""Certificates in sessions: users that a server admits, and servers that a client accepts."""
 
 from __future__ import annotations
 

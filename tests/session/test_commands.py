@@ -1,4 +1,4 @@
-"""Commands that a client runs: what they wrote, how they ended, what may go wrong on the way."""
+"""Commands run by a client: what they wrote, how they ended, what may go wrong on the way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connecting by a connectable: an address needs but a socket, all else goes AnyIO's way."""
+"""Connecting a connectable: an address needs just a socket, everything else goes AnyIO's way."""
 
 from __future__ import annotations
 

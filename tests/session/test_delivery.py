@@ -1,4 +1,4 @@
-"""Bytes that a channel delivers as they come, and what can be done with one without waiting."""
+"""Bytes delivered by a channel as they arrive, and what can be done without waiting."""
 
 from __future__ import annotations
 

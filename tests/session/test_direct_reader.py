@@ -1,4 +1,4 @@
-"""Reading plain sockets in another way than their streams do, on asyncio and on Trio."""
+"""Reading plain sockets without their streams, on asyncio and on Trio."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the documentation shows, done: whole programs as they stand there, on ports of their own."""
+"""The examples of the documentation, executed: complete programs, unchanged but for their ports."""
 
 from __future__ import annotations
 

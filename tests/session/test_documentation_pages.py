@@ -1,4 +1,4 @@
-"""More of what the documentation shows, done: the tutorial, whole programs, and single calls."""
+"""More examples of the documentation, executed: the tutorial, programs, and single calls."""
 
 from __future__ import annotations
 

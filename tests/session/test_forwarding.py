@@ -1,4 +1,4 @@
-"""Ports forwarded between the two ends of a session in memory, with real sockets at both sides."""
+"""Port forwarding between the two ends of a session in memory, with real sockets on both sides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forwarding for peers that ask for too much, applications that leave early, and both at once."""
+"""Forwarding with greedy peers, applications that leave early, and both at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one connection does wrong is nobody else's trouble, and nothing leaks before it may."""
+"""What goes wrong in one connection affects no other, and nothing leaks before it may."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Known hosts as a policy: which key is right, what is added and how, what a refusal says."""
+"""Known hosts as a policy: which keys are accepted, added and refused, with which messages."""
 
 from __future__ import annotations
 
@@ -384,7 +384,7 @@ async def test_an_unknown_host_is_refused_with_the_line_to_add() -> None:
 async def test_a_changed_key_is_refused_with_where_the_old_one_stands() -> None:
     known = KnownHosts.parse(LINES + f"several ssh-dss {DSS}\n", "known")
     text = await refusal(known.for_host("several"), "ed2")
-    assert "several has another host key than it had, or somebody poses as it" in text
+    assert "several has a different host key than before, or someone impersonates it" in text
     assert f"{key('ed1').fingerprint} (known:4), {key('ec1').fingerprint} (known:5)" in text
     assert "a key of type ssh-dss (known:10)" in text
     assert line("several", "ed2").strip() in text

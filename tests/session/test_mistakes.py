@@ -1,4 +1,4 @@
-"""Mistakes of an application: told at once, in words that say what was expected."""
+"""Mistakes of an application are reported at once, in words that say what was expected."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ async def test_a_private_half_that_is_not_found_is_told(provider: Any) -> None:
         async with pair(credentials=credentials):
             pass
     assert str(raised.value) == (
-        "the server did not let 'alice' in: nothing could be tried; "
+        "the server did not authenticate 'alice': nothing could be tried; "
         f"the private half of {key.fingerprint} was not found"
     )
 

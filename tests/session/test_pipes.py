@@ -1,6 +1,6 @@
-"""Pipes: what goes in on one side comes out on the other, whole and in order, and nothing stays.
+"""Pipes: what enters on one side leaves on the other, complete and in order.
 
-A client talks to a server through a gateway, which holds a session with each: ``near`` with the
+A client talks to a server through a gateway, which has a session with each: ``near`` with the
 client, ``far`` with the server. Labels such as PIP-04 are those of the list of behaviours.
 """
 

@@ -1,4 +1,4 @@
-"""Being called whenever a descriptor can be read."""
+"""Calling a function whenever a descriptor is readable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sessions that lose their stream and go on over another."""
+"""Sessions that lose their stream and are resumed over another."""
 
 from __future__ import annotations
 

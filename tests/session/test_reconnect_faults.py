@@ -1,7 +1,8 @@
-"""Faults of networks that a session with reconnect has to bear.
+"""Network faults that a session with reconnect has to survive.
 
-A server that does not know that its client was cut off (T-54), streams of tiny messages one way
-(T-57), cuts inside one write (T-59), callers and reconnects that are cancelled anywhere (HR-73).
+A server that does not know that its client was cut off (T-54), streams of tiny messages in one
+direction (T-57), cuts within one write (T-59), callers and reconnects that are cancelled anywhere
+(HR-73).
 """
 
 from __future__ import annotations

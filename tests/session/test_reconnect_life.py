@@ -1,4 +1,4 @@
-"""Reconnecting that is interrupted: cancelled, left, overtaken, hindered by others (HR-73)."""
+"""Reconnecting that is interrupted: cancelled, left, overtaken, obstructed (HR-73)."""
 
 from __future__ import annotations
 

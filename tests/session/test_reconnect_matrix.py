@@ -1,11 +1,12 @@
-"""One session, cut at every byte: nothing is lost, doubled or out of order, whatever is cut off.
+"""One session, cut at every byte: nothing is lost, duplicated or reordered.
 
 The scripted session of :mod:`.reconnect_script` runs over a connection that ends after so many
 bytes in one direction, for every such number; then over one that is cut in the middle, and whose
 successor is cut after so many bytes, during the reconnect itself and after. The property: each side
-sees exactly what the other did; a session that was not complete yet fails with one clear error.
+sees exactly what the other did; a session that was not yet established fails with one definite
+error.
 
-``ANYSSH_CUT_STRIDE=1`` tries every byte; the usual stride takes some of them.
+``ANYSSH_CUT_STRIDE=1`` tries every byte; the default stride takes some of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A session that reconnects tells no secret to those who watch it (HR-71, T-53)."""
+"""A session that reconnects discloses no secret to observers (HR-71, T-53)."""
 
 from __future__ import annotations
 

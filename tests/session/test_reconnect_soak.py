@@ -1,4 +1,4 @@
-"""Many streams of one session, and many sessions without a stream: nothing adds up (T-58, T-72)."""
+"""Many streams of one session, many sessions without a stream: nothing accumulates (T-58, T-72)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests of channels and of sessions: answers, their order, cancellation, who is asked at all."""
+"""Channel and global requests: answers, their order, cancellation, who is asked at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small ways of hurting a session, one test each."""
+"""Small ways of harming a session, one test each."""
 
 from __future__ import annotations
 

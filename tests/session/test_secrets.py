@@ -1,6 +1,7 @@
-"""Secrets stay secret (T-53, HR-71) where sessions are concerned: logs, traces, facts, objects.
+"""Secrets stay secret (T-53, HR-71) in sessions: logs, traces, events, objects.
 
-The search is that of ``tests/protocol/test_secrets.py``, which proves that it finds what is told.
+The search is that of ``tests/protocol/test_secrets.py``, which proves that it finds what is
+disclosed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A server and all of its connections: who is let in, what it tells, how it ends."""
+"""A server and all of its connections: admission, statistics, shutdown."""
 
 from __future__ import annotations
 

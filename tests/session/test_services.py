@@ -1,4 +1,4 @@
-"""Services: made by what belongs to them, one for each session, gone with it (SVC-01 to SVC-08)."""
+"""Services: created on demand, one per session, ended with it (SVC-01 to SVC-08)."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""Lives of real sessions, drawn by chance (T-71): channels at work while streams fail all the time.
+"""Random lives of real sessions (T-71): channels at work while streams fail all the time.
 
-Where :mod:`tests.protocol.test_reconnect_simulated` lives with bare cores, here are whole sessions:
-tasks that send and are cancelled, readers that are slow and are cancelled, requests, EOF, closes,
-new keys, and connections that are cut, freeze, lose a bit, or come in slices. Time is virtual.
+Where :mod:`tests.protocol.test_reconnect_simulated` uses bare cores, here are whole sessions: tasks
+that send and are cancelled, readers that are slow and are cancelled, requests, EOF, closes, new
+keys, and connections that are cut, freeze, lose a bit, or arrive in slices. Time is virtual.
 
-What each end has sent is noted, and so is what comes. At any time the one is a prefix of the other,
+What each end has sent and received is recorded. At any time the latter is a prefix of the former,
 and in the end they are equal, unless the receiver closed its channel first.
 
-``ANYSSH_SESSION_LIVES=500`` runs so many, from ``ANYSSH_FIRST_LIFE`` on.
+``ANYSSH_SESSION_LIVES=500`` runs that many, starting with ``ANYSSH_FIRST_LIFE``.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""Lives of whole sessions over real sockets, drawn by chance (T-71), on each event loop.
+"""Random lives of whole sessions over real sockets (T-71), on each event loop.
 
-Where :mod:`.test_session_lives` lives in memory on a virtual clock, here is what event loops do:
-sockets that are read by callbacks, writes that the kernel does not take, timers that are late. A
-client reaches a server through a proxy whose connections are cut, freeze, lose a bit or come in
-slices. Both ends open channels and send on them, are cancelled, read slowly or not at all, ask,
-close, exchange keys, and forward connections. Most lives end in the middle of all that.
+Where :mod:`.test_session_lives` runs in memory on a virtual clock, here is what event loops do:
+sockets that are read by callbacks, writes that the kernel does not accept, timers that are late. A
+client reaches a server through a proxy whose connections are cut, freeze, lose a bit or arrive in
+slices. Both ends open channels and send on them, are cancelled, read slowly or not at all, send
+requests, close, rekey, and forward connections. Most lives end in the middle of all that.
 
-Whatever happens: what has come is a prefix of what was sent, and all of it where nobody closed and
-the session lived; only documented errors come out; nothing is logged as a mistake; everything ends
-in time; and no task, thread, descriptor, timer or session stays behind.
+Whatever happens: what has arrived is a prefix of what was sent, and all of it if nobody closed and
+the session lived; only documented errors are raised; nothing is logged as a bug; everything ends in
+time; and no task, thread, descriptor, timer or session stays behind.
 
-``ANYSSH_SOCKET_LIVES=500`` runs so many on each loop, from ``ANYSSH_FIRST_LIFE`` on.
+``ANYSSH_SOCKET_LIVES=500`` runs that many on each loop, starting with ``ANYSSH_FIRST_LIFE``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What sessions do differently on plain sockets: small output leaves at once, one task keeps time.
+"""How sessions use plain sockets: small output leaves at once, and one task keeps time.
 
 Streams in memory never show it: there every byte waits for its reader.
 """

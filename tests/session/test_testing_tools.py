@@ -1,4 +1,4 @@
-"""The tools for our users that need a session: ``session_pair``."""
+"""The testing tool for users that needs a session: ``session_pair``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slow work with keys, in worker threads: everybody else goes on."""
+"""Slow key operations in worker threads: all other tasks continue."""
 
 from __future__ import annotations
 

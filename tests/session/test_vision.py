@@ -1,8 +1,8 @@
 """The programs that shaped the public API, and those of the README: they run as written.
 
-Their texts stand here, or come from the README, unchanged but for the port and, in the client, the
-fingerprint of a key that the server makes anew each time. What is added around them are the names
-that they leave to their reader, and the event loop, so that each runs on every backend over TCP.
+Their texts are here, or come from the README, unchanged except for the port and, in the client, the
+fingerprint of a key that the server generates each time. Around them are added the names that they
+leave to their reader, and the event loop, so that each runs on every backend over TCP.
 """
 
 from __future__ import annotations

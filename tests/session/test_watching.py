@@ -1,4 +1,4 @@
-"""Watching a session: trace, progress, facts, numbers."""
+"""Observing a session: trace, progress, events, metrics."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """WebSockets as byte streams: what they carry, how they end, and peers that break the rules.
 
-The rude peers are wsproto's connections and plain bytes over streams in memory.
+The misbehaving peers are wsproto's connections, and plain bytes over streams in memory.
 """
 
 from __future__ import annotations

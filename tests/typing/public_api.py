@@ -1,7 +1,7 @@
-"""Uses of the public names as applications write them, for the type checkers; nobody runs this.
+"""Uses of the public names as in applications, for the type checkers; never executed.
 
-``nox -s typing`` has mypy and pyright read it. ``assert_type`` fails the check when a call returns
-something else than what stands there.
+``nox -s typing`` has mypy and pyright check it. ``assert_type`` fails the check if a call returns
+another type than stated.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who is let in: bounds in all and by source, penalties that add up, bounded memory (HR-80)."""
+"""Admission: limits in total and per source, penalties that add up, bounded memory (HR-80)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The messages of the agent protocol: exact bytes, frames in any pieces, damage."""
+"""The messages of the agent protocol: exact bytes, frames in arbitrary pieces, damage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Certificates: their exact form, their authority's signature, and what they are good for."""
+"""Certificates: canonical encoding, the authority's signature, and what they are valid for."""
 
 from __future__ import annotations
 

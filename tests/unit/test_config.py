@@ -1,4 +1,4 @@
-"""Configurations: what they say by default, what they refuse, and that nobody changes them."""
+"""Configurations: their defaults, what they reject, and that they are immutable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys out of a shared secret, and the sizes that each algorithm asks for."""
+"""Key derivation from a shared secret, and the sizes that each algorithm requires."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pictures of the documentation show the tables of the code, and the code keeps the tables."""
+"""The diagrams of the documentation show the code's tables, and the code obeys the tables."""
 
 from __future__ import annotations
 

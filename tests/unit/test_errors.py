@@ -1,4 +1,4 @@
-"""Errors as Python treats them."""
+"""Errors as Python handles them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page about errors tells of each public error, when it comes and what to do."""
+"""The page about errors says for each public error when it occurs and what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a policy allows: patterns of hosts, ports and paths, and the addresses behind a name."""
+"""What a policy permits: patterns of hosts, ports and paths, and the addresses behind a name."""
 
 from __future__ import annotations
 

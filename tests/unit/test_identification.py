@@ -1,4 +1,4 @@
-"""Identification lines: what is taken apart, what is refused."""
+"""Identification strings: parsing, and what is rejected."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The shape of the package, read from its source: who imports whom, and what no layer may do.
+"""The structure of the package, read from its source: who imports whom, and what layers may do.
 
-``docs/design.md`` has the picture. A new part of the package is entered in ``LAYERS`` first.
+``docs/design.md`` has the picture. A new part of the package is added to ``LAYERS`` first.
 """
 
 from __future__ import annotations

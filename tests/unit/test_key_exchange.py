@@ -1,4 +1,4 @@
-"""Key exchange methods: both sides agree, encodings are exact, bad values of a peer are refused."""
+"""Key exchange methods: both sides agree, encodings are exact, bad values are rejected."""
 
 from __future__ import annotations
 

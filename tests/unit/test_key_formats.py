@@ -1,7 +1,7 @@
-"""Key files: every format in and out, against recorded files and the usual tools.
+"""Key files: every format in and out, compared with recorded files and the usual tools.
 
-The files in ``tests/data/keys`` hold one key per size in many formats, with the comment ``comment``
-where the format has one; the passphrase of those that end in ``-pw`` is ``password``.
+The files in ``tests/data/keys`` contain one key per size in many formats, with the comment
+``comment`` where the format has one; the passphrase of those that end in ``-pw`` is ``password``.
 """
 
 from __future__ import annotations

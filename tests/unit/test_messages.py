@@ -1,7 +1,7 @@
-"""Messages against a second, independent model of their wire forms.
+"""Messages, compared with a second, independent model of their encodings.
 
-``LAYOUTS`` repeats, from the standards, which fields every message has. From it the model
-writes messages by itself, knows where lengths and counts stand, and which shorter forms are legal.
+``LAYOUTS`` repeats, from the standards, which fields every message has. From it the model writes
+messages on its own, and knows where lengths and counts are, and which shorter forms are legal.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The migration pages: every name of ours on them exists, and none has two rows.
 
-Those of other packages are looked up in ``tests/interop/test_facts.py``.
+Those of other packages are checked in ``tests/interop/test_facts.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Packets in every mode: known answers, round trips, and every way in which a packet can be wrong.
+"""Packets in every mode: known answers, round trips, and every way in which they can be wrong.
 
 The labels are those of the hardening requirements and of the catalogue of behaviours.
 """

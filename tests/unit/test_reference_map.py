@@ -1,4 +1,4 @@
-"""The reference map is complete, and what it says exists does exist; so is the API reference."""
+"""The reference map is complete, and everything it names exists; so is the API reference."""
 
 from __future__ import annotations
 

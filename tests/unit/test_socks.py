@@ -1,4 +1,4 @@
-"""The server's side of SOCKS: every version's request, in pieces of any size, and garbage."""
+"""The server side of SOCKS: the requests of every version, in arbitrary pieces, and garbage."""
 
 from __future__ import annotations
 

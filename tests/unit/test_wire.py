@@ -1,4 +1,4 @@
-"""The data types of RFC 4251: exact bytes, round trips, and lengths that lie."""
+"""The data types of RFC 4251: exact bytes, round trips, and false lengths."""
 
 from __future__ import annotations
 

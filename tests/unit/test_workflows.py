@@ -1,4 +1,4 @@
-"""The workflows run the sessions that are there, and the templates are what they should be."""
+"""The workflows run existing sessions, and the templates are as they should be."""
 
 from __future__ import annotations
 

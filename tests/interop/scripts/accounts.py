@@ -1,7 +1,7 @@
-"""An account of ours for servers that only know the machine's.
+"""A user account for servers that only accept the machine's own.
 
 As root, the account exists only in a mount namespace of the server, over copies of ``passwd`` and
-``shadow``: the machine's own files stay as they are.
+``shadow``: the machine's own files stay unchanged.
 """
 
 from __future__ import annotations

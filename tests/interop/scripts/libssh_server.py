@@ -1,7 +1,7 @@
-"""The server of libssh, by its C names: ``ssh-python`` binds the client of that library only.
+"""libssh's server, through its C API: ``ssh-python`` wraps only the client of that library.
 
-Each connection has a thread, in which libssh's messages are answered one after another; a command
-runs in between, so a connection does one thing at a time.
+Each connection has a thread, in which libssh's messages are answered one after another; commands
+run in between, so a connection does one thing at a time.
 """
 
 from __future__ import annotations

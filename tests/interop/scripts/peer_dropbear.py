@@ -1,7 +1,7 @@
-"""Dropbear as a peer: ``dropbear`` and ``dbclient`` behind the command line of :mod:`peer_common`.
+"""Dropbear as a peer: ``dropbear`` and ``dbclient`` with the command line of :mod:`peer_common`.
 
-Its keys are files of its own, which ``dropbearconvert`` makes. Its server knows the accounts of the
-machine only; see :mod:`accounts` for how it is shown one of ours.
+Its key files, in a format of its own, are made by ``dropbearconvert``. Its server accepts only the
+machine's own accounts; see :mod:`accounts` for how it gets one of ours.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """libssh as a peer, through ``ssh-python``; the command line is that of :mod:`peer_common`.
 
-The package binds libssh's client only. The server of the same library is called by its C names in
+The package wraps only libssh's client. The same library's server is called through its C API in
 :mod:`libssh_server`.
 """
 

@@ -1,7 +1,7 @@
-"""OpenSSH as a peer: ``sshd`` and ``ssh`` behind the command line of :mod:`peer_common`.
+"""OpenSSH as a peer: ``sshd`` and ``ssh`` with the command line of :mod:`peer_common`.
 
-The server runs as the present user with its own configuration on a loopback port. Passwords need
-an account whose password we know, see :mod:`accounts`. Without ``--password`` any user can run the
+The server runs as the present user with its own configuration on a loopback port. Passwords need an
+account whose password we know, see :mod:`accounts`. Without ``--password``, any user can run the
 server.
 """
 

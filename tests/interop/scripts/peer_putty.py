@@ -1,7 +1,7 @@
-"""PuTTY as a peer: ``plink`` behind the command line of :mod:`peer_common`; a client only.
+"""PuTTY as a peer: ``plink`` with the command line of :mod:`peer_common`; a client only.
 
-Its keys are files of its own, which ``puttygen`` makes. What has no option, such as a limit after
-which it exchanges keys, stands in a saved session.
+Its key files, in a format of its own, are made by ``puttygen``. Settings without an option, such as
+when to rekey, are in a saved session.
 """
 
 from __future__ import annotations

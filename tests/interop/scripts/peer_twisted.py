@@ -1,7 +1,7 @@
 """Twisted Conch as a peer; the command line is that of :mod:`peer_common`.
 
-The reactor runs in the main thread. Conch exchanges keys again when it is told to, so with
-``--rekey-bytes`` it is told after so many bytes of a channel have come.
+The reactor runs in the main thread. Conch rekeys only when told to, so with ``--rekey-bytes`` it is
+told after that many bytes of a channel.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the scripts of peers share that are programs: each thing they do is a run of a program."""
+"""What peer scripts that wrap programs share: each action is a run of a program."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""``python -m tests.security.fuzz``: runs the targets under atheris, one after the other.
+"""``python -m tests.security.fuzz``: runs the targets under atheris, one after another.
 
-The inputs that reach something new go to ``--folder``, with what libFuzzer said; with ``--keep``
-those of them that the corpus lacks are added to it. What breaks a rule is a *finding*: its input is
-left there, its name begins with ``finding-``, and the exit status is 1.
+Inputs that reach something new go to ``--folder``, with the output of libFuzzer; with ``--keep``
+those that the corpus lacks are added to it. An input that breaks a rule is a *finding*: it is left
+there, under a name that starts with ``finding-``, and the exit status is 1.
 
-The figures of all runs in one folder add up, for each revision of the package by itself.
+The figures of all runs in one folder add up, separately for each revision of the package.
 ``--report`` moves them to the file of figures in the repository, next to the table that the
-documentation shows, and writes that table anew; so the runs of many folders and days add up, too.
-Time is processor time, so it does not matter how busy the machine was.
+documentation shows, and regenerates that table; so the runs of many folders and days add up, too.
+Time is processor time, so other load on the machine does not matter.
 """
 
 from __future__ import annotations

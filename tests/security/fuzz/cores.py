@@ -1,12 +1,12 @@
 """Targets that play a script to a client or a server in one phase: T-70 (c) and (d).
 
 The far end of the core is a :class:`~tests.protocol.scripted_peer.ScriptedPeer`, so payloads reach
-the core as they would from a peer that has the keys. What the core must never do, whatever comes:
+the core as they would from a peer that has the keys. What the core must never do, whatever arrives:
 
-* raise anything, but for our own misuse of it;
-* tell of channels or requests before anybody is authenticated;
-* tell anything after its end, or end for another reason than an error of ours;
-* send much more than came;
+* raise anything, except for our own misuse of it;
+* report channels or requests before anyone is authenticated;
+* report anything after its end, or end for any other reason than an error of ours;
+* send much more than it received;
 * wait for a time that is past.
 """
 

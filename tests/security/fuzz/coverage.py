@@ -1,7 +1,7 @@
-"""Which inputs it takes to reach all the code that many inputs reach.
+"""Selects inputs that reach all the code that many inputs reach.
 
-Code is what stands between two lines of anyssh that run one after the other in one call. Inputs are
-looked at from the smallest on, and one is kept if it goes where none before it has.
+Code means pairs of lines of anyssh that run one after the other in one call. Inputs are examined in
+order of size, and one is kept if it reaches something that none before it has.
 """
 
 from __future__ import annotations

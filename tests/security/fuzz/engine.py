@@ -1,6 +1,6 @@
-"""Runs one target under atheris; :mod:`tests.security.fuzz.__main__` starts it, as a process.
+"""Runs one target under atheris; :mod:`tests.security.fuzz.__main__` starts it as a process.
 
-It is a script, as the package may only be imported once atheris watches what anyssh does.
+It is a script, as the package must not be imported before atheris instruments it.
 """
 
 from __future__ import annotations

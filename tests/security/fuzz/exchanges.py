@@ -1,8 +1,8 @@
-"""The target that changes one message of a key exchange on its way: T-70 (f).
+"""The target that changes one message of a key exchange in transit: T-70 (f).
 
-Both sides are honest and in one process. An input names the algorithms, whose message it is and
-which one, and what is done to it. If a side was handed anything else than the other had sent, then
-no client may come to believe that it shares keys with its server.
+Both sides are honest and in one process. An input selects the algorithms, the sender and number of
+the message, and the change. If a side received anything else than the other had sent, the client
+must not come to believe that it shares keys with its server.
 """
 
 from __future__ import annotations

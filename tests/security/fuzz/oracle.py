@@ -1,9 +1,9 @@
-"""What every input is held to, whichever target takes it.
+"""What every input must satisfy, whichever target takes it.
 
-* Nothing is raised but what the target expects of its part; that is the target's own affair.
-* Processor time is bounded, by :data:`SECONDS`. An input that takes longer is tried again, as the
-  first one of a kind may load a module.
-* So is the memory that is allocated at any time, by :attr:`Target.memory`.
+* Nothing is raised except what the target expects of its part, which is up to the target.
+* Processor time is bounded by :data:`SECONDS`. An input that takes longer is tried again, as the
+  first one of its kind may import a module.
+* The memory allocated at any time is bounded by :attr:`Target.memory`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The target that tampers with an encrypted stream: whatever is changed, nothing false comes out.
 
-An input names the mode and the changes: a place, how many bytes are taken away there, and which are
-put there instead. The receiver must hand over the payloads that were sent, in their order, up to
-the first change, and then end with the one error that tells nothing.
+An input selects the mode and the changes: a position, how many bytes are removed there, and which
+are inserted. The receiver must deliver the payloads that were sent, in order, up to the first
+change, and then end with the only error there is, which reveals nothing.
 """
 
 from __future__ import annotations

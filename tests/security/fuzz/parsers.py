@@ -1,4 +1,4 @@
-"""Targets that read one thing: T-70 (a) and (b)."""
+"""Targets that parse one thing: T-70 (a) and (b)."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Targets of reconnecting: T-70 (e). What a side of a session says when it goes on, and receipts.
+"""Targets of reconnecting: T-70 (e). What a side sends when it resumes, and receipts.
 
-The session and its keys are real. ``resume-server`` and ``resume-client`` stand where one side has
-asked for a lost session, or is about to be asked; a script says what comes, and where it says so
-the proof is the right one and only the numbers are foreign. ``receipts`` stands in a running
-session and lets the peer end its packets in anything.
+The session and its keys are real. ``resume-server`` and ``resume-client`` start where one side has
+asked for a lost session, or is about to be asked; a script says what arrives and, where it says so,
+the proof is right and only the numbers are arbitrary. ``receipts`` starts in a running session, and
+lets the peer end its packets in anything.
 
-A session must never go on for somebody who has not proved to know it, nothing of it may leave
-before, and a side never takes a message for received that the other has not sent.
+A session must never be resumed for a peer that has not proved knowledge of it, nothing of it may be
+disclosed before, and a side never believes that a message was received that it has not sent.
 """
 
 from __future__ import annotations

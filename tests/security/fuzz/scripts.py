@@ -1,7 +1,7 @@
-"""Scripts: what happens to a core, one step after the other, written as bytes.
+"""Scripts: what happens to a core, step by step, encoded as bytes.
 
-Two bytes of options come first, then steps: a kind, two bytes of length, and as many bytes. Every
-byte string is some script, as a step that is cut short has just what is there.
+Two bytes of options are followed by steps: a kind, two bytes of length, and that many bytes. Every
+byte string is a script, as a truncated step just has the bytes that are there.
 """
 
 from __future__ import annotations

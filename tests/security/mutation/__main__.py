@@ -1,10 +1,9 @@
-"""``python -m tests.security.mutation``: runs what is left to run, and says what survived.
+"""``python -m tests.security.mutation``: runs what is left to run, and reports what survived.
 
-Results are kept in ``--folder``, so it may be stopped, and goes on where it was; those of a
-function are forgotten when it changes. ``--again`` tries only the survivors once more, with more
-effort if told so. ``--report`` writes the table that the documentation shows; of groups that are
-not asked for, what it said before stays. The exit status is 1 if fewer than 90 % of the changes of
-a group are noticed.
+Results are kept in ``--folder``, so it may be stopped and continued; those of a function are
+dropped when it changes. ``--again`` tries only the survivors once more, with more effort if
+requested. ``--report`` writes the table that the documentation shows; groups that were not run keep
+their rows. The exit status is 1 if fewer than 90 % of the changes of a group are noticed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Changes that make no difference to anybody, and why: looked at one by one, and not counted.
+"""Changes without any effect, and why: examined one by one, and not counted.
 
-They are named by module, line of source and change, so that they survive changes elsewhere.
+They are named by module, source line and change, so that they survive changes elsewhere.
 """
 
 from __future__ import annotations

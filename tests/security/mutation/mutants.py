@@ -1,7 +1,7 @@
 """Changes to a module's source, one at a time, made on its syntax tree.
 
-Left alone are what is said to people (docstrings, messages of errors, ``repr``), annotations,
-decorators, and lists of names.
+Excluded are texts for people (docstrings, error messages, ``repr``), annotations, decorators, and
+lists of names.
 """
 
 from __future__ import annotations

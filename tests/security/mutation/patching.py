@@ -1,8 +1,8 @@
-"""Puts a changed module's code into the package that runs already.
+"""Applies a changed module's code to the package that is already running.
 
-A function gets the code of its changed self, so whoever holds it, has the change. Where a module
-says something outside of functions, its assignments are made again, in every module that has
-imported the name, and so is what was computed from them when modules were loaded.
+A function gets the code of its changed version, so every reference to it sees the change. Where a
+module has code outside of functions, its assignments are repeated in every module that has imported
+the name, and so are values computed from them on import.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Hypothesis for tests of changes: the same few examples each time, and nobody makes them short."""
+"""A Hypothesis profile for mutation testing: the same few examples each time, never shrunk."""
 
 from __future__ import annotations
 

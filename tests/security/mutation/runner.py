@@ -1,11 +1,11 @@
-"""The pytest plugin that runs the tests against one change after the other.
+"""The pytest plugin that runs the tests against one change after another.
 
-First all tests run once, unchanged, in a process of their own that notes which functions of the
+First all tests run once, unchanged, in a process of their own that records which functions of the
 package each of them calls, and how long it takes. For a change it then takes the tests that call
-the changed function, first one of each kind, the quickest first. What is changed may only be set
-there, such as a constant; tests that call functions in which it is used come before others. A
-process is forked for each change; it ends with the first test that fails, with the last one, or
-after a time.
+the changed function, first one of each kind, the fastest first. If what is changed is only set
+there, such as a constant, tests that call functions that use it come before others. A process is
+forked for each change; it ends with the first test that fails, with the last one, or after a time
+limit.
 """
 
 from __future__ import annotations
