@@ -156,9 +156,9 @@ def test_a_channel_is_answered_once() -> None:
     sent = pair.sent(SERVER).copy()
 
     for channel in (accepted, rejected):
-        with pytest.raises(LocalProtocolError, match="answered before"):
+        with pytest.raises(LocalProtocolError, match="already answered"):
             connection.accept_channel(channel)
-        with pytest.raises(LocalProtocolError, match="answered before"):
+        with pytest.raises(LocalProtocolError, match="already answered"):
             connection.reject_channel(channel, 1, "no")
 
     assert pair.sent(SERVER) == sent

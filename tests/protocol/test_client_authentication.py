@@ -292,7 +292,7 @@ def test_answers_that_cannot_be_sent() -> None:
 def test_answers_need_a_question() -> None:
     for kind in (None, "none", "query", "interactive"):
         host = Host(None if kind is None else REQUESTS[kind])
-        host.assert_unchanged_by(lambda client: client.respond(()), "not asked")
+        host.assert_unchanged_by(lambda client: client.respond(()), "has not sent a challenge")
     host = Host(REQUESTS["interactive"])
     host.say(question(("a", False), ("b", False)))
     for answers in ((), ("x",), ("x", "y", "z")):
@@ -300,7 +300,7 @@ def test_answers_need_a_question() -> None:
             host.client.respond(answers)
         assert host.say() == []
     host.do(lambda client: client.respond(("1", "2")))
-    host.assert_unchanged_by(lambda client: client.respond(("1", "2")), "not asked")
+    host.assert_unchanged_by(lambda client: client.respond(("1", "2")), "has not sent a challenge")
 
 
 @pytest.mark.parametrize("kind", REQUESTS)
@@ -646,7 +646,7 @@ def test_another_request_abandons_a_question() -> None:
     host = Host(REQUESTS["interactive"])
     host.say(question(("?", False)))
     assert host.do(REQUESTS["password"]) == [ON_THE_WIRE["password"]]
-    host.assert_unchanged_by(lambda client: client.respond(("x",)), "not asked")
+    host.assert_unchanged_by(lambda client: client.respond(("x",)), "has not sent a challenge")
     host.say(SUCCESS)
     assert host.core.phase is Phase.RUNNING
 

@@ -171,7 +171,7 @@ def test_an_answer_to_no_open_ends_the_connection(victim: Role, state: str) -> N
     for name in ANSWERS_TO_OPEN:
         scene = Scene(victim)
         scene.attack(EVERYTHING[name](scene.number(state)))
-        assert_terminated(scene.pair, victim, 2, "never asked for")
+        assert_terminated(scene.pair, victim, 2, "which was never sent")
 
 
 @VICTIMS

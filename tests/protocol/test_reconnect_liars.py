@@ -157,7 +157,7 @@ def test_a_false_receipt_ends_the_session(liar: Role, case: str) -> None:
     number = FORGED[case](victim.last_receipt, victim.messages_sent)
     forge_receipts(pair, liar, struct.pack(">QI", number, 0))
     pair.inject(liar, Ignore(b"").encode())
-    assert_terminated(pair, liar.other, DisconnectReason.PROTOCOL_ERROR, "has received packet")
+    assert_terminated(pair, liar.other, DisconnectReason.PROTOCOL_ERROR, "acknowledges packet")
     pair.end_stream()
     assert pair.connections[liar.other].continuity is None
 
@@ -207,7 +207,7 @@ def test_it_is_turned_on_once(liar: Role) -> None:
     """HR-70."""
     pair = running_pair(reconnecting_config())
     pair.inject(liar, ENABLE)
-    assert_terminated(pair, liar.other, DisconnectReason.PROTOCOL_ERROR, "turned on twice")
+    assert_terminated(pair, liar.other, DisconnectReason.PROTOCOL_ERROR, "enabled twice")
 
 
 @pytest.mark.parametrize("liar", Role)

@@ -216,7 +216,7 @@ def test_a_request_is_answered_once(asker: Asker) -> None:
     (request,) = asker.received
     asker.answer(request, True)
     sent = asker.pair.sent(asker.role.other).copy()
-    with pytest.raises(LocalProtocolError, match="answered before"):
+    with pytest.raises(LocalProtocolError, match="already answered"):
         asker.answer(request, False)
     assert asker.pair.sent(asker.role.other) == sent
 
@@ -471,7 +471,7 @@ def test_silence_is_counted() -> None:
     assert [event.count for event in pair.of_type(CLIENT, KeepAliveAnswered)] == [1]
     assert [event.count for event in pair.of_type(CLIENT, KeepAliveMissed)] == [1, 2, 3]
     told = [trace.message for trace in traces if trace.id is TraceId.KEEP_ALIVE_FAILED]
-    assert told == [f"no sign of life, {count}" for count in (1, 2, 3)]
+    assert told == [f"no answer to keep-alive, {count}" for count in (1, 2, 3)]
 
     pair.middle = None
     assert len(kept) == 4
@@ -549,7 +549,7 @@ def test_a_client_may_ask_for_the_connection_service_again() -> None:
     """Harmless, and some clients do"""
     pair = running_pair()
     pair.client.request_service(Service.CONNECTION)
-    with pytest.raises(LocalProtocolError, match="under way"):
+    with pytest.raises(LocalProtocolError, match="in progress"):
         pair.client.request_service(Service.CONNECTION)
     pair.pump()
     assert pair.sent(SERVER)[-1] == ServiceAccept(Service.CONNECTION).encode()

@@ -290,7 +290,7 @@ async def test_answers_that_nobody_asked_for_are_not_mistaken_for_others() -> No
     async with at_stream(own.serve) as agent:
         assert len(await agent.identities()) == 1
         for _ in range(2):
-            with pytest.raises(anyssh.AgentError, match="nobody asked for"):
+            with pytest.raises(anyssh.AgentError, match="an unsolicited answer"):
                 await agent.sign(key(), b"data", "ssh-ed25519")
 
 
@@ -412,7 +412,7 @@ async def test_an_agent_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("anyssh.session.agent.SEND_TIME", 0.1)
     near, far = memory_stream_pair(capacity=16)
     async with anyssh.Agent(near) as agent:
-        with pytest.raises(anyssh.AgentError, match="did not take the request"):
+        with pytest.raises(anyssh.AgentError, match="did not read the request"):
             await agent.sign(key(), bytes(1000), "ssh-ed25519")
         with pytest.raises(anyssh.AgentError):
             await agent.identities()

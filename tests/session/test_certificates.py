@@ -498,9 +498,9 @@ def test_what_cannot_be_built() -> None:
     user, host = certified(KEY, AUTHORITY), certified_host()
     with pytest.raises(ValueError, match="the certificate is for"):
         anyssh.CertifiedKey(OTHER_KEY, user)
-    with pytest.raises(ValueError, match="cannot be shown for a user"):
+    with pytest.raises(ValueError, match="cannot be used for a user"):
         anyssh.ClientCredentials("alice", keys=[host])
-    with pytest.raises(ValueError, match="cannot be shown for a host"):
+    with pytest.raises(ValueError, match="cannot be used for a host"):
         make_server(host_keys=[anyssh.CertifiedKey(KEY, user)])
     with pytest.raises(ValueError, match="no private half"):
         make_server(host_keys=[anyssh.CertifiedKey(host_key().public(), host.certificate)])

@@ -700,7 +700,7 @@ async def test_a_peer_that_speaks_something_else_is_named(hello: bytes, words: s
     [
         (b"", "before the peer had identified itself"),
         (b"SSH-2.", "'SSH-2.'"),
-        (b"Not allowed at this time\r\n", "it had said 'Not allowed at this time'"),
+        (b"Not allowed at this time\r\n", "it had sent 'Not allowed at this time'"),
     ],
 )
 async def test_a_peer_that_hangs_up_before_its_identification(hello: bytes, words: str) -> None:

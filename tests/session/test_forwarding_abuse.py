@@ -870,7 +870,7 @@ async def test_too_many_in_line_are_reset(
         await wait_for(lambda: peer.asked == 1)
         await settle()
         await assert_reset(await anyio.connect_tcp("127.0.0.1", forward.local_port))
-        assert "2 connections in line" in caplog.text
+        assert "2 connections queued" in caplog.text
         peer.answer()
         for stream in streams:
             assert await ask(stream) == b"HELLO!"

@@ -257,7 +257,7 @@ async def test_what_cannot_be_written_is_not_remembered(tmp_path: Path) -> None:
         await known.add(key("ed1"), "host")
     assert known.status_of(key("ed1"), "host") is U
     verify = known.for_host("host", accept_new=True)
-    with pytest.raises(anyssh.HostKeyError, match=r"cannot be remembered: .*No space") as caught:
+    with pytest.raises(anyssh.HostKeyError, match=r"cannot be saved: .*No space") as caught:
         await verify(presented("ed1"))
     assert isinstance(caught.value.__cause__, OSError)
 

@@ -26,18 +26,18 @@ def public_key() -> anyssh.Key:
     "make, kind, text",
     [
         (lambda: anyssh.pin(host_key()), TypeError, "got Key"),
-        (lambda: anyssh.SessionConfig(encryptions="aes256-ctr"), TypeError, "not one text"),
+        (lambda: anyssh.SessionConfig(encryptions="aes256-ctr"), TypeError, "not a str"),
         (lambda: anyssh.SessionConfig(limits={}), TypeError, "limits must be Limits, not dict"),
-        (lambda: server_of(config={}), TypeError, "config must be of SessionConfig, not dict"),
-        (lambda: server_of(limits=anyssh.Limits()), TypeError, "of ServerLimits, not Limits"),
-        (lambda: server_of(forwarding=["*:*"]), TypeError, "of ForwardingPolicy, not list"),
-        (lambda: anyssh.generate_key("ed25519"), ValueError, "there are .*ssh-ed25519"),
+        (lambda: server_of(config={}), TypeError, "config must be of type SessionConfig, not dict"),
+        (lambda: server_of(limits=anyssh.Limits()), TypeError, "of type ServerLimits, not Limits"),
+        (lambda: server_of(forwarding=["*:*"]), TypeError, "of type ForwardingPolicy, not list"),
+        (lambda: anyssh.generate_key("ed25519"), ValueError, "known are .*ssh-ed25519"),
         (
             lambda: anyssh.TcpEndpoint("localhost", "80"),
             TypeError,
             "a port must be an int, not '80'",
         ),
-        (lambda: anyssh.Challenge(prompts=["Code: "]), TypeError, "of Prompt, not str"),
+        (lambda: anyssh.Challenge(prompts=["Code: "]), TypeError, "of type Prompt, not str"),
     ],
 )
 def test_what_cannot_be_made_says_what_was_expected(

@@ -48,7 +48,7 @@ async def test_a_silent_peer_costs_the_stream_and_not_the_session() -> None:
             faulty.stall(Direction.RECEIVE)
             await theirs.send(b"unheard ")
             error = await client.wait_disconnected()
-            assert "no sign of life from the peer, 3 times" in str(error)
+            assert "did not answer keep-alive, 3 times" in str(error)
             assert client.state is SessionState.DISCONNECTED
             await client.reconnect(await network.connect())
             await theirs.send(b"heard")

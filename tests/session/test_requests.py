@@ -150,7 +150,7 @@ async def test_a_request_is_answered_once(level: Levels) -> None:
         assert repr(request) == "<IncomingRequest 'question' want_reply=True>"
         await request.accept()
         for again in (request.accept, request.reject):
-            with pytest.raises(anyssh.LocalProtocolError, match="answered before"):
+            with pytest.raises(anyssh.LocalProtocolError, match="already answered"):
                 await again()
         assert await asking.result()
 

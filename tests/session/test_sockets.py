@@ -190,6 +190,6 @@ async def test_time_goes_on_while_the_socket_takes_nothing() -> None:
             near, credentials=ALICE, verify_host=pinned(), config=impatient
         ) as client:
             channel = await client.open_channel()
-            with pytest.raises(anyio.BrokenResourceError, match="no sign of life"):
+            with pytest.raises(anyio.BrokenResourceError, match="did not answer keep-alive"):
                 await channel.send(bytes(32 * MIB))
         group.cancel_scope.cancel()

@@ -868,7 +868,7 @@ async def test_a_judge_that_fails_lets_nobody_in(caplog: pytest.LogCaptureFixtur
         async with await connect_websocket(url.replace("bridge", "other")) as stream:
             await stream.send(b"fine")
             assert await read(stream, 4) == b"fine"
-    assert "could not be judged" in caplog.text
+    assert "deciding about a WebSocket failed" in caplog.text
 
 
 @pytest.mark.parametrize("turns", range(12))
