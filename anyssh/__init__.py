@@ -72,7 +72,7 @@ if TYPE_CHECKING:
         ForwardedPortAdded,
         ForwardedPortRemoved,
     )
-    from .forwarding.remote import RemoteForward, RemoteListener
+    from .forwarding.remote import RemoteForward, RemoteListener, RemoteSocksForward
     from .forwarding.service import PortForwarding
     from .identification import PeerVersion
     from .keys import (
@@ -246,6 +246,7 @@ __all__ = [
     "RemoteForward",
     "RemoteListener",
     "RemoteProtocolError",
+    "RemoteSocksForward",
     "Reply",
     "RequestDenied",
     "SSHAttribute",
@@ -327,7 +328,7 @@ _NAMES = {
         "ForwardedChannelAdded ForwardedChannelRemoved ForwardedConnection ForwardedPort "
         "ForwardedPortAdded ForwardedPortRemoved"
     ),
-    ".forwarding.remote": "RemoteForward RemoteListener",
+    ".forwarding.remote": "RemoteForward RemoteListener RemoteSocksForward",
     ".forwarding.service": "PortForwarding",
     ".identification": "PeerVersion",
     ".keys": (

@@ -55,6 +55,7 @@ NOT_CONSTRUCTED = {
     "anyssh.RemoteConnectable",
     "anyssh.RemoteForward",
     "anyssh.RemoteListener",
+    "anyssh.RemoteSocksForward",
     "anyssh.SocksForward",
     "anyssh.IncomingRequest",
     "anyssh.Key",

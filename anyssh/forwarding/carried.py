@@ -160,7 +160,7 @@ class Carried:
         self,
         opening: ChannelOpening,
         arrival: Opening,
-        connect: Callable[[float], Awaitable[ByteStream]],
+        connect: Callable[[], Awaitable[ByteStream]],
         *,
         connecting: Connecting | None = None,
         port: ForwardedPort | None = None,
@@ -169,12 +169,12 @@ class Carried:
 
         If the connection fails, the channel is refused.
 
-        :param connect: connects within the given number of seconds
+        :param connect: connects, or raises :exc:`ChannelOpenError` with what to refuse it with
         """
         try:
-            stream = await connect(self._service.policy.connect_time)
-        except (OSError, ValueError, anyio.BrokenResourceError, SSHError) as error:
-            self.not_connected(opening, arrival, error)
+            stream = await connect()
+        except ChannelOpenError as refusal:
+            opening.reject_nowait(refusal.reason, refusal.description)
             return
         except BaseException:
             await refuse(opening)
@@ -197,13 +197,26 @@ class Carried:
             await refuse(opening)
             raise
 
-    def not_connected(self, opening: ChannelOpening, arrival: Opening, error: Exception) -> None:
-        """Refuse a channel whose connection failed."""
+    async def connect(
+        self, endpoint: Endpoint, connect: Callable[[float], Awaitable[ByteStream]]
+    ) -> ByteStream:
+        """Connect to an endpoint.
+
+        :param connect: connects within the given number of seconds
+        :raises ChannelOpenError: the connection failed; holds what the peer may know about it
+        """
+        try:
+            return await connect(self._service.policy.connect_time)
+        except (OSError, ValueError, anyio.BrokenResourceError, SSHError) as error:
+            raise self.failure(endpoint, error) from error
+
+    def failure(self, endpoint: Endpoint, error: Exception) -> ChannelOpenError:
+        """Trace that a connection failed; return what the peer may know about it."""
         self._service.trace_failure(
-            TraceId.PORT_FORWARD_CONNECTION_FAILED, f"{arrival.endpoint}: {error}", error
+            TraceId.PORT_FORWARD_CONNECTION_FAILED, f"{endpoint}: {error}", error
         )
         reason = NOT_ALLOWED if isinstance(error, AddressRefused) else FAILED
-        opening.reject_nowait(reason, _told(error))
+        return ChannelOpenError(reason, _told(error))
 
     def carry_nowait(
         self,
@@ -250,7 +263,6 @@ class Carried:
         *,
         connecting: Connecting | None = None,
         port: ForwardedPort | None = None,
-        early: bytes = b"",
     ) -> None:
         """Join a stream and a channel yet to be opened, until both directions have ended.
 
@@ -268,15 +280,10 @@ class Carried:
         idle_time = self._service.policy.idle_time
         try:
             if connecting is None and isinstance(stream, ConnectedSocket) and idle_time == inf:
-                await self._carry_socket(stream, establish, early)
+                await self._carry_socket(stream, establish)
             else:
-                relay = Relay(
-                    stream,
-                    self.relays,
-                    is_target=about.is_incoming,
-                    early=early,
-                    idle_time=idle_time,
-                )
+                is_target = about.is_incoming
+                relay = Relay(stream, self.relays, is_target=is_target, idle_time=idle_time)
                 await relay.run(establish)
         finally:
             for channel in opened:
@@ -286,14 +293,13 @@ class Carried:
         self,
         stream: ConnectedSocket,
         establish: Callable[[], Awaitable[tuple[Channel, ByteStream]]],
-        early: bytes,
     ) -> None:
         try:
             channel, _ = await establish()
         except BaseException:
             stream.close(resets=True)
             raise
-        await SocketRelay(stream, self.relays).run(channel, early)
+        await SocketRelay(stream, self.relays).run(channel)
 
     async def _prepared(
         self, channel: Channel, about: ForwardedConnection, connecting: Connecting | None

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Final, Self
+from typing import Self
 
-import anyio
 from anyio import AsyncContextManagerMixin
 from anyio.abc import ByteStream, ByteStreamConnectable, Listener
 
-from ..constants import ChannelOpenFailureReason
-from ..errors import ChannelOpenError, SSHError
+from ..errors import SSHError
 from ..session.channel import Channel
 from .acceptor import Acceptor, originator_of
 from .endpoints import Endpoint, TcpEndpoint
@@ -20,14 +18,11 @@ from .listening import bound_port, close_listener, listen
 from .payloads import Way
 from .policy import Connecting, ListenerFactory
 from .ports import ForwardedConnection
-from .relay import reset
+from .proxying import answer_socks, ready
 from .service import PortForwarding
 from .sockets import ConnectedSocket
-from .socks import SocksReply, SocksServer
 
 __all__ = ["Forward", "LocalForward", "RemoteConnectable", "SocksForward"]
-
-HANDSHAKE_BYTES: Final = 4096
 
 
 class Forward(AsyncContextManagerMixin):
@@ -100,14 +95,12 @@ class Forward(AsyncContextManagerMixin):
         remote: Endpoint,
         origin: TcpEndpoint | None,
         open_channel: Callable[[], Awaitable[Channel]],
-        early: bytes = b"",
     ) -> None:
         await self._service.carried.carry(
             stream,
             open_channel,
             ForwardedConnection(self._service.session, stream, remote, origin, False),
             connecting=self._connecting,
-            early=early,
         )
 
     def __repr__(self) -> str:
@@ -145,64 +138,13 @@ class SocksForward(Forward):
     """A SOCKS 4, 4a and 5 proxy whose connections the peer makes (``ssh -D``)."""
 
     async def _carry(self, stream: ByteStream) -> None:
-        server = SocksServer()
         origin = originator_of(stream)
-        try:
-            with anyio.fail_after(self._service.policy.connect_time):
-                target = await self._handshake(stream, server)
-            if target is None:
-                await stream.aclose()
-                return
-            channel = await self._open_for(stream, server, target, origin)
-        except BaseException:
-            await reset(stream)
-            raise
-        if channel is not None:
-            await self._carry_to(stream, target, origin, _ready(channel), server.surplus)
-
-    async def _handshake(self, stream: ByteStream, server: SocksServer) -> TcpEndpoint | None:
-        """Run the SOCKS handshake; return the target, or None if there is none."""
-        while not server.is_finished:
-            answer = server.receive_data(await stream.receive(HANDSHAKE_BYTES))
-            if answer:
-                await stream.send(answer)
-        return server.target
-
-    async def _open_for(
-        self,
-        stream: ByteStream,
-        server: SocksServer,
-        target: TcpEndpoint,
-        origin: TcpEndpoint | None,
-    ) -> Channel | None:
-        """Open a channel and tell the client; if that fails, tell the client and close."""
-        try:
-            channel = await self._open(target, origin)
-        except ChannelOpenError as error:
-            await stream.send(server.reply(_socks_reply(error.reason)))
-            await stream.aclose()
-            return None
-        try:
-            await stream.send(server.reply(SocksReply.GRANTED))
-        except BaseException:
-            await reset(channel)
-            raise
-        return channel
-
-
-def _socks_reply(reason: int) -> SocksReply:
-    if reason == ChannelOpenFailureReason.ADMINISTRATIVELY_PROHIBITED:
-        return SocksReply.NOT_ALLOWED
-    if reason == ChannelOpenFailureReason.CONNECT_FAILED:
-        return SocksReply.HOST_UNREACHABLE
-    return SocksReply.FAILED
-
-
-def _ready(channel: Channel) -> Callable[[], Awaitable[Channel]]:
-    async def opened() -> Channel:
-        return channel
-
-    return opened
+        answered = await answer_socks(
+            stream, lambda target: self._open(target, origin), self._service.policy.connect_time
+        )
+        if answered is not None:
+            target, channel = answered
+            await self._carry_to(stream, target, origin, ready(channel))
 
 
 class RemoteConnectable(ByteStreamConnectable):

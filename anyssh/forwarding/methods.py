@@ -12,7 +12,7 @@ from .endpoints import Endpoint, TcpEndpoint, require_endpoints
 from .local import LocalForward, RemoteConnectable, SocksForward
 from .policy import Connecting, ListenerFactory
 from .ports import ForwardedPort
-from .remote import RemoteForward, RemoteListener
+from .remote import RemoteForward, RemoteListener, RemoteSocksForward
 from .service import PortForwarding
 
 __all__ = ["ForwardingMethods"]
@@ -200,6 +200,25 @@ class ForwardingMethods:
         """
         require_endpoints(remote, local)
         return RemoteForward(self.forwarding, remote, local, connecting)
+
+    def forward_socks_from_remote_port(
+        self, remote_host: str = "127.0.0.1", remote_port: int = 0
+    ) -> RemoteSocksForward:
+        """Return a SOCKS proxy at the peer for ``async with``, whose connections we make.
+
+        This is ``ssh -R`` without a target: SOCKS 4, 4a and 5, CONNECT only, without
+        authentication. The peer, and everyone who can reach the proxy there, choose where this
+        machine connects to. So the session's policy decides about each connection, as it does about
+        everything that the peer wants to connect to: see :class:`ForwardingPolicy`.
+
+        Entering raises the same errors as for :meth:`forward_from_remote_port`.
+
+        :param remote_host: where the peer listens, as for :meth:`forward_from_remote_port`
+        :param remote_port: 0 lets the peer pick one; see :attr:`RemoteSocksForward.remote_port`
+        :raises LocalProtocolError: the policy allows no connections at all
+        :raises SSHError: the session has ended
+        """
+        return RemoteSocksForward(self.forwarding, TcpEndpoint(remote_host, remote_port))
 
     def stream_from_remote_port(self, remote_host: str, remote_port: int) -> RemoteListener:
         """Return a listener for ``async with``: connections made to the peer, as channels.

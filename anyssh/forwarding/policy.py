@@ -169,6 +169,11 @@ class ForwardingPolicy:
         return cls(connect_to=anywhere, listen_on=("*:0-65535", "/*"))
 
     @property
+    def may_connect_at_all(self) -> bool:
+        """Whether the peer may connect to anything at all."""
+        return self.decide is not None if self.connect_to is None else bool(self.connect_to)
+
+    @property
     def decides_at_once(self) -> bool:
         """Whether we make the connections ourselves, without asking the application."""
         return (

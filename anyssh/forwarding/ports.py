@@ -126,7 +126,7 @@ class ForwardedConnection:
     :ivar session: the session
     :ivar stream: the connection's channel
     :ivar endpoint: where the connection goes to; for a port that one side listens on for the other,
-        that port
+        that port, unless the connection says by SOCKS where it goes
     :ivar originator: where the connection comes from, as far as known
     :ivar is_incoming: whether the peer opened the channel, and we connected to something
     """

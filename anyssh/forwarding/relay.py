@@ -81,7 +81,6 @@ class Relay:
 
     :param relays: what the session's relays share
     :param is_target: whether the stream leads to the target rather than to the client
-    :param early: bytes already read from the stream
     :param idle_time: seconds without a byte after which both ends are reset
     """
 
@@ -91,13 +90,11 @@ class Relay:
         relays: Relays,
         *,
         is_target: bool,
-        early: bytes = b"",
         idle_time: float = math.inf,
     ) -> None:
         self._stream = stream
         self._relays = relays
         self._is_target = is_target
-        self._early = early
         self._idle_time = idle_time
         self._tasks: TaskGroup
         self._outcome = _Outcome.NONE
@@ -164,7 +161,7 @@ class Relay:
 
     async def _copy_to_channel(self) -> None:
         try:
-            chunk = self._early or await self._receive()
+            chunk = await self._receive()
         except Exception as error:
             self._end(_Outcome.BROKEN, error)
             return
@@ -367,26 +364,17 @@ class SocketRelay:
         """
         self._channel = session.open_channel_nowait(self, channel_type, payload=payload)
 
-    def begin(self, channel: Channel, early: bytes = b"") -> None:
-        """Start with an open channel.
-
-        :param early: bytes already read from the socket
-        """
+    def begin(self, channel: Channel) -> None:
+        """Start with an open channel."""
         self._channel = channel
         channel.attend(self)
-        if early and self._outcome is _Outcome.NONE:
-            self._to_channel, self._rest = _BLOCKED, early
-            self.channel_writable()
         self._watch_or_break()
 
-    async def run(self, channel: Channel, early: bytes = b"") -> None:
-        """Start, and return once both directions have ended; if cancelled, break off.
-
-        :param early: bytes already read from the socket
-        """
+    async def run(self, channel: Channel) -> None:
+        """Start, and return once both directions have ended; if cancelled, break off."""
         self._finished = anyio.Event()
         try:
-            self.begin(channel, early)
+            self.begin(channel)
             await self._finished.wait()
         finally:
             self.abort()

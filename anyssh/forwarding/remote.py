@@ -28,10 +28,11 @@ from .carried import describe
 from .endpoints import Endpoint, TcpEndpoint, address_to_bind
 from .payloads import Opening
 from .policy import Connecting
-from .ports import ForwardedPort
+from .ports import ForwardedConnection, ForwardedPort
+from .proxying import answer_socks, ready
 from .service import PortForwarding, connect_for_us
 
-__all__ = ["RemoteForward", "RemoteListener"]
+__all__ = ["RemoteForward", "RemoteListener", "RemoteSocksForward"]
 
 logger: Logger = getLogger("anyssh")
 
@@ -229,11 +230,52 @@ class RemoteForward(_AtPeer):
             self._service.carried.carry_incoming(
                 opening,
                 arrival,
-                lambda seconds: connect_for_us(self.local, seconds),
+                lambda: self._service.carried.connect(
+                    self.local, lambda seconds: connect_for_us(self.local, seconds)
+                ),
                 connecting=self._connecting,
                 port=self._port,
             )
         )
+
+
+class RemoteSocksForward(_AtPeer):
+    """A SOCKS 4, 4a and 5 proxy at the peer whose connections we make (``ssh -R``).
+
+    Leaving ``async with`` tells the peer to stop listening and breaks off the connections.
+    """
+
+    def __init__(self, service: PortForwarding, remote: TcpEndpoint) -> None:
+        if not service.policy.may_connect_at_all:
+            raise LocalProtocolError(
+                "the session's policy allows no connections, so nobody could use this SOCKS proxy: "
+                "create the session with forwarding=ForwardingPolicy(connect_to=[…])"
+            )
+        super().__init__(service, remote, None)
+
+    async def _connected(self, tasks: TaskGroup, opening: ChannelOpening, arrival: Opening) -> None:
+        tasks.start_soon(self._carry, opening, arrival)
+
+    async def _carry(self, opening: ChannelOpening, arrival: Opening) -> None:
+        await contained(self._answer(opening, arrival.originator))
+
+    async def _answer(self, opening: ChannelOpening, originator: TcpEndpoint | None) -> None:
+        service = self._service
+        channel = opening.accept_nowait()
+        answered = await answer_socks(
+            channel,
+            lambda target: service.connect_for_peer(target, originator),
+            service.policy.connect_time,
+        )
+        if answered is not None:
+            target, stream = answered
+            await service.carried.carry(
+                stream,
+                ready(channel),
+                ForwardedConnection(service.session, stream, target, originator, True),
+                connecting=service.policy.connecting,
+                port=self._port,
+            )
 
 
 class RemoteListener(_AtPeer, Listener[Channel]):  # type: ignore[misc]

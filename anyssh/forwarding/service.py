@@ -97,7 +97,8 @@ class PortForwarding(SessionService):
         try:
             stream = connect_tcp_nowait(endpoint, lambda address: may_use(endpoint, address))
         except OSError as error:
-            self.carried.not_connected(opening, arrival, error)
+            refusal = self.carried.failure(endpoint, error)
+            opening.reject_nowait(refusal.reason, refusal.description)
             return True
         if stream is None:
             return False
@@ -132,23 +133,31 @@ class PortForwarding(SessionService):
             await listener.take(opening, arrival)
 
     async def _open_direct(self, opening: ChannelOpening, arrival: Opening) -> None:
-        endpoint = arrival.endpoint
-        request = ForwardingRequest(
-            self.session,
-            ForwardingAction.CONNECT,
-            endpoint,
-            arrival.originator,
-            arrival.extra,
-        )
-        if not (self._policy.may_connect(endpoint) and await self.decide(request)):
-            self.trace_failure(TraceId.PORT_FORWARD_CHANNEL_OPEN_FAILED, f"{endpoint}: not allowed")
-            await opening.reject(NOT_ALLOWED, "connecting there is not allowed")
-            return
         await self.carried.carry_incoming(
             opening,
             arrival,
-            lambda seconds: self._connect(endpoint, seconds),
+            lambda: self.connect_for_peer(arrival.endpoint, arrival.originator, arrival.extra),
             connecting=self._policy.connecting,
+        )
+
+    async def connect_for_peer(
+        self, endpoint: Endpoint, originator: TcpEndpoint | None, extra: bytes = b""
+    ) -> ByteStream:
+        """Connect to an endpoint for the peer, if the policy allows it.
+
+        :param endpoint: the target
+        :param originator: where the peer says the connection comes from
+        :param extra: data that the peer's application appended to the request
+        :raises ChannelOpenError: the policy does not allow it, or the connection failed
+        """
+        request = ForwardingRequest(
+            self.session, ForwardingAction.CONNECT, endpoint, originator, extra
+        )
+        if not (self._policy.may_connect(endpoint) and await self.decide(request)):
+            self.trace_failure(TraceId.PORT_FORWARD_CHANNEL_OPEN_FAILED, f"{endpoint}: not allowed")
+            raise ChannelOpenError(NOT_ALLOWED, "connecting there is not allowed")
+        return await self.carried.connect(
+            endpoint, lambda seconds: self._connect(endpoint, seconds)
         )
 
     async def decide(self, request: ForwardingRequest) -> bool:

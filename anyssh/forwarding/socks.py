@@ -44,6 +44,9 @@ class _State(Enum):
 class _Incomplete(Exception):
     """More bytes are needed."""
 
+    def __init__(self, missing: int) -> None:
+        self.missing: int = missing
+
 
 class _Refused(Exception):
     """The client is to be sent an answer and closed."""
@@ -56,6 +59,8 @@ class SocksServer:
     """The handshake of one client.
 
     :ivar target: where the client wants to connect, once it is known
+    :ivar wanted: the number of bytes that are sure to belong to the handshake; reading no more than
+        that leaves what follows for the target
     """
 
     def __init__(self) -> None:
@@ -64,16 +69,12 @@ class SocksServer:
         self._data = bytearray()
         self._position = 0
         self.target: TcpEndpoint | None = None
+        self.wanted: int = 1
 
     @property
     def is_finished(self) -> bool:
         """Whether the handshake is over."""
         return self._state is _State.FINISHED
-
-    @property
-    def surplus(self) -> bytes:
-        """The bytes received after the handshake, which belong to the target."""
-        return bytes(self._data) if self.is_finished else b""
 
     def receive_data(self, data: bytes) -> bytes:
         """Process bytes from the client; return what to answer at once."""
@@ -84,7 +85,8 @@ class SocksServer:
                 self._position = 0
                 answer += self._step()
                 del self._data[: self._position]
-        except _Incomplete:
+        except _Incomplete as incomplete:
+            self.wanted = incomplete.missing
             if len(self._data) > MAX_HANDSHAKE:
                 self._state = _State.FINISHED
         except _Refused as refusal:
@@ -160,7 +162,7 @@ class SocksServer:
     def _take(self, count: int) -> bytes:
         end = self._position + count
         if end > len(self._data):
-            raise _Incomplete
+            raise _Incomplete(end - len(self._data))
         taken = bytes(self._data[self._position : end])
         self._position = end
         return taken
@@ -168,7 +170,7 @@ class SocksServer:
     def _text(self) -> bytes:
         end = self._data.find(0, self._position)
         if end < 0:
-            raise _Incomplete
+            raise _Incomplete(1)
         taken = bytes(self._data[self._position : end])
         self._position = end + 1
         return taken

@@ -288,10 +288,12 @@ async def test_sockets_with_option_r(keys: Keys, tmp_path: Path) -> None:
 
 
 @asynccontextmanager
-async def through_sshd(keys: Keys, sites: Sites) -> AsyncIterator[anyssh.ClientSession]:
+async def through_sshd(
+    keys: Keys, sites: Sites, forwarding: ForwardingPolicy | None = None
+) -> AsyncIterator[anyssh.ClientSession]:
     site = sites["openssh"]
     credentials = anyssh.ClientCredentials(site.user, keys=[our_key(keys.user["ed25519"])])
-    async with our_client(site.port, site.hosts, credentials) as session:
+    async with our_client(site.port, site.hosts, credentials, forwarding=forwarding) as session:
         yield session
 
 
@@ -394,6 +396,23 @@ async def test_a_proxy_through_sshd(keys: Keys, sites: Sites, tmp_path: Path) ->
         for scheme in ("socks5h", "socks5", "socks4a", "socks4"):
             address = f"{scheme}://{LOOPBACK}:{proxy.local_port}"
             assert await curl("-4", "-x", address, url) == CONTENT
+
+
+async def test_a_proxy_at_sshd(keys: Keys, sites: Sites, tmp_path: Path) -> None:
+    """Its clients say where we connect to, as far as our policy lets them."""
+    async with (
+        web_server(tmp_path) as web,
+        through_sshd(keys, sites, ForwardingPolicy(connect_to=[f"localhost:{web}"])) as session,
+        session.forward_socks_from_remote_port() as proxy,
+    ):
+        url = f"http://localhost:{web}/file"
+        for scheme in ("socks5h", "socks5", "socks4a", "socks4"):
+            address = f"{scheme}://{LOOPBACK}:{proxy.remote_port}"
+            assert await curl("-4", "-x", address, url) == CONTENT
+        address = f"socks5h://{LOOPBACK}:{proxy.remote_port}"
+        with pytest.raises(subprocess.CalledProcessError) as failure:
+            await curl("-x", address, f"http://localhost:{free_port()}/file")
+        assert b"(2)" in failure.value.stderr  # not allowed by ruleset
 
 
 # --- Dev Tunnels

@@ -304,6 +304,7 @@ async def forward_ports(port: int, fingerprint: str) -> None:
             await anyio.connect_tcp("127.0.0.1", port),
             credentials=anyssh.ClientCredentials("alice", password="wonderland"),
             verify_host=anyssh.pin(fingerprint),
+            forwarding=anyssh.ForwardingPolicy(connect_to=["*:443"]),
         ) as session,
         answering(lambda listener: listener.serve(answer)) as target,
         answering(lambda listener: inner.serve(listener, anyssh.ServerSession.wait_closed)) as hop,
@@ -327,8 +328,11 @@ async def forward_ports(port: int, fingerprint: str) -> None:
         assert await run("# ssh -L") == "b'HELLO'"
         assert await run("session.stream_to_remote_port") == "b'HELLO'"
         assert await run("session.connectable") == "anyssh"
-        assert (await run("# ssh -R")).startswith("connections to port ")
+        assert (await run("forward_from_remote_port(")).startswith("connections to port ")
         assert (await run("# ssh -D")).startswith("socks5h://127.0.0.1:")
+        await run("*.example.com")
+        assert names["policy"].may_connect(anyssh.TcpEndpoint("www.example.com", 443))
+        assert (await run("forward_socks_from_remote_port")).startswith("socks5h://127.0.0.1:")
         assert int(await run("docker")) > 0
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(run, "listener.serve")

@@ -808,19 +808,6 @@ async def test_a_connectable_that_cannot_connect() -> None:
         assert isinstance(failure.value.__cause__, anyssh.ChannelOpenError)
 
 
-async def test_socks() -> None:
-    async with service() as port, pair() as (client, _), client.forward_socks() as proxy:
-        assert proxy.local_port
-        stream = await anyio.connect_tcp("127.0.0.1", proxy.local_port)
-        await stream.send(b"\x05\x01\x00")
-        assert await stream.receive() == b"\x05\x00"
-        target = b"\x05\x01\x00\x03\x09localhost" + port.to_bytes(2, "big")
-        # What comes right behind the request belongs to the target.
-        await stream.send(target + b"early, ")
-        assert (await stream.receive())[:2] == b"\x05\x00"
-        assert await ask(stream, b"late") == b"EARLY, LATE!"
-
-
 async def test_a_server_ends_with_the_session_that_it_listens_through() -> None:
     async with (
         pair() as (client, far),
@@ -835,25 +822,6 @@ async def test_a_server_ends_with_the_session_that_it_listens_through() -> None:
         with pytest.raises(anyio.BrokenResourceError) as caught:
             await listener.accept()
         assert isinstance(caught.value.__cause__, anyssh.Disconnected)
-
-
-@pytest.mark.parametrize(
-    "policy,code",
-    [(None, 2), (ALL, 4)],
-    ids=["refused", "not there"],
-)
-async def test_socks_tells_what_failed(policy: ForwardingPolicy | None, code: int) -> None:
-    async with service() as port:
-        pass
-    async with pair(policy) as (client, _), client.forward_socks() as proxy:
-        async with await anyio.connect_tcp("127.0.0.1", proxy.local_port or 0) as stream:
-            await stream.send(b"\x05\x01\x00\x05\x01\x00\x01\x7f\0\0\x01" + port.to_bytes(2, "big"))
-            answer = b"".join([chunk async for chunk in stream])
-            assert answer == b"\x05\x00" + bytes([5, code, 0, 1]) + bytes(6)
-        async with await anyio.connect_tcp("127.0.0.1", proxy.local_port or 0) as stream:
-            await stream.send(b"GET / HTTP/1.1\r\n\r\n")
-            with suppress(anyio.BrokenResourceError):
-                assert [chunk async for chunk in stream] == []
 
 
 # Sessions that reconnect

@@ -636,11 +636,20 @@ async def test_a_listener_that_is_left_takes_no_more() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["forward to", "forward from", "stream from", "stream to", "socks", "connected"]
+    "kind",
+    [
+        "forward to",
+        "forward from",
+        "stream from",
+        "stream to",
+        "socks",
+        "socks from",
+        "connected",
+    ],
 )
 async def test_cancelled_at_every_turn(kind: str) -> None:
     """Nothing is left listening or open at either side, and the session is as good as before."""
-    async with service() as port, pair() as (client, server):
+    async with service() as port, pair(ALL, ALL) as (client, server):
 
         async def operation() -> None:
             match kind:
@@ -657,6 +666,9 @@ async def test_cancelled_at_every_turn(kind: str) -> None:
                     await (await client.stream_to_remote_port("127.0.0.1", port)).aclose()
                 case "socks":
                     async with client.forward_socks():
+                        pass
+                case "socks from":
+                    async with client.forward_socks_from_remote_port():
                         pass
                 case _:
                     async with client.forward_to_remote_port(

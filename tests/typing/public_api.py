@@ -131,6 +131,9 @@ async def forward(session: anyssh.ClientSession) -> None:
         await listener.serve(echo)
     async with session.forward_socks("127.0.0.1", 0) as proxy:
         assert_type(proxy, anyssh.SocksForward)
+    async with session.forward_socks_from_remote_port("127.0.0.1", 0) as far_proxy:
+        assert_type(far_proxy, anyssh.RemoteSocksForward)
+        assert_type(far_proxy.remote_port, int | None)
     assert_type(await session.stream_to_remote_port("localhost", 80), anyssh.Channel)
     assert_type(session.connectable("localhost", 22), ByteStreamConnectable)
 

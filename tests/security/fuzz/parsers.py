@@ -398,12 +398,12 @@ def run_socks(data: bytes) -> None:
         if server.is_finished:
             break
         server.receive_data(data[start : start + size])
+        if not 0 < server.wanted <= 255:
+            raise Finding("more is read than a handshake may have")
     for reply in SocksReply:
         server.reply(reply)
     if server.target is not None and not str(server.target).isprintable():
         raise Finding("a target that cannot be shown")
-    if len(server.surplus) > 16 * 1024:
-        raise Finding("more is kept than a handshake may have")
 
 
 def socks_seeds() -> Iterator[bytes]:
