@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     )
     from .forwarding.endpoints import Endpoint, TcpEndpoint, UnixEndpoint
     from .forwarding.errors import ConnectFailed
+    from .forwarding.listening import listen
     from .forwarding.local import LocalForward, RemoteConnectable, SocksForward
     from .forwarding.policy import (
         Connecting,
@@ -296,6 +297,7 @@ __all__ = [
     "import_key",
     "import_key_file",
     "import_public_key",
+    "listen",
     "messages",
     "pin",
     "pipe",
@@ -320,6 +322,7 @@ _NAMES = {
     ),
     ".forwarding.endpoints": "Endpoint TcpEndpoint UnixEndpoint",
     ".forwarding.errors": "ConnectFailed",
+    ".forwarding.listening": "listen",
     ".forwarding.local": "LocalForward RemoteConnectable SocksForward",
     ".forwarding.policy": (
         "Connecting Connector ForwardingAction ForwardingPolicy ForwardingRequest ListenerFactory"

@@ -54,8 +54,8 @@ class Forward:
     listener: LentListener | None = field(default=None, repr=False)
 
     async def open(self) -> LentListener | None:
-        """Listen, if that is up to us and on a port."""
-        if self.option != "-R" and isinstance(self.listens, TcpEndpoint):
+        """Listen, if that is up to us."""
+        if self.option != "-R":
             self.listener = await listen_to_lend(self.listens)
             self.listens = self.listener.endpoint
         return self.listener

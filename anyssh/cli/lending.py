@@ -1,88 +1,80 @@
 """Listeners that outlive sessions.
 
 The port of a tunnel stays open while there is no session: new connections wait in the system's
-backlog instead of being refused, and no other program takes the port.
+backlog instead of being refused, and no other program takes the port. Each forward is lent
+duplicates of the sockets, which share the backlog, and may close them.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+import socket
+from collections.abc import Sequence
 
 import anyio
-from anyio.abc import ByteStream, Listener, SocketAttribute, TaskGroup
+from anyio.abc import ByteStream, Listener, SocketAttribute, SocketListener
 from anyio.streams.stapled import MultiListener
 
+import anyssh
 from anyssh import Endpoint, TcpEndpoint
 
 from .failures import Failure, reason_of
 
 __all__ = ["LentListener", "listen_to_lend"]
 
-logger: Final = logging.getLogger("anyssh.cli")
 
-
-class LentListener(Listener[ByteStream]):
+class LentListener:
     """Lends a listener to one forward after another.
-
-    To a forward it is a listener like any other, but closing it leaves the actual listener open.
 
     :ivar endpoint: where it listens, with the actual port
     """
 
-    def __init__(self, listener: Listener[ByteStream], endpoint: TcpEndpoint) -> None:
+    def __init__(self, listener: Listener[ByteStream], endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self._listener = listener
-        self._serving = anyio.CancelScope()
 
     async def lend(self, endpoint: Endpoint) -> Listener[ByteStream]:
         """Serve as a ListenerFactory."""
-        self._serving = anyio.CancelScope()
-        return self
-
-    async def serve(
-        self, handler: Callable[[ByteStream], Any], task_group: TaskGroup | None = None
-    ) -> None:
-        """Accept connections until the forward is closed."""
-        with self._serving:
-            await self._listener.serve(handler, task_group)
-
-    async def aclose(self) -> None:
-        """End the present loan."""
-        self._serving.cancel()
-        await anyio.lowlevel.checkpoint()
+        lent: list[SocketListener] = []
+        try:
+            for each in _sockets(self._listener):
+                lent.append(await _listener_of(each.dup()))  # noqa: PERF401
+        except BaseException:
+            for listener in lent:
+                await anyio.aclose_forcefully(listener)
+            raise
+        return MultiListener(lent)
 
     async def close(self) -> None:
         """Close the listener for good."""
-        self._serving.cancel()
         with anyio.CancelScope(shield=True):
             await self._listener.aclose()
 
-    @property
-    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        """The attributes of the listener."""
-        return self._listener.extra_attributes
+
+def _sockets(listener: Listener[ByteStream]) -> Sequence[socket.socket]:
+    parts = listener.listeners if isinstance(listener, MultiListener) else [listener]
+    return [each.extra(SocketAttribute.raw_socket) for each in parts]
 
 
-async def listen_to_lend(endpoint: TcpEndpoint) -> LentListener:
-    """Listen on a port; ``localhost`` means both IPv4 and IPv6.
+async def _listener_of(raw: socket.socket) -> SocketListener:
+    try:
+        return await SocketListener.from_socket(raw)
+    except BaseException:
+        raw.close()
+        raise
 
-    :raises Failure: the port is not available
+
+async def listen_to_lend(endpoint: Endpoint) -> LentListener:
+    """Listen on a TCP port or a UNIX socket.
+
+    :raises Failure: the endpoint is not available
     """
-    hosts = ("127.0.0.1", "::1") if endpoint.host == "localhost" else (endpoint.host or None,)
-    port = endpoint.port
-    listeners: list[Listener[ByteStream]] = []
-    for host in hosts:
-        try:
-            listener = await anyio.create_tcp_listener(local_host=host, local_port=port)
-        except OSError as error:
-            if listeners:
-                logger.debug("not on %s, too: %s", host, error)
-                continue
-            raise Failure(
-                f"cannot listen on {endpoint}: {reason_of(error)}; choose another port"
-            ) from error
-        listeners.append(listener)
-        port = port or listener.extra(SocketAttribute.local_port)
-    return LentListener(MultiListener(listeners), TcpEndpoint(endpoint.host, port))
+    try:
+        listener = await anyssh.listen(endpoint)
+    except OSError as error:
+        what = "port" if isinstance(endpoint, TcpEndpoint) else "path"
+        raise Failure(
+            f"cannot listen on {endpoint}: {reason_of(error)}; choose another {what}"
+        ) from error
+    if isinstance(endpoint, TcpEndpoint):
+        endpoint = TcpEndpoint(endpoint.host, listener.extra(SocketAttribute.local_port))
+    return LentListener(listener, endpoint)

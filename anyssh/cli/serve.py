@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import anyio
-from anyio.abc import Listener, SocketAttribute, SocketStream
+from anyio.abc import ByteStream, Listener, SocketAttribute
 
 import anyssh
 from anyssh import TcpEndpoint, to_thread
@@ -184,9 +184,9 @@ async def _tell_losses(session: anyssh.ServerSession, facts: dict[str, str | Non
 # Listening, and startup messages
 
 
-async def _listen(where: TcpEndpoint) -> Listener[SocketStream]:
+async def _listen(where: TcpEndpoint) -> Listener[ByteStream]:
     try:
-        return await anyio.create_tcp_listener(local_host=where.host or None, local_port=where.port)
+        return await anyssh.listen(where)
     except OSError as error:
         remedy = "choose another address with --listen"
         if 0 < where.port < 1024:
@@ -194,7 +194,7 @@ async def _listen(where: TcpEndpoint) -> Listener[SocketStream]:
         raise Failure(f"cannot listen on {where}: {reason_of(error)}; {remedy}") from error
 
 
-def _tell_address(listener: Listener[SocketStream], host_keys: Sequence[anyssh.Key]) -> None:
+def _tell_address(listener: Listener[ByteStream], host_keys: Sequence[anyssh.Key]) -> None:
     address = listener.extra(SocketAttribute.local_address)
     where = TcpEndpoint(str(address[0]), int(address[1]))
     for key in host_keys:

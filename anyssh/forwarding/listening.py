@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from logging import Logger, getLogger
 from pathlib import Path
@@ -49,8 +49,14 @@ ONE_FAMILY: Final = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 
 async def listen(endpoint: Endpoint) -> Listener[ByteStream]:
-    """Listen on a TCP port or a UNIX socket.
+    """Listen on a TCP port or a UNIX socket, as forwards do that are given no listener.
 
+    For loopback and "all interfaces", this listens on one port of both IPv4 and IPv6, as far as
+    available. A UNIX socket is accessible to the current user only, and removed when the listener
+    is closed; if the path exists already, it is in use.
+
+    :param endpoint: where to listen; port 0 picks a free port, which the listener's
+        ``extra(SocketAttribute.local_port)`` returns
     :raises OSError: the endpoint is in use or not permitted, or the address is not ours
     """
     if isinstance(endpoint, UnixEndpoint):
@@ -196,6 +202,11 @@ class _UnixListener(Listener[ByteStream]):
         task_group: TaskGroup | None = None,
     ) -> None:
         await self.inner.serve(handler, task_group)
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """The attributes of the socket."""
+        return self.inner.extra_attributes
 
     async def aclose(self) -> None:
         if self._is_closed:

@@ -211,7 +211,7 @@ class ForwardingMethods:
         machine connects to. So the session's policy decides about each connection, as it does about
         everything that the peer wants to connect to: see :class:`ForwardingPolicy`.
 
-        Entering raises the same errors as for :meth:`forward_from_remote_port`.
+        Entering raises what entering :meth:`forward_from_remote_port` raises.
 
         :param remote_host: where the peer listens, as for :meth:`forward_from_remote_port`
         :param remote_port: 0 lets the peer pick one; see :attr:`RemoteSocksForward.remote_port`

@@ -83,7 +83,8 @@ Connector = Callable[[Endpoint], Awaitable[ByteStream]]
 """Makes the connections that a peer asks for."""
 
 ListenerFactory = Callable[[Endpoint], Awaitable[Listener[ByteStream]]]
-"""Creates a listener, on the given port or, if that is not available, on another one."""
+"""Creates a listener, on the given port or, if that is not available, on another one; by default
+:func:`listen`."""
 
 Connecting = Callable[["ForwardedConnection"], Awaitable[ByteStream | None]]
 """Called for each forwarded connection; returns the stream to relay, or None to refuse it."""

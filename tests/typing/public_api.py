@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, assert_type
 
 import anyio
-from anyio.abc import ByteStream, ByteStreamConnectable, SocketAttribute
+from anyio.abc import ByteStream, ByteStreamConnectable, Listener, SocketAttribute
 
 import anyssh
 from anyssh import testing, websocket
@@ -134,6 +134,7 @@ async def forward(session: anyssh.ClientSession) -> None:
     async with session.forward_socks_from_remote_port("127.0.0.1", 0) as far_proxy:
         assert_type(far_proxy, anyssh.RemoteSocksForward)
         assert_type(far_proxy.remote_port, int | None)
+    assert_type(await anyssh.listen(anyssh.UnixEndpoint("/run/x")), Listener[ByteStream])
     assert_type(await session.stream_to_remote_port("localhost", 80), anyssh.Channel)
     assert_type(session.connectable("localhost", 22), ByteStreamConnectable)
 
