@@ -153,10 +153,7 @@ def serve_(
     if exec and sys.platform == "win32":
         raise Failure("--exec does not work on Windows")
     configure(logging.INFO, is_verbose=common.verbose, has_times=True, is_json=log_json)
-    try:
-        forwarding = anyssh.ForwardingPolicy(connect_to=allow_connect, listen_on=allow_listen)
-    except ValueError as error:
-        raise Failure(str(error)) from error
+    forwarding = _policy(allow_connect, allow_listen)
     if allow_forwarding:
         forwarding = anyssh.ForwardingPolicy.allow_all()
     options = ServeOptions(
@@ -175,12 +172,20 @@ def serve_(
     return run(work, common)
 
 
+def _policy(connect_to: Sequence[str], listen_on: Sequence[str] = ()) -> anyssh.ForwardingPolicy:
+    try:
+        return anyssh.ForwardingPolicy(connect_to=connect_to, listen_on=listen_on)
+    except ValueError as error:
+        raise Failure(str(error)) from error
+
+
 @app.command(
     help_epilogue="""\
 Examples:
 
     anyssh forward -L 8080:localhost:80 alice@host.example
     anyssh forward -R 9000:localhost:3000 -D 1080 alice@host.example
+    anyssh forward -R 1080 --allow-connect '*.example.com:443' alice@host.example
     anyssh forward -L /tmp/pg.sock:/run/postgresql/.s.PGSQL.5432 alice@host.example
 """
 )
@@ -191,6 +196,7 @@ def forward(
     local: Annotated[tuple[str, ...], _repeated("--local", "-L")] = (),
     remote: Annotated[tuple[str, ...], _repeated("--remote", "-R")] = (),
     dynamic: Annotated[tuple[str, ...], _repeated("--dynamic", "-D")] = (),
+    allow_connect: Annotated[tuple[str, ...], Repeated] = (),
     login: LoginOptions = LOGIN,
     common: Common = COMMON,
 ) -> int:
@@ -210,9 +216,13 @@ def forward(
         one, which the server connects to. Either may also be the path of a UNIX socket.
     remote
         [address:]port:host:port; connections to the first port, on the server, go to the second
-        one, which we connect to.
+        one, which we connect to. Without host:port, a SOCKS proxy on the server, whose connections
+        we make, as far as --allow-connect permits.
     dynamic
         [address:]port; a SOCKS proxy on this machine, whose connections the server makes.
+    allow_connect
+        Let the server and the clients of its SOCKS proxy (-R without host:port) connect to what
+        this pattern covers; may be given several times.
     """
     forwards = [
         *(Forward("-L", *parse_forward(text, "-L")) for text in local),
@@ -221,10 +231,22 @@ def forward(
     ]
     if not forwards:
         raise Failure("say what to forward with -L, -R or -D; see: anyssh forward --help")
+    is_proxy = any(each.option == "-R" and each.target is None for each in forwards)
+    if is_proxy and not allow_connect:
+        raise Failure(
+            "-R without host:port lets the server choose where this machine connects to; "
+            "specify what it may reach with --allow-connect, such as '*.example.com:443', "
+            "or '*:*' for every host except this machine"
+        )
+    if allow_connect and not is_proxy:
+        raise Failure("--allow-connect is for -R without host:port")
+    policy = _policy(allow_connect)
     target = Destination.parse(destination, login.port)
 
     async def work(signals: Signals) -> int:
-        return await keep_forwarding(Login(target, login), forwards, make_display(), signals)
+        return await keep_forwarding(
+            Login(target, login), forwards, policy, make_display(), signals
+        )
 
     return run(work, common)
 

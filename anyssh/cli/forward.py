@@ -18,7 +18,14 @@ from typing import Final, Literal
 import anyio
 
 import anyssh
-from anyssh import Endpoint, LocalForward, RemoteForward, SocksForward, TcpEndpoint
+from anyssh import (
+    Endpoint,
+    LocalForward,
+    RemoteForward,
+    RemoteSocksForward,
+    SocksForward,
+    TcpEndpoint,
+)
 
 from .failures import Failure, reason_of
 from .lending import LentListener, listen_to_lend
@@ -33,6 +40,7 @@ logger: Final = logging.getLogger("anyssh.cli")
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 30.0
 _random: Final = SystemRandom()
+_Entered = LocalForward | RemoteForward | RemoteSocksForward | SocksForward
 FAILURES: Final = (
     anyssh.TraceId.PORT_FORWARD_CHANNEL_OPEN_FAILED,
     anyssh.TraceId.PORT_FORWARD_CONNECTION_FAILED,
@@ -60,10 +68,12 @@ class Forward:
             self.listens = self.listener.endpoint
         return self.listener
 
-    def over(self, session: anyssh.ClientSession) -> LocalForward | RemoteForward | SocksForward:
+    def over(self, session: anyssh.ClientSession) -> _Entered:
         """Return the session's forward, to be entered."""
         lend = None if self.listener is None else self.listener.lend
         match self.listens, self.target:
+            case TcpEndpoint(host, port), None if self.option == "-R":
+                return session.forward_socks_from_remote_port(host, port)
             case TcpEndpoint(host, port), None:
                 return session.forward_socks(host, port, listener=lend)
             case listens, target if target is not None and self.option == "-R":
@@ -76,21 +86,25 @@ class Forward:
         listens = str(self.listens)
         if isinstance(self.listens, TcpEndpoint) and not self.listens.host:
             listens = f"*:{self.listens.port}"
-        if self.target is None:
-            return (
-                f"-D connections to {listens} here go from the server to wherever they ask (SOCKS)"
-            )
+        target = "wherever they ask (SOCKS)" if self.target is None else self.target
         if self.option == "-R":
-            return f"-R connections to {listens} of the server go to {self.target} here"
-        return f"{self.option} connections to {listens} here go to {self.target} from the server"
+            return f"-R connections to {listens} of the server go from here to {target}"
+        return f"{self.option} connections to {listens} here go from the server to {target}"
 
 
 class Tunnel:
     """A tunnel, and its history."""
 
-    def __init__(self, login: Login, forwards: Sequence[Forward], display: StatusDisplay) -> None:
+    def __init__(
+        self,
+        login: Login,
+        forwards: Sequence[Forward],
+        policy: anyssh.ForwardingPolicy,
+        display: StatusDisplay,
+    ) -> None:
         self._login = login
         self._forwards = forwards
+        self._policy = policy
         self._display = display
         self._session: anyssh.ClientSession | None = None
         self._was_up = False
@@ -124,7 +138,8 @@ class Tunnel:
     @asynccontextmanager
     async def _up(self) -> AsyncGenerator[anyssh.ClientSession]:
         """Log in and forward; leaving ends the session."""
-        async with self._login.session(self._trace) as session, AsyncExitStack() as stack:
+        logging_in = self._login.session(self._trace, self._policy)
+        async with logging_in as session, AsyncExitStack() as stack:
             for forward in self._forwards:
                 await self._enter(forward, stack, session)
             self._tell_beginning(session)
@@ -149,9 +164,12 @@ class Tunnel:
             ) from error
         except OSError as error:
             raise Failure(f"cannot listen on {forward.listens}: {reason_of(error)}") from error
-        if isinstance(entered, RemoteForward) and isinstance(forward.listens, TcpEndpoint):
+        listens = forward.listens
+        if isinstance(listens, TcpEndpoint) and isinstance(
+            entered, RemoteForward | RemoteSocksForward
+        ):
             # The next session should get the same port.
-            forward.listens = replace(forward.listens, port=entered.remote_port or 0)
+            forward.listens = replace(listens, port=entered.remote_port or 0)
 
     # Messages
 
@@ -238,15 +256,22 @@ class _Refused(Failure):
 
 
 async def keep_forwarding(
-    login: Login, forwards: Sequence[Forward], display: StatusDisplay, signals: Signals
+    login: Login,
+    forwards: Sequence[Forward],
+    policy: anyssh.ForwardingPolicy,
+    display: StatusDisplay,
+    signals: Signals,
 ) -> int:
-    """Forward until a signal ends it."""
+    """Forward until a signal ends it.
+
+    :param policy: what the server may connect to
+    """
     async with AsyncExitStack() as listeners:
         for forward in forwards:
             if (listener := await forward.open()) is not None:
                 listeners.push_async_callback(listener.close)
         await listeners.enter_async_context(login)
-        tunnel = Tunnel(login, forwards, display)
+        tunnel = Tunnel(login, forwards, policy, display)
         async with anyio.create_task_group() as tasks:
             signals.handle = _Ending(tasks).handle
             with display:

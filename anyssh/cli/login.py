@@ -323,11 +323,14 @@ class Login:
 
     @asynccontextmanager
     async def session(
-        self, on_trace: Callable[[anyssh.TraceEvent], None] | None = None
+        self,
+        on_trace: Callable[[anyssh.TraceEvent], None] | None = None,
+        forwarding: anyssh.ForwardingPolicy | None = None,
     ) -> AsyncGenerator[anyssh.ClientSession]:
         """Connect and log in; the session reconnects by itself if the server supports it.
 
         :param on_trace: called with each trace event, in addition to the log
+        :param forwarding: what the server may connect to
         :raises Failure: the server cannot be reached, or its key is unknown and nobody is there to
             ask
         :raises SSHError: as for :meth:`anyssh.ClientSession.connect`
@@ -345,7 +348,11 @@ class Login:
                 on_trace(event)
 
         connecting = anyssh.ClientSession.connect(
-            Address(host, port), verify_host=verifier, config=self._config(), trace=trace
+            Address(host, port),
+            verify_host=verifier,
+            config=self._config(),
+            forwarding=forwarding,
+            trace=trace,
         )
         async with AsyncExitStack() as stack:
             try:

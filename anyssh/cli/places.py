@@ -116,14 +116,16 @@ def listening(text: str) -> TcpEndpoint:
     return address(text, default_host=LOOPBACK)
 
 
-def forward(text: str, option: str) -> tuple[Endpoint, Endpoint]:
+def forward(text: str, option: str) -> tuple[Endpoint, Endpoint | None]:
     """Parse where ``-L`` or ``-R`` listens, and where its connections go.
 
-    :param option: which of the two, for errors
+    :param option: which of the two; without a target, ``-R`` is a SOCKS proxy
     :raises Failure: it has another form
     """
     parts = split(text)
     match parts:
+        case [_] | [_, _] if option == "-R" and "/" not in text:
+            return listening(text), None
         case [path, *target] if path.startswith("/"):
             listens: Endpoint = UnixEndpoint(path)
         case [port, path] if path.startswith("/"):

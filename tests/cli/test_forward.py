@@ -60,14 +60,21 @@ async def exchange(stream: ByteStream, text: bytes) -> bytes:
 
 
 async def ask_through_socks(port: int, target: int) -> bytes:
+    async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+        assert await socks_reply(stream, target) == 0
+        return await exchange(stream, b"hello")
+
+
+async def socks_reply(stream: ByteStream, target: int) -> int:
+    """Ask a proxy for a port of this machine; return what it makes of that."""
     with anyio.fail_after(DEADLINE):
-        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
-            await stream.send(b"\x05\x01\x00")
-            assert await stream.receive(2) == b"\x05\x00"
-            address = socket.inet_aton("127.0.0.1") + struct.pack(">H", target)
-            await stream.send(b"\x05\x01\x00\x01" + address)
-            assert (await stream.receive())[:2] == b"\x05\x00"
-            return await exchange(stream, b"hello")
+        await stream.send(b"\x05\x01\x00")
+        assert await stream.receive(2) == b"\x05\x00"
+        address = socket.inet_aton("127.0.0.1") + struct.pack(">H", target)
+        await stream.send(b"\x05\x01\x00\x01" + address)
+        reply = await stream.receive(10)
+        assert reply[:1] == b"\x05"
+        return reply[1]
 
 
 async def port_of(running: Running, option: str, *, count: int = 1) -> int:
@@ -127,6 +134,25 @@ async def test_a_connection_that_does_not_come_about_is_told(user: Anyssh) -> No
         assert "forward-failed" in refused.string
 
 
+@pytest.mark.peers
+@pytest.mark.parametrize("at", ["anyssh", "sshd"])
+async def test_a_proxy_at_the_server(user: Anyssh, keys: dict[str, KeyFile], at: str) -> None:
+    """It leads where we let it, and nowhere else."""
+    async with shouting() as target, shouting() as other:
+        serving = user.serve(*EVERYTHING) if at == "anyssh" else sshd(user, keys)
+        async with serving as server:
+            forwards = ("-R", "0", "--allow-connect", f"localhost:{target}")
+            place = f"127.0.0.1:{server.port}"
+            async with user.start("forward", "--accept-new", *forwards, place) as running:
+                await running.line("-R connections to .* of the server go from here to .*SOCKS")
+                port = await port_of(running, "-R")
+                assert await ask_through_socks(port, target) == b"HELLO"
+                async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+                    assert await socks_reply(stream, other) == 2
+                await running.line(f"127.0.0.1:{other}: not allowed")
+                assert await running.finish(signal.SIGTERM) == 0
+
+
 async def test_a_connection_survives_the_network(user: Anyssh) -> None:
     async with shouting() as target, user.serve(*EVERYTHING) as server:
         await know(user, user.host_key(), server.port)
@@ -150,25 +176,36 @@ async def test_a_connection_survives_the_network(user: Anyssh) -> None:
 
 
 async def test_a_server_that_was_started_anew(user: Anyssh) -> None:
-    """The port stays, and who connects while there is no server waits."""
+    """Ports and sockets stay, and who connects while there is no server waits."""
+    path = user.home / "socket"
     async with shouting() as target, user.serve(*EVERYTHING) as server:
         await know(user, user.host_key(), server.port)
-        forwards = ("-L", f"0:localhost:{target}", "-R", f"0:127.0.0.1:{target}")
+        forwards = (
+            "-L", f"0:localhost:{target}", "-L", f"{path}:localhost:{target}",
+            "-R", f"0:127.0.0.1:{target}", "-R", "0", "--allow-connect", f"localhost:{target}",
+        )  # fmt: skip
         async with user.start("forward", *forwards, server.place) as running:
             port = await port_of(running, "-L")
             remote = await port_of(running, "-R")
+            proxy = await port_of(running, "-R", count=2)
             assert await ask(port) == b"HELLO"
             await server.running.finish()
             await running.line("the session is over .*shutting down.*; connecting again")
             async with (
                 await anyio.connect_tcp("127.0.0.1", port) as early,
+                await anyio.connect_tcp("::1", port) as second,
+                await anyio.connect_unix(path) as third,
                 user.serve(*EVERYTHING, port=server.port),
             ):
                 await running.line("connected again to .* after .*; the forwards are restored")
-                assert await exchange(early, b"early") == b"EARLY"
-                assert await port_of(running, "-R", count=2) == remote
+                for stream in (early, second, third):
+                    assert await exchange(stream, b"early") == b"EARLY"
+                assert await port_of(running, "-R", count=3) == remote
+                assert await port_of(running, "-R", count=4) == proxy
                 assert await ask(remote) == b"HELLO"
+                assert await ask_through_socks(proxy, target) == b"HELLO"
                 assert await running.finish(signal.SIGINT) == 0
+        assert not path.exists()
 
 
 @pytest.mark.peers
@@ -229,3 +266,11 @@ async def test_what_does_not_come_up(user: Anyssh, tmp_path: Path) -> None:
         for wrong in ("80", "a:b:c", "1:2:3:4:5", "80:host:99999", "[::1:80:h:80"):
             told = await user.run("forward", "-L", wrong, server.place)
             assert repr(wrong) in told.complaint
+        told = await user.run("forward", "-R", "0", server.place)
+        assert "say what it may with --allow-connect, such as " in told.complaint
+        told = await user.run("forward", "-R", "0", "--allow-connect", "80", server.place)
+        assert told.complaint.startswith("'80' is no pattern: expected ")
+        told = await user.run(
+            "forward", "-L", "0:localhost:80", "--allow-connect", "*:*", server.place
+        )
+        assert told.complaint == "--allow-connect is for -R without host:port"

@@ -79,12 +79,28 @@ def test_forwards(text: str, listens: object, target: object) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "80", "80:db", "80:db:", "80::5432", "80:db:0", "x:db:80", "1:2:3:4:5", "80:db:70000",
+    ["", "80:db", "80:db:", "80::5432", "80:db:0", "x:db:80", "1:2:3:4:5", "80:db:70000",
      "/run/here", "/run/here:db", "80:[::1:22", "[80]x:db:1"],
 )  # fmt: skip
-def test_what_is_no_forward(text: str) -> None:
-    with pytest.raises(Failure, match=r"-R|port"):
-        forward(text, "-R")
+@pytest.mark.parametrize("option", ["-L", "-R"])
+def test_what_is_no_forward(option: str, text: str) -> None:
+    with pytest.raises(Failure, match=rf"{option}|port"):
+        forward(text, option)
+
+
+@pytest.mark.parametrize(
+    "text,listens",
+    [
+        ("1080", TcpEndpoint("localhost", 1080)),
+        ("0", TcpEndpoint("localhost", 0)),
+        ("*:1080", TcpEndpoint("", 1080)),
+        ("[::1]:1080", TcpEndpoint("::1", 1080)),
+    ],
+)
+def test_a_proxy_at_the_server(text: str, listens: object) -> None:
+    assert forward(text, "-R") == (listens, None)
+    with pytest.raises(Failure, match="-L"):
+        forward(text, "-L")
 
 
 def test_addresses_to_listen_on() -> None:
