@@ -126,11 +126,19 @@ class AuthenticationError(SSHError):
     """The server refused every credential that we could offer.
 
     :ivar methods_left: the methods that the server would still accept
+    :ivar methods_accepted: the methods that it has just accepted as a part of what it wants; one of
+        ``methods_left`` may then complete it
     """
 
-    def __init__(self, message: str, methods_left: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        message: str,
+        methods_left: Sequence[str] = (),
+        methods_accepted: Sequence[str] = (),
+    ) -> None:
         super().__init__(message)
         self.methods_left: tuple[str, ...] = tuple(methods_left)
+        self.methods_accepted: tuple[str, ...] = tuple(methods_accepted)
 
 
 class SigningRefused(SSHError):

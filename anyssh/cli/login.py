@@ -41,6 +41,9 @@ ANSWER_TIME: Final = 600.0
 PATIENCE: Final = 3600.0
 """Seconds to keep trying to reconnect a session; the server may give it up earlier."""
 TRIES: Final = 3
+MOST_PROOFS: Final = 5
+"""Proofs that a server may want, one after another."""
+PUBLIC_KEY: Final = anyssh.AuthenticationMethod.PUBLIC_KEY
 PASSWORD: Final = anyssh.AuthenticationMethod.PASSWORD
 KEYBOARD_INTERACTIVE: Final = anyssh.AuthenticationMethod.KEYBOARD_INTERACTIVE
 
@@ -365,15 +368,35 @@ class Login:
             yield session
 
     async def _authenticate(self, session: anyssh.ClientSession) -> None:
-        """Try the keys, then prompt the user, as far as the server accepts the methods.
+        """Authenticate by one method after another until the server wants no more of them.
 
         :raises AuthenticationError: nothing succeeded
         """
+        refusal: anyssh.AuthenticationError | None = None
+        for _ in range(MOST_PROOFS):
+            before, refusal = refusal, await self._prove(session, refusal)
+            if refusal is None or refusal is before or not refusal.methods_accepted:
+                break
+        if refusal is not None:
+            raise refusal
+        if session.banner:
+            say(session.banner)
+        logger.debug("logged in at %s, %s", self.destination, session.peer_version)
+
+    async def _prove(
+        self, session: anyssh.ClientSession, refusal: anyssh.AuthenticationError | None
+    ) -> anyssh.AuthenticationError | None:
+        """Try the keys, then prompt the user, as far as the server accepts the methods.
+
+        :param refusal: the server's answer to the proof before
+        :return: its answer to this one; None if it let us in
+        """
         user = self.destination.user
-        refusal = await _refusal(session, self._with_keys())
+        if refusal is None or PUBLIC_KEY in refusal.methods_left:
+            refusal = await _refusal(session, self._with_keys())
         if refusal is not None and not refusal.methods_left:
             # Nothing was refused yet, so the server has not said what it accepts.
-            refusal = await _refusal(session, anyssh.ClientCredentials(user)) or refusal
+            refusal = await _refusal(session, anyssh.ClientCredentials(user))
         asking = (
             (KEYBOARD_INTERACTIVE, anyssh.ClientCredentials(user, respond=self._respond)),
             (PASSWORD, anyssh.ClientCredentials(user, password_provider=self._ask_password)),
@@ -384,16 +407,14 @@ class Login:
                 if refusal is None or method not in refusal.methods_left:
                     break
                 again = await _refusal(session, credentials)
-                if again is not None and not again.methods_left:
+                if again is None or again.methods_accepted:
+                    return again
+                if not again.methods_left:
                     # There was no answer, or the server does not look at an expired password.
                     refusal = refusal if self._password is None else again
                     break
                 refusal, self._password, self._hint = again, None, "Not accepted. "
-        if refusal is not None:
-            raise refusal
-        if session.banner:
-            say(session.banner)
-        logger.debug("logged in at %s, %s", self.destination, session.peer_version)
+        return refusal
 
 
 async def _refusal(

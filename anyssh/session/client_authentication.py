@@ -67,7 +67,7 @@ class _Account:
             *([f"the server accepts: {', '.join(methods_left)}"] if methods_left else []),
             *self.remarks,
         ]
-        return AuthenticationError("; ".join(parts), methods_left)
+        return AuthenticationError("; ".join(parts), methods_left, tuple(self.accepted))
 
 
 class Authenticator:

@@ -52,10 +52,16 @@ async def know(user: Anyssh, key: anyssh.Key, port: int) -> None:
 
 
 @asynccontextmanager
-async def sshd(user: Anyssh, keys: dict[str, KeyFile]) -> AsyncIterator[RunningServer]:
-    """Run OpenSSH's server; the user may log in, and knows it."""
+async def sshd(
+    user: Anyssh, keys: dict[str, KeyFile], /, **options: Any
+) -> AsyncIterator[RunningServer]:
+    """Run OpenSSH's server; the user may log in, and knows it.
+
+    :param options: more of those of the script that runs it
+    """
     peer = require_peer("openssh")
     authorized = user.home / ".ssh" / "authorized_keys"
-    async with peer.server(host_key=[keys["ed25519"]], authorized=authorized) as server:
+    options |= {"host_key": [keys["ed25519"]], "authorized": authorized}
+    async with peer.server(**options) as server:
         await know(user, anyssh.import_key_file(keys["ed25519"].public), server.port)
         yield server

@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -28,9 +29,7 @@ Judge = Callable[[anyssh.AuthAttempt], object | None]
 
 
 @asynccontextmanager
-async def greeting(
-    user: Anyssh, judge: Judge, authorities: anyssh.UserAuthorities | None = None
-) -> AsyncIterator[str]:
+async def greeting(user: Anyssh, judge: Judge, **options: Any) -> AsyncIterator[str]:
     """Run a server that greets whom it lets in; give its place."""
 
     async def authenticate(attempt: anyssh.AuthAttempt) -> object | None:
@@ -44,9 +43,7 @@ async def greeting(
         await session.wait_closed()
 
     host_key = anyssh.generate_key("ssh-ed25519")
-    server = anyssh.Server(
-        host_keys=[host_key], authenticate=authenticate, user_authorities=authorities
-    )
+    server = anyssh.Server(host_keys=[host_key], authenticate=authenticate, **options)
     async with (
         await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
         anyio.create_task_group() as tasks,
@@ -111,7 +108,7 @@ async def test_a_key_of_the_agent_that_a_file_names(user: Anyssh, suffix: str) -
         return "holder" if is_ours else None
 
     async with (
-        greeting(user, judge, anyssh.UserAuthorities([authority])) as place,
+        greeting(user, judge, user_authorities=anyssh.UserAuthorities([authority])) as place,
         agent_of(user, key) as environment,
     ):
         command = ("exec", "-i", f"{path}{suffix}", f"alice@{place}", "--", "greet")
@@ -135,11 +132,28 @@ async def test_a_certificate_beside_a_usual_key_that_the_agent_holds(user: Anyss
     certificate = certified(key, authority, principals=["alice"])
     write_certificate(Path(f"{path}-cert.pub"), certificate)
     async with (
-        greeting(user, judge, anyssh.UserAuthorities([authority])) as place,
+        greeting(user, judge, user_authorities=anyssh.UserAuthorities([authority])) as place,
         agent_of(user, key) as environment,
     ):
         told = await user.run("exec", f"alice@{place}", "--", "greet", environment=environment)
         assert told == Result(0, "hello certified\n", "")
+
+
+async def test_a_server_that_needs_no_proof(user: Anyssh) -> None:
+    """Nobody is there to decrypt the key that it would take."""
+    path = user.home / ".ssh" / "id_ed25519"
+    key = anyssh.import_key_file(path)
+    path.unlink()
+    anyssh.export_private_key_file(key, path, "openssh", "correct horse")
+    methods = [anyssh.AuthenticationMethod.PUBLIC_KEY, anyssh.AuthenticationMethod.NONE]
+    config = anyssh.SessionConfig(authentication_methods=methods)
+
+    def judge(attempt: anyssh.AuthAttempt) -> object | None:
+        return "guest" if isinstance(attempt, anyssh.NoneAttempt) else None
+
+    async with greeting(user, judge, config=config) as place:
+        told = await user.run("exec", place, "--", "greet")
+    assert (told.status, told.out) == (0, "hello guest\n")
 
 
 async def test_a_certificate_beside_a_key(user: Anyssh) -> None:
@@ -150,7 +164,8 @@ async def test_a_certificate_beside_a_key(user: Anyssh) -> None:
     def judge(attempt: anyssh.AuthAttempt) -> object | None:
         return "certified" if isinstance(attempt, anyssh.CertificateAttempt) else None
 
-    async with greeting(user, judge, anyssh.UserAuthorities([authority])) as place:
+    authorities = anyssh.UserAuthorities([authority])
+    async with greeting(user, judge, user_authorities=authorities) as place:
         told = await user.run("exec", f"alice@{place}", "--", "greet")
         assert "did not authenticate" in told.complaint
         write_certificate(user.home / ".ssh" / "id_ed25519-cert.pub", certificate)

@@ -18,8 +18,9 @@ from anyio.abc import SocketAttribute
 import anyssh
 from anyssh.messages import UserauthPasswdChangereq, UserauthRequest
 from anyssh.protocol.server_authentication import _JUDGES, ServerAuthentication
+from tests.interop.peers import USER, KeyFile, require_accounts, require_peer, token
 
-from .conftest import know
+from .conftest import know, sshd
 from .program import DEADLINE, ROOT, Anyssh
 
 if sys.platform == "win32":
@@ -266,6 +267,34 @@ async def test_a_password_is_asked_for_again_when_it_is_wrong(user: Anyssh) -> N
         await screen.see("hello")
         assert await screen.status() == 0
         assert "wonderland" not in screen.seen
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize(
+    "methods", ["password,publickey", "publickey,password", "keyboard-interactive,publickey"]
+)
+async def test_a_server_that_wants_a_key_and_a_password(
+    user: Anyssh, keys: dict[str, KeyFile], methods: str
+) -> None:
+    require_accounts(require_peer("openssh"))
+    password = token()
+    options = {
+        "user": USER,
+        "password": password,
+        "interactive": "interactive" in methods,
+        "option": [f"AuthenticationMethods={methods}"],
+    }
+    async with (
+        sshd(user, keys, **options) as server,
+        console(user, "exec", f"{USER}@127.0.0.1:{server.port}", "--", "echo hello") as screen,
+    ):
+        await screen.see("[Pp]assword")
+        screen.type("wrong")
+        await screen.see("Not accepted")
+        await screen.see("[Pp]assword")
+        screen.type(password)
+        await screen.see("hello")
+        assert await screen.status() == 0
 
 
 async def test_an_expired_password_is_told(user: Anyssh, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -825,6 +825,7 @@ def test_what_was_wrong_is_not_offered_again() -> None:
     with pytest.raises(AuthenticationError, match=expected) as caught:
         try_all(credentials, replies)
     assert caught.value.methods_left == ("publickey",)
+    assert caught.value.methods_accepted == ("password",)
     assert not any(replies.values())
 
 
