@@ -282,11 +282,12 @@ class Login:
 
     async def _respond(self, challenge: anyssh.Challenge) -> Sequence[str] | None:
         answers = []
-        hint = self._hint.strip() if challenge.prompts else ""
-        introduction = "\n".join(filter(None, (hint, challenge.name, challenge.instruction)))
+        hint = self._hint.strip()
+        introduction = "\n".join(filter(None, (challenge.name, challenge.instruction)))
         for prompt in challenge.prompts:
             question = f"{introduction}\n{prompt.text}" if introduction else prompt.text
-            introduction = ""
+            question = "\n".join(filter(None, (hint, self._as_the_servers(question))))
+            introduction = hint = ""
             answer = await self._terminal.ask(question, is_secret=not prompt.echo)
             if answer is None:
                 return None
@@ -294,6 +295,11 @@ class Login:
         if introduction:
             say(introduction)
         return answers
+
+    def _as_the_servers(self, text: str) -> str:
+        """Mark each line, so that nobody takes it for a question of ours."""
+        mark = f"({self.destination.user}@{self.destination.host})"
+        return "\n".join(f"{mark} {line}" for line in text.split("\n"))
 
     async def _is_new_host_welcome(self, presented: anyssh.PresentedHostKey) -> bool:
         if self._options.accept_new:
