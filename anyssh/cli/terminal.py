@@ -7,6 +7,7 @@ cancelled, and the terminal's echo is restored in any case.
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import anyio
 __all__ = ["Terminal"]
 
 MAX_ANSWER_BYTES = 4096
+POLL_TIME = 0.05
 
 
 class Terminal:
@@ -49,7 +51,7 @@ if sys.platform != "win32":
         with _hidden(terminal) if is_secret else _shown():
             os.write(terminal, question.encode(errors="replace"))
             try:
-                await anyio.wait_readable(terminal)
+                await _wait_readable(terminal)
                 answer = os.read(terminal, MAX_ANSWER_BYTES)
             finally:
                 if is_secret:
@@ -57,6 +59,13 @@ if sys.platform != "win32":
         if not answer:  # the end of input
             return None
         return answer.decode("utf-8", "surrogateescape").removesuffix("\n")
+
+    async def _wait_readable(terminal: int) -> None:
+        try:
+            await anyio.wait_readable(terminal)
+        except OSError:  # the event queue of macOS does not take /dev/tty
+            while not select.select((terminal,), (), (), 0)[0]:  # noqa: ASYNC110
+                await anyio.sleep(POLL_TIME)
 
     @contextmanager
     def _hidden(terminal: int) -> Iterator[None]:

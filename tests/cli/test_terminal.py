@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ import pytest
 from anyio.abc import SocketAttribute
 
 import anyssh
+from anyssh.cli.terminal import _ask
 from anyssh.messages import UserauthPasswdChangereq, UserauthRequest
 from anyssh.protocol.server_authentication import _JUDGES, ServerAuthentication
 from tests.interop.peers import USER, KeyFile, require_accounts, require_peer, token
@@ -252,6 +254,32 @@ async def asking_server(
         await know(user, host_key, port)
         yield port
         tasks.cancel_scope.cancel()
+
+
+async def test_a_terminal_that_the_event_loop_cannot_watch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As /dev/tty on macOS."""
+
+    async def refuse(descriptor: int) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(anyio, "wait_readable", refuse)
+    master, slave = pty.openpty()
+    answers: list[str | None] = []
+
+    async def ask() -> None:
+        answers.append(await _ask(slave, "Well? ", is_secret=True))
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            assert (await anyio.to_thread.run_sync(os.read, master, 100)) == b"Well? "
+            os.write(master, b"so so\n")
+    finally:
+        os.close(master)
+        os.close(slave)
+    assert answers == ["so so"]
 
 
 async def test_a_password_is_asked_for_again_when_it_is_wrong(user: Anyssh) -> None:
