@@ -10,6 +10,7 @@ requests are read and dropped by the next one.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -110,6 +111,11 @@ class Agent:
             self._conversations = _Sharing(transport)
             return self
         if not isinstance(transport, ByteStreamConnectable):
+            if not hasattr(socket, "AF_UNIX"):
+                raise AgentError(
+                    "Python has no UNIX sockets on this system: give Agent a connectable or a "
+                    "stream that leads to the agent"
+                )
             transport = anyio.UNIXConnectable(transport)
         connecting = _Connecting(transport)
         async with connecting.conversation():
@@ -153,7 +159,7 @@ class Agent:
         Usable as the ``key_provider`` of :class:`ClientCredentials`: the agent is then only asked
         about keys that the server would accept.
 
-        :param key: the public key, or the certificate
+        :param key: the public key whose private half is looked for
         :raises AgentError: the agent is gone, or violates the agent protocol
         :raises LocalProtocolError: the agent was not entered
         """
@@ -167,7 +173,7 @@ class Agent:
 
         Cancelling withdraws the request, if the agent notices; the agent stays usable.
 
-        :param key: the public key, or the certificate, to sign for
+        :param key: the public key to sign for
         :param data: the bytes to sign
         :param algorithm: one of the key's ``signature_algorithms``
         :raises SigningRefused: the agent does not sign with this key or this algorithm

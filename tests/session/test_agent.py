@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import anyio
 import anyio.lowlevel
@@ -213,6 +214,15 @@ async def test_an_environment_without_an_agent(monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(anyssh.AgentError, match="SSH_AUTH_SOCK: start an agent"):
             async with anyssh.Agent():
                 pytest.fail("there is no agent")
+
+
+async def test_a_system_without_unix_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows may have the environment of an agent, but Python has no way to its socket."""
+    monkeypatch.setenv("SSH_AUTH_SOCK", "/tmp/agent")
+    monkeypatch.setattr("anyssh.session.agent.socket", SimpleNamespace())
+    with pytest.raises(anyssh.AgentError, match="no UNIX sockets"):
+        async with anyssh.Agent():
+            pytest.fail("there is no way to an agent")
 
 
 @UNIX_SOCKETS
