@@ -111,7 +111,7 @@ class Commands:
                 cwd=Path.home(),
                 start_new_session=True,
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:  # the latter for a zero byte
             logger.error("%r cannot be run: %s", shown, error)
             await channel.send_stderr(f"the command cannot be run: {error}\n".encode())
             await channel.aclose(exit_status=126)
@@ -215,13 +215,14 @@ async def _pass_signals(requests: AsyncIterator[anyssh.IncomingRequest], process
             continue
         name = Signal.decode(request.payload).signal_name
         number = signal.Signals.__members__.get(f"SIG{name}")
-        if number is not None:
-            _signal_group(process, number)
-        await (request.reject() if number is None else request.accept())
+        was_sent = number is not None and _signal_group(process, number)
+        await (request.accept() if was_sent else request.reject())
 
 
-def _signal_group(process: Process, number: signal.Signals) -> None:
+def _signal_group(process: Process, number: signal.Signals) -> bool:
+    """Send a signal to a process and what it has started; return whether any of them got it."""
     try:
         os.killpg(process.pid, number)
-    except ProcessLookupError:
-        return
+    except (ProcessLookupError, PermissionError):  # ended, or run as somebody else by sudo
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import getpass
 import os
 import signal
@@ -13,6 +14,7 @@ import anyio
 import pytest
 
 import anyssh
+from anyssh.cli.commands import _signal_group
 from anyssh.cli.exec import _SignalPasser
 from tests.interop.peers import KeyFile, find_program, require_peer
 
@@ -92,6 +94,25 @@ async def test_other_types_of_channels_and_broken_requests_harm_nobody(user: Any
             request = anyssh.ChannelRequest("exec", anyssh.wire.string("echo hello"))
             channel = await session.open_channel(request=request)
             assert b"".join([chunk async for chunk in channel]) == b"hello\n"
+            completed = await session.run_command("echo a\0b", check=False)
+            assert completed.exit_status == 126
+            assert completed.stderr.startswith(b"the command cannot be run: ")
+
+
+async def test_signals_that_are_not_ours_to_send(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To what sudo runs, for one."""
+
+    def forbid(group: int, number: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    async with await anyio.open_process(["cat"], start_new_session=True) as process:
+        assert _signal_group(process, signal.SIGCONT)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "killpg", forbid)
+            assert not _signal_group(process, signal.SIGCONT)
+        assert _signal_group(process, signal.SIGKILL)
+        await process.wait()
+        assert not _signal_group(process, signal.SIGCONT)
 
 
 async def test_signals_reach_the_command(user: Anyssh) -> None:
