@@ -65,7 +65,8 @@ def subsystem_request(name: str) -> anyssh.ChannelRequest:
 
 def _status(closed: anyssh.ChannelClosed) -> int:
     if closed.exit_status is not None:
-        return closed.exit_status & 0xFF
+        # Of what does not fit into a byte, a failure at least stays one.
+        return closed.exit_status & 0xFF or (FAILED if closed.exit_status else 0)
     if closed.exit_signal is not None:
         say(f"the command was ended by SIG{closed.exit_signal} {closed.message or ''}")
         number = signal.Signals.__members__.get(f"SIG{closed.exit_signal}")

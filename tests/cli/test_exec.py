@@ -15,7 +15,7 @@ import pytest
 
 import anyssh
 from anyssh.cli.commands import _signal_group
-from anyssh.cli.exec import _SignalPasser
+from anyssh.cli.exec import _SignalPasser, _status
 from tests.interop.peers import KeyFile, find_program, require_peer
 
 from .conftest import sshd
@@ -113,6 +113,12 @@ async def test_signals_that_are_not_ours_to_send(monkeypatch: pytest.MonkeyPatch
         assert _signal_group(process, signal.SIGKILL)
         await process.wait()
         assert not _signal_group(process, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("told,ours", [(0, 0), (3, 3), (256, 255), (259, 3), (0xC0000000, 255)])
+def test_no_failure_becomes_a_success(told: int, ours: int) -> None:
+    """Some systems have statuses of 32 bits."""
+    assert _status(anyssh.ChannelClosed(exit_status=told)) == ours
 
 
 async def test_signals_reach_the_command(user: Anyssh) -> None:
