@@ -53,22 +53,22 @@ class AuthorizedKeys:
     async def read(self) -> list[anyssh.Key]:
         """Return all keys.
 
-        :raises Failure: the file cannot be read, or is writable by others than its owner
+        :raises Failure: the file cannot be read, or others can write or replace it
         """
         return await to_thread.run_sync(self._read)
 
     def _read(self) -> list[anyssh.Key]:
         try:
             with self.path.open("rb") as file:
-                mode = os.fstat(file.fileno()).st_mode
+                status = os.fstat(file.fileno())
+                folder = self.path.resolve().parent.stat()
                 data = file.read(MAX_FILE_BYTES)
         except OSError as error:
             raise Failure(
                 f"cannot read {self.path}: {reason_of(error)}; put the public keys of those who "
                 "may log in there, one in each line, or name another file with --authorized-keys"
             ) from error
-        if os.name == "posix" and stat.S_IMODE(mode) & 0o022:
-            raise Failure(f"others may write {self.path}; run: chmod go-w {self.path}")
+        self._require_ours(status, folder)
         found = []
         # No other character ends a line: what follows it may be the end of a restricted key's.
         for number, line in enumerate(data.decode("utf-8", "replace").split("\n"), 1):
@@ -80,6 +80,17 @@ class AuthorizedKeys:
             if key is not None:
                 found.append(key)
         return found
+
+    def _require_ours(self, file: os.stat_result, folder: os.stat_result) -> None:
+        if os.name != "posix":
+            return
+        if stat.S_IMODE(file.st_mode) & 0o022:
+            raise Failure(f"others may write {self.path}; run: chmod go-w {self.path}")
+        if file.st_uid not in (0, os.geteuid()):
+            raise Failure(f"{self.path} belongs to another user, so its keys let nobody in")
+        if folder.st_mode & 0o022 and not folder.st_mode & stat.S_ISVTX:
+            where = self.path.resolve().parent
+            raise Failure(f"others may replace {self.path}; run: chmod go-w {where}")
 
 
 def parse_line(line: str) -> anyssh.Key | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,25 @@ def test_a_file_that_others_can_write_lets_nobody_in(tmp_path: Path) -> None:
     assert asyncio.run(authorized.holds(KEY)) is False
     with pytest.raises(Failure, match="chmod go-w"):
         asyncio.run(authorized.read())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+def test_a_file_that_others_can_replace_lets_nobody_in(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    path = folder / "authorized_keys"
+    path.write_text(LINE)
+    path.chmod(0o600)
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    for mode, lets_in in ((0o755, True), (0o777, False), (0o770, False), (0o1777, True)):
+        folder.chmod(mode)
+        for each in (path, link):
+            assert asyncio.run(AuthorizedKeys(each).holds(KEY)) is lets_in
+    if os.geteuid() == 0:
+        os.chown(path, 4242, -1)
+        with pytest.raises(Failure, match="belongs to another user"):
+            asyncio.run(AuthorizedKeys(path).read())
 
 
 def test_words_for_amounts() -> None:
