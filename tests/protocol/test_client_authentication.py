@@ -821,7 +821,7 @@ def test_what_was_wrong_is_not_offered_again() -> None:
         "publickey": [failure("publickey", "password")],
         "password": [failure("publickey", partial=True)],
     }
-    expected = "it took password and wants more, it refused publickey, and nothing else"
+    expected = "it accepted password and wants more, it refused publickey, and nothing else"
     with pytest.raises(AuthenticationError, match=expected) as caught:
         try_all(credentials, replies)
     assert caught.value.methods_left == ("publickey",)

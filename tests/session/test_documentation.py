@@ -467,7 +467,7 @@ async def test_the_verifier_that_accepts_new_hosts(tmp_path: Path) -> None:
     version = anyssh.PeerVersion.parse("SSH-2.0-test")
     assert await verify(anyssh.PresentedHostKey(HOST_KEY, version)) is True
     assert "host" not in await anyio.Path(path).read_text()
-    with pytest.raises(anyssh.HostKeyError, match="another host key"):
+    with pytest.raises(anyssh.HostKeyError, match="a different host key"):
         await verify(anyssh.PresentedHostKey(HATTER, version))
 
 

@@ -482,7 +482,7 @@ async def test_new_hosts_are_accepted_once(hash_names: bool, tmp_path: Path) -> 
     for other in ("ed2", "ec1"):
         for each in (known, again):
             text = await refusal(each.for_host("host", 2222, accept_new=True), other)
-            assert "another host key" in text
+            assert "a different host key" in text
     assert len(path.read_text().splitlines()) == 1
 
 
@@ -501,7 +501,7 @@ async def test_somebody_is_asked_about_new_hosts(tmp_path: Path) -> None:
         assert "not known" in await refusal(verify, "ed1")
     await connect(verify, "ed1")
     await connect(verify, "ed1")
-    assert "another host key" in await refusal(verify, "ed2")
+    assert "a different host key" in await refusal(verify, "ed2")
     assert asked == [key("ed1")] * 4
     with pytest.raises(anyssh.LocalProtocolError, match="loaded from a file"):
         KnownHosts.parse("").for_host("host", accept_new=ask)  # type: ignore[arg-type]
@@ -516,7 +516,7 @@ async def test_an_answer_that_comes_too_late(tmp_path: Path) -> None:
         return True
 
     text = await refusal(known.for_host("host", accept_new=ask), "ed1")
-    assert "another host key" in text
+    assert "a different host key" in text
     assert len((tmp_path / "known_hosts").read_text().splitlines()) == 1
 
 

@@ -79,8 +79,12 @@ async def test_a_session_that_was_not_entered_says_so(
 @pytest.mark.parametrize(
     "call, kind, text",
     [
-        (lambda one: one.open_channel(request="exec"), TypeError, "of ChannelRequest, not str"),
-        (lambda one: one.authenticate("alice"), TypeError, "of ClientCredentials, not str"),
+        (
+            lambda one: one.open_channel(request="exec"),
+            TypeError,
+            "of type ChannelRequest, not str",
+        ),
+        (lambda one: one.authenticate("alice"), TypeError, "of type ClientCredentials, not str"),
         (lambda one: one.reconnect(anyio.as_connectable(("::1", 1))), TypeError, "connect()"),
         (lambda one: one.stream_to_remote(ENDPOINTS[1]), TypeError, "TcpEndpoint .* got tuple"),
     ],
