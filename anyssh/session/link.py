@@ -198,7 +198,7 @@ class Link:
 
     def loss(self) -> ConnectionLost:
         """Return the error of a stream that ended without DISCONNECT."""
-        words = "the stream ended without a goodbye"
+        words = "the stream ended without DISCONNECT"
         transport = self.core.transport
         if transport.peer_version is None:
             words = "the stream ended before the peer had identified itself"

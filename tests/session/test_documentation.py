@@ -157,7 +157,7 @@ async def test_roles_and_restrictions_of_the_how_to() -> None:
         key, authority, principals=["on-call"], critical_options=options,
         extensions=[("permit-pty", b"")],
     )  # fmt: skip
-    with pytest.raises(anyssh.CertificateError, match="made out"):
+    with pytest.raises(anyssh.CertificateError, match="not issued for"):
         await names["authorities"](authority).check(certificate, "root", None)
     with pytest.raises(anyssh.CertificateError, match="force-command"):
         await names["authorities_with_roles"](authority).check(certificate, "root", None)
