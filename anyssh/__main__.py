@@ -74,7 +74,7 @@ def run() -> None:
     """Run the program ``anyssh``, and exit."""
     open_standard_streams()
     if isinstance(sys.stdout, TextIOWrapper):
-        # A comment or a drawing is worth telling even with characters that are not there.
+        # A comment or drawing is worth printing even if some characters cannot be encoded.
         sys.stdout.reconfigure(errors="replace")
     status = main(sys.argv[1:])
     if not has_command_line():

@@ -222,7 +222,7 @@ def forward(
         [address:]port; a SOCKS proxy on this machine, whose connections the server makes.
     allow_connect
         Let the server and the clients of its SOCKS proxy (-R without host:port) connect to what
-        this pattern covers; may be given several times.
+        this pattern matches; may be given several times.
     """
     forwards = [
         *(Forward("-L", *parse_forward(text, "-L")) for text in local),

@@ -70,7 +70,7 @@ class AuthorizedKeys:
             ) from error
         self._require_ours(status, folder)
         found = []
-        # No other character ends a line: what follows it may be the end of a restricted key's.
+        # No other character ends a line: what follows it may be the end of a restricted line.
         for number, line in enumerate(data.decode("utf-8", "replace").split("\n"), 1):
             try:
                 key = parse_line(line.strip())

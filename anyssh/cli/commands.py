@@ -20,7 +20,7 @@ from anyio.abc import ByteReceiveStream, ByteSendStream, Process
 import anyssh
 from anyssh.messages import ExecRequest, Signal, SubsystemRequest
 
-from .logs import told
+from .logs import log_fields
 
 __all__ = ["ECHO", "Commands"]
 
@@ -103,7 +103,7 @@ class Commands:
         requests: AsyncIterator[anyssh.IncomingRequest],
     ) -> None:
         shown = anyssh.wire.displayable(command)
-        logger.info("%s runs %r", user, shown, extra=told("exec", user=user, command=shown))
+        logger.info("%s runs %r", user, shown, extra=log_fields("exec", user=user, command=shown))
         try:
             process = await anyio.open_process(
                 [_shell(), "-c", command],
@@ -126,7 +126,7 @@ class Commands:
                 if process.returncode is None:  # we were cancelled
                     _signal_group(process, signal.SIGKILL)
         how = f"with {status}" if status >= 0 else f"by {_name_of_signal(-status)}"
-        extra = told("exec-end", user=user, command=shown, status=status)
+        extra = log_fields("exec-end", user=user, command=shown, status=status)
         logger.info("%s: %r ended %s", user, shown, how, extra=extra)
 
 
@@ -139,7 +139,7 @@ def _log_refusal(request: anyssh.IncomingRequest, user: str) -> None:
         reason = "commands need --exec"
     elif name == SubsystemRequest.request_type:
         reason = f"only {ECHO!r} exists, and needs --echo"
-    extra = told("refused", user=user, request=name, reason=reason)
+    extra = log_fields("refused", user=user, request=name, reason=reason)
     logger.info("%s asked for %r and was refused: %s", user, name, reason, extra=extra)
 
 

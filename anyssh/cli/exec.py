@@ -65,7 +65,7 @@ def subsystem_request(name: str) -> anyssh.ChannelRequest:
 
 def _status(closed: anyssh.ChannelClosed) -> int:
     if closed.exit_status is not None:
-        # Of what does not fit into a byte, a failure at least stays one.
+        # A failing status that does not fit into a byte must remain a failure.
         return closed.exit_status & 0xFF or (FAILED if closed.exit_status else 0)
     if closed.exit_signal is not None:
         say(f"the command was ended by SIG{closed.exit_signal} {closed.message or ''}")

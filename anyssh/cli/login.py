@@ -42,7 +42,7 @@ PATIENCE: Final = 3600.0
 """Seconds to keep trying to reconnect a session; the server may give it up earlier."""
 TRIES: Final = 3
 MOST_PROOFS: Final = 5
-"""Proofs that a server may want, one after another."""
+"""Methods that a server may require one after another."""
 PUBLIC_KEY: Final = anyssh.AuthenticationMethod.PUBLIC_KEY
 PASSWORD: Final = anyssh.AuthenticationMethod.PASSWORD
 KEYBOARD_INTERACTIVE: Final = anyssh.AuthenticationMethod.KEYBOARD_INTERACTIVE
@@ -122,7 +122,7 @@ class Identity:
 
     @property
     def signs(self) -> bool:
-        """Whether nobody has to be asked for a passphrase first."""
+        """Whether the key can sign without asking for a passphrase."""
         return not isinstance(self.key, anyssh.Key) or self.key.has_private
 
     def joined(self, other: Identity) -> Identity:
@@ -297,7 +297,7 @@ class Login:
         return answers
 
     def _as_the_servers(self, text: str) -> str:
-        """Mark each line, so that nobody takes it for a question of ours."""
+        """Mark each line as the server's, lest it be mistaken for a prompt of ours."""
         mark = f"({self.destination.user}@{self.destination.host})"
         return "\n".join(f"{mark} {line}" for line in text.split("\n"))
 

@@ -9,13 +9,13 @@ import traceback
 from datetime import UTC, datetime
 from typing import Any, Final
 
-__all__ = ["configure", "told"]
+__all__ = ["configure", "log_fields"]
 
 FIELDS: Final = "anyssh_fields"
 NOTHING: Final = logging.CRITICAL + 1
 
 
-def told(event: str, **fields: Any) -> dict[str, dict[str, Any]]:
+def log_fields(event: str, **fields: Any) -> dict[str, dict[str, Any]]:
     """Return the ``extra`` of a log call: fields for programs that read the log."""
     return {FIELDS: {"event": event} | fields}
 

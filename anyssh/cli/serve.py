@@ -24,7 +24,7 @@ from anyssh.integrations.logging import LogTrace
 from .authorized import AuthorizedKeys
 from .commands import Commands
 from .failures import Failure, reason_of
-from .logs import told
+from .logs import log_fields
 from .places import expanded
 from .running import Signals
 
@@ -96,7 +96,7 @@ async def serve(options: ServeOptions, signals: Signals) -> int:
                 for listener in listeners:
                     serving.start_soon(server.serve, listener, partial(_handle, options.commands))
             tasks.cancel_scope.cancel()
-    logger.info("the server has ended", extra=told("ended"))
+    logger.info("the server has ended", extra=log_fields("ended"))
     return 0
 
 
@@ -105,7 +105,7 @@ async def _shut_down(
 ) -> bool:
     if number not in (signal.SIGINT, signal.SIGTERM):
         return False
-    logger.info("told by %s to end", number.name, extra=told("ending", signal=number.name))
+    logger.info("told by %s to end", number.name, extra=log_fields("ending", signal=number.name))
     tasks.start_soon(partial(server.shutdown, grace=0))
     return True
 
@@ -145,7 +145,7 @@ def _tell_trace(event: anyssh.TraceEvent) -> None:
     """Log what clients may not or cannot reach, and everything if verbose."""
     _log_trace(event)
     if event.id in FAILURES:
-        extra = told("forward-failed", reason=event.message)
+        extra = log_fields("forward-failed", reason=event.message)
         logger.info("a forward failed: %s", event.message, extra=extra)
 
 
@@ -158,7 +158,7 @@ async def _handle(commands: Commands, session: anyssh.ServerSession) -> None:
     logger.info(
         "%s has logged in from %s with %s, %s",
         session.username, place, facts.get("key"), session.peer_version,
-        extra=told("login", peer=str(session.peer_version), **facts),
+        extra=log_fields("login", peer=str(session.peer_version), **facts),
     )  # fmt: skip
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_tell_losses, session, facts)
@@ -166,7 +166,7 @@ async def _handle(commands: Commands, session: anyssh.ServerSession) -> None:
         tasks.cancel_scope.cancel()
     closed = await session.wait_closed()
     reason = "" if closed.reason == BY_APPLICATION else f": {closed.error}"
-    extra = told("logout", reason=str(closed.error), **facts)
+    extra = log_fields("logout", reason=str(closed.error), **facts)
     logger.info("%s from %s has disconnected%s", session.username, place, reason, extra=extra)
 
 
@@ -174,10 +174,10 @@ async def _tell_losses(session: anyssh.ServerSession, facts: dict[str, str | Non
     async for event in session.events():
         match event:
             case anyssh.events.Disconnected(error):
-                extra = told("lost", reason=str(error), **facts)
+                extra = log_fields("lost", reason=str(error), **facts)
                 logger.info("%s has lost the network: %s", session.username, error, extra=extra)
             case anyssh.events.Reconnected(count):
-                extra = told("reconnected", count=count, **facts)
+                extra = log_fields("reconnected", count=count, **facts)
                 logger.info("%s is back, reconnection %d", session.username, count, extra=extra)
 
 
@@ -198,7 +198,7 @@ def _tell_address(listener: Listener[ByteStream], host_keys: Sequence[anyssh.Key
     address = listener.extra(SocketAttribute.local_address)
     where = TcpEndpoint(str(address[0]), int(address[1]))
     for key in host_keys:
-        extra = told("listening", host=where.host, port=where.port, host_key=key.fingerprint)
+        extra = log_fields("listening", host=where.host, port=where.port, host_key=key.fingerprint)
         logger.info("listening on %s, host key %s", where, key.fingerprint, extra=extra)
 
 
@@ -249,7 +249,9 @@ async def _new_host_key(path: Path) -> anyssh.Key:
             await to_thread.export_public_key_file(key, public)
     except OSError as error:
         raise Failure(f"cannot write the host key {path}: {reason_of(error)}") from error
-    logger.info("generated the host key %s", path, extra=told("host-key-made", path=str(path)))
+    logger.info(
+        "generated the host key %s", path, extra=log_fields("host-key-made", path=str(path))
+    )
     return key
 
 
