@@ -313,7 +313,7 @@ def test_answers_that_come_too_late_do_nothing() -> None:
     pair.end_stream()
     late[0].supply(host_key().sign(late[0].data), pair.now)
     assert pair.server.data_to_send(pair.now) == b""
-    with pytest.raises(LocalProtocolError, match="before"):
+    with pytest.raises(LocalProtocolError, match="already answered"):
         late[0].fail(SSHError("twice"), pair.now)
 
 

@@ -473,7 +473,7 @@ def test_the_verdict_is_given_once() -> None:
             }
             getattr(event, first)(*arguments[first])
             phase = pair.client.phase
-            with pytest.raises(LocalProtocolError, match="before"):
+            with pytest.raises(LocalProtocolError, match="already answered"):
                 getattr(event, second)(*arguments[second])
             assert pair.client.phase is phase
             assert pair.client.exchanger.host_key_is_accepted == (first == "accept")
@@ -566,9 +566,9 @@ def test_a_signature_is_supplied_once() -> None:
     (event,) = pair.of_type(SERVER, SignatureRequested)
     assert pair.sent_numbers(SERVER) == [20]
     event.supply(host_key().sign(event.data), pair.now)
-    with pytest.raises(LocalProtocolError, match="before"):
+    with pytest.raises(LocalProtocolError, match="already answered"):
         event.supply(b"", pair.now)
-    with pytest.raises(LocalProtocolError, match="before"):
+    with pytest.raises(LocalProtocolError, match="already answered"):
         event.fail(SSHError("no"), pair.now)
     pair.pump()
     assert pair.sent_numbers(SERVER) == [20, 31, 21, 7]

@@ -1130,14 +1130,14 @@ def test_verdicts_are_given_once() -> None:
         client.wait()
         phase = client.core.phase
         for second in (("accept", "other"), ("reject",), ("challenge", TWO)):
-            with pytest.raises(LocalProtocolError, match="before"):
+            with pytest.raises(LocalProtocolError, match="already answered"):
                 getattr(event, second[0])(*second[1:], client.now)
         assert client.wait() == []
         assert client.core.phase is phase
     client = Stranger()
     client.say(query(USER_KEY.public_blob, "ssh-ed25519"))
     client.answer("answer", False)
-    with pytest.raises(LocalProtocolError, match="before"):
+    with pytest.raises(LocalProtocolError, match="already answered"):
         client.pending.answer(True, client.now)
     assert [reply[0] for reply in client.wait()] == [FAILURE]
 

@@ -202,7 +202,7 @@ def test_a_receipt_is_for_what_was_sent(number: int, is_legal: bool) -> None:
     if is_legal:
         assert move(far, near) == [b"\x02"]
     else:
-        with pytest.raises(RemoteProtocolError, match=f"packet {number}, it says"):
+        with pytest.raises(RemoteProtocolError, match=f"acknowledges packet {number};"):
             move(far, near)
 
 
@@ -215,7 +215,7 @@ def test_receipts_never_go_back() -> None:
     far.send(b"\x02", struct.pack(">Q", 2))
     move(far, near)
     far.send(b"\x02", struct.pack(">Q", 1))
-    with pytest.raises(RemoteProtocolError, match="it had 2"):
+    with pytest.raises(RemoteProtocolError, match="it acknowledged 2 before"):
         move(far, near)
 
 
