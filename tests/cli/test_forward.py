@@ -267,9 +267,9 @@ async def test_what_does_not_come_up(user: Anyssh, tmp_path: Path) -> None:
             told = await user.run("forward", "-L", wrong, server.place)
             assert repr(wrong) in told.complaint
         told = await user.run("forward", "-R", "0", server.place)
-        assert "say what it may with --allow-connect, such as " in told.complaint
+        assert "specify what it may reach with --allow-connect, such as " in told.complaint
         told = await user.run("forward", "-R", "0", "--allow-connect", "80", server.place)
-        assert told.complaint.startswith("'80' is no pattern: expected ")
+        assert told.complaint.startswith("'80' is not a pattern: expected ")
         told = await user.run(
             "forward", "-L", "0:localhost:80", "--allow-connect", "*:*", server.place
         )
