@@ -27,7 +27,8 @@ class CuttingConnectable(ByteStreamConnectable):
 
     def __init__(self, connectable: ByteStreamConnectable, distance: int, cuts: int) -> None:
         self._connectable = connectable
-        self._distance = distance
+        # Between most of the cuts, the session has to come back.
+        self._distance = max(distance, 4 * HANDSHAKE_BYTES)
         self._planned = cuts
         self._streams: list[FaultStream] = []
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import subprocess
 import sys
 
@@ -26,6 +28,35 @@ def test_the_demo_loses_its_stream_and_no_byte(backend: str) -> None:
     assert "the stream was cut 5 times" in run.stdout
     assert run.stdout.endswith("every byte arrived, once and in order\n")
     assert run.stderr == ""
+
+
+def test_more_cuts_than_there_is_time_for() -> None:
+    """Nothing is lost, and nothing else is said."""
+    command = [sys.executable, "-m", "anyssh", "demo", "--channels", "1", "--mib", "1"]
+    run = subprocess.run(
+        [*command, "--cuts", "2000000"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert run.returncode == 1, run.stdout + run.stderr
+    last = run.stdout.splitlines()[-1]
+    assert re.fullmatch(
+        r"every byte arrived, once and in order, but was over after \d+ cuts; move more with --mib",
+        last,
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals of this kind")
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_who_stops_the_demo_is_not_told_of_losses(backend: str) -> None:
+    command = [sys.executable, "-m", "anyssh", "demo", "--backend", backend]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("client: connected"):
+                break
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    assert process.returncode == 130
+    assert rest.splitlines()[-1] == "stopped before the end"
 
 
 @pytest.mark.parametrize("hashes", [("a", "a", "b"), ("a", "b", "a"), ("b", "a", "a")])
