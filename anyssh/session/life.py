@@ -537,7 +537,11 @@ class SessionLife(TypedAttributeProvider):
         :param reason: a :class:`~anyssh.DisconnectReason`, or any number below 2**32
         :param description: a text for the peer
         """
-        await self._begin_end(reason, description)
+        try:
+            await self._begin_end(reason, description)
+        except BaseException:  # cancelled before DISCONNECT was sent
+            self._send_disconnect(reason, description, waits=False)
+            raise
         if self._state is SessionState.CLOSED:
             if self._links.is_finished:
                 await anyio.lowlevel.checkpoint()

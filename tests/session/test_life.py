@@ -224,6 +224,15 @@ async def test_what_was_gathered_before_a_key_exchange_arrives_although_we_leave
     assert got == b"gathered"
 
 
+async def test_closing_forcefully_ends_a_session_that_waits_for_new_keys() -> None:
+    async with _heard() as (client, channel, _):
+        client._core.start_rekey(anyio.current_time())
+        channel.close()
+        assert client._connection.held_size
+        await anyio.aclose_forcefully(client)
+        assert client.state is anyssh.SessionState.CLOSED
+
+
 class _Deaf(ByteStream):
     """Passes all on, but never tells that the other side has closed."""
 
