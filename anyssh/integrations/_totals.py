@@ -65,9 +65,14 @@ class SessionTotals:
 
     @contextmanager
     def watching(self, session: Session, labels: Mapping[str, str]) -> Iterator[None]:
-        """Count a session as present; its metrics stay included afterwards."""
+        """Count a session as present; its metrics stay included afterwards.
+
+        :raises ValueError: it is counted already
+        """
         key = labelled(labels)
         with self._lock:
+            if session in self._watched:
+                raise ValueError(f"{session!r} is being watched already")
             self._past.setdefault(key, Totals())
             self._watched[session] = key
         try:

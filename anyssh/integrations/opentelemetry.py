@@ -62,6 +62,7 @@ class SSHInstruments:
 
         :param session: a client or server session
         :param attributes: attributes of the observations
+        :raises ValueError: the session is being watched already
         """
         return self._sessions.watching(session, attributes or {})
 

@@ -55,7 +55,8 @@ class SSHCollector(Collector):
 
         :param session: a client or server session
         :param labels: a value for each of the collector's labels
-        :raises ValueError: these are not the labels that the collector was created with
+        :raises ValueError: these are not the labels that the collector was created with, or the
+            session is being watched already
         """
         values = dict(labels or {})
         if tuple(sorted(values)) != self._names:

@@ -80,6 +80,16 @@ async def test_prometheus_counts_sessions() -> None:
             assert value("sessions", CLIENT) == 1
 
 
+async def test_no_session_is_counted_twice() -> None:
+    collector = SSHCollector()
+    async with session_pair() as (client, _):
+        with (
+            collector.watching(client), pytest.raises(ValueError, match="is being watched already"),
+            collector.watching(client),
+        ):
+            pytest.fail("it is watched")
+
+
 async def test_prometheus_wants_the_labels_that_it_was_promised() -> None:
     collector = SSHCollector(["role"])
     async with session_pair() as (client, _):
