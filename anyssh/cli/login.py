@@ -64,7 +64,8 @@ class LoginOptions:
     agent: bool = True
     """Use the keys of the agent at $SSH_AUTH_SOCK."""
     known_hosts: Path | None = None
-    """The known hosts file, in place of ~/.ssh/known_hosts and /etc/ssh/ssh_known_hosts."""
+    """The known hosts file, in place of ~/.ssh/known_hosts and, except on Windows,
+    /etc/ssh/ssh_known_hosts."""
     accept_new: Annotated[bool, Parameter(negative="")] = False
     """Accept the key of an unknown host, and add it to the known hosts."""
     keep_alive: float = 5.0

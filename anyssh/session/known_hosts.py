@@ -39,7 +39,17 @@ from .host_keys import HostKeyVerifier, PresentedHostKey
 __all__ = ["HostKeyStatus", "KnownHostVerifier", "KnownHosts"]
 
 MAX_KNOWN_HOSTS_BYTES: Final = 16 * 1024 * 1024
-DEFAULT_PATHS: Final = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")
+OWN_PATH: Final = "~/.ssh/known_hosts"
+SYSTEM_PATH: Final = "/etc/ssh/ssh_known_hosts"
+
+
+def default_paths(system: str) -> tuple[str, ...]:
+    """Return the files to read if the application names none.
+
+    :param system: as :data:`os.name`
+    """
+    # Every user of Windows may create the folders of the second one.
+    return (OWN_PATH,) if system == "nt" else (OWN_PATH, SYSTEM_PATH)
 
 
 class HostKeyStatus(Enum):
@@ -93,11 +103,11 @@ class KnownHosts:
         """Load known hosts from files, in a worker thread; a missing file counts as empty.
 
         :param paths: the files, in which ``~`` is expanded; keys are added to the first. By default
-            ``~/.ssh/known_hosts`` and ``/etc/ssh/ssh_known_hosts``
+            ``~/.ssh/known_hosts`` and, except on Windows, ``/etc/ssh/ssh_known_hosts``
         :raises OSError: a file exists and cannot be read
         :raises KeyFormatError: a file is larger than 16 MiB
         """
-        return await to_thread.run_sync(cls._read_files, paths or DEFAULT_PATHS)
+        return await to_thread.run_sync(cls._read_files, paths or default_paths(os.name))
 
     @classmethod
     def _read_files(cls, files: Sequence[str | os.PathLike[str]]) -> Self:

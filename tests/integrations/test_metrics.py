@@ -84,7 +84,8 @@ async def test_no_session_is_counted_twice() -> None:
     collector = SSHCollector()
     async with session_pair() as (client, _):
         with (
-            collector.watching(client), pytest.raises(ValueError, match="is being watched already"),
+            collector.watching(client),
+            pytest.raises(ValueError, match="is being watched already"),
             collector.watching(client),
         ):
             pytest.fail("it is watched")

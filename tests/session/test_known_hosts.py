@@ -18,6 +18,7 @@ from anyio import to_thread
 import anyssh
 from anyssh import HostKeyStatus, KnownHosts
 from anyssh.keys.known_hosts import hashed_name, known_hosts_line
+from anyssh.session.known_hosts import default_paths
 from tests.authority import HOST, certified
 from tests.session.ends import Call, connected, make_server
 
@@ -150,7 +151,14 @@ async def test_the_files_of_openssh_are_the_default(
     (tmp_path / ".ssh/known_hosts").write_text(line("mine", "ed1"))
     for known in (await KnownHosts.load(), await KnownHosts.load("~/.ssh/known_hosts")):
         assert known.keys_for("mine") == (key("ed1"),)
-    assert (await KnownHosts.load()).paths[1] == "/etc/ssh/ssh_known_hosts"
+    others = (await KnownHosts.load()).paths[1:]
+    assert others == (() if os.name == "nt" else ("/etc/ssh/ssh_known_hosts",))
+
+
+def test_no_file_is_a_default_that_others_may_make() -> None:
+    """On Windows, where users can create folders beside the system's."""
+    assert default_paths("nt") == ("~/.ssh/known_hosts",)
+    assert default_paths("posix") == ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")
 
 
 async def test_files_that_cannot_be_read(tmp_path: Path) -> None:
