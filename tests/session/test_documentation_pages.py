@@ -105,7 +105,7 @@ def test_the_tutorial(tmp_path: Path) -> None:
             assert "ExceptionGroup" not in errors
         process.kill()
         assert process.stdout is not None
-        assert process.stdout.read() == "alice has come\nalice has gone\n"
+        assert process.stdout.read() == "alice connected\nalice left\n"
 
 
 def test_the_tutorial_tells_what_one_sees(tmp_path: Path) -> None:
@@ -439,8 +439,8 @@ async def test_watching(capsys: pytest.CaptureFixture[str]) -> None:
             anyio.as_connectable(("127.0.0.1", port)),
             credentials=ALICE, verify_host=pinned(), config=config,
         ) as session, anyio.create_task_group() as tasks:  # fmt: skip
-            await run_block(block_with(WATCH, "async def tell"), names)
-            tasks.start_soon(names["tell"], session)
+            await run_block(block_with(WATCH, "async def report"), names)
+            tasks.start_soon(names["report"], session)
             async with await session.open_channel() as channel:
                 await channel.send(b"hello")
                 assert await channel.receive() == b"hello"
