@@ -257,7 +257,7 @@ def test_the_session_that_survives(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lost, found, data, figures = done.stdout.splitlines()
     assert lost.startswith("lost the stream: ")
-    assert found == "and found another one, 1"
+    assert found == "reconnected, 1"
     assert data == "b'before and after'"
     assert re.fullmatch(r"1 \d+\.\d+", figures)
 

@@ -452,7 +452,7 @@ async def test_watching(capsys: pytest.CaptureFixture[str]) -> None:
                 await session.disconnect(anyssh.DisconnectReason.CONNECTION_LOST)
                 await channel.send(b"again")
                 assert await channel.receive() == b"again"
-            while "found another one, 1" not in told:
+            while "reconnected, 1" not in told:
                 await anyio.lowlevel.checkpoint()
                 told += capsys.readouterr().out
             assert "lost the stream: " in told
