@@ -22,7 +22,7 @@ from .failures import FAILED, Failure, say
 from .forward import Forward, keep_forwarding
 from .login import LOGIN, Login, LoginOptions
 from .logs import configure
-from .places import Destination, address, expanded, listening, local_user
+from .places import Destination, address, expanded, local_user
 from .places import forward as parse_forward
 from .running import COMMON, Common, Signals, fail, run
 from .serve import ServeOptions, checked_patience, default_host_key, serve
@@ -99,7 +99,7 @@ Examples:
 )
 def serve_(
     *,
-    listen: Annotated[tuple[str, ...], Repeated] = ("127.0.0.1:2222",),
+    listen: Annotated[tuple[str, ...], Repeated] = ("localhost:2222",),
     host_key: Annotated[tuple[Path, ...], Repeated] = (),
     authorized_keys: Path = Path("~/.ssh/authorized_keys"),
     user: Annotated[tuple[str, ...], Repeated] = (),
@@ -124,7 +124,7 @@ def serve_(
     ----------
     listen
         [host:]port to listen on, \* for all interfaces; may be given several times. By default
-        127.0.0.1:2222.
+        localhost:2222.
     host_key
         A file with the private host key; may be given several times. It is created if it does not
         exist. By default ~/.config/anyssh/host_key.
@@ -227,7 +227,7 @@ def forward(
     forwards = [
         *(Forward("-L", *parse_forward(text, "-L")) for text in local),
         *(Forward("-R", *parse_forward(text, "-R")) for text in remote),
-        *(Forward("-D", listening(text), None) for text in dynamic),
+        *(Forward("-D", address(text), None) for text in dynamic),
     ]
     if not forwards:
         raise Failure("say what to forward with -L, -R or -D; see: anyssh forward --help")

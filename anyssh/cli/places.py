@@ -12,7 +12,7 @@ from anyssh import Endpoint, TcpEndpoint, UnixEndpoint
 
 from .failures import Failure
 
-__all__ = ["Destination", "address", "expanded", "forward", "listening", "local_user"]
+__all__ = ["Destination", "address", "expanded", "forward", "local_user"]
 
 DEFAULT_PORT: Final = 22
 LOOPBACK: Final = "localhost"
@@ -97,23 +97,15 @@ def port_number(text: str, whole: str) -> int:
     return int(text)
 
 
-def address(text: str, *, default_host: str = "127.0.0.1") -> TcpEndpoint:
-    """Parse ``[host:]port``, where ``*`` means all interfaces.
+def address(text: str) -> TcpEndpoint:
+    """Parse a ``[host:]port`` to listen on, where ``*`` means all interfaces.
 
     :raises Failure: it has another form
     """
     parts = split(text)
     if parts is None or not 1 <= len(parts) <= 2:
         raise Failure(f"{text!r} is not an address to listen on; expected [host:]port")
-    return _bound([default_host, *parts][-2:], text)
-
-
-def listening(text: str) -> TcpEndpoint:
-    """Parse the ``[address:]port`` of ``-D``.
-
-    :raises Failure: it has another form
-    """
-    return address(text, default_host=LOOPBACK)
+    return _bound([LOOPBACK, *parts][-2:], text)
 
 
 def forward(text: str, option: str) -> tuple[Endpoint, Endpoint | None]:
@@ -125,7 +117,7 @@ def forward(text: str, option: str) -> tuple[Endpoint, Endpoint | None]:
     parts = split(text)
     match parts:
         case [_] | [_, _] if option == "-R" and "/" not in text:
-            return listening(text), None
+            return address(text), None
         case [path, *target] if path.startswith("/"):
             listens: Endpoint = UnixEndpoint(path)
         case [port, path] if path.startswith("/"):

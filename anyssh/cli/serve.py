@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Final
 
 import anyio
 from anyio.abc import ByteStream, Listener, SocketAttribute
+from anyio.streams.stapled import MultiListener
 
 import anyssh
 from anyssh import TcpEndpoint, to_thread
@@ -83,7 +85,7 @@ async def serve(options: ServeOptions, signals: Signals) -> int:
             await stack.enter_async_context(await _listen(where)) for where in options.listen
         ]
         for listener in listeners:
-            _tell_address(listener, host_keys)
+            _tell_addresses(listener, host_keys)
         logger.info(
             "%s may log in with %s of %s",
             " or ".join(options.users), "1 key" if len(known) == 1 else f"{len(known)} keys",
@@ -194,10 +196,11 @@ async def _listen(where: TcpEndpoint) -> Listener[ByteStream]:
         raise Failure(f"cannot listen on {where}: {reason_of(error)}; {remedy}") from error
 
 
-def _tell_address(listener: Listener[ByteStream], host_keys: Sequence[anyssh.Key]) -> None:
-    address = listener.extra(SocketAttribute.local_address)
-    where = TcpEndpoint(str(address[0]), int(address[1]))
-    for key in host_keys:
+def _tell_addresses(listener: Listener[ByteStream], host_keys: Sequence[anyssh.Key]) -> None:
+    parts = listener.listeners if isinstance(listener, MultiListener) else [listener]
+    addresses = [each.extra(SocketAttribute.local_address) for each in parts]
+    for address, key in product(addresses, host_keys):
+        where = TcpEndpoint(str(address[0]), int(address[1]))
         extra = log_fields("listening", host=where.host, port=where.port, host_key=key.fingerprint)
         logger.info("listening on %s, host key %s", where, key.fingerprint, extra=extra)
 

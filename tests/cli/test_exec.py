@@ -47,6 +47,16 @@ async def test_streams_and_status(user: Anyssh) -> None:
         assert facts["key"] == key.fingerprint
 
 
+async def test_each_address_is_told(user: Anyssh) -> None:
+    async with user.start("serve", "--listen", "0", "--listen", "[::1]:0") as running:
+        first = await running.line(r"listening on 127.0.0.1:(\d+), host key SHA256:")
+        second = await running.line(rf"listening on \[::1\]:{first[1]}, host key SHA256:")
+        third = await running.line(r"listening on \[::1\]:(\d+), host key SHA256:", count=2)
+        assert third[1] not in second.string
+        for host in ("127.0.0.1", "::1"):
+            await anyio.aclose_forcefully(await anyio.connect_tcp(host, int(first[1])))
+
+
 async def test_bulk_output_arrives_whole(user: Anyssh) -> None:
     async with user.serve("--exec") as server:
         told = await user.run(
