@@ -8,9 +8,15 @@ from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 
 import anyio
-import httpcore
 from anyio.abc import ByteStream
 from anyio.streams.tls import TLSAttribute, TLSStream
+
+try:
+    import httpcore
+except ImportError as _missing:
+    raise ImportError(
+        "anyssh.integrations.httpcore needs httpcore: pip install 'anyssh[httpcore]'"
+    ) from _missing
 
 from anyssh import Channel, Endpoint, Session, SSHError, TcpEndpoint, UnixEndpoint
 

@@ -8,8 +8,13 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
-import httpcore
-import httpx
+try:
+    import httpcore
+    import httpx
+except ImportError as _missing:
+    raise ImportError(
+        "anyssh.integrations.httpx needs httpx: pip install 'anyssh[httpx]'"
+    ) from _missing
 
 from anyssh import Session
 

@@ -6,12 +6,17 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Final
 
-from opentelemetry.metrics import (
-    CallbackOptions,
-    MeterProvider,
-    Observation,
-    get_meter_provider,
-)
+try:
+    from opentelemetry.metrics import (
+        CallbackOptions,
+        MeterProvider,
+        Observation,
+        get_meter_provider,
+    )
+except ImportError as _missing:
+    raise ImportError(
+        "anyssh.integrations.opentelemetry needs opentelemetry-api: pip install 'anyssh[otel]'"
+    ) from _missing
 
 from anyssh import Server, ServerStatistics, Session, __version__
 

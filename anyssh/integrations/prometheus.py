@@ -7,9 +7,14 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Final
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
+try:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+    from prometheus_client.metrics_core import Metric
+    from prometheus_client.registry import Collector
+except ImportError as _missing:
+    raise ImportError(
+        "anyssh.integrations.prometheus needs prometheus_client: pip install 'anyssh[prometheus]'"
+    ) from _missing
 
 from anyssh import Server, Session
 
