@@ -101,7 +101,8 @@ class Limits:
     :ivar version_time: until the peer's identification string has arrived
     :ivar key_exchange_time: for the first key exchange, and for each later one
     :ivar authentication_time: from the end of the key exchange until the client is authenticated
-    :ivar handler_time: for each answer of an application callback during authentication
+    :ivar handler_time: for each answer of an application callback: to verify a host key,
+        authenticate, sign with a host key, let a session be resumed, or allow forwarding
     :ivar disconnect_time: for a final DISCONNECT to be written
     :ivar close_time: for the peer to close its side after our DISCONNECT
     :ivar packet_size: the largest packet_length accepted after authentication

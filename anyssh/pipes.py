@@ -62,7 +62,7 @@ async def pipe(first: Channel | Session, second: Channel | Session) -> None:
     already open are left alone.
 
     :meth:`Channel.wait_closed` and :meth:`Session.wait_closed` tell how it ended. Cancelling closes
-        the relayed channels and refuses what waits for an answer; sessions stay open.
+    the relayed channels and refuses what waits for an answer; sessions stay open.
 
     :param first: a channel or a session
     :param second: another one of the same kind

@@ -1,8 +1,8 @@
 """Two simple uses of a session: multiplexing many byte streams, or securing a single one.
 
 :class:`MultiChannelStream` multiplexes without cryptography, over a stream that is already
-    protected. :class:`SecureStream` encrypts and authenticates a stream, and is a stream itself.
-    Both interoperate with the classes of the same names in Dev Tunnels SSH.
+protected. :class:`SecureStream` encrypts and authenticates a stream, and is a stream itself.
+Both interoperate with the classes of the same names in Dev Tunnels SSH.
 """
 
 from __future__ import annotations

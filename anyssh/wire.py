@@ -1,9 +1,9 @@
 """The data types of RFC 4251 section 5: functions that encode them, and a reader that parses them.
 
 Encoders return ``bytes``, to be concatenated: ``string("exec") + boolean(True)``. The
-:class:`Reader` advances through a buffer by offset. It is strict: it raises
-:class:`~anyssh.WireError` if the data is too short, and :meth:`Reader.expect_end` if it is too
-long.
+:class:`Reader` advances through a buffer by offset. It is strict: reading
+beyond the end raises :class:`~anyssh.WireError`, and :meth:`Reader.expect_end` raises it if bytes
+are left over.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def _parse_names(data: bytes) -> tuple[str, ...]:
 
 
 class Reader:
-    """Parses a buffer from front to back; never reads beyond it, never copies what it skips.
+    """Parses a buffer from front to back; never reads beyond it.
 
     :param data: the bytes, which are not copied
     :param offset: where to start

@@ -7,8 +7,8 @@ exponent is used for one exchange only. The checks, and the size of exponents, a
 module.
 
 :func:`pow` does not release the interpreter lock, so a worker thread would not help. A server's
-    part then takes about 6 ms in group 14 and 33 ms in group 16, which is one reason why both are
-    opt-in.
+part then takes about 6 ms in group 14 and 33 ms in group 16, which is one reason why both are
+opt-in.
 """
 
 from __future__ import annotations

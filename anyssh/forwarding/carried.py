@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from logging import Logger, getLogger
 from math import inf
 from typing import TYPE_CHECKING, Final, Protocol
@@ -308,11 +309,7 @@ class Carried:
         if connecting is None:
             return channel
         try:
-            stream = await connecting(
-                ForwardedConnection(
-                    about.session, channel, about.endpoint, about.originator, about.is_incoming
-                )
-            )
+            stream = await connecting(replace(about, stream=channel))
         except BaseException as error:
             await reset(channel)
             if isinstance(error, Exception):

@@ -23,6 +23,8 @@ ServiceT = TypeVar("ServiceT", bound=SessionService)
 class ForwardingMethods:
     """Port forwarding by host and port, backed by :attr:`forwarding`."""
 
+    __slots__ = ()
+
     def service(self, kind: type[ServiceT]) -> ServiceT:
         """Return the session's instance of a service."""
         raise NotImplementedError

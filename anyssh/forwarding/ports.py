@@ -44,7 +44,7 @@ class ForwardedPort:
 
     @property
     def channels(self) -> tuple[Channel, ...]:
-        """The open channels of its connections."""
+        """The open channels of its connections, in the order of arrival."""
         return tuple(self.open_channels)
 
     @property
@@ -187,5 +187,6 @@ class Ports:
 
     def remove_channel(self, port: ForwardedPort, channel: Channel) -> None:
         """Remove a connection that has ended."""
-        if port.open_channels.pop(channel, channel) is None:
+        if channel in port.open_channels:
+            del port.open_channels[channel]
             self._tell(ForwardedChannelRemoved(port, channel))

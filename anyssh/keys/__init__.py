@@ -2,7 +2,7 @@
 
 :class:`Key` and :func:`generate_key` are in :mod:`~anyssh.keys.key`; the formats of key files in
 :mod:`~anyssh.keys.formats` and one module each; certificates in :mod:`~anyssh.keys.certificate`.
-    cryptography is imported with the first key.
+cryptography is imported with the first key.
 """
 
 from __future__ import annotations

@@ -356,7 +356,7 @@ EmbeddedStructure = TypeVar("EmbeddedStructure", bound=Structure)
 
 
 def embedded(kind: type[EmbeddedStructure]) -> EmbeddedStructure:
-    """Declare a complete message that extends to the end."""
+    """Declare a structure that extends to the end."""
 
     def write(value: EmbeddedStructure) -> bytes:
         return value.encode()

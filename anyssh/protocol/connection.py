@@ -318,7 +318,7 @@ class Connection:
         self._require_attached_once()
         if self._open_count() >= self._limits.channels:
             raise LocalProtocolError(
-                f"{self._limits.channels} channels are open, which is the limit"
+                f"the limit of open channels, {self._limits.channels}, is reached"
             )
         if window_size is not None:
             _check_window(window_size)
@@ -741,7 +741,7 @@ class Connection:
         channel = self._channels.get(local_id)
         if channel is None or channel.phase not in (ChannelPhase.OPENING, ChannelPhase.ABANDONED):
             raise RemoteProtocolError(
-                f"the peer answered an open of channel {local_id}, which was never sent"
+                f"the peer answered an open of channel {local_id}, but none is outstanding"
             )
         return channel
 

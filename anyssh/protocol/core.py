@@ -600,7 +600,9 @@ class Core:
         if not self.is_running:
             self._budget.check_unauthenticated()
         if self._success_is_due and number != MessageNumber.USERAUTH_SUCCESS:
-            raise RemoteProtocolError("EXT_INFO during authentication must precede success")
+            raise RemoteProtocolError(
+                "EXT_INFO during authentication must be followed by USERAUTH_SUCCESS"
+            )
         if rule is None or not _CONDITIONS[rule.condition](self, payload):
             raise self._illegal(number)
         if rule.disposition is _HANDLE:
@@ -666,10 +668,11 @@ class Core:
         return not self._saw_connection_message and self._is_bearable_noise(payload)
 
     def _is_bearable_noise(self, payload: bytes) -> bool:
-        return self._budget.takes_noise(len(payload), self._now)
+        self.count_noise(len(payload))  # says more than that the message is not allowed
+        return True
 
-    @property
-    def _peer_may_rekey(self) -> bool:
+    def _check_rekey_rate(self, payload: bytes) -> bool:
+        """Return True if the peer may start a key exchange now; otherwise raise the reason."""
         if self.exchanger.is_running or self._rekeying.peer_may_start(self._now):
             return True
         limits = self.config.limits
@@ -887,7 +890,9 @@ class Core:
         self._keep_alive.start(self._now)
 
     def _ext_info_received(self, payload: bytes) -> None:
-        extensions = dict(_decode_ext_info(payload).extensions)  # this one everyone may send
+        extensions = dict(
+            _decode_ext_info(payload).extensions
+        )  # a copy: decoded messages are cached
         self._reconnector.learn_extensions(frozenset(extensions))
         self._success_is_due = self.phase is Phase.AUTHENTICATION
         if isinstance(self._authentication, ClientAuthentication):
@@ -1068,7 +1073,7 @@ _CONDITIONS: Final[dict[Condition, Callable[[Core, bytes], bool]]] = {
     Condition.KEX_INIT_EXPECTED: lambda core, payload: core.exchanger.expects_init,
     Condition.KEX_REPLY_EXPECTED: lambda core, payload: core.exchanger.expects_reply,
     Condition.NEWKEYS_EXPECTED: lambda core, payload: core.exchanger.expects_newkeys,
-    Condition.REKEY_ALLOWED: lambda core, payload: core._peer_may_rekey,
+    Condition.REKEY_ALLOWED: Core._check_rekey_rate,
     Condition.SERVICE_PENDING: lambda core, payload: core._connection.pending_service is not None,
     Condition.EARLY_REQUEST: Core._is_early_request,
     Condition.RECONNECT_REPLY_EXPECTED: (lambda core, payload: core._reconnector.is_awaiting_reply),

@@ -141,14 +141,14 @@ class DebugReceived(Event):
 
 @dataclass(slots=True)
 class KeepAliveAnswered(Event):
-    """The peer answered keep-alive, for the ``count``-th time in a row."""
+    """Something arrived during a keep-alive interval, for the ``count``-th time in a row."""
 
     count: int
 
 
 @dataclass(slots=True)
 class KeepAliveMissed(Event):
-    """The peer did not answer keep-alive, for the ``count``-th time in a row."""
+    """Nothing arrived during a keep-alive interval, for the ``count``-th time in a row."""
 
     count: int
 

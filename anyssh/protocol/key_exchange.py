@@ -72,7 +72,7 @@ __all__ = ["ExchangeKeys", "KeyExchanger"]
 
 _NEW_KEYS: Final = NewKeys().encode()
 _OF_SERVERS: Final = (Extension.SERVER_SIG_ALGS,)
-"""Only servers may send these; some close the connection of a client that does (RFC 8308)."""
+"""A server may close the connection of a client that sends these (RFC 8308 section 3.1)."""
 
 
 @lru_cache(maxsize=16)
@@ -219,7 +219,7 @@ class KeyExchanger:
 
     @property
     def expects_kexinit(self) -> bool:
-        """Whether the peer's KEXINIT is due in the first exchange."""
+        """Whether an exchange is in progress and the peer's KEXINIT is due."""
         return self._exchange is not None and self._exchange.step is _Step.KEXINIT
 
     @property
@@ -380,7 +380,7 @@ class KeyExchanger:
         return next(key for key in self._host_keys if algorithm in key.signature_algorithms)
 
     def receive_reply(self, payload: bytes) -> None:
-        """Verify a server's answer, and use its keys."""
+        """Verify the server's reply, derive the keys and send NEWKEYS."""
         exchange = self._running()
         reply = KexDhReply.decode(payload)
         method = key_exchange(exchange.negotiated.key_exchange)
@@ -538,7 +538,9 @@ class KeyExchanger:
     def _send_extensions(self) -> None:
         config = self._config
         extensions, algorithms = tuple(config.extensions), tuple(config.host_key_algorithms)
-        if self._role is Role.SERVER or extensions != _OF_SERVERS:
+        if self._role is Role.CLIENT:
+            extensions = tuple(name for name in extensions if name not in _OF_SERVERS)
+        if self._role is Role.SERVER or extensions:
             self._transport.send(_ext_info(extensions, algorithms))
 
     def release(self) -> None:

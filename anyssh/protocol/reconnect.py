@@ -5,7 +5,7 @@ its next packet on ends every packet in a receipt. That is all until the stream 
 
 On a new stream, the client then does not authenticate: it sends a token, which only the client of
 the lost session can compute, and the number of the last packet that it has received. The server
-answers with its own. The tokens are accepted with the MAC keys of the new stream's first key
+answers with its own. The tokens are computed with the MAC keys of the new stream's first key
 exchange, so they are of no use elsewhere. Then both sides retransmit what the other lacks.
 """
 
@@ -339,7 +339,7 @@ def _macs(algorithms: Algorithms) -> tuple[str, str]:
 
 
 def _is_weaker(algorithms: Algorithms, before: Algorithms) -> bool:
-    """Whether a MAC, whose key the tokens are accepted with, is shorter than before."""
+    """Whether a MAC, whose key computes the tokens, is weaker than before."""
     return any(
         not new or mac_key_size(new) < mac_key_size(old)
         for new, old in zip(_macs(algorithms), _macs(before), strict=True)

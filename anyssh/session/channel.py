@@ -438,8 +438,8 @@ class Channel(ByteStream):
     def requests(self) -> AsyncIterator[IncomingRequest]:
         """Iterate over the peer's requests (RFC 4254 section 5.4); ends with the channel.
 
-        Up to 16 requests (``limits.requests``) wait until this is called. A channel whose bytes are
-        used without ever calling it refuses all requests.
+        Up to 16 requests (``limits.requests``) wait until this is called. If the channel's
+        bytes are used first, or :meth:`wait_closed`, requests are refused until then.
         """
         self._requests.handle()
         return RequestIterator(self._session, self._requests)
@@ -452,7 +452,7 @@ class Channel(ByteStream):
         data, standard error, EOF. The iteration ends with the channel, once everything has been
         returned.
 
-        :param take: offered data first if it arrives while nothing is queued; called by the
+        :param take: offered data first if it arrives while the iteration is waiting; called by the
             session's reader, it returns how many bytes it has consumed, as
             :meth:`Recipient.deliver` does
         :raises ~anyio.BusyResourceError: a task is receiving, or this was called before
@@ -674,7 +674,8 @@ class Channel(ByteStream):
     async def wait_closed(self) -> ChannelClosed:
         """Wait until either side closes the channel or the session ends; return how it ended.
 
-        The exit status or signal is the one that this end sent, otherwise the peer's.
+        Refuses the peer's requests, unless :meth:`requests` was called before. The exit status or
+        signal is the one that this end sent, otherwise the peer's.
         """
         self._requests.disregard()
         await anyio.lowlevel.checkpoint()

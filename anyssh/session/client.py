@@ -243,6 +243,8 @@ class ClientSession(Session):
         :raises SSHError: the session has ended
         """
         await anyio.lowlevel.checkpoint()
+        if credentials is None:
+            raise TypeError("credentials must be of type ClientCredentials, not NoneType")
         check_type("credentials", credentials, ClientCredentials)
         await self._authenticate(credentials)
 

@@ -31,9 +31,9 @@ class SessionEvent:
 
 @dataclass(frozen=True, slots=True)
 class KeepAliveSucceeded(SessionEvent):
-    """The peer answered a keep-alive request.
+    """Something arrived from the peer since the previous keep-alive interval ended.
 
-    :ivar count: consecutive intervals with an answer
+    :ivar count: consecutive intervals in which something arrived
     """
 
     count: int
@@ -41,9 +41,9 @@ class KeepAliveSucceeded(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class KeepAliveFailed(SessionEvent):
-    """The peer did not answer a keep-alive request.
+    """Nothing arrived from the peer for a whole keep-alive interval.
 
-    :ivar count: consecutive intervals without an answer
+    :ivar count: consecutive intervals of silence
     """
 
     count: int

@@ -2,7 +2,7 @@
 
 :class:`KnownHosts` holds the entries of the files as loaded, and those added since; its
 :meth:`~KnownHosts.for_host` returns the verifier for one host. The host name is always the one that
-    the application meant to reach: an address may belong to a proxy, and a stream may have none.
+the application meant to reach: an address may belong to a proxy, and a stream may have none.
 """
 
 from __future__ import annotations

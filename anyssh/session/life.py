@@ -162,7 +162,6 @@ class SessionLife(TypedAttributeProvider):
         "_end",
         "_ended",
         "_events",
-        "_host_identities",
         "_latency",
         "_links",
         "_lost",
@@ -519,12 +518,6 @@ class SessionLife(TypedAttributeProvider):
         nothing. A session that was never entered closes its stream; one that is waiting for its
         connectable stops waiting.
         """
-        if self._state is SessionState.NEW:
-            for scope in self._waiting_scopes:
-                scope.cancel()
-            if isinstance(self._transport, AsyncResource):
-                await self._transport.aclose()
-            return
         await self.disconnect(DisconnectReason.BY_APPLICATION, "")
 
     async def disconnect(self, reason: int, description: str = "") -> None:
@@ -537,6 +530,12 @@ class SessionLife(TypedAttributeProvider):
         :param reason: a :class:`~anyssh.DisconnectReason`, or any number below 2**32
         :param description: a text for the peer
         """
+        if self._state is SessionState.NEW:
+            for scope in self._waiting_scopes:
+                scope.cancel()
+            if isinstance(self._transport, AsyncResource):
+                await self._transport.aclose()
+            return
         try:
             await self._begin_end(reason, description)
         except BaseException:  # cancelled before DISCONNECT was sent
@@ -573,7 +572,9 @@ class SessionLife(TypedAttributeProvider):
                     await self._changed.wait()
 
     async def wait_closed(self) -> SessionClosed:
-        """Wait until the session has ended; return how. Refuses requests nothing else handles.
+        """Wait until the session has ended; return how it ended.
+
+        Refuses the peer's global requests, unless :meth:`requests` was called before.
 
         :raises LocalProtocolError: the session has not been entered
         """

@@ -1,12 +1,12 @@
 """One byte stream of a session: its reader and, on demand, its writer and its timer.
 
-The reader awaits nothing but the stream, so nothing can hold it up. On a plain asyncio socket it
-*rests*: the event loop delivers what arrives, and it is handled outside of any task until a task is
-needed, for example to wait for the turn of a handshake. On a plain socket, output goes straight to
-the kernel's buffer, from whichever task produces it; small answers then need no turn of the event
-loop. What does not fit, and everything on other kinds of streams, is left to the writer: a task
-started on first use, and the only one that awaits sending, so a cancelled caller never tears a
-packet.
+Once the session is set up, the reader awaits nothing but the stream, so nothing can hold it up. On
+a plain asyncio socket it *rests*: the event loop delivers what arrives, and it is handled outside
+of any task until a task is needed, for example to wait for the turn of a handshake. On a plain
+socket, output goes straight to the kernel's buffer, from whichever task produces it; small answers
+then need no iteration of the event loop. What does not fit, and everything on other kinds of
+streams, is left to the writer: a task started on first use, and the only one that awaits sending,
+so a cancelled caller never truncates a packet.
 
 Output is written at once, unless waiting a little lets more of it share a write: while the events
 of one chunk are dispatched, or code sends several things *together*; while output is *held* for a
@@ -571,7 +571,7 @@ class Link:
     # Writing
 
     def _see_to_output(self) -> None:
-        """Get waiting output written, at once if possible."""
+        """Write waiting output, at once if possible; wind down once the core has ended."""
         if self.core.has_output:
             self._write_soon()
         if self.core.phase is _TERMINATED:

@@ -386,7 +386,7 @@ class Links:
         self._dispatch(events)
 
     def attempt_failed(self, error: SSHError) -> None:
-        """Look for another stream, if that can help."""
+        """Note why an attempt failed; give up if no other can succeed."""
         self._last_error = error
         if isinstance(error, ReconnectError) and not self._is_over:
             self._bad_attempts += error.reason == ReconnectFailureReason.SERVER_DROPPED_MESSAGES

@@ -87,9 +87,9 @@ class Server:
     :param host_keys: key pairs, signers, or private keys of the cryptography package, at least one;
         if several match, the first is used. A :class:`CertifiedKey` presents its certificate to
         clients that ask for certificates, and its key to others
-    :param authenticate: called with each proof that a client offers, once it is verified; returns
-        the principal (any true value) to accept it, None to refuse it, or, for a
-        :class:`KeyboardInteractiveAttempt`, a :class:`Challenge` to prompt the user
+    :param authenticate: called with each attempt of a client to authenticate; signatures have been
+        verified by then. Returns the principal (any true value) to accept it, None to refuse it,
+        or, for a :class:`KeyboardInteractiveAttempt`, a :class:`Challenge` to prompt the user
     :param may_use_key: called when a client asks whether a key is acceptable before it signs; by
         default every key is. Certificates are judged by ``user_authorities`` instead
     :param user_authorities: the certificate authorities trusted to certify users; without them,

@@ -88,6 +88,7 @@ class ServerSession(Session):
         "_host_keys",
         "_is_claimed",
         "_is_excused",
+        "_let_in",
         "_loss_number",
         "_may_use_key",
         "_principal",
@@ -155,7 +156,7 @@ class ServerSession(Session):
         """The attributes of the stream, and those of :class:`SSHAttribute`.
 
         :attr:`SocketAttribute.remote_address <anyio.abc.SocketAttribute.remote_address>`, if the
-            stream has it, remains available after the stream has gone.
+        stream has it, remains available after the stream has gone.
         """
         own: dict[Any, Callable[[], Any]] = {SSHAttribute.principal: lambda: self.principal}
         if (address := self._address) is not None:  # a closed socket no longer reports its own

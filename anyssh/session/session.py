@@ -1,8 +1,8 @@
 """The connection protocol (RFC 4254) of clients and servers: channels, requests, services.
 
 :class:`Session` turns the events of the core into channels, requests and replies, and wakes the
-    tasks that wait for them. What happens to the session as a whole (its streams, its state, its
-    end) is :class:`~anyssh.session.life.SessionLife`.
+tasks that wait for them. What happens to the session as a whole (its streams, its state, its
+end) is :class:`~anyssh.session.life.SessionLife`.
 """
 
 from __future__ import annotations
@@ -164,6 +164,8 @@ class Session(ForwardingMethods, SessionLife):
         :param task_status: started once CHANNEL_OPEN has its place in the order of sending
         :raises ChannelOpenError: the peer refused the channel
         :raises RequestDenied: the peer refused the request; the channel has been closed again
+        :raises LocalProtocolError: the limit of channels is reached, or ``window_size`` or
+            ``payload`` is out of range
         :raises SSHError: the session has ended
         :raises TypeError: ``request`` is not a :class:`ChannelRequest`
         """
@@ -219,10 +221,15 @@ class Session(ForwardingMethods, SessionLife):
         return channel
 
     def together(self) -> AbstractContextManager[None]:
-        """Return a context manager that sends everything from inside its ``with`` in one write.
+        """Return a context manager that sends what is sent inside its ``with`` in one write.
 
-        Meanwhile the output of all tasks is held back, so the block must not await anything.
+        Meanwhile the output of all tasks is held back, so the block must not await anything. Much
+        output takes several writes.
+
+        :raises LocalProtocolError: the session has not been entered
         """
+        if self._state is SessionState.NEW:
+            raise self._not_started()
         return Together(self._links.current)
 
     def incoming_channels(self) -> AsyncIterator[ChannelOpening]:
@@ -401,7 +408,8 @@ class Session(ForwardingMethods, SessionLife):
 
         Joins a key exchange that is already in progress.
 
-        :raises LocalProtocolError: the session is not authenticated, or is not encrypted
+        :raises LocalProtocolError: the session is not authenticated, is not encrypted, or the peer
+            is a Dev Tunnels implementation, which starts key exchanges itself
         :raises SSHError: the session has ended
         """
         await anyio.lowlevel.checkpoint()

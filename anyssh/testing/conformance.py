@@ -1,8 +1,8 @@
 """A conformance check against AnyIO's contract for byte streams, for streams of your own.
 
 :data:`RULES` is a table of small coroutines, each of which checks one rule on a fresh pair of
-    connected streams, and reports what it expected and what it saw. :func:`check_byte_stream` runs
-    them, with a time limit: whatever has to happen has ``patience`` seconds to do so.
+connected streams, and reports what it expected and what it saw. :func:`check_byte_stream` runs
+them, with a time limit: whatever has to happen has ``patience`` seconds to do so.
 
 ::
 

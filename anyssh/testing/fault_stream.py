@@ -1,11 +1,11 @@
 """A byte stream with planned faults, reproducible to the byte.
 
 :class:`FaultStream` wraps one end of a connection. Each direction has a :class:`_Lane`, which knows
-    the direction's faults and how many bytes have passed: bytes go through the lane's editors, are
-    split into pieces that never span a fault, wait until the lane lets them pass, and are counted.
-    There are no background tasks; everything happens in the calls of the owner, so the same calls
-    with the same plan and seed yield the same faults. All waiting uses AnyIO, so a test's clock
-    controls it.
+the direction's faults and how many bytes have passed: bytes go through the lane's editors, are
+split into pieces that never span a fault, wait until the lane lets them pass, and are counted.
+There are no background tasks; everything happens in the calls of the owner, so the same calls
+with the same plan and seed yield the same faults. All waiting uses AnyIO, so a test's clock
+controls it.
 
 Each call runs in a cancel scope of its lane. A cut or a close cancels the scope, and the call then
 raises the reason.

@@ -1,9 +1,9 @@
 """The conformance suite has to fail: for each rule, on a stream that breaks it.
 
 :data:`BROKEN` has such a stream for each rule, as similar as possible to a correct one. On Trio's
-    virtual clock, every rule is checked on every one of them, which shows that the other rules do
-    *not* fail, except for those that cannot be told apart. On the other event loops, only the
-    broken rule is checked.
+virtual clock, every rule is checked on every one of them, which shows that the other rules do
+*not* fail, except for those that cannot be told apart. On the other event loops, only the
+broken rule is checked.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Every peer in each of its roles, with the algorithms that both sides support (T-61).
 
 :mod:`matrix` defines which sets of algorithms are tried. In each such cell, the client logs in by
-    key, has a MiB echoed, during which keys are exchanged again, and talks to a port behind the
-    server; then it logs in by password and runs a command that fails with a status. One test plays
-    the cells of one host key algorithm. Trio plays those that name each algorithm once.
+key, has a MiB echoed, during which keys are exchanged again, and talks to a port behind the
+server; then it logs in by password and runs a command that fails with a status. One test plays
+the cells of one host key algorithm. Trio plays those that name each algorithm once.
 
 With ``ANYSSH_INTEROP_RESULTS``, each cell that passed is a line of that file; ``nox -s
 interop-table`` makes ``docs/interop.md`` from them. The page must list exactly what is played here.

@@ -171,7 +171,7 @@ def test_an_answer_to_no_open_ends_the_connection(victim: Role, state: str) -> N
     for name in ANSWERS_TO_OPEN:
         scene = Scene(victim)
         scene.attack(EVERYTHING[name](scene.number(state)))
-        assert_terminated(scene.pair, victim, 2, "which was never sent")
+        assert_terminated(scene.pair, victim, 2, "but none is outstanding")
 
 
 @VICTIMS
@@ -705,7 +705,7 @@ def test_noise_is_endured_at_a_moderate_rate(number: int) -> None:
         flood.deliver(payload, 128)
     assert flood.core.phase is Phase.RUNNING
     flood.deliver(payload)
-    assert flood.core.phase is Phase.TERMINATED
+    assert "messages without effect" in str(flood.error)
     flood = Flood()
     flood.deliver(Ignore(bytes(200 * KIB)).encode(), 20, at_once=1)
     assert flood.core.phase is Phase.RUNNING

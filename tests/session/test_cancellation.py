@@ -1,7 +1,7 @@
 """Cancelling any call at any await leaves the session usable, and loses or mixes up nothing.
 
 :func:`cancelled_everywhere` cancels an operation after 0, 1, 2, … turns of the scheduler, each time
-    anew, until it completes before it can be cancelled.
+anew, until it completes before it can be cancelled.
 """
 
 from __future__ import annotations

@@ -144,7 +144,16 @@ async def test_a_session_is_entered_once() -> None:
             await client.__aenter__()
 
 
-async def test_a_session_that_is_not_entered_yet() -> None:
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda session: session.aclose(),
+        lambda session: session.disconnect(anyssh.DisconnectReason.BY_APPLICATION),
+    ],
+)
+async def test_a_session_that_is_not_entered_yet(
+    end: Callable[[anyssh.ClientSession], Awaitable[None]],
+) -> None:
     near, _ = streams()
     session = client_of(near)
     for name in ("metrics", "peer_version", "algorithms", "host_key"):
@@ -152,7 +161,7 @@ async def test_a_session_that_is_not_entered_yet() -> None:
             getattr(session, name)
     assert session.channels == ()
     assert session.extra(anyssh.SSHAttribute.channel_type, None) is None
-    await session.aclose()
+    await end(session)
     assert near.closes == 1
 
 

@@ -74,6 +74,8 @@ async def test_a_session_that_was_not_entered_says_so(
     async with aclosing(client_of(left)) as session, right:
         with anyio.fail_after(LIMIT), pytest.raises(anyssh.LocalProtocolError, match="async with"):
             await call(session)
+        with pytest.raises(anyssh.LocalProtocolError, match="async with"):
+            session.together()
 
 
 @pytest.mark.parametrize(
@@ -85,6 +87,7 @@ async def test_a_session_that_was_not_entered_says_so(
             "of type ChannelRequest, not str",
         ),
         (lambda one: one.authenticate("alice"), TypeError, "of type ClientCredentials, not str"),
+        (lambda one: one.authenticate(None), TypeError, "of type ClientCredentials, not NoneType"),
         (lambda one: one.reconnect(anyio.as_connectable(("::1", 1))), TypeError, "connect()"),
         (lambda one: one.stream_to_remote(ENDPOINTS[1]), TypeError, "TcpEndpoint .* got tuple"),
     ],

@@ -6,5 +6,5 @@ reach that place. A change that no test notices *survives*.
 
 :mod:`.mutants` makes the changes, :mod:`.patching` applies one to the running package, and
 :mod:`.runner` forks a process for each, as a pytest plugin: by then pytest has collected the tests,
-    so a change takes only as long as the tests that notice it.
+so a change takes only as long as the tests that notice it.
 """
