@@ -138,9 +138,10 @@ def forward(text: str, option: str) -> tuple[Endpoint, Endpoint | None]:
             number = port_number(port, text)
             if number:
                 return listens, TcpEndpoint(host, number)
+    alone = "; [address:]port alone is a SOCKS proxy" if option == "-R" else ""
     raise Failure(
         f"{option} {text!r}: expected [address:]port:host:port, "
-        "or the path of a socket in place of either pair"
+        f"or the path of a socket in place of either pair{alone}"
     )
 
 

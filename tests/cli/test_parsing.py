@@ -100,6 +100,8 @@ def test_what_is_no_forward(option: str, text: str) -> None:
 )
 def test_a_proxy_at_the_server(text: str, listens: object) -> None:
     assert forward(text, "-R") == (listens, None)
+    with pytest.raises(Failure, match=r"\[address:\]port alone is a SOCKS proxy"):
+        forward("/run/here", "-R")
     with pytest.raises(Failure, match="-L"):
         forward(text, "-L")
 
