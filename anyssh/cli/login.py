@@ -169,7 +169,8 @@ class Login:
         await self._resources.aclose()
 
     async def _prepare(self) -> None:
-        paths = () if self._options.known_hosts is None else (self._options.known_hosts,)
+        path = self._options.known_hosts
+        paths = () if path is None else (expanded(path),)
         try:
             self._known_hosts = await anyssh.KnownHosts.load(*paths)
         except (OSError, anyssh.KeyFormatError) as error:

@@ -146,6 +146,7 @@ async def test_an_encrypted_identity_without_a_terminal(user: Anyssh, tmp_path: 
         (("exec", "host:" + "1" * 5000, "--", "ls"), "not a port"),
         (("exec", "a,b", "--", "ls"), "not the name or the bare address of a host"),
         (("exec", "--keep-alive", "-1", "host", "--", "ls"), "--keep-alive"),
+        (("exec", "--known-hosts", "~nobody-here/x", "host", "--", "ls"), "no home directory"),
         (("exec", "--", "-oProxyCommand=x", "ls"), "not the name of a host"),
         (("nonsense",), "See: anyssh --help"),
         (("serve", "--listen", "x:y:z"), "is not an address to listen on"),
