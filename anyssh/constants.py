@@ -56,8 +56,8 @@ class MessageNumber(IntEnum):
     EXT_INFO = 7
     KEXINIT = 20
     NEWKEYS = 21
-    KEX_INIT = 30
-    KEX_REPLY = 31
+    KEXDH_INIT = 30
+    KEXDH_REPLY = 31
     USERAUTH_REQUEST = 50
     USERAUTH_FAILURE = 51
     USERAUTH_SUCCESS = 52

@@ -22,7 +22,7 @@ from .session.channel import Channel
 from .session.client import ClientSession
 from .session.credentials import ClientCredentials
 from .session.host_keys import HostKeyVerifier
-from .session.life import ProgressHandler, SessionClosed, Transport
+from .session.life import ProgressHandler, SessionClosed, StreamSource
 from .session.opening import ChannelOpening
 from .session.server import Server
 from .session.session import Session
@@ -55,7 +55,7 @@ class MultiChannelStream(AsyncContextManagerMixin):
     @classmethod
     def connect(
         cls,
-        transport: Transport,
+        transport: StreamSource,
         *,
         config: InsecureSessionConfig | None = None,
         trace: TraceHandler | None = None,
@@ -166,7 +166,7 @@ class SecureStream(AsyncContextManagerMixin, ByteStream):  # type: ignore[misc]
     @classmethod
     def connect(
         cls,
-        transport: Transport,
+        transport: StreamSource,
         *,
         credentials: ClientCredentials,
         verify_host: HostKeyVerifier,

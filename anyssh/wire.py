@@ -35,7 +35,7 @@ Buffer = bytes | bytearray | memoryview
 
 MAX_NAMES: Final = 256
 MAX_NAME_LIST_BYTES: Final = 16 * 1024
-MAX_REMEMBERED_BYTES: Final = 1024
+MAX_CACHED_BYTES: Final = 1024
 MAX_DISPLAY_CHARACTERS: Final = 256
 MAX_DISPLAY_LINES: Final = 64
 
@@ -246,9 +246,7 @@ class Reader:
                 f"a name-list of {size} bytes; at most {MAX_NAME_LIST_BYTES} are accepted"
             )
         data = self.raw(size)
-        return (
-            _parse_names(data) if size <= MAX_REMEMBERED_BYTES else _parse_names.__wrapped__(data)
-        )
+        return _parse_names(data) if size <= MAX_CACHED_BYTES else _parse_names.__wrapped__(data)
 
     def rest(self) -> bytes:
         """Read everything that is left."""

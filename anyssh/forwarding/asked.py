@@ -9,7 +9,7 @@ import anyio
 from ..errors import LocalProtocolError
 from ..session.opening import ChannelOpening
 from .endpoints import Endpoint, TcpEndpoint
-from .payloads import Opening
+from .payloads import ForwardingOpen
 from .ports import ForwardedPort, Ports
 
 __all__ = ["Asked", "PeerListener"]
@@ -26,7 +26,7 @@ class PeerListener(Protocol):
     def announced(self) -> Endpoint | None:
         """The endpoint that the peer listens on; None until it is known."""
 
-    async def take(self, opening: ChannelOpening, arrival: Opening) -> None:
+    async def take(self, opening: ChannelOpening, arrival: ForwardingOpen) -> None:
         """Handle a connection that arrived there."""
 
 

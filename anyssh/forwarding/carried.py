@@ -27,7 +27,7 @@ from . import payloads
 from .acceptor import Acceptor, Carry, CarryNowait, originator_of
 from .connecting import AddressRefused
 from .endpoints import Endpoint, TcpEndpoint
-from .payloads import Opening, Way
+from .payloads import ForwardingOpen, Way
 from .policy import Connecting
 from .ports import ForwardedConnection, ForwardedPort
 from .relay import Relay, Relays, SocketRelay, reset
@@ -145,7 +145,7 @@ class Carried:
         return Acceptor(listener, carry, limit, carry_nowait, self.relays.watcher)
 
     def accept_nowait(
-        self, opening: ChannelOpening, arrival: Opening, stream: ConnectedSocket
+        self, opening: ChannelOpening, arrival: ForwardingOpen, stream: ConnectedSocket
     ) -> None:
         """Accept a channel whose connection is established, and start relaying without a task."""
         relay = _CarriedRelay(self, stream, arrival.endpoint, arrival.originator, is_incoming=True)
@@ -160,7 +160,7 @@ class Carried:
     async def carry_incoming(
         self,
         opening: ChannelOpening,
-        arrival: Opening,
+        arrival: ForwardingOpen,
         connect: Callable[[], Awaitable[ByteStream]],
         *,
         connecting: Connecting | None = None,

@@ -24,7 +24,7 @@ from .endpoints import Endpoint, TcpEndpoint, UnixEndpoint
 __all__ = [
     "CHANNEL_TYPES",
     "SESSION_REQUESTS",
-    "Opening",
+    "ForwardingOpen",
     "Way",
     "cancel_request",
     "channel_opening",
@@ -61,7 +61,7 @@ class Way(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
+class ForwardingOpen:
     """The parsed open of a forwarding channel.
 
     :ivar endpoint: where to connect to, or where the connection arrived
@@ -87,7 +87,7 @@ def channel_opening(
     return tcp.channel_type, payload.encode()
 
 
-def read_opening(channel_type: str, payload: bytes) -> Opening:
+def read_opening(channel_type: str, payload: bytes) -> ForwardingOpen:
     """Parse the open of a peer's channel.
 
     :raises WireError: the payload is malformed
@@ -100,11 +100,13 @@ def read_opening(channel_type: str, payload: bytes) -> Opening:
             origin = None
             if message.originator_address:
                 origin = _tcp(message.originator_address, message.originator_port)
-            return Opening(way, _tcp(message.host, message.port), origin, message.extra)
+            return ForwardingOpen(way, _tcp(message.host, message.port), origin, message.extra)
         case DirectStreamLocal.channel_type:
-            return Opening(Way.DIRECT, _unix(DirectStreamLocal.decode(payload).socket_path), None)
+            return ForwardingOpen(
+                Way.DIRECT, _unix(DirectStreamLocal.decode(payload).socket_path), None
+            )
     path = ForwardedStreamLocal.decode(payload).socket_path
-    return Opening(Way.FORWARDED, _unix(path), None)
+    return ForwardingOpen(Way.FORWARDED, _unix(path), None)
 
 
 def listen_request(endpoint: Endpoint) -> tuple[str, bytes]:

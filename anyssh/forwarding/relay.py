@@ -36,7 +36,7 @@ logger: Logger = getLogger("anyssh")
 
 RECEIVE_BYTES: Final = 256 * 1024
 CLOSE_TIME: Final = 1.0
-UNTOLD_TIME: Final = 30.0
+NO_HALF_CLOSE_TIME: Final = 30.0
 """Seconds of silence after which a relay ends that could not pass on the end of the input."""
 MOST_LEFTOVERS: Final = 32
 """Bytes, in windows, that may wait for streams after their channels are closed."""
@@ -222,7 +222,7 @@ class Relay:
             await stream.send_eof()
         except NotImplementedError:
             if is_target:
-                self._idle_time = min(self._idle_time, UNTOLD_TIME)
+                self._idle_time = min(self._idle_time, NO_HALF_CLOSE_TIME)
                 self._ends_when_idle = True
                 self._touch()
             else:
@@ -268,7 +268,7 @@ class _ChannelClosed(Exception):
     """The peer closed the channel while we were sending."""
 
 
-class _Way(Enum):
+class _Flow(Enum):
     """The state of one direction of a relay between a socket and a channel."""
 
     FLOWING = auto()
@@ -277,11 +277,11 @@ class _Way(Enum):
     ENDED = auto()
 
 
-_FLOWING: Final = _Way.FLOWING
-_BLOCKED: Final = _Way.BLOCKED
-_ENDED: Final = _Way.ENDED
+_FLOWING: Final = _Flow.FLOWING
+_BLOCKED: Final = _Flow.BLOCKED
+_ENDED: Final = _Flow.ENDED
 
-_BROKEN: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError, SSHError, OSError)
+_STREAM_ERRORS: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError, SSHError, OSError)
 """The socket, channel or session is gone, or the system cannot watch any more sockets."""
 
 
@@ -425,7 +425,7 @@ class SocketRelay:
         """Update what the socket is watched for; if that fails, break the connection."""
         try:
             self._watch()
-        except _BROKEN as error:
+        except _STREAM_ERRORS as error:
             self._end(_Outcome.BROKEN, error)
 
     # Called by the watcher
@@ -452,7 +452,7 @@ class SocketRelay:
             elif chunk is not None:
                 self._end_to_channel()
             self._watch()
-        except _BROKEN as error:
+        except _STREAM_ERRORS as error:
             self._to_channel_broke(error)
 
     def _send(self, chunk: Buffer) -> None:
@@ -502,7 +502,7 @@ class SocketRelay:
             try:
                 self._send(self._rest)
                 self._watch()
-            except _BROKEN as error:
+            except _STREAM_ERRORS as error:
                 self._to_channel_broke(error)
 
     # Channel to socket
@@ -516,7 +516,7 @@ class SocketRelay:
             if sent < len(data):
                 self._to_socket = _BLOCKED
                 self._watch()
-        except _BROKEN as error:
+        except _STREAM_ERRORS as error:
             self._end(_Outcome.BROKEN, error)
             return 0
         return sent
@@ -545,7 +545,7 @@ class SocketRelay:
         try:
             self._stream.send_eof_nowait()
             self._watch()
-        except _BROKEN as error:
+        except _STREAM_ERRORS as error:
             self._end(_Outcome.BROKEN, error)
 
     def channel_closed(self, by_peer: bool) -> None:

@@ -26,7 +26,7 @@ from . import payloads
 from .acceptor import contained
 from .carried import describe
 from .endpoints import Endpoint, TcpEndpoint, address_to_bind
-from .payloads import Opening
+from .payloads import ForwardingOpen
 from .policy import Connecting
 from .ports import ForwardedConnection, ForwardedPort
 from .proxying import answer_socks, ready
@@ -37,7 +37,7 @@ __all__ = ["RemoteForward", "RemoteListener", "RemoteSocksForward"]
 logger: Logger = getLogger("anyssh")
 
 
-class _AtPeer(AsyncContextManagerMixin):
+class _RemoteListening(AsyncContextManagerMixin):
     """A port or UNIX socket that the peer listens on for us, inside ``async with``.
 
     :ivar asked: the endpoint to ask for, in a form that every implementation accepts
@@ -175,7 +175,7 @@ class _AtPeer(AsyncContextManagerMixin):
         except SSHError as error:
             logger.debug("%r ends with its session: %r", self, error)
 
-    async def take(self, opening: ChannelOpening, arrival: Opening) -> None:
+    async def take(self, opening: ChannelOpening, arrival: ForwardingOpen) -> None:
         """Handle a connection; it may have overtaken the reply to the request."""
         await self._decided.wait()
         if self._tasks is None or self._stopping.is_set():
@@ -185,7 +185,9 @@ class _AtPeer(AsyncContextManagerMixin):
         else:
             await self._connected(self._tasks, opening, arrival)
 
-    async def _connected(self, tasks: TaskGroup, opening: ChannelOpening, arrival: Opening) -> None:
+    async def _connected(
+        self, tasks: TaskGroup, opening: ChannelOpening, arrival: ForwardingOpen
+    ) -> None:
         """Start relaying a connection that belongs here."""
         raise NotImplementedError
 
@@ -196,7 +198,7 @@ class _AtPeer(AsyncContextManagerMixin):
         return f"<{type(self).__name__} {self.announced or self.asked}>"
 
 
-class RemoteForward(_AtPeer):
+class RemoteForward(_RemoteListening):
     """Forwards connections made to the peer to one endpoint on this side (``ssh -R``).
 
     Leaving ``async with`` tells the peer to stop listening, and breaks the connections off.
@@ -222,10 +224,12 @@ class RemoteForward(_AtPeer):
         """The port that we connect to; None for a UNIX socket."""
         return self.local.port if isinstance(self.local, TcpEndpoint) else None
 
-    async def _connected(self, tasks: TaskGroup, opening: ChannelOpening, arrival: Opening) -> None:
+    async def _connected(
+        self, tasks: TaskGroup, opening: ChannelOpening, arrival: ForwardingOpen
+    ) -> None:
         tasks.start_soon(self._carry, opening, arrival)
 
-    async def _carry(self, opening: ChannelOpening, arrival: Opening) -> None:
+    async def _carry(self, opening: ChannelOpening, arrival: ForwardingOpen) -> None:
         await contained(
             self._service.carried.carry_incoming(
                 opening,
@@ -239,7 +243,7 @@ class RemoteForward(_AtPeer):
         )
 
 
-class RemoteSocksForward(_AtPeer):
+class RemoteSocksForward(_RemoteListening):
     """A SOCKS 4, 4a and 5 proxy at the peer whose connections we make (``ssh -R``).
 
     Leaving ``async with`` tells the peer to stop listening and breaks off the connections.
@@ -253,10 +257,12 @@ class RemoteSocksForward(_AtPeer):
             )
         super().__init__(service, remote, None)
 
-    async def _connected(self, tasks: TaskGroup, opening: ChannelOpening, arrival: Opening) -> None:
+    async def _connected(
+        self, tasks: TaskGroup, opening: ChannelOpening, arrival: ForwardingOpen
+    ) -> None:
         tasks.start_soon(self._carry, opening, arrival)
 
-    async def _carry(self, opening: ChannelOpening, arrival: Opening) -> None:
+    async def _carry(self, opening: ChannelOpening, arrival: ForwardingOpen) -> None:
         await contained(self._answer(opening, arrival.originator))
 
     async def _answer(self, opening: ChannelOpening, originator: TcpEndpoint | None) -> None:
@@ -278,7 +284,7 @@ class RemoteSocksForward(_AtPeer):
             )
 
 
-class RemoteListener(_AtPeer, Listener[Channel]):  # type: ignore[misc]
+class RemoteListener(_RemoteListening, Listener[Channel]):  # type: ignore[misc]
     """An AnyIO listener for connections made to the peer, which arrive as channels.
 
     Inside ``async with`` it can be served like any listener, for example by :meth:`Server.serve`.
@@ -288,10 +294,12 @@ class RemoteListener(_AtPeer, Listener[Channel]):  # type: ignore[misc]
 
     def __init__(self, service: PortForwarding, remote: Endpoint) -> None:
         super().__init__(service, remote, None)
-        self._waiting: deque[tuple[ChannelOpening, Opening]] = deque()
+        self._waiting: deque[tuple[ChannelOpening, ForwardingOpen]] = deque()
         self._changed = anyio.Event()
 
-    async def _connected(self, tasks: TaskGroup, opening: ChannelOpening, arrival: Opening) -> None:
+    async def _connected(
+        self, tasks: TaskGroup, opening: ChannelOpening, arrival: ForwardingOpen
+    ) -> None:
         self._waiting.append((opening, arrival))
         self._notify()
 

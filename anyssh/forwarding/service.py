@@ -28,7 +28,7 @@ from .carried import FAILED, NOT_ALLOWED, Carried, describe, refuse
 from .connecting import connect_tcp, connect_tcp_nowait, connect_unix
 from .endpoints import Endpoint, TcpEndpoint
 from .granted import Granted
-from .payloads import Opening, Way
+from .payloads import ForwardingOpen, Way
 from .policy import ForwardingAction, ForwardingPolicy, ForwardingRequest
 from .ports import ForwardedPort, Ports
 
@@ -122,7 +122,7 @@ class PortForwarding(SessionService):
             await refuse(opening)
             raise
 
-    async def _open_forwarded(self, opening: ChannelOpening, arrival: Opening) -> None:
+    async def _open_forwarded(self, opening: ChannelOpening, arrival: ForwardingOpen) -> None:
         listener = await self.asked.expected(arrival.endpoint)
         if listener is None:
             self.trace_failure(
@@ -132,7 +132,7 @@ class PortForwarding(SessionService):
         else:
             await listener.take(opening, arrival)
 
-    async def _open_direct(self, opening: ChannelOpening, arrival: Opening) -> None:
+    async def _open_direct(self, opening: ChannelOpening, arrival: ForwardingOpen) -> None:
         await self.carried.carry_incoming(
             opening,
             arrival,

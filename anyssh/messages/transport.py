@@ -46,7 +46,7 @@ __all__ = [
 MAX_EXTENSIONS: Final = 64
 MAX_EXTENSION_BYTES: Final = 16 * 1024
 MAX_KEXINIT_BYTES: Final = 16 * 1024
-MAX_REMEMBERED_BYTES: Final = 4 * 1024
+MAX_CACHED_BYTES: Final = 4 * 1024
 _COOKIE_SIZE: Final = 16
 _LISTS_OFFSET: Final = 1 + _COOKIE_SIZE
 """Where the fields after the cookie of a KEXINIT start."""
@@ -184,7 +184,7 @@ class KexInit(Message):
             raise WireError(
                 f"KexInit: a payload of {len(data)} bytes; at most {MAX_KEXINIT_BYTES} are accepted"
             )
-        if not _LISTS_OFFSET <= len(data) <= MAX_REMEMBERED_BYTES or data[0] != cls.number:
+        if not _LISTS_OFFSET <= len(data) <= MAX_CACHED_BYTES or data[0] != cls.number:
             return cls.decode_as_declared(data)
         cookie = bytes(data[1:_LISTS_OFFSET])
         return cls(cookie, *_fields_behind_cookie(bytes(data[_LISTS_OFFSET:])))
@@ -220,7 +220,7 @@ class KexDhInit(Message):
     Diffie-Hellman, a point for ECDH, or a key and a public value for a hybrid method.
     """
 
-    number: ClassVar[int] = MessageNumber.KEX_INIT
+    number: ClassVar[int] = MessageNumber.KEXDH_INIT
 
     client_public: bytes = string()
 
@@ -232,7 +232,7 @@ class KexDhReply(Message):
     The format of the public value is as in :class:`KexDhInit`.
     """
 
-    number: ClassVar[int] = MessageNumber.KEX_REPLY
+    number: ClassVar[int] = MessageNumber.KEXDH_REPLY
 
     host_key: bytes = string()
     server_public: bytes = string()

@@ -88,8 +88,8 @@ class Condition(Enum):
     NOT_TOO_MUCH_NOISE = auto()
     """Messages without effect are legal, but too many of them are an attack."""
     KEXINIT_EXPECTED = auto()
-    KEX_INIT_EXPECTED = auto()
-    KEX_REPLY_EXPECTED = auto()
+    KEXDH_INIT_EXPECTED = auto()
+    KEXDH_REPLY_EXPECTED = auto()
     NEWKEYS_EXPECTED = auto()
     REKEY_ALLOWED = auto()
     SERVICE_PENDING = auto()
@@ -177,16 +177,16 @@ TABLE: Final = (
     Row((N.KEXINIT,), _BOTH, (Phase.KEY_EXCHANGE,), Condition.KEXINIT_EXPECTED),
     Row((N.KEXINIT,), _BOTH, (Phase.RUNNING,), Condition.REKEY_ALLOWED),
     Row(
-        (N.KEX_INIT,),
+        (N.KEXDH_INIT,),
         _SERVER,
         (Phase.KEY_EXCHANGE, Phase.REKEYING),
-        Condition.KEX_INIT_EXPECTED,
+        Condition.KEXDH_INIT_EXPECTED,
     ),
     Row(
-        (N.KEX_REPLY,),
+        (N.KEXDH_REPLY,),
         _CLIENT,
         (Phase.KEY_EXCHANGE, Phase.REKEYING),
-        Condition.KEX_REPLY_EXPECTED,
+        Condition.KEXDH_REPLY_EXPECTED,
     ),
     Row((N.NEWKEYS,), _BOTH, (Phase.KEY_EXCHANGE, Phase.REKEYING), Condition.NEWKEYS_EXPECTED),
     # Authentication. Some clients request the service again before each of their attempts.

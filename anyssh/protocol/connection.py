@@ -1,7 +1,7 @@
 """The connection protocol (RFC 4254): channels, their data and requests, and global requests.
 
 A :class:`Connection` lives as long as its session, and knows nothing of packets or keys: it passes
-payloads to the link that it is attached to. Its handlers rely on the acceptance table for legality;
+payloads to the sink that it is attached to. Its handlers rely on the acceptance table for legality;
 they check only what depends on the channel table.
 """
 
@@ -66,7 +66,7 @@ from .events import (
 from .journal import Continuity
 from .undecided import Undecided
 
-__all__ = ["Connection", "Link"]
+__all__ = ["Connection", "PacketSink"]
 
 MAX_CLOSING: Final = 1024
 MAX_CHANNEL_ID: Final = 2**31 - 1
@@ -87,7 +87,7 @@ _OPEN: Final = ChannelPhase.OPEN
 _HALF_OPEN: Final = Half.OPEN
 
 
-class Link(Protocol):
+class PacketSink(Protocol):
     """What a connection needs from its stream."""
 
     @property
@@ -112,7 +112,7 @@ class Link(Protocol):
 
 
 class _Attachment(Enum):
-    """Whether the connection has a link."""
+    """Whether the connection has a sink."""
 
     NEVER = auto()
     ATTACHED = auto()
@@ -137,7 +137,6 @@ class Connection:
         "_gathered",
         "_held",
         "_limits",
-        "_link",
         "_memory",
         "_next_id",
         "_packet_size",
@@ -145,6 +144,7 @@ class Connection:
         "_replies",
         "_requests",
         "_room_is_awaited",
+        "_sink",
         "_undecided",
         "_waiting_for_turn",
         "continuity",
@@ -164,7 +164,7 @@ class Connection:
         self._attachment = _Attachment.NEVER
         self.continuity: Continuity | None = None
         self.pending_service: str | None = None
-        self._link: Link | None = None
+        self._sink: PacketSink | None = None
         self.gathering: ChannelState | None = None
         self._gathered = bytearray()
         self._held: list[bytes] = []
@@ -187,19 +187,19 @@ class Connection:
         """Adapt to the peer's implementation."""
         self._packet_size = self._config.packet_size_with(version)
 
-    # The link
+    # The sink
 
-    def attach(self, link: Link) -> None:
-        """Use ``link`` from now on."""
+    def attach(self, sink: PacketSink) -> None:
+        """Use ``sink`` from now on."""
         self._attachment = _Attachment.ATTACHED
-        self._link = link
+        self._sink = sink
         self.resume()
 
     def detach(self) -> None:
         """Stop for good: whatever is sent from now on is dropped."""
         if self._attachment is _Attachment.ATTACHED:
             self._attachment = _Attachment.ENDED
-        self._link = None
+        self._sink = None
         self.handlers = {}  # they refer back to this object
         self.continuity = None
         self.gathering = None
@@ -209,38 +209,38 @@ class Connection:
 
     def resume(self) -> None:
         """Send what waited for a key exchange, in order, and let channels continue."""
-        link = self._link
-        if link is None:
+        sink = self._sink
+        if sink is None:
             return
-        if self._held and link.can_send:
+        if self._held and sink.can_send:
             held, self._held, self.held_size = self._held, [], 0
             for payload in held:
-                link.send(payload)
+                sink.send(payload)
         self.pass_turn()
 
     def pass_turn(self) -> None:
         """Let the channel that has waited longest send, if there is room."""
         if not (self._waiting_for_turn or self._room_is_awaited):
             return
-        link = self._link
-        if link is None or not link.can_send or link.room <= 0:
+        sink = self._sink
+        if sink is None or not sink.can_send or sink.room <= 0:
             return
         if self._room_is_awaited:
             self._room_is_awaited = False
-            link.emit(RoomMade())
+            sink.emit(RoomMade())
         if self._waiting_for_turn:
             channel = next(iter(self._waiting_for_turn))
             del self._waiting_for_turn[channel]
             channel.send_wait = SendWait.NOTHING
-            link.emit(ChannelWritable(channel))
+            sink.emit(ChannelWritable(channel))
 
     def wait_for_room(self) -> bool:
         """Return whether opens and requests should wait until the peer has read earlier output.
 
         If so, :class:`~anyssh.protocol.events.RoomMade` tells when to check again.
         """
-        link = self._link
-        if link is None or (link.room > 0 and self.held_size <= self._limits.pending_output):
+        sink = self._sink
+        if sink is None or (sink.room > 0 and self.held_size <= self._limits.pending_output):
             return False
         self._room_is_awaited = True
         return True
@@ -248,11 +248,11 @@ class Connection:
     def _send(self, payload: bytes, data: bytes = b"") -> None:
         if self.gathering is not None:
             self.send_gathered()
-        link = self._link
-        if link is None:
+        sink = self._sink
+        if sink is None:
             self._require_attached_once()
-        elif link.can_send:
-            link.send(payload, data)
+        elif sink.can_send:
+            sink.send(payload, data)
         else:
             payload += data
             self._held.append(payload)
@@ -273,12 +273,12 @@ class Connection:
             raise LocalProtocolError("the session is not ready: authenticate first")
 
     def _emit(self, event: Event) -> None:
-        if self._link is not None:
-            self._link.emit(event)
+        if self._sink is not None:
+            self._sink.emit(event)
 
     def _count_noise(self, size: int) -> None:
-        if self._link is not None:
-            self._link.count_noise(size)
+        if self._sink is not None:
+            self._sink.count_noise(size)
 
     def send_service_message(self, payload: bytes) -> None:
         """Send SERVICE_REQUEST or SERVICE_ACCEPT, which wait for a key exchange like the rest."""
@@ -442,15 +442,15 @@ class Connection:
             raise LocalProtocolError(f"EOF was sent on channel {channel.local_id}")
         if self.gathering is not None:
             self.send_gathered()
-        link = self._link
-        if link is None:
+        sink = self._sink
+        if sink is None:
             channel.send_wait = SendWait.TURN  # never granted: the end is about to be reported
             return 0
         size = len(data)
         sent = 0
         messages_left = MESSAGES_PER_TURN
-        if link.can_send:
-            while sent < size and messages_left and link.room > 0:
+        if sink.can_send:
+            while sent < size and messages_left and sink.room > 0:
                 count = min(size - sent, channel.send_window, channel.send_packet_size)
                 if count == 0:
                     break
@@ -458,7 +458,7 @@ class Connection:
                     head = channel_data_header(channel.remote_id, count)
                 else:
                     head = channel_extended_data_header(channel.remote_id, data_type, count)
-                link.send(head, data[sent : sent + count])
+                sink.send(head, data[sent : sent + count])
                 channel.send_window -= count
                 sent += count
                 messages_left -= 1
@@ -472,7 +472,7 @@ class Connection:
     def gather_data(self, channel: ChannelState, data: memoryview) -> int:
         """Send like :meth:`send_data`, but gather small pieces into one message.
 
-        Gathered bytes precede anything else that is sent, and leave when the link is asked for its
+        Gathered bytes precede anything else that is sent, and leave when the sink is asked for its
         output at the latest; they count as sent at once.
 
         :raises LocalProtocolError: the channel is not open, or EOF was sent
@@ -493,11 +493,11 @@ class Connection:
     def _gathers(self, channel: ChannelState) -> bool:
         """Start gathering for a channel if it may send; return whether it is gathering."""
         if self.gathering is None:
-            link = self._link
+            sink = self._sink
             if (
-                link is None
-                or not link.can_send
-                or link.room <= 0
+                sink is None
+                or not sink.can_send
+                or sink.room <= 0
                 or channel.phase is not _OPEN
                 or channel.send_half is not _HALF_OPEN
             ):

@@ -86,7 +86,7 @@ __all__ = ["Core"]
 
 MessageT = TypeVar("MessageT", bound=Message)
 
-MAX_FAMILIAR_BYTES: Final = 512
+MAX_CACHED_BYTES: Final = 512
 MESSAGES_PER_CALL: Final = 512
 """Messages handled in one call, however small, before the caller gets a chance to do other work."""
 LEAST_MESSAGES_PER_CALL: Final = 64
@@ -114,7 +114,7 @@ def _cached_decoder(kind: type[MessageT]) -> Callable[[bytes], MessageT]:
     remembered = lru_cache(maxsize=16)(kind.decode)
 
     def decode(payload: bytes) -> MessageT:
-        return (remembered if len(payload) <= MAX_FAMILIAR_BYTES else kind.decode)(payload)
+        return (remembered if len(payload) <= MAX_CACHED_BYTES else kind.decode)(payload)
 
     return decode
 
@@ -303,7 +303,7 @@ class Core:
         """Whether :meth:`next_deadline` can only move later for now, and need not be checked."""
         return self.can_send and self._reconnector.is_steady
 
-    # The Link of the connection
+    # The PacketSink of the connection
 
     @property
     def room(self) -> int:
@@ -934,7 +934,7 @@ class Core:
         if journal is None:
             return
         self._wants_receipt = False
-        sent_at = journal.strike_off(number)
+        sent_at = journal.acknowledge(number)
         if delay is not None and sent_at is not None:
             self.emit(LatencyMeasured((self._now - sent_at - delay) * 1000))
         if self._is_attached:
@@ -1070,8 +1070,8 @@ _CONDITIONS: Final[dict[Condition, Callable[[Core, bytes], bool]]] = {
     Condition.FEW_AND_NOT_STRICT: Core._is_early_noise,
     Condition.NOT_TOO_MUCH_NOISE: Core._is_bearable_noise,
     Condition.KEXINIT_EXPECTED: lambda core, payload: core.exchanger.expects_kexinit,
-    Condition.KEX_INIT_EXPECTED: lambda core, payload: core.exchanger.expects_init,
-    Condition.KEX_REPLY_EXPECTED: lambda core, payload: core.exchanger.expects_reply,
+    Condition.KEXDH_INIT_EXPECTED: lambda core, payload: core.exchanger.expects_init,
+    Condition.KEXDH_REPLY_EXPECTED: lambda core, payload: core.exchanger.expects_reply,
     Condition.NEWKEYS_EXPECTED: lambda core, payload: core.exchanger.expects_newkeys,
     Condition.REKEY_ALLOWED: Core._check_rekey_rate,
     Condition.SERVICE_PENDING: lambda core, payload: core._connection.pending_service is not None,
@@ -1096,8 +1096,8 @@ _HANDLERS: Final[dict[int, Callable[[Core, bytes], None]]] = {
     MessageNumber.SERVICE_ACCEPT: Core._service_accept_received,
     MessageNumber.EXT_INFO: Core._ext_info_received,
     MessageNumber.KEXINIT: Core._kexinit_received,
-    MessageNumber.KEX_INIT: lambda core, payload: core.exchanger.receive_init(payload),
-    MessageNumber.KEX_REPLY: lambda core, payload: core.exchanger.receive_reply(payload),
+    MessageNumber.KEXDH_INIT: lambda core, payload: core.exchanger.receive_init(payload),
+    MessageNumber.KEXDH_REPLY: lambda core, payload: core.exchanger.receive_reply(payload),
     MessageNumber.NEWKEYS: lambda core, payload: core.exchanger.receive_newkeys(payload),
     MessageNumber.GLOBAL_REQUEST: Core._global_request_received,
 }

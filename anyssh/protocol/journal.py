@@ -1,7 +1,7 @@
 """What a session keeps about its streams, to resume over another one without losing a byte.
 
 Every message of the connection protocol is entered into the :class:`Journal` of its stream under
-the number of its packet, and struck off once the peer's receipts cover it. When the stream is lost,
+the number of its packet, and dropped once the peer's receipts cover it. When the stream is lost,
 what is left is retransmitted in order over the next one, and entered there anew. In between,
 :class:`~anyssh.protocol.offline.Offline` takes the place of the stream.
 
@@ -54,19 +54,19 @@ class Journal:
         "_confirmed_by",
         "_entries",
         "_repeated",
+        "acknowledged",
         "last_received",
         "last_sent",
         "link_id",
         "previous",
         "size",
-        "struck_off",
         "unanswered",
     )
 
     def __init__(self, link_id: bytes) -> None:
         self.link_id: bytes = link_id
         self.size: int = 0
-        self.struck_off: int = -1
+        self.acknowledged: int = -1
         self.last_sent: int = -1
         self.last_received: int = -1
         self.previous: Journal | None = None
@@ -88,9 +88,9 @@ class Journal:
         last = self._entries[-1][0] if self._entries else self.last_sent
         self.enter(max(last, self.last_sent) + 1, now, head, body)
 
-    def strike_off(self, number: int) -> float | None:
+    def acknowledge(self, number: int) -> float | None:
         """Drop entries up to a packet that the peer has; return when it was sent, if known."""
-        self.struck_off = number
+        self.acknowledged = number
         if self.previous is not None and number >= self._confirmed_by:
             self.previous = None
         entries = self._entries
@@ -111,7 +111,7 @@ class Journal:
 
     def fits(self, number: int) -> bool:
         """Whether this can be the last packet that the peer received."""
-        return self.struck_off <= number <= self.last_sent
+        return self.acknowledged <= number <= self.last_sent
 
     def was_confirmed(self, number: int) -> bool:
         """Whether a peer that received this packet last has also received the confirmation."""
@@ -119,7 +119,7 @@ class Journal:
 
     def missing(self, number: int) -> list[Entry]:
         """Return what a peer lacks that received this packet last."""
-        self.strike_off(number)
+        self.acknowledge(number)
         return list(self._entries)
 
     def continues(self, previous: Journal, *, repeated: int, confirmed_by: int) -> None:
@@ -182,7 +182,7 @@ class Continuity:
             raise ReconnectError(
                 ReconnectFailureReason.SERVER_DROPPED_MESSAGES,
                 f"packet {number} cannot be the last one received; "
-                f"expected one from {journal.struck_off} to {journal.last_sent}",
+                f"expected one from {journal.acknowledged} to {journal.last_sent}",
             )
         if journal is not self.journal:
             journal.take_back(self.journal)

@@ -86,9 +86,9 @@ class _Step(Enum):
 
     KEXINIT = auto()
     WRONG_GUESS = auto()
-    KEX_INIT = auto()
+    KEXDH_INIT = auto()
     SIGNATURE = auto()
-    KEX_REPLY = auto()
+    KEXDH_REPLY = auto()
     NEWKEYS = auto()
 
 
@@ -226,14 +226,14 @@ class KeyExchanger:
     def expects_init(self) -> bool:
         """Whether a client's message 30 is due."""
         return self._exchange is not None and self._exchange.step in (
-            _Step.KEX_INIT,
+            _Step.KEXDH_INIT,
             _Step.WRONG_GUESS,
         )
 
     @property
     def expects_reply(self) -> bool:
         """Whether the server's message 31 is due."""
-        return self._exchange is not None and self._exchange.step is _Step.KEX_REPLY
+        return self._exchange is not None and self._exchange.step is _Step.KEXDH_REPLY
 
     @property
     def expects_newkeys(self) -> bool:
@@ -331,20 +331,20 @@ class KeyExchanger:
         elif kexinit.first_kex_packet_follows and not is_right:
             exchange.step = _Step.WRONG_GUESS
         else:
-            exchange.step = _Step.KEX_INIT
+            exchange.step = _Step.KEXDH_INIT
 
     def _send_init(self, exchange: _Exchange, guess_was_right: bool) -> None:
         method = exchange.negotiated.key_exchange
         if not (exchange.guessed == method and guess_was_right):
             exchange.share = key_exchange(method).client_share()
             self._transport.send(KexDhInit(exchange.share.public).encode())
-        exchange.step = _Step.KEX_REPLY
+        exchange.step = _Step.KEXDH_REPLY
 
     def receive_init(self, payload: bytes) -> None:
         """Answer a client: compute the shared secret, and have the exchange hash signed."""
         exchange = self._running()
         if exchange.step is _Step.WRONG_GUESS:
-            exchange.step = _Step.KEX_INIT
+            exchange.step = _Step.KEXDH_INIT
             return
         init = KexDhInit.decode(payload)
         algorithms = exchange.negotiated

@@ -19,7 +19,7 @@ RESERVE: Final = 1024 * 1024
 
 
 class Offline:
-    """Takes the place of a lost stream; a :class:`~anyssh.protocol.connection.Link`."""
+    """Takes the place of a lost stream; a :class:`~anyssh.protocol.connection.PacketSink`."""
 
     __slots__ = ("_clock", "_emit", "_journal", "_limits", "_size")
 

@@ -62,9 +62,9 @@ class Reconnector:
         "_emit",
         "_exchanger",
         "_extensions",
-        "_goes_on",
         "_guard",
-        "_has_asked",
+        "_has_resumed",
+        "_is_requested",
         "_on_receipt",
         "_on_resume",
         "_transport",
@@ -93,8 +93,8 @@ class Reconnector:
         self._on_resume = on_resume
         self._extensions: tuple[str, ...] = ()
         self._connection: Connection | None = None
-        self._has_asked = False
-        self._goes_on = False
+        self._is_requested = False
+        self._has_resumed = False
         self._unanswered = -1
         self._watched = 0
         self.deadline: float | None = None
@@ -144,7 +144,7 @@ class Reconnector:
         It has announced receipts, or has resumed already: a client may ask for its session first,
         and lose the stream before it announces them.
         """
-        return self.journal is not None and (self._transport.gets_receipts or self._goes_on)
+        return self.journal is not None and (self._transport.gets_receipts or self._has_resumed)
 
     # Receipts on their own
 
@@ -198,7 +198,7 @@ class Reconnector:
     @property
     def is_awaiting_reply(self) -> bool:
         """Whether we have asked for a session and not been answered."""
-        return self._has_asked
+        return self._is_requested
 
     def _ask(self, continuity: Continuity) -> None:
         if self.journal is None:
@@ -215,7 +215,7 @@ class Reconnector:
         )
         name = Extension.SESSION_RECONNECT_REQUEST
         self._transport.send(GlobalRequest(name, True, request.encode()).encode())
-        self._has_asked = True
+        self._is_requested = True
         if not self._names_links:
             self._unanswered = lost.unanswered
             lost.unanswered = max(self._unanswered, self._transport.messages_sent - 1)
@@ -252,9 +252,9 @@ class Reconnector:
             raise ReconnectError(
                 ReconnectFailureReason.CLIENT_DROPPED_MESSAGES,
                 f"the server received packet {number} last, it says; "
-                f"expected one from {lost.struck_off} to {lost.last_sent}",
+                f"expected one from {lost.acknowledged} to {lost.last_sent}",
             )
-        self._goes_on = True
+        self._has_resumed = True
         self._on_resume(connection, lost.missing(number))
         # Tells the server that its answer has arrived.
         self._give_receipt()
@@ -267,9 +267,9 @@ class Reconnector:
         raise ReconnectError(failure.reason, f"the server does not resume the session: {words}")
 
     def _asked(self) -> Connection:
-        if self._connection is None or not self._has_asked:
+        if self._connection is None or not self._is_requested:
             raise LocalProtocolError("no session was requested")
-        self._has_asked = False
+        self._is_requested = False
         return self._connection
 
     # Server
@@ -277,11 +277,11 @@ class Reconnector:
     @property
     def may_be_asked(self) -> bool:
         """Whether the client may ask for a lost session: once, if both support the extension."""
-        return self.journal is not None and not self._has_asked
+        return self.journal is not None and not self._is_requested
 
     def receive_request(self, payload: bytes) -> None:
         """Ask which session it is; nothing else is received until that is known."""
-        self._has_asked = True
+        self._is_requested = True
         request: SessionReconnectRequest
         if self._names_links:
             request = LinkedSessionReconnectRequest.decode(payload)
@@ -319,7 +319,7 @@ class Reconnector:
         token = self._tokens(to_server=False)(_continuity(connection).session_id)
         response = SessionReconnectResponse(token, lost.last_received)
         self._transport.send(RequestSuccess(response.encode()).encode())
-        self._goes_on = True
+        self._has_resumed = True
         self._on_resume(connection, missing)
 
     def refuse(self, error: ReconnectError) -> None:

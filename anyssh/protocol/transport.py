@@ -255,7 +255,7 @@ class Transport:
 
         :param with_delay: whether it includes the time from :attr:`received_at` to :attr:`now`
         """
-        self._make_receipt = self._number_and_delay if with_delay else self._number
+        self._make_receipt = self._receipt_with_delay if with_delay else self._receipt
         self.gives_receipts = True
 
     def expect_receipts(self, *, with_delay: bool, on_receipt: ReceiptHandler) -> None:
@@ -268,12 +268,12 @@ class Transport:
         self._peer_receipt = _NUMBER_AND_DELAY if with_delay else _NUMBER
         self._on_receipt = on_receipt
 
-    def _number(self) -> bytes:
+    def _receipt(self) -> bytes:
         self.receipted_messages = self.messages_received
         self.receipted_bytes = self.bytes_received
         return _NUMBER.pack(self.messages_received - 1)
 
-    def _number_and_delay(self) -> bytes:
+    def _receipt_with_delay(self) -> bytes:
         number = self.messages_received
         self.receipted_messages = number
         self.receipted_bytes = self.bytes_received

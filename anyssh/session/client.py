@@ -38,7 +38,7 @@ from .errors import handle_failure
 from .guesses import Guess, Guesses
 from .host_keys import HostKeyVerifier, PresentedHostKey
 from .known_hosts import KnownHostVerifier
-from .life import ProgressHandler, Transport
+from .life import ProgressHandler, StreamSource
 from .links import SessionState
 from .services import SessionService
 from .session import Session
@@ -67,7 +67,7 @@ class ClientSession(Session):
 
     def __init__(
         self,
-        transport: Transport,
+        transport: StreamSource,
         *,
         verify_host: HostKeyVerifier | None,
         credentials: ClientCredentials | None = None,
@@ -109,7 +109,7 @@ class ClientSession(Session):
     @classmethod
     def connect(
         cls,
-        transport: Transport,
+        transport: StreamSource,
         *,
         verify_host: HostKeyVerifier | None,
         credentials: ClientCredentials | None = None,

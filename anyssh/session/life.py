@@ -82,12 +82,12 @@ __all__ = [
     "ProgressHandler",
     "SessionClosed",
     "SessionLife",
-    "Transport",
+    "StreamSource",
 ]
 
 logger: Logger = getLogger("anyssh")
 
-Transport = AnyByteStream | ByteStreamConnectable
+StreamSource = AnyByteStream | ByteStreamConnectable
 """What a session can use: a byte stream, or a connectable that returns one."""
 
 ProgressHandler = Callable[[ProgressEvent], None]
@@ -181,7 +181,7 @@ class SessionLife(TypedAttributeProvider):
 
     def __init__(
         self,
-        transport: Transport,
+        transport: StreamSource,
         config: SessionConfig,
         connection: Connection,
         *,
@@ -415,7 +415,7 @@ class SessionLife(TypedAttributeProvider):
             self._start_task,
             loop,
         )
-        self._move(SessionState.CONNECTING)
+        self._set_state(SessionState.CONNECTING)
         self._trace(TraceId.SESSION_CONNECTING, TraceLevel.INFO, "connecting")
         self._progress(Progress.STARTING_VERSION_EXCHANGE)
 
@@ -448,7 +448,7 @@ class SessionLife(TypedAttributeProvider):
     def _ready(self) -> None:
         """Note that the session is ready for the body of ``async with``."""
         if self._state is SessionState.CONNECTING:
-            self._move(SessionState.CONNECTED)
+            self._set_state(SessionState.CONNECTED)
             self._links.current.end_handshake()
 
     @property
@@ -722,7 +722,7 @@ class SessionLife(TypedAttributeProvider):
         elif self._state is not SessionState.CLOSED:
             self._closed(event)
 
-    def _move(self, state: SessionState) -> None:
+    def _set_state(self, state: SessionState) -> None:
         if state not in NEXT_STATES[self._state]:
             raise LocalProtocolError(f"{state} cannot follow {self._state}")
         self._state = state
@@ -733,8 +733,8 @@ class SessionLife(TypedAttributeProvider):
 
     def _disconnected(self, event: ConnectionTerminated) -> None:
         """Wait for another stream; channels and requests do not notice."""
-        error = self._told(event)
-        self._move(SessionState.DISCONNECTED)
+        error = self._error_of(event)
+        self._set_state(SessionState.DISCONNECTED)
         self._lost = error
         self._latency.disconnected()
         self._links.lost()
@@ -743,7 +743,7 @@ class SessionLife(TypedAttributeProvider):
         self._changed.notify()
 
     def _resumed(self, event: SessionResumed) -> None:
-        self._move(SessionState.CONNECTED)
+        self._set_state(SessionState.CONNECTED)
         self._lost = None
         self._reconnections += 1
         self._events.put(Reconnected(self._reconnections))
@@ -755,8 +755,8 @@ class SessionLife(TypedAttributeProvider):
 
     def _closed(self, event: ConnectionTerminated) -> None:
         """End the session for good; waiting tasks raise a fresh exception."""
-        error = self._told(event)
-        self._move(SessionState.CLOSED)
+        error = self._error_of(event)
+        self._set_state(SessionState.CLOSED)
         self._lost = None
         self._connection.detach()
         self._latency.disconnected()
@@ -776,7 +776,7 @@ class SessionLife(TypedAttributeProvider):
         """Wake the tasks that wait for the session."""
         raise NotImplementedError
 
-    def _told(self, event: ConnectionTerminated) -> SSHError:
+    def _error_of(self, event: ConnectionTerminated) -> SSHError:
         """Return the error of a connection that has ended, with its cause and circumstances."""
         error = event.error or self._links.current.loss()
         if error.__cause__ is None:

@@ -100,7 +100,7 @@ _IDLE: Final = _Writer.IDLE
 _PATIENT: Final = _Writer.PATIENT
 
 
-_AT_WORK: Final = (_IDLE, _PATIENT, _Writer.BUSY)
+_STARTED: Final = (_IDLE, _PATIENT, _Writer.BUSY)
 
 
 class Link:
@@ -304,7 +304,7 @@ class Link:
             self._is_held = False  # the final output waits for nothing
             if not self._is_released:
                 self._tell_core(self.core.receive_eof)
-            while self._writer in _AT_WORK:
+            while self._writer in _STARTED:
                 await self._written.wait(self._backend)
         finally:
             self._writer = _Writer.GONE
@@ -352,19 +352,19 @@ class Link:
         self._dispatch_new_events()
         if self._is_together and self.core.transport.pending < TOGETHER_BYTES:
             return  # whoever began collecting does the rest
-        if not is_urgent and self._may_wait():
+        if not is_urgent and self._defer_to_writer():
             self._check_deadline()
             return
         self._is_held = False
-        self._see_to_output()
+        self._flush()
         self._check_deadline()
 
-    def _may_wait(self) -> bool:
+    def _defer_to_writer(self) -> bool:
         """Leave the output to the writer if that does no harm; return whether that was done."""
         if self._writer is _IDLE or self._writer is _ABSENT:
             self._wake_writer()
             self._writer = _PATIENT
-        return self._writer in _AT_WORK and self.core.phase is not _TERMINATED
+        return self._writer in _STARTED and self.core.phase is not _TERMINATED
 
     def begin_together(self) -> bool:
         """Collect output from now on; return False if it is already being collected.
@@ -383,7 +383,7 @@ class Link:
             self._dispatch_new_events()
         finally:
             self._is_together = False
-        self._see_to_output()
+        self._flush()
         self._check_deadline()
 
     def hold(self) -> None:
@@ -434,7 +434,7 @@ class Link:
         finally:
             self._is_together = False
         if not self._is_held:
-            self._see_to_output()
+            self._flush()
         self._check_deadline()
 
     async def _let_others_go_on(self) -> None:
@@ -570,7 +570,7 @@ class Link:
 
     # Writing
 
-    def _see_to_output(self) -> None:
+    def _flush(self) -> None:
         """Write waiting output, at once if possible; wind down once the core has ended."""
         if self.core.has_output:
             self._write_soon()

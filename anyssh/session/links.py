@@ -40,7 +40,7 @@ FIRST_DELAY: Final = 0.5
 LONGEST_DELAY: Final = 30.0
 MAX_BAD_ATTEMPTS: Final = 3
 
-FINAL: Final = frozenset(
+FINAL_FAILURES: Final = frozenset(
     {
         ReconnectFailureReason.SESSION_NOT_FOUND,
         ReconnectFailureReason.SERVER_DROPPED_MESSAGES,
@@ -390,7 +390,7 @@ class Links:
         self._last_error = error
         if isinstance(error, ReconnectError) and not self._is_over:
             self._bad_attempts += error.reason == ReconnectFailureReason.SERVER_DROPPED_MESSAGES
-            is_final = error.reason in FINAL and self._connectable is not None
+            is_final = error.reason in FINAL_FAILURES and self._connectable is not None
             if is_final or self._bad_attempts >= MAX_BAD_ATTEMPTS:
                 self._give_up(error)
 

@@ -45,7 +45,7 @@ __all__ = ["Server"]
 
 logger: Logger = getLogger("anyssh")
 
-LAST_TIME: Final = 1.0
+HANDLER_GRACE: Final = 1.0
 """Seconds for a handler to notice that its session has ended, before it is cancelled."""
 
 REFUSALS_AT_ONCE: Final = 100
@@ -76,7 +76,7 @@ class _Served:
         await self.session.disconnect(
             DisconnectReason.BY_APPLICATION, "the server is shutting down"
         )
-        with anyio.move_on_after(LAST_TIME):
+        with anyio.move_on_after(HANDLER_GRACE):
             await self.is_gone.wait()
         self.session._cancel()
 
@@ -150,7 +150,7 @@ class Server:
         self._accepting: set[anyio.CancelScope] = set()
         self._sessions: dict[_Served, None] = {}
         self._stop_time: float | None = None
-        self._clock_lead = 0.0
+        self._clock_offset = 0.0
         if self._config.is_secure:
             self._check()
 
@@ -195,7 +195,7 @@ class Server:
         try:
             return anyio.current_time()
         except RuntimeError:
-            return time.monotonic() + self._clock_lead
+            return time.monotonic() + self._clock_offset
 
     def accept(self, stream: AnyByteStream) -> ServerSession:
         """Return a session; entering it with ``async with`` authenticates the client.
@@ -256,7 +256,7 @@ class Server:
         :param task_status: started once connections are accepted
         """
         sessions: dict[_Served, None] = {}
-        self._clock_lead = anyio.current_time() - time.monotonic()
+        self._clock_offset = anyio.current_time() - time.monotonic()
         handle = partial(self._serve_one, handler, sessions)
 
         async with anyio.create_task_group() as connections:

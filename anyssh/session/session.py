@@ -48,7 +48,7 @@ from ._waiting import Notice
 from .channel import Channel
 from .errors import handle_failure, is_end_of_peer
 from .leftovers import Leftovers
-from .life import LIFE_HANDLERS, ProgressHandler, SessionLife, Transport
+from .life import LIFE_HANDLERS, ProgressHandler, SessionLife, StreamSource
 from .link import Together
 from .links import SessionState
 from .opening import ChannelOpening
@@ -105,7 +105,7 @@ class Session(ForwardingMethods, SessionLife):
 
     def __init__(
         self,
-        transport: Transport,
+        transport: StreamSource,
         config: SessionConfig,
         *,
         forwarding: ForwardingPolicy | None = None,

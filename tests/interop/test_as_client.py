@@ -224,8 +224,8 @@ async def test_a_guess_is_taken(keys: Keys, name: str) -> None:
         session = our_client(server.port, hosts, mine, config=config, trace=trace)
         async with session as client:
             assert await exchange(client, GREETING) == (GREETING, 0)
-    assert messages[:2] == ["Sending KEXINIT", "Sending KEX_INIT"]
-    assert messages.count("Sending KEX_INIT") == 1
+    assert messages[:2] == ["Sending KEXINIT", "Sending KEXDH_INIT"]
+    assert messages.count("Sending KEXDH_INIT") == 1
 
 
 @pytest.mark.parametrize("name", ["asyncssh", "paramiko", "npm"])

@@ -117,10 +117,10 @@ class Model:
             if not (self.phase == "R" or (first and not (self.strict and self.received))):
                 return False
             self.phase = "K" if first else "X"
-            self.kex = "KEX_INIT" if self.is_server else "KEX_REPLY"
-        elif number == 30 and self.kex == "KEX_INIT":
+            self.kex = "KEXDH_INIT" if self.is_server else "KEXDH_REPLY"
+        elif number == 30 and self.kex == "KEXDH_INIT":
             self.kex = "NEWKEYS" if self.signs else "our signature"
-        elif number == 31 and self.kex == "KEX_REPLY":
+        elif number == 31 and self.kex == "KEXDH_REPLY":
             self.kex = "NEWKEYS"
         elif number == 21 and self.kex == "NEWKEYS":
             self._since_newkeys = -1

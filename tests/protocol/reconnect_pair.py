@@ -21,7 +21,7 @@ from anyssh.config import SessionConfig
 from anyssh.constants import MessageNumber
 from anyssh.errors import ReconnectError, SSHError
 from anyssh.protocol import Core, Phase, Role
-from anyssh.protocol.connection import Connection, Link
+from anyssh.protocol.connection import Connection, PacketSink
 from anyssh.protocol.events import (
     ConnectionTerminated,
     Event,
@@ -45,29 +45,29 @@ def reconnect_config(**changes: Any) -> SessionConfig:
 
 
 class _Noting:
-    """A link that notes what is said over it."""
+    """A sink that notes what is said over it."""
 
-    def __init__(self, link: Link, said: list[bytes]) -> None:
-        self._link = link
+    def __init__(self, sink: PacketSink, said: list[bytes]) -> None:
+        self._sink = sink
         self._said = said
 
     @property
     def can_send(self) -> bool:
-        return self._link.can_send
+        return self._sink.can_send
 
     @property
     def room(self) -> int:
-        return self._link.room
+        return self._sink.room
 
     def send(self, head: bytes, body: Buffer = b"") -> None:
         self._said.append(bytes(head) + bytes(body))
-        self._link.send(head, body)
+        self._sink.send(head, body)
 
     def emit(self, event: Event) -> None:
-        self._link.emit(event)
+        self._sink.emit(event)
 
     def count_noise(self, size: int) -> None:
-        self._link.count_noise(size)
+        self._sink.count_noise(size)
 
 
 class WatchedConnection(Connection):
@@ -91,8 +91,8 @@ class WatchedConnection(Connection):
         self.handled.append(bytes(payload))
         handler(payload)
 
-    def attach(self, link: Link) -> None:
-        super().attach(_Noting(link, self.said))
+    def attach(self, sink: PacketSink) -> None:
+        super().attach(_Noting(sink, self.said))
 
 
 class Stream:

@@ -335,8 +335,8 @@ SCRIPT: dict[str, Callable[[ScriptedPeer], None]] = {
     "EXT_INFO reconnect": _announcement(Extension.SESSION_RECONNECT),
     "KEXINIT": ScriptedPeer.send_kexinit,
     "NEWKEYS": ScriptedPeer.send_newkeys,
-    "KEX_INIT": ScriptedPeer.send_init,
-    "KEX_REPLY": ScriptedPeer.send_reply,
+    "KEXDH_INIT": ScriptedPeer.send_init,
+    "KEXDH_REPLY": ScriptedPeer.send_reply,
     "USERAUTH_REQUEST": _request("password", PasswordFields(False, "wonderland").encode()),
     "USERAUTH_REQUEST none": _request("none"),
     "USERAUTH_REQUEST keyboard-interactive": _request(

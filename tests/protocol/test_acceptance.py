@@ -62,7 +62,7 @@ def lost_session() -> Continuity:
     """Return what a client has left of a session whose stream was lost."""
     peer = ScriptedPeer(CLIENT)
     peer.greet()
-    for name in ("KEXINIT", "KEX_REPLY", "NEWKEYS"):
+    for name in ("KEXINIT", "KEXDH_REPLY", "NEWKEYS"):
         peer.send(name)
     algorithms = peer.core.exchanger.algorithms
     assert algorithms is not None
@@ -135,7 +135,7 @@ def receive(model: Model, name: str) -> Verdict:
 def states() -> Iterator[State]:
     """Yield every state that the matrix looks at."""
     for role in Role:
-        share = "KEX_INIT" if role is SERVER else "KEX_REPLY"
+        share = "KEXDH_INIT" if role is SERVER else "KEXDH_REPLY"
         encrypted = ("KEXINIT", share, "NEWKEYS")
         asked = (*encrypted, "SERVICE_REQUEST" if role is SERVER else "SERVICE_ACCEPT")
         running = (*asked, "USERAUTH_REQUEST" if role is SERVER else "USERAUTH_SUCCESS")
@@ -157,11 +157,11 @@ def states() -> Iterator[State]:
             name = "X with Dev Tunnels" if dev_tunnels else "X"
             yield State(role, rekeying, dev_tunnels=dev_tunnels, name=name)
             yield State(role, (*rekeying, share), name="X before NEWKEYS")
-    exchange = ("KEXINIT", "KEX_INIT")
+    exchange = ("KEXINIT", "KEXDH_INIT")
     yield State(SERVER, exchange, signs=False, name="K before our signature")
     interactive = ("NEWKEYS", "SERVICE_REQUEST", "USERAUTH_REQUEST keyboard-interactive")
     yield State(SERVER, exchange + interactive, name="A, challenged")
-    asked = ("KEXINIT", "KEX_REPLY", "NEWKEYS", "SERVICE_ACCEPT")
+    asked = ("KEXINIT", "KEXDH_REPLY", "NEWKEYS", "SERVICE_ACCEPT")
     yield State(CLIENT, asked[:3], request=None, name="E, nothing requested")
     yield State(CLIENT, (*asked, "USERAUTH_FAILURE"), name="A, nothing requested")
     yield State(CLIENT, (*asked, "EXT_INFO"), name="A behind EXT_INFO")
@@ -173,7 +173,7 @@ def states() -> Iterator[State]:
 def reconnecting_states() -> Iterator[State]:
     """Yield the states in which reconnecting makes a difference."""
     for role in Role:
-        share = "KEX_INIT" if role is SERVER else "KEX_REPLY"
+        share = "KEXDH_INIT" if role is SERVER else "KEXDH_REPLY"
         encrypted = ("KEXINIT", share, "NEWKEYS")
         announced = (*encrypted, "EXT_INFO reconnect")
         enabled = (*announced, "GLOBAL_REQUEST enable")
@@ -191,12 +191,12 @@ def reconnecting_states() -> Iterator[State]:
         yield State(role, enabled, dev_tunnels=True, reconnect=True, name=name)
     yield State(
         SERVER,
-        ("KEXINIT", "KEX_INIT", "NEWKEYS", "EXT_INFO reconnect", "GLOBAL_REQUEST reconnect"),
+        ("KEXINIT", "KEXDH_INIT", "NEWKEYS", "EXT_INFO reconnect", "GLOBAL_REQUEST reconnect"),
         reconnect=True,
         name="E, asked to reconnect",
     )
     back = {"request": None, "reconnect": True, "lost": True}
-    encrypted = ("KEXINIT", "KEX_REPLY", "NEWKEYS")
+    encrypted = ("KEXINIT", "KEXDH_REPLY", "NEWKEYS")
     announced = (*encrypted, "EXT_INFO reconnect")
     enabled = (*announced, "GLOBAL_REQUEST enable")
     yield State(CLIENT, (), name="K, back", **back)
@@ -359,8 +359,8 @@ ALPHABET = (
     "EXT_INFO reconnect",
     "KEXINIT",
     "NEWKEYS",
-    "KEX_INIT",
-    "KEX_REPLY",
+    "KEXDH_INIT",
+    "KEXDH_REPLY",
     "USERAUTH_REQUEST",
     "USERAUTH_REQUEST none",
     "USERAUTH_FAILURE",
@@ -429,7 +429,7 @@ def check_all_orders(state: State, depth: int) -> int:
 @functools.cache
 def order_states(role: Role) -> dict[str, tuple[str, ...]]:
     """Return a script that leads to the start of each phase."""
-    share = "KEX_INIT" if role is SERVER else "KEX_REPLY"
+    share = "KEXDH_INIT" if role is SERVER else "KEXDH_REPLY"
     encrypted = ("KEXINIT", share, "NEWKEYS")
     asked = (*encrypted, "SERVICE_REQUEST" if role is SERVER else "SERVICE_ACCEPT")
     running = (*asked, "USERAUTH_REQUEST" if role is SERVER else "USERAUTH_SUCCESS")
@@ -463,7 +463,7 @@ def test_every_order_with_reconnect(role: Role, phase: str, depth: int) -> None:
 
 def test_every_order_for_a_client_that_comes_back() -> None:
     """T-02: for a session whose stream was lost."""
-    script = ("KEXINIT", "KEX_REPLY", "NEWKEYS")
+    script = ("KEXINIT", "KEXDH_REPLY", "NEWKEYS")
     state = State(CLIENT, script, request=None, reconnect=True, lost=True)
     assert check_all_orders(state, 3) > len(ALPHABET)
 

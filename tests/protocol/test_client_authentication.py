@@ -102,7 +102,7 @@ class Host(ScriptedPeer):
     ) -> None:
         super().__init__(CLIENT, identification=identification)
         self.greet()
-        for name in ("KEXINIT", "KEX_REPLY", "NEWKEYS"):
+        for name in ("KEXINIT", "KEXDH_REPLY", "NEWKEYS"):
             self.send(name)
         if extensions is not None:
             self.say(extensions)

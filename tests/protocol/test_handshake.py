@@ -258,9 +258,9 @@ def test_misuse_during_the_handshake_puts_nothing_in_clear() -> None:
             asked = True
             misuse(pair)
     assert all(core.phase is Phase.RUNNING for core in pair.cores.values())
-    kex = [MessageNumber.KEXINIT, MessageNumber.KEX_INIT, MessageNumber.NEWKEYS]
+    kex = [MessageNumber.KEXINIT, MessageNumber.KEXDH_INIT, MessageNumber.NEWKEYS]
     assert clear_numbers(bytes(streams[CLIENT])) == kex
-    kex[1] = MessageNumber.KEX_REPLY
+    kex[1] = MessageNumber.KEXDH_REPLY
     assert clear_numbers(bytes(streams[SERVER])) == kex
     assert b"wonderland" not in streams[CLIENT]
     pair.assert_usable()

@@ -351,7 +351,7 @@ def test_blobs_that_are_no_keys(case: str) -> None:
     pretender: Any = Pretender(WRONG_BLOBS[case])
     peer.host_key = pretender
     start = time.thread_time()
-    peer.send("KEX_REPLY")
+    peer.send("KEXDH_REPLY")
     assert time.thread_time() - start < 0.02
     assert peer.is_over
     assert [payload[0] for payload in peer.heard] == [*NO_CREDENTIAL, 1]

@@ -1,4 +1,4 @@
-"""The journal of a session: entering, striking off, finding what is missing, taking back."""
+"""The journal of a session: entering, acknowledging, finding what is missing, taking back."""
 
 from __future__ import annotations
 
@@ -39,24 +39,24 @@ def test_a_new_journal_is_of_a_stream_without_packets() -> None:
     made = Journal(b"link")
     assert made.link_id == b"link"
     assert len(made) == made.size == 0
-    assert made.struck_off == made.last_sent == made.last_received == made.unanswered == -1
+    assert made.acknowledged == made.last_sent == made.last_received == made.unanswered == -1
     assert made.previous is None
     made.end(0, 0)
     assert made.fits(0)
 
 
-def test_what_the_peer_has_is_struck_off() -> None:
+def test_what_the_peer_has_is_dropped() -> None:
     made = journal(3, 5, 8)
     assert len(made) == 3
-    assert made.strike_off(4) is None  # it was no packet of the journal
-    assert made.struck_off == 4
+    assert made.acknowledge(4) is None  # it was no packet of the journal
+    assert made.acknowledged == 4
     assert len(made) == 2
-    assert made.strike_off(5) == 5.0
-    assert made.strike_off(7) is None
-    assert made.strike_off(8) == 8.0
+    assert made.acknowledge(5) == 5.0
+    assert made.acknowledge(7) is None
+    assert made.acknowledge(8) == 8.0
     assert len(made) == 0
     assert made.size == 0
-    assert made.strike_off(9) is None
+    assert made.acknowledge(9) is None
 
 
 def test_the_size_counts_both_pieces_and_the_entry() -> None:
@@ -64,7 +64,7 @@ def test_the_size_counts_both_pieces_and_the_entry() -> None:
     made.enter(0, 0.0, b"head", b"body")
     made.enter(1, 0.0, b"h")
     assert made.size == 8 + 1 + 2 * ENTRY_OVERHEAD
-    made.strike_off(0)
+    made.acknowledge(0)
     assert made.size == 1 + ENTRY_OVERHEAD
 
 
@@ -94,7 +94,7 @@ def test_what_the_peer_may_say(number: int, fits: bool) -> None:
     """HR-65."""
     made = journal(3, 5, 8)
     made.end(9, 0)
-    made.strike_off(4)
+    made.acknowledge(4)
     assert made.fits(number) is fits
 
 
@@ -114,9 +114,9 @@ def continued(*, link: bytes = b"new") -> tuple[Journal, Journal]:
 
 def test_the_one_before_is_kept_until_its_successor_is_confirmed() -> None:
     old, new = continued()
-    new.strike_off(1)
+    new.acknowledge(1)
     assert new.previous is old
-    new.strike_off(2)
+    new.acknowledge(2)
     assert new.previous is None
 
 
@@ -165,7 +165,7 @@ def continuity(made: Journal) -> Continuity:
 def test_a_client_is_followed(link_id: bytes, number: int, is_old: bool) -> None:
     old, new = continued()
     new.end(4, 0)
-    old.strike_off(0)
+    old.acknowledge(0)
     lost = continuity(new)
     assert lost.follow(link_id, number) is (old if is_old else new)
     assert lost.journal is (old if is_old else new)

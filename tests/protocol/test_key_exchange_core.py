@@ -599,7 +599,7 @@ def test_a_server_that_does_not_prove_its_key(case: str) -> None:
     peer = client_of_script()
     peer.send("KEXINIT")
     peer.signature = SIGNATURES[case]()
-    peer.send("KEX_REPLY")
+    peer.send("KEXDH_REPLY")
     refused_for_its_key(peer)
     assert [payload[0] for payload in peer.heard] == [20, 30, 1]
 
@@ -608,7 +608,7 @@ def test_a_signature_of_another_exchange() -> None:
     """T-26: what was signed once does not help a second time."""
     first = client_of_script()
     first.send("KEXINIT")
-    first.send("KEX_REPLY")
+    first.send("KEXDH_REPLY")
     assert not first.is_over
     second = client_of_script()
     second.send("KEXINIT")
@@ -620,11 +620,11 @@ def test_a_signature_of_another_exchange() -> None:
 def test_the_host_key_at_a_rekey(number: int) -> None:
     """T-26, HR-36: it must be the one of the first exchange, even if it is proved."""
     peer = client_of_script()
-    for name in ("KEXINIT", "KEX_REPLY", "NEWKEYS", "SERVICE_ACCEPT", "USERAUTH_SUCCESS"):
+    for name in ("KEXINIT", "KEXDH_REPLY", "NEWKEYS", "SERVICE_ACCEPT", "USERAUTH_SUCCESS"):
         peer.send(name)
     peer.host_key = host_key("ssh-ed25519", number)
     peer.send("KEXINIT")
-    peer.send("KEX_REPLY")
+    peer.send("KEXDH_REPLY")
     if number == 0:
         peer.send("NEWKEYS")
         assert peer.core.phase is Phase.RUNNING
@@ -780,7 +780,7 @@ def test_guesses(identification: str) -> None:
         )
         wrong += not is_right
         assert KexInit.decode(pair.sent(CLIENT)[0]).first_kex_packet_follows
-        inits = pair.sent_numbers(CLIENT).count(MessageNumber.KEX_INIT)
+        inits = pair.sent_numbers(CLIENT).count(MessageNumber.KEXDH_INIT)
         assert inits == (1 if is_right else 2), orders
         assert pair.server.exchanger.algorithms == pair.client.exchanger.algorithms
         pair.assert_usable()
@@ -801,7 +801,7 @@ def test_exactly_one_wrong_guess_is_dropped(is_right: bool, guess: bytes) -> Non
     peer.send_payload(KexDhInit(guess).encode())
     assert peer.is_over is is_right
     if not is_right:
-        for name in ("KEX_INIT", "NEWKEYS", "SERVICE_REQUEST", "USERAUTH_REQUEST"):
+        for name in ("KEXDH_INIT", "NEWKEYS", "SERVICE_REQUEST", "USERAUTH_REQUEST"):
             peer.send(name)
         assert peer.core.phase is Phase.RUNNING
 
@@ -815,9 +815,9 @@ def test_a_second_guess_is_refused(key_exchanges: Sequence[str]) -> None:
     peer.send("KEXINIT")
     for _ in range(3):
         assert not peer.is_over
-        peer.send("KEX_INIT")
+        peer.send("KEXDH_INIT")
         if key_exchanges is NAMES:
-            peer.send("KEX_INIT")
+            peer.send("KEXDH_INIT")
             break
     assert peer.is_over
 
@@ -827,8 +827,8 @@ def test_an_unannounced_guess_is_refused() -> None:
     peer = ScriptedPeer(SERVER)
     peer.greet()
     peer.send("KEXINIT")
-    peer.send("KEX_INIT")
-    peer.send("KEX_INIT")
+    peer.send("KEXDH_INIT")
+    peer.send("KEXDH_INIT")
     assert peer.is_over
 
 
@@ -845,7 +845,7 @@ def test_only_a_client_guesses_and_only_once() -> None:
         for role in Role
     }
     assert flags == {CLIENT: [True, False], SERVER: [False, False]}
-    assert pair.sent_numbers(CLIENT)[:2] == [KEXINIT, MessageNumber.KEX_INIT]
+    assert pair.sent_numbers(CLIENT)[:2] == [KEXINIT, MessageNumber.KEXDH_INIT]
 
 
 # EXT_INFO
@@ -901,7 +901,7 @@ def test_ext_info_tells_a_client_which_signatures_the_server_takes() -> None:
 def test_ext_info_right_before_success() -> None:
     """RFC 8308 section 2.4: a server may tell more once it knows the user."""
     peer = client_of_script()
-    for name in ("KEXINIT", "KEX_REPLY", "NEWKEYS", "EXT_INFO", "SERVICE_ACCEPT"):
+    for name in ("KEXINIT", "KEXDH_REPLY", "NEWKEYS", "EXT_INFO", "SERVICE_ACCEPT"):
         peer.send(name)
     peer.send_payload(ExtInfo({"late": b"1"}).encode())
     peer.send("USERAUTH_SUCCESS")
@@ -1466,7 +1466,7 @@ def test_a_rekey_that_the_peer_does_not_go_on_with(victim: Role) -> None:
     is_server = victim is SERVER
     for name in (
         "KEXINIT",
-        "KEX_INIT" if is_server else "KEX_REPLY",
+        "KEXDH_INIT" if is_server else "KEXDH_REPLY",
         "NEWKEYS",
         "SERVICE_REQUEST" if is_server else "SERVICE_ACCEPT",
         "USERAUTH_REQUEST" if is_server else "USERAUTH_SUCCESS",

@@ -348,8 +348,8 @@ def asked_for(role: Role, *more: str) -> ScriptedPeer:
     )
     peer.greet()
     names = {
-        SERVER: ("KEX_INIT", "SERVICE_REQUEST", "USERAUTH_REQUEST"),
-        CLIENT: ("KEX_REPLY", "SERVICE_ACCEPT", "USERAUTH_SUCCESS"),
+        SERVER: ("KEXDH_INIT", "SERVICE_REQUEST", "USERAUTH_REQUEST"),
+        CLIENT: ("KEXDH_REPLY", "SERVICE_ACCEPT", "USERAUTH_SUCCESS"),
     }[role]
     for name in ("KEXINIT", names[0], "NEWKEYS", "EXT_INFO reconnect", *more, *names[1:]):
         peer.send(name)
@@ -372,7 +372,7 @@ def test_a_server_that_goes_on_has_turned_it_on() -> None:
     """Whether or not it has said so on the new stream, too."""
     peer = ScriptedPeer(CLIENT, extensions=RECONNECT_EXTENSIONS, continuity=lost_session())
     peer.greet()
-    for name in ("KEXINIT", "KEX_REPLY", "NEWKEYS", "EXT_INFO reconnect"):
+    for name in ("KEXINIT", "KEXDH_REPLY", "NEWKEYS", "EXT_INFO reconnect"):
         peer.send(name)
     continuity = peer.connection.continuity
     assert continuity is not None

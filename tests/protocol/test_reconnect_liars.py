@@ -297,7 +297,7 @@ FALSE_NUMBERS = {
     "2^63": lambda lost: 2**63,
     "0": lambda lost: 0,
     "one too many": lambda lost: lost.journal(SERVER).last_sent + 1,
-    "less than acknowledged": lambda lost: lost.journal(SERVER).struck_off - 1,
+    "less than acknowledged": lambda lost: lost.journal(SERVER).acknowledged - 1,
 }
 
 

@@ -203,7 +203,7 @@ class Stranger(ScriptedPeer):
         self.core._delay_secret = delay_secret
         self.core._takes_certificates = takes_certificates
         self.greet()
-        for name in ("KEXINIT", "KEX_INIT", "NEWKEYS"):
+        for name in ("KEXINIT", "KEXDH_INIT", "NEWKEYS"):
             self.send(name)
         if asks_for_service:
             assert self.say(b"\x05" + string("ssh-userauth")) == [b"\x06" + string("ssh-userauth")]

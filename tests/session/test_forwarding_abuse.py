@@ -1028,7 +1028,7 @@ async def test_who_cannot_be_told_of_an_end_is_told_by_the_end_of_all() -> None:
             assert await asked.receive() == b"question"
             await asked.send(b"answer")
             await asked.send_eof()
-            with anyio.fail_after(relay.UNTOLD_TIME / 2):
+            with anyio.fail_after(relay.NO_HALF_CLOSE_TIME / 2):
                 assert b"".join([chunk async for chunk in far]) == b"answer"
             with pytest.raises(anyio.EndOfStream):
                 await asked.receive()

@@ -35,7 +35,7 @@ class Flights:
 
     @property
     def was_guessed(self) -> bool:
-        return self.messages[:2] == ["Sending KEXINIT", "Sending KEX_INIT"]
+        return self.messages[:2] == ["Sending KEXINIT", "Sending KEXDH_INIT"]
 
 
 @asynccontextmanager
@@ -98,7 +98,7 @@ async def test_a_server_that_has_changed_its_mind_costs_one_message() -> None:
         async with serving(fast(key_exchanges=[NISTP256, CURVE25519]), port):
             seen = await flights(port, config)
             assert seen.was_guessed
-            assert seen.messages.count("Sending KEX_INIT") == 2
+            assert seen.messages.count("Sending KEXDH_INIT") == 2
             assert not (await flights(port, config)).was_guessed
 
 

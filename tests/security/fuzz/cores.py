@@ -372,7 +372,7 @@ def play(player: Player, script: Script) -> Callable[[], None]:
 def starts() -> Iterator[Start]:
     """Yield where scripts begin: each phase, for each role."""
     for role in Role:
-        share = "KEX_INIT" if role is SERVER else "KEX_REPLY"
+        share = "KEXDH_INIT" if role is SERVER else "KEXDH_REPLY"
         exchange = ("KEXINIT", share, "NEWKEYS")
         asked = (*exchange, "SERVICE_REQUEST" if role is SERVER else "SERVICE_ACCEPT")
         running = (*asked, "USERAUTH_REQUEST" if role is SERVER else "USERAUTH_SUCCESS")
@@ -441,7 +441,7 @@ def _seeds(start: Start) -> Iterator[bytes]:
             step = named[NAMES.index(name)]
             answer = Step(Kind.ACTION, bytes([16, 0]))
             yield Script(request << 5, (step, answer, step)).encode()
-    exchange = [named[NAMES.index(n)] for n in ("KEXINIT", "KEX_INIT", "KEX_REPLY", "NEWKEYS")]
+    exchange = [named[NAMES.index(n)] for n in ("KEXINIT", "KEXDH_INIT", "KEXDH_REPLY", "NEWKEYS")]
     kinds = {SERVER: (0, 1, 3), CLIENT: (0, 2, 3)}[start.receiver]
     for options in (0, 1, 16):
         yield Script(options, tuple(exchange[kind] for kind in kinds)).encode()

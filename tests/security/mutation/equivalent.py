@@ -202,9 +202,9 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
             "b'anyssh-link' -> b'anyssh-linkX'",
         ): A_NAME,
         (
-            "if self._connection is None or not self._has_asked:",
-            "self._connection is None or not self._has_asked -> "
-            "self._connection is None and (not self._has_asked)",
+            "if self._connection is None or not self._is_requested:",
+            "self._connection is None or not self._is_requested -> "
+            "self._connection is None and (not self._is_requested)",
         ): GATE,
         (
             'raise LocalProtocolError("no session was requested")',
@@ -215,7 +215,7 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
             "without raise LocalProtocolError('this session cannot reconnect')",
         ): "only sessions that can are asked",
         (
-            "self._has_asked = False",
+            "self._is_requested = False",
             "False -> True",
         ): "the reply ends the phase in which it is looked at",
         (
@@ -228,8 +228,8 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
         ): "both have two",
         ("continuity.attempts += 1", "1 -> 2"): "only their order matters",
         (
-            "self._has_asked = False",
-            "without self._has_asked = False",
+            "self._is_requested = False",
+            "without self._is_requested = False",
         ): "the reply ends the phase in which it is looked at",
     },
     "anyssh.algorithms.clear": {
@@ -307,8 +307,8 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
             "without self._packet_size = config.packet_size_with(None)",
         ): UNTIL_USED,
         (
-            "if self._held and link.can_send:",
-            "self._held and link.can_send -> self._held or link.can_send",
+            "if self._held and sink.can_send:",
+            "self._held and sink.can_send -> self._held or sink.can_send",
         ): "whoever resumes can send",
         ("GATHERED_BYTES: Final = 32 * 1024", "32 -> 33"): SPEED,
         ("self._next_id += 1", "1 -> 2"): "numbers may leave some out",
