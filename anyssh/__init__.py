@@ -145,11 +145,11 @@ if TYPE_CHECKING:
     from .trace import Progress, ProgressEvent, TraceEvent, TraceId, TraceLevel
 
 __all__ = [
-    "Attendant",
     "Agent",
     "AgentError",
     "AgentIdentity",
     "Algorithms",
+    "Attendant",
     "AuthAttempt",
     "AuthenticationError",
     "AuthenticationMethod",
@@ -366,9 +366,9 @@ _NAMES = {
     ".session.life": "SessionClosed",
     ".session.links": "SessionState",
     ".session.metrics": "ChannelMetrics ServerStatistics SessionMetrics",
-    ".session.reconnectable": "ReconnectableSessions",
     ".session.opening": "ChannelOpening",
     ".session.recipients": "Attendant Recipient",
+    ".session.reconnectable": "ReconnectableSessions",
     ".session.requests": "ChannelRequest IncomingRequest Reply",
     ".session.server": "Server",
     ".session.server_session": "ServerSession",

@@ -121,7 +121,7 @@ class Limits:
     :ivar pending_output: sealed or queued for sending before senders wait
     :ivar waiting_bytes: payloads of opens and requests that wait for the application, per session
     :ivar unread_answers: answers that the peer has not read yet, in addition to ``pending_output``
-    :ivar noise_messages: IGNORE, DEBUG, UNIMPLEMENTED and other idle messages in one burst
+    :ivar noise_messages: IGNORE, DEBUG, UNIMPLEMENTED and others without effect in one burst
     :ivar noise_bytes: bytes of such messages in one burst
     :ivar noise_rate: such messages per second at which a burst is replenished
     :ivar rekey_burst: key exchanges that the peer may start in one burst, when little was sent

@@ -41,7 +41,7 @@ DEFAULT_WINDOW_SIZE: Final = 32 * DEFAULT_MAX_PACKET_SIZE
 EXTENDED_DATA_STDERR: Final = 1
 
 RESET_SIGNAL: Final = "ABRT"
-"""The exit-signal of a channel that is broken off, as a reset would be for a TCP connection."""
+"""The exit-signal of a channel that is aborted, as a reset would be for a TCP connection."""
 
 
 class MessageNumber(IntEnum):

@@ -189,7 +189,7 @@ class _Relayed:
 
     A channel that its peer has filled and closed no longer counts in its session, but the bytes
     that the other side has not accepted are held here. If they exceed the bound, the oldest pairs
-    are broken off.
+    are aborted.
 
     :param most: bytes that may be held for closed channels
     """

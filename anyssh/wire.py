@@ -256,13 +256,13 @@ class Reader:
     def expect_end(self) -> None:
         """Raise :class:`~anyssh.WireError` unless everything was read."""
         if self._offset != self._end:
-            raise WireError(f"{self._end - self._offset} bytes too many at offset {self._offset}")
+            raise WireError(f"{self._end - self._offset} trailing bytes at offset {self._offset}")
 
     def _advance(self, size: int) -> int:
         start = self._offset
         if size > self._end - start:
             raise WireError(
-                f"{size} bytes expected at offset {start}, {self._end - start} are there"
+                f"expected {size} bytes at offset {start}, but only {self._end - start} are left"
             )
         self._offset = start + size
         return start

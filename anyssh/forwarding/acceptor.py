@@ -128,7 +128,7 @@ class Acceptor:
         await self._stopped.wait()
 
     async def aclose(self) -> None:
-        """Close the listener and break off its connections; return once all are gone."""
+        """Close the listener and abort its connections; return once all are gone."""
         self._scope.cancel()
         with anyio.CancelScope(shield=True):
             await self._finished.wait()

@@ -46,7 +46,7 @@ FAILED: Final = ChannelOpenFailureReason.CONNECT_FAILED
 
 
 class Owner(Protocol):
-    """Owns the connections that it has accepted, and breaks them off when it ends."""
+    """Owns the connections that it has accepted, and aborts them when it ends."""
 
     def relay_began(self, relay: SocketRelay) -> None:
         """Own a relay, which is waiting for its channel."""
@@ -110,7 +110,7 @@ class _CarriedRelay(SocketRelay):
         )
 
     def channel_refused(self, error: ChannelOpenError) -> None:
-        """Break off; the client only sees its connection reset."""
+        """Abort; the client only sees its connection reset."""
         what = TraceId.PORT_FORWARD_CHANNEL_OPEN_FAILED
         self._carried.trace(what, TraceLevel.WARNING, f"{self._endpoint}: {error}", error)
         super().channel_refused(error)

@@ -49,11 +49,11 @@ ONE_FAMILY: Final = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 
 async def listen(endpoint: Endpoint) -> Listener[ByteStream]:
-    """Listen on a TCP port or a UNIX socket, as forwards do that are given no listener.
+    """Listen on a TCP port or a UNIX socket, as forwards without a ``listener`` argument do.
 
     For loopback and "all interfaces", this listens on one port of both IPv4 and IPv6, as far as
     available. A UNIX socket is accessible to the current user only, and removed when the listener
-    is closed; if the path exists already, it is in use.
+    is closed; an existing path counts as in use.
 
     :param endpoint: where to listen; port 0 picks a free port, which the listener's
         ``extra(SocketAttribute.local_port)`` returns
@@ -267,8 +267,8 @@ async def _accept_from(
 class Accepting:
     """A listening socket of our own, watched together with those of the connections.
 
-    The end of one connection and the beginning of the next, if in the same turn, then leave in one
-    write.
+    The end of one connection and the beginning of the next, if in the same iteration of the event
+    loop, then leave in one write.
     """
 
     def __init__(

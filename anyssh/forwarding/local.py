@@ -28,7 +28,7 @@ __all__ = ["Forward", "LocalForward", "RemoteConnectable", "SocksForward"]
 class Forward(AsyncContextManagerMixin):
     """A listener on this side whose connections the session carries, inside ``async with``.
 
-    Leaving closes the listener and breaks its connections off. The end of the session does the
+    Leaving closes the listener and aborts its connections. The end of the session does the
     same; the body then continues, and new connections are refused.
 
     :ivar local: where it listens, with the actual port

@@ -78,7 +78,7 @@ class ForwardingMethods:
         """Return a forward like :meth:`forward_to_remote_port`, for ports and UNIX sockets.
 
         UNIX sockets are an extension of OpenSSH. A socket that we listen on is accessible to the
-        current user only, and removed at the end; if the path exists already, it is in use.
+        current user only, and removed at the end; an existing path counts as in use.
 
         :param local: where to listen
         :param remote: where the peer connects to

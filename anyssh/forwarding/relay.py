@@ -290,7 +290,7 @@ class Relays:
 
     A relay whose channel is closed, but whose stream has not accepted everything, no longer counts
     as a channel, yet holds up to a window of bytes. If these exceed the bound, the oldest are
-    broken off.
+    aborted.
 
     :param window_size: the most bytes that one channel holds
     :ivar watcher: watches the sockets of relays without a task
@@ -371,7 +371,7 @@ class SocketRelay:
         self._watch_or_break()
 
     async def run(self, channel: Channel) -> None:
-        """Start, and return once both directions have ended; if cancelled, break off."""
+        """Start, and return once both directions have ended; if cancelled, abort."""
         self._finished = anyio.Event()
         try:
             self.begin(channel)
@@ -493,7 +493,7 @@ class SocketRelay:
             self._read()
 
     def channel_refused(self, error: ChannelOpenError) -> None:
-        """Break off: there will be no channel."""
+        """Abort: there will be no channel."""
         self._end(_Outcome.BROKEN, error)
 
     def channel_writable(self) -> None:

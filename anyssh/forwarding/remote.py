@@ -201,7 +201,7 @@ class _RemoteListening(AsyncContextManagerMixin):
 class RemoteForward(_RemoteListening):
     """Forwards connections made to the peer to one endpoint on this side (``ssh -R``).
 
-    Leaving ``async with`` tells the peer to stop listening, and breaks the connections off.
+    Leaving ``async with`` tells the peer to stop listening and aborts the connections.
 
     :ivar local: where the connections are forwarded to
     """
@@ -246,7 +246,7 @@ class RemoteForward(_RemoteListening):
 class RemoteSocksForward(_RemoteListening):
     """A SOCKS 4, 4a and 5 proxy at the peer whose connections we make (``ssh -R``).
 
-    Leaving ``async with`` tells the peer to stop listening and breaks off the connections.
+    Leaving ``async with`` tells the peer to stop listening and aborts the connections.
     """
 
     def __init__(self, service: PortForwarding, remote: TcpEndpoint) -> None:

@@ -58,7 +58,7 @@ class Watched(Protocol):
         """
 
     def abort(self) -> None:
-        """Break off, as the socket is no longer watched."""
+        """Abort, as the socket is no longer watched."""
 
 
 class Watcher(Protocol):

@@ -234,7 +234,7 @@ class Message(Structure):
         """
         number = data[0] if data else "nothing"
         if number != cls.number:
-            raise WireError(f"{cls.__name__}: message {cls.number:d} expected, {number} is there")
+            raise WireError(f"{cls.__name__}: expected message {cls.number:d}, got {number}")
         row = cls._row
         if row is not None and row.fits(data):
             return cls(*row.values(data))
@@ -301,7 +301,7 @@ def fixed_bytes(size: int) -> bytes:
 
     def write(value: bytes) -> bytes:
         if len(value) != size:
-            raise ValueError(f"{size} bytes expected, {len(value)} given")
+            raise ValueError(f"expected {size} bytes, got {len(value)}")
         return bytes(value)
 
     return coded(Codec(write, lambda reader: reader.raw(size)))

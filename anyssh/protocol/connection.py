@@ -390,7 +390,9 @@ class Connection:
         """Reject a payload too large for any peer, which would end the session."""
         longest = self._limits.packet_size - PAYLOAD_MARGIN
         if len(payload) > longest:
-            raise LocalProtocolError(f"a payload of {len(payload)} bytes; at most {longest} fit")
+            raise LocalProtocolError(
+                f"a payload of {len(payload)} bytes is too long; at most {longest} fit"
+            )
 
     def _new_channel(
         self, channel_type: str, phase: ChannelPhase, window_size: int, packet_size: int
@@ -783,7 +785,7 @@ class Connection:
             self._count_noise(0)
         elif size > channel.receive_packet_size:
             raise RemoteProtocolError(
-                f"{size} bytes in one message; channel {channel.local_id} takes "
+                f"{size} bytes in one message; channel {channel.local_id} takes at most "
                 f"{channel.receive_packet_size}"
             )
         channel.receive_window.take(size)
@@ -938,9 +940,11 @@ class _Handlers(dict[int, Callable[[Buffer], None]]):
 
 def _check_window(size: int) -> None:
     if not 1 <= size <= MAX_WINDOW:
-        raise LocalProtocolError(f"a window of {size} bytes; 1 to {MAX_WINDOW} are possible")
+        raise LocalProtocolError(f"a window must be between 1 and {MAX_WINDOW} bytes, not {size}")
 
 
 def _check_name(name: str) -> None:
     if len(name) > MAX_NAME:
-        raise RemoteProtocolError(f"a request name of {len(name)} characters; at most {MAX_NAME}")
+        raise RemoteProtocolError(
+            f"a request name of {len(name)} characters; at most {MAX_NAME} are accepted"
+        )

@@ -5,8 +5,8 @@ stream is one of AnyIO's own sockets, any task can write to its kernel buffer; w
 goes the ordinary way. The descriptor is a duplicate: event loops close theirs when a connection
 breaks, after which the number could be reused.
 
-On asyncio, a task that receives from such a stream has the loop watch it, is woken a turn after
-bytes arrive, and has the watch removed, every time. Here the loop keeps watching, and calls a
+On asyncio, a task that receives from such a stream has the loop watch it, is woken an iteration
+after bytes arrive, and has the watch removed, every time. Here the loop keeps watching, and calls a
 function with what arrives, while the task rests. Trio has no such callbacks; there, AnyIO's stream
 tries to read before it waits, which is in vain when the peer has yet to answer, so here the order
 is reversed.
@@ -202,10 +202,10 @@ class DirectReader:
         transport.set_protocol(self._protocol)
         self._received = self._ended = _unwanted
 
-    def call_later(self, turns: int, function: Callable[[], None]) -> None:
-        """Call a function after a number of turns of the loop, after the tasks woken by now."""
-        if turns > 1:
-            self._loop.call_soon(self.call_later, turns - 1, function)
+    def call_later(self, iterations: int, function: Callable[[], None]) -> None:
+        """Call a function after some iterations of the loop, and after the tasks woken by now."""
+        if iterations > 1:
+            self._loop.call_soon(self.call_later, iterations - 1, function)
         else:
             self._loop.call_soon(function)
 
@@ -331,9 +331,9 @@ class RestingReader:
         self._direct.stop()
         self._wanted.notify()
 
-    def call_later(self, turns: int, act: Callable[[], object]) -> None:
-        """Call a function after a number of turns of the loop, after the tasks woken by now."""
-        self._direct.call_later(turns, partial(self._call, act))
+    def call_later(self, iterations: int, act: Callable[[], object]) -> None:
+        """Call a function after some iterations of the loop, and after the tasks woken by now."""
+        self._direct.call_later(iterations, partial(self._call, act))
 
     def close(self) -> None:
         """Leave what arrives from now on to the stream."""

@@ -306,7 +306,7 @@ class Channel(ByteStream):
         self._requests.disregard()
         await self._send(item, None)
 
-    async def send_stderr(self, item: bytes) -> None:
+    async def send_stderr(self, item: Buffer) -> None:
         """Send bytes as standard error; otherwise like :meth:`send`, and allowed alongside it.
 
         :param item: the bytes
@@ -357,13 +357,13 @@ class Channel(ByteStream):
     def send_nowait(self, item: Buffer, *, is_urgent: bool = False) -> int:
         """Send as much as possible without waiting; return the number of bytes sent.
 
-        Small pieces sent in the same turn of the event loop share a message, which leaves at the
-        end of the turn. Nothing can be sent while another task is sending or keys are being
-        exchanged. Pass what is left to :meth:`send`; an attendant of the channel is told, after
-        this call has returned, when more can be sent.
+        Small pieces sent in the same event loop iteration share a message, which leaves at its end.
+        Nothing can be sent while another task is sending or keys are being exchanged. Pass what is
+        left to :meth:`send`; an attendant of the channel is told, after this call has returned,
+        when more can be sent.
 
         :param item: the bytes
-        :param is_urgent: whether to send at once instead of at the end of the turn
+        :param is_urgent: whether to send at once instead of at the end of the iteration
         :raises ~anyio.ClosedResourceError: the channel was closed here, or EOF was sent
         :raises ~anyio.BrokenResourceError: the peer has closed the channel, or the session has
             ended
@@ -460,7 +460,7 @@ class Channel(ByteStream):
         with ExitStack() as readers:
             for inbox in (self._inbox, self.stderr._inbox):
                 readers.enter_context(inbox.guard)
-            readers.pop_all()  # for good
+            readers.pop_all()  # never released: the iterator keeps the channel
         arrivals = self._arrivals = Arrivals(self, take)
         for request in self._requests.hand_over():
             arrivals.put_request(request)
@@ -475,7 +475,7 @@ class Channel(ByteStream):
     def deliver_to(self, recipient: Recipient) -> None:
         """Deliver bytes to a recipient as they arrive, without a task that waits for them.
 
-        For relays: passing bytes on at once saves a turn of the event loop. What the recipient does
+        For relays: passing bytes on at once saves an event loop iteration. What the recipient does
         not consume, and everything behind it, waits for :meth:`receive`; once all of that was
         received, deliveries resume. Bytes that arrived before the call are delivered by it. An
         exception in the recipient closes the channel and is logged.
@@ -500,7 +500,7 @@ class Channel(ByteStream):
         self.deliver_to(attendant)
 
     def deliver_rest(self) -> None:
-        """Deliver again what the recipient has not consumed before."""
+        """Offer the recipient again what it has not consumed."""
         recipient, queue = self._recipient, self._inbox.queue
         if recipient is None:
             return

@@ -1,10 +1,10 @@
-"""Fair turns of the event loop for sessions that are being set up.
+"""Fair turns for sessions that are being set up.
 
 Key exchange and authentication take about a millisecond of processor time for each message of the
 peer, and hundreds of peers may connect at once. Together they would stall the established sessions.
-So in each turn of the event loop at most :data:`PER_TURN` sessions proceed with their set-up, and
-the others in later turns; just one session if a finite-field method, which takes several times as
-long, is enabled. Up to that number, nobody waits.
+So in each iteration of the event loop at most :data:`PER_ITERATION` sessions proceed with their
+set-up, and the others in later ones; just one session if a finite-field method, which takes several
+times as long, is enabled. Up to that number, nobody waits.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from anyio.lowlevel import RunVar, cancel_shielded_checkpoint
 
 from ..constants import KeyExchange
 
-__all__ = ["PER_TURN", "Handshakes"]
+__all__ = ["PER_ITERATION", "Handshakes"]
 
-PER_TURN: Final = 4
+PER_ITERATION: Final = 4
 
 _LONG: Final = frozenset({KeyExchange.DH_GROUP14_SHA256, KeyExchange.DH_GROUP16_SHA512})
 
@@ -29,12 +29,12 @@ class Handshakes:
     :ivar count: how many there are
     """
 
-    __slots__ = ("_left", "_turn", "count")
+    __slots__ = ("_iteration", "_left", "count")
 
     def __init__(self) -> None:
         self.count: int = 0
-        self._left = PER_TURN
-        self._turn = 0
+        self._left = PER_ITERATION
+        self._iteration = 0
 
     @classmethod
     def here(cls) -> Handshakes:
@@ -58,10 +58,10 @@ class Handshakes:
 
         :param methods: our key exchange methods
         """
-        return self.count * _weight(methods) > PER_TURN
+        return self.count * _weight(methods) > PER_ITERATION
 
     async def take_turn(self, methods: Iterable[str]) -> None:
-        """Wait for a turn that has capacity left.
+        """Wait for an iteration that has capacity left.
 
         Shielded from cancellation, as the caller, the reader of a link, holds bytes from the peer.
 
@@ -69,16 +69,16 @@ class Handshakes:
         """
         weight = _weight(methods)
         while self._left < weight:
-            turn = self._turn
+            iteration = self._iteration
             await cancel_shielded_checkpoint()
-            if turn == self._turn:  # the first waiting task to run starts a new turn
-                self._turn += 1
-                self._left = PER_TURN
+            if iteration == self._iteration:  # the first waiting task to run starts a new one
+                self._iteration += 1
+                self._left = PER_ITERATION
         self._left -= weight
 
 
 def _weight(methods: Iterable[str]) -> int:
-    return 1 if _LONG.isdisjoint(methods) else PER_TURN
+    return 1 if _LONG.isdisjoint(methods) else PER_ITERATION
 
 
 _all: Final[RunVar[Handshakes]] = RunVar("anyssh.session.handshakes")

@@ -647,7 +647,7 @@ class SessionLife(TypedAttributeProvider):
     def _advance(self, *, is_urgent: bool = True) -> None:
         """Process what a call to the core or the connection has caused.
 
-        :param is_urgent: whether the output must not wait for a turn of the event loop
+        :param is_urgent: whether the output must not wait for an iteration of the event loop
         """
         self._links.current.advance(is_urgent=is_urgent)
 

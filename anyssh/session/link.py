@@ -10,8 +10,8 @@ so a cancelled caller never truncates a packet.
 
 Output is written at once, unless waiting a little lets more of it share a write: while the events
 of one chunk are dispatched, or code sends several things *together*; while output is *held* for a
-task that was woken and will soon have more to send; and for a turn or two after a chunk of several
-small messages, whose answers come from a *crowd* of tasks.
+task that was woken and will soon have more to send; and for an iteration or two after a chunk of
+several small messages, whose answers come from a *crowd* of tasks.
 
 On a plain socket the reader also keeps time: its receiving is cancelled when the core has something
 to do, which loses no bytes there. Other streams may lose some, so they get a timer, a task of its
@@ -88,7 +88,7 @@ class _Writer(Enum):
     """Not started: there was nothing to do yet."""
     IDLE = auto()
     PATIENT = auto()
-    """It has output that may wait for what is sent in the next turn."""
+    """It has output that may wait for what is sent in the next iteration."""
     BUSY = auto()
     """It has output to send, or was told so."""
     GONE = auto()
@@ -344,8 +344,8 @@ class Link:
     def advance(self, *, is_urgent: bool = True) -> None:
         """Dispatch the core's events, then take care of its output and deadline.
 
-        :param is_urgent: whether the output must not wait for what is sent in the next turn of the
-            event loop
+        :param is_urgent: whether the output must not wait for what is sent in the next iteration of
+            the event loop
         """
         if is_urgent and not self._is_together and self.core.has_output:
             self._write_soon()  # the peer need not wait for what else the events cause
@@ -369,8 +369,8 @@ class Link:
     def begin_together(self) -> bool:
         """Collect output from now on; return False if it is already being collected.
 
-        After True, call :meth:`end_together` within a turn or two of the event loop: others wait
-        for it.
+        After True, call :meth:`end_together` within an iteration or two of the event loop: others
+        wait for it.
         """
         if self._is_together:
             return False
@@ -442,8 +442,8 @@ class Link:
         has_begun = self._has_crowd and self.begin_together()
         try:
             await self._backend.checkpoint()
-            # A task that has answered yields, and often has more to say then. And where turns have
-            # no order, as on Trio, woken tasks may run after us.
+            # A task that has answered yields, and often has more to say then. And where tasks
+            # have no order, as on Trio, woken tasks may run after us.
             if has_begun or self._is_held:
                 await self._backend.checkpoint()
         finally:

@@ -330,7 +330,7 @@ class Links:
             await self._attempt_came.wait()
 
     async def _look_for_stream(self, connectable: ByteStreamConnectable) -> None:
-        """Connect a stream, after a delay that grows with each failure."""
+        """Connect a stream, with exponential backoff and full jitter."""
         while self._attempt is None:
             with anyio.move_on_after(_random.uniform(0, self._delay)):
                 await self._wait_for_attempt()

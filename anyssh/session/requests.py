@@ -225,5 +225,5 @@ class PendingReply:
         if self._error is not None:
             raise self._error()
         if self._reply is None:
-            raise LocalProtocolError("a reply was announced and is not there")
+            raise LocalProtocolError("woken without a reply")
         return self._reply

@@ -27,7 +27,7 @@ EVERYTHING = ("--allow-connect", "localhost:*", "--allow-listen", "localhost:*")
 
 async def shout(stream: ByteStream) -> None:
     async with stream:
-        with suppress(anyio.BrokenResourceError):  # a forward that ends breaks it off
+        with suppress(anyio.BrokenResourceError):  # a forward that ends aborts it
             async for chunk in stream:
                 await stream.send(chunk.upper())
 

@@ -337,7 +337,7 @@ def test_not_one_byte_more_than_a_packet(victim: Role) -> None:
         assert len(scene.attack(make(number, PACKET))) == 1
         (end,) = scene.attack(make(number, PACKET + 1))
         assert isinstance(end, ConnectionTerminated)
-        assert_terminated(scene.pair, victim, 2, f"takes {PACKET}")
+        assert_terminated(scene.pair, victim, 2, f"takes at most {PACKET}")
 
 
 @VICTIMS

@@ -267,7 +267,7 @@ FORWARDING = "docs/how-to/port-forwarding.md"
 
 async def answer(stream: anyio.abc.ByteStream) -> None:
     async with stream:
-        with suppress(anyio.BrokenResourceError):  # who leaves a forward breaks it off
+        with suppress(anyio.BrokenResourceError):  # who leaves a forward aborts its connections
             async for chunk in stream:
                 await stream.send(chunk.upper())
 

@@ -39,7 +39,7 @@ from tests.tls import self_signed
 
 async def answer(stream: ByteStream) -> None:
     async with stream:
-        with suppress(anyio.BrokenResourceError):  # who leaves may break it off
+        with suppress(anyio.BrokenResourceError):  # who leaves may abort it
             async for chunk in stream:
                 await stream.send(chunk.upper())
 

@@ -1098,7 +1098,7 @@ async def test_ten_thousand_connections() -> None:
 async def test_what_targets_do_not_read_is_bounded_when_channels_are_closed(
     has_task: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """HR-51: of connections whose channel is gone, the oldest are broken off."""
+    """HR-51: of connections whose channel is gone, the oldest are aborted."""
     monkeypatch.setattr("anyssh.forwarding.relay.MOST_LEFTOVERS", 2)
     policy = replace(ALL, idle_time=3600) if has_task else ALL
     with ExitStack() as sockets, anyio.fail_after(LIMIT):

@@ -21,7 +21,7 @@ from anyio.streams.stapled import MultiListener
 import anyssh
 from anyssh import DisconnectReason, KeyExchange
 from anyssh.session.accepting import AcceptLoop
-from anyssh.session.handshakes import PER_TURN, Handshakes
+from anyssh.session.handshakes import PER_ITERATION, Handshakes
 from anyssh.testing import memory_stream_pair
 
 from .life_support import (
@@ -372,7 +372,7 @@ async def test_few_handshakes_over_tcp_go_on_in_one_turn_of_the_event_loop() -> 
                 stranger.send(b"SSH-2.0-stranger\r\n")
             await wait_for(lambda: handshakes.number == len(sockets))
             group.cancel_scope.cancel()
-    assert 0 < max(handshakes.turns) <= 2 * PER_TURN
+    assert 0 < max(handshakes.turns) <= 2 * PER_ITERATION
 
 
 async def test_who_is_in_and_says_nothing_counts_among_no_handshakes() -> None:

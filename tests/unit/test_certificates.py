@@ -180,7 +180,7 @@ TWICE = packed([("permit-pty", b""), ("permit-pty", b"")])
 UNSORTED = packed([("permit-user-rc", b""), ("permit-pty", b"")])
 MANY = packed([(f"x{number:03}", b"") for number in range(65)])
 WRONG_FORMS: dict[str, tuple[dict[str, Any], str]] = {
-    "tail": ({"tail": b"\0"}, "1 bytes too many"),
+    "tail": ({"tail": b"\0"}, "1 trailing bytes"),
     "no type": ({"name": ""}, "type"),
     "plain type": ({"name": "ssh-ed25519"}, "type"),
     "type of a signature": ({"name": "rsa-sha2-512" + SUFFIX}, "type"),
@@ -212,7 +212,7 @@ WRONG_FORMS: dict[str, tuple[dict[str, Any], str]] = {
     "bare command": ({"critical_options": [("force-command", b"ls -l")]}, "expected"),
     "command and more": (
         {"critical_options": [("force-command", string("ls") + b"\0")]},
-        "too many",
+        "trailing bytes",
     ),
     "empty addresses": ({"critical_options": [("source-address", b"")]}, "expected"),
     "flag with value": (
@@ -224,7 +224,7 @@ WRONG_FORMS: dict[str, tuple[dict[str, Any], str]] = {
         "unknown key type",
     ),
     "authority is nothing": ({"authority_blob": b""}, "expected"),
-    "authority and more": ({"authority_blob": AUTHORITY.public_blob + b"\0"}, "too many"),
+    "authority and more": ({"authority_blob": AUTHORITY.public_blob + b"\0"}, "trailing bytes"),
     "another authority": ({"authority_blob": RSA_AUTHORITY.public_blob}, "not signed"),
     "more than 32 KiB": ({"nonce": bytes(32 * 1024)}, "at most"),
 }

@@ -212,7 +212,7 @@ def test_every_truncation_and_extension_of_a_blob_is_refused(key: Key) -> None:
     for size in range(len(blob)):
         with pytest.raises(KeyFormatError):
             Key.from_public_blob(blob[:size])
-    with pytest.raises(KeyFormatError, match="too many"):
+    with pytest.raises(KeyFormatError, match="trailing bytes"):
         Key.from_public_blob(blob + b"\0")
 
 

@@ -205,7 +205,7 @@ PROBLEMS = {
     f"host ssh-ed25519 {BLOB}AAAA": "not a public key",
     f"host ssh-ed25519 {BLOB[:-1]}": "base64",
     "host ssh-ed25519 ****": "base64",
-    "host ssh-ed25519 AA==": "4 bytes expected",
+    "host ssh-ed25519 AA==": "expected 4 bytes",
     "host 1024 37 1354673": "base64",
     f"|1|onlyone ssh-ed25519 {BLOB}": "not a hashed name",
     f"|2|AAAA|AAAA ssh-ed25519 {BLOB}": "not a hashed name",

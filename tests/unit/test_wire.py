@@ -208,12 +208,12 @@ def test_reading_starts_at_the_offset() -> None:
 def test_trailing_bytes_are_told() -> None:
     reader = wire.Reader(b"\x01\x02\x03")
     reader.byte()
-    with pytest.raises(WireError, match="2 bytes too many at offset 1"):
+    with pytest.raises(WireError, match="2 trailing bytes at offset 1"):
         reader.expect_end()
 
 
 def test_short_input_is_told() -> None:
-    with pytest.raises(WireError, match="4 bytes expected at offset 0, 2 are there"):
+    with pytest.raises(WireError, match="expected 4 bytes at offset 0, but only 2 are left"):
         wire.Reader(b"\x01\x02").uint32()
 
 
