@@ -375,7 +375,7 @@ async def test_more_channels_than_the_limit_are_refused_here_without_harm(ends) 
     async with ends(client_config=config, server_config=config) as (opener, acceptor):
         near, _ = await channel_pair(opener, acceptor)
         await channel_pair(opener, acceptor)
-        with pytest.raises(anyssh.LocalProtocolError, match="2 channels"):
+        with pytest.raises(anyssh.LocalProtocolError, match="limit of open channels, 2"):
             await opener.open_channel()
         await near.aclose()
         await settle()
