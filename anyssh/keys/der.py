@@ -117,7 +117,7 @@ class DerReader:
         seen = self.next_tag()
         if seen != tag:
             shown = "the end" if seen is None else f"tag 0x{seen:02x}"
-            raise KeyFormatError(f"DER: tag 0x{tag:02x} expected, {shown} found")
+            raise KeyFormatError(f"DER: expected tag 0x{tag:02x}, found {shown}")
         start, size = self._length(self._offset + 1)
         if size > len(self._data) - start:
             raise KeyFormatError("DER: a value extends beyond the end")
@@ -185,4 +185,4 @@ class DerReader:
     def expect_end(self) -> None:
         """Raise :class:`~anyssh.KeyFormatError` unless everything was read."""
         if self._offset != len(self._data):
-            raise KeyFormatError(f"DER: {len(self._data) - self._offset} bytes too many")
+            raise KeyFormatError(f"DER: {len(self._data) - self._offset} trailing bytes")

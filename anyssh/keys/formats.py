@@ -119,7 +119,7 @@ def _passphrase_bytes(passphrase: str | bytes | None) -> bytes | None:
 
 def _expect_format(found: str, expected: KeyFormat | None) -> None:
     if expected not in (None, found):
-        raise KeyFormatError(f"a key in the format {expected} expected, {found} found")
+        raise KeyFormatError(f"expected a key in the format {expected}, found {found}")
 
 
 def _import_text(text: str, passphrase: bytes | None, expected: KeyFormat | None) -> Key:
@@ -197,11 +197,11 @@ def _import_binary(
 
     if found == "der":
         if expected not in (None, KeyFormat.PKCS1, KeyFormat.SEC1, KeyFormat.PKCS8):
-            raise KeyFormatError(f"a key in the format {expected} expected, DER found")
+            raise KeyFormatError(f"expected a key in the format {expected}, found DER")
         return pem.read_der(data, passphrase, expected)
     if found == KeyFormat.SSH:
         if expected not in (None, KeyFormat.SSH, KeyFormat.SSH2):
-            raise KeyFormatError(f"a key in the format {expected} expected, a public blob found")
+            raise KeyFormatError(f"expected a key in the format {expected}, found a public blob")
         return Key.from_public_blob(data)
     _expect_format(found, expected)
     if found == KeyFormat.OPENSSH:

@@ -54,7 +54,7 @@ def _parse(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise KeyFormatError("JWK: not JSON") from None
     if not isinstance(members, dict):
-        raise KeyFormatError("JWK: a JSON object expected")
+        raise KeyFormatError("JWK: expected a JSON object")
     return members
 
 

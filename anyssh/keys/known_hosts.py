@@ -181,7 +181,7 @@ def read_line(line: str, path: str, number: int) -> KnownHostsEntry:
 def _four(fields: Iterable[str]) -> tuple[str, str, str, str]:
     names, key_type, encoded, comment, *_ = (*fields, "", "", "", "")
     if not encoded:
-        raise KeyFormatError("names, a key type and base64 text expected")
+        raise KeyFormatError("expected names, a key type and base64 text")
     return names, key_type, encoded, comment
 
 

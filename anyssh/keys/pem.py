@@ -170,7 +170,7 @@ def read_der(data: bytes, passphrase: bytes | None, expected: str | None = None)
     """
     label = _label_of(data)
     if expected not in (None, FORMATS[label]):
-        raise KeyFormatError(f"a key in the format {expected} expected, {FORMATS[label]} found")
+        raise KeyFormatError(f"expected a key in the format {expected}, found {FORMATS[label]}")
     outer = der.DerReader(data)
     body = outer.sequence()
     outer.expect_end()
@@ -195,7 +195,7 @@ def read_der(data: bytes, passphrase: bytes | None, expected: str | None = None)
 def _expect_version(body: der.DerReader, *versions: int) -> None:
     version = body.integer()
     if version not in versions:
-        raise KeyFormatError(f"DER: version {versions[0]} expected, another found")
+        raise KeyFormatError(f"DER: expected version {versions[0]}, found another")
 
 
 def _read_pkcs1_public(body: der.DerReader) -> Key:

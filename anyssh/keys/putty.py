@@ -93,7 +93,7 @@ def _parse(text: str) -> _File:
         derivation[name] = value
         name, value = _header(lines)
     if name != "Private-Lines":
-        raise KeyFormatError(f"PPK: 'Private-Lines' expected, {displayable(name)!r} found")
+        raise KeyFormatError(f"PPK: expected 'Private-Lines', found {displayable(name)!r}")
     private_blob = _base64_lines(lines, value)
     mac = _hexadecimal(_expect(lines, "Private-MAC"))
     if any(lines):
@@ -124,7 +124,7 @@ def _header(lines: Iterator[str]) -> tuple[str, str]:
 def _expect(lines: Iterator[str], expected: str) -> str:
     name, value = _header(lines)
     if name != expected:
-        raise KeyFormatError(f"PPK: {expected!r} expected, {displayable(name)!r} found")
+        raise KeyFormatError(f"PPK: expected {expected!r}, found {displayable(name)!r}")
     return value
 
 
@@ -135,7 +135,7 @@ def _base64_lines(lines: Iterator[str], count: str) -> bytes:
 
 def _integer(text: str, ceiling: int) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > 10 or int(text) > ceiling:
-        raise KeyFormatError(f"PPK: a number up to {ceiling} expected, {displayable(text)!r} found")
+        raise KeyFormatError(f"PPK: expected a number up to {ceiling}, found {displayable(text)!r}")
     return int(text)
 
 
@@ -143,7 +143,7 @@ def _hexadecimal(text: str) -> bytes:
     try:
         return bytes.fromhex(text)
     except ValueError:
-        raise KeyFormatError("PPK: hexadecimal digits expected") from None
+        raise KeyFormatError("PPK: expected hexadecimal digits") from None
 
 
 def _raw(text: str) -> bytes:

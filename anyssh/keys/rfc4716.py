@@ -26,7 +26,7 @@ def read(block: Block) -> Key:
     :raises KeyFormatError: the block contains something else
     """
     if block.label != LABEL:
-        raise KeyFormatError(f"{LABEL!r} expected, {displayable(block.label)!r} found")
+        raise KeyFormatError(f"expected {LABEL!r}, found {displayable(block.label)!r}")
     return Key.from_public_blob(block.data).with_comment(comment_of(block))
 
 
