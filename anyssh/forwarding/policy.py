@@ -170,8 +170,8 @@ class ForwardingPolicy:
         return cls(connect_to=anywhere, listen_on=("*:0-65535", "/*"))
 
     @property
-    def may_connect_at_all(self) -> bool:
-        """Whether the peer may connect to anything at all."""
+    def allows_connecting(self) -> bool:
+        """Whether the peer may connect anywhere, as far as the patterns and ``decide`` tell."""
         return self.decide is not None if self.connect_to is None else bool(self.connect_to)
 
     @property

@@ -250,7 +250,7 @@ class RemoteSocksForward(_RemoteListening):
     """
 
     def __init__(self, service: PortForwarding, remote: TcpEndpoint) -> None:
-        if not service.policy.may_connect_at_all:
+        if not service.policy.allows_connecting:
             raise LocalProtocolError(
                 "the session's policy allows no connections, so nobody could use this SOCKS proxy: "
                 "create the session with forwarding=ForwardingPolicy(connect_to=[…])"
