@@ -114,16 +114,13 @@ async def pair(
         yield ends
 
 
-class Recorder(ByteStream):
-    """A stream that keeps what is sent on it and counts how often it is closed."""
+class Wrapper(ByteStream):
+    """A stream that passes everything on; subclasses change a method each."""
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
-        self.sent = bytearray()
-        self.closes = 0
 
     async def send(self, item: bytes) -> None:
-        self.sent += item
         await self.inner.send(item)
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
@@ -134,8 +131,24 @@ class Recorder(ByteStream):
         await self.inner.send_eof()
 
     async def aclose(self) -> None:
-        self.closes += 1
         await self.inner.aclose()
+
+
+class Recorder(Wrapper):
+    """A stream that keeps what is sent on it and counts how often it is closed."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__(inner)
+        self.sent = bytearray()
+        self.closes = 0
+
+    async def send(self, item: bytes) -> None:
+        self.sent += item
+        await super().send(item)
+
+    async def aclose(self) -> None:
+        self.closes += 1
+        await super().aclose()
 
 
 def streams(**arguments: Any) -> tuple[Recorder, Recorder]:

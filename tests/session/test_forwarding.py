@@ -22,6 +22,7 @@ from anyssh.testing import memory_stream_pair, session_pair
 from .ends import Call, at_once, make_server
 from .life_support import (
     LIMIT,
+    Wrapper,
     client_of,
     echo,
     echoes,
@@ -531,25 +532,16 @@ async def test_many_connections_at_once(direction: str) -> None:
 # Hooks
 
 
-class Reversing(ByteStream):
+class Reversing(Wrapper):
     """Turns each byte over, both ways."""
 
     TABLE = bytes(255 - byte for byte in range(256))
 
-    def __init__(self, inner: ByteStream) -> None:
-        self.inner = inner
-
     async def send(self, item: bytes) -> None:
-        await self.inner.send(item.translate(self.TABLE))
+        await super().send(item.translate(self.TABLE))
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        return (await self.inner.receive(max_bytes)).translate(self.TABLE)
-
-    async def send_eof(self) -> None:
-        await self.inner.send_eof()
-
-    async def aclose(self) -> None:
-        await self.inner.aclose()
+        return (await super().receive(max_bytes)).translate(self.TABLE)
 
 
 class Hook:

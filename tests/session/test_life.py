@@ -33,6 +33,7 @@ from .life_support import (
     Outcome,
     RawPeer,
     Recorder,
+    Wrapper,
     client_of,
     echo,
     echoes,
@@ -242,27 +243,15 @@ async def test_closing_forcefully_ends_a_session_that_waits_for_new_keys() -> No
         assert client.state is anyssh.SessionState.CLOSED
 
 
-class _Deaf(ByteStream):
+class _Deaf(Wrapper):
     """Passes all on, but never tells that the other side has closed."""
-
-    def __init__(self, inner: ByteStream) -> None:
-        self._inner = inner
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         try:
-            return await self._inner.receive(max_bytes)
+            return await super().receive(max_bytes)
         except anyio.EndOfStream:
             await anyio.sleep_forever()
             raise
-
-    async def send(self, item: bytes) -> None:
-        await self._inner.send(item)
-
-    async def send_eof(self) -> None:
-        await self._inner.send_eof()
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
 
 
 @pytest.mark.parametrize("opened", ["", "channel", "request"])

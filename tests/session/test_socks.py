@@ -15,7 +15,7 @@ from anyssh import ForwardingPolicy, TcpEndpoint
 from anyssh.testing import memory_stream_pair
 
 from .ends import make_server
-from .life_support import LIMIT, nothing_left_behind, wait_for
+from .life_support import LIMIT, Wrapper, nothing_left_behind, wait_for
 from .network import RECONNECTING, network_pair
 from .test_forwarding import ALL, ask, assert_reset, pair, service
 
@@ -132,23 +132,11 @@ async def test_what_is_no_socks_ends(side: str) -> None:
         await stream.aclose()
 
 
-class Generous(ByteStream):
+class Generous(Wrapper):
     """Gives more than it is asked for, which no stream may."""
 
-    def __init__(self, inner: ByteStream) -> None:
-        self._inner = inner
-
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        return await self._inner.receive()
-
-    async def send(self, item: bytes) -> None:
-        await self._inner.send(item)
-
-    async def send_eof(self) -> None:
-        await self._inner.send_eof()
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
+        return await super().receive()
 
 
 class Once(Listener[ByteStream]):
