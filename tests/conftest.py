@@ -18,6 +18,7 @@ under ``python -O`` as well; the package itself has none.
 from __future__ import annotations
 
 import functools
+import gc
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from inspect import iscoroutinefunction
@@ -76,6 +77,13 @@ def pytest_pycollect_makeitem(
     marks = [*collector.iter_markers(), *getattr(obj, "pytestmark", [])]
     if iscoroutinefunction(test) and not any(mark.name == "trio" for mark in marks):
         pytest.mark.usefixtures("anyio_backend")(obj)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from going through all collected tests again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
