@@ -131,6 +131,7 @@ def nightly(session: nox.Session) -> None:
     install(session, "test", "interop")
     session.run("tests/interop/install_peers.sh", "python", external=True)
     everything = ["-m", "nightly or not nightly", "--hypothesis-profile=nightly"]
+    everything += ["--numprocesses", "auto", "--dist", "worksteal"]
     session.run("pytest", *everything, *session.posargs, env=NIGHTLY | dict(os.environ))
 
 
