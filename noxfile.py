@@ -132,6 +132,7 @@ def nightly(session: nox.Session) -> None:
     session.run("tests/interop/install_peers.sh", "python", external=True)
     everything = ["-m", "nightly or not nightly", "--hypothesis-profile=nightly"]
     everything += ["--numprocesses", "auto", "--dist", "worksteal"]
+    everything += ["-o", "timeout=3600", "-o", "faulthandler_timeout=3590"]
     session.run("pytest", *everything, *session.posargs, env=NIGHTLY | dict(os.environ))
 
 
