@@ -22,7 +22,6 @@ from ..protocol.events import (
     AuthenticationFailed,
     BannerReceived,
     ChallengeReceived,
-    Event,
     HostKeyPresented,
     KeyAccepted,
     PasswordExpired,
@@ -30,7 +29,7 @@ from ..protocol.events import (
 from ..trace import Progress, TraceHandler, TraceId, TraceLevel
 from ._arguments import check_type
 from .attributes import SSHAttribute, remote_address
-from .client_authentication import Authenticator
+from .client_authentication import AuthenticationReply, Authenticator
 from .commands import OUTPUT_BYTES, CompletedCommand, run_command
 from .connecting import close_at_once
 from .credentials import ClientCredentials
@@ -367,28 +366,26 @@ class ClientSession(Session):
 
     # Events of the core
 
-    def _handle(self, event: Event) -> None:
-        match event:
-            case HostKeyPresented():
-                self._presented = event
-                self._changed.notify()
-                # Lets our NEWKEYS and the SERVICE_REQUEST share a segment.
-                self._links.current.hold()
-            case (
-                AuthenticationFailed()
-                | KeyAccepted()
-                | PasswordExpired()
-                | ChallengeReceived()
-                | Authenticated()
-            ):
-                self._is_authenticated |= isinstance(event, Authenticated)
-                if self._authenticator is not None:
-                    self._authenticator.reply_received(event)
-                if self._is_authenticated:
-                    self._authenticator = None  # it belongs to the first stream
-            case BannerReceived(message):
-                # Banners consist of lines, and the last line ending has been stripped.
-                self._banner += f"{message}\n"
+    def _host_key_presented(self, event: HostKeyPresented) -> None:
+        self._presented = event
+        self._changed.notify()
+        # Lets our NEWKEYS and the SERVICE_REQUEST share a segment.
+        self._links.current.hold()
+
+    def _authentication_replied(self, event: AuthenticationReply) -> None:
+        if self._authenticator is not None:
+            self._authenticator.reply_received(event)
+
+    def _authenticated(self, event: Authenticated) -> None:
+        self._is_authenticated = True
+        self._authentication_replied(event)
+        self._authenticator = None  # it belongs to the first stream
+
+    def _banner_received(self, event: BannerReceived) -> None:
+        # Banners consist of lines, and the last line ending has been stripped.
+        self._banner += f"{event.message}\n"
+
+    # The host key
 
     async def _judge_host_key(self) -> None:
         event = self._presented
@@ -431,3 +428,15 @@ class ClientSession(Session):
         self._trace(TraceId.SERVER_AUTHENTICATION_FAILED, TraceLevel.WARNING, str(error), error)
         event.reject(error, anyio.current_time())
         self._advance()
+
+
+ClientSession._handlers = {
+    **Session._handlers,
+    HostKeyPresented: ClientSession._host_key_presented,
+    AuthenticationFailed: ClientSession._authentication_replied,
+    KeyAccepted: ClientSession._authentication_replied,
+    PasswordExpired: ClientSession._authentication_replied,
+    ChallengeReceived: ClientSession._authentication_replied,
+    Authenticated: ClientSession._authenticated,
+    BannerReceived: ClientSession._banner_received,
+}

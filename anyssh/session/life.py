@@ -673,12 +673,6 @@ class SessionLife(TypedAttributeProvider):
             handler = self._handlers.get(type(event))
             if handler is not None:
                 handler(self, event)
-            else:
-                self._handle(event)
-
-    def _handle(self, event: Event) -> None:
-        """Handle an event that only one role has."""
-        logger.debug("unhandled event: %r", event)
 
     def _version_received(self, event: VersionReceived) -> None:
         if self._trace_handler is not None:

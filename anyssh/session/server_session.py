@@ -37,7 +37,6 @@ from ..protocol.events import (
     AttemptMade,
     Authenticated,
     ConnectionTerminated,
-    Event,
     KeyExchangeCompleted,
     KeyQueried,
     ReconnectRequested,
@@ -186,24 +185,25 @@ class ServerSession(Session):
         if self._core.is_running:  # always so when there is no authentication
             self._let_in.notify()
 
-    def _handle(self, event: Event) -> None:
-        match event:
-            case AttemptMade():
-                self._start_callback(self._judge, event)
-                # Lets the SERVICE_ACCEPT and a quick verdict share a segment.
-                self._links.current.hold()
-            case KeyQueried():
-                self._start_callback(self._judge_query, event)
-                self._links.current.hold()
-            case Authenticated(principal):
-                self._principal = principal
-                self._visit.move(Stage.AUTHENTICATED)
-                self._let_in.notify()
-                self._trace(TraceId.SESSION_AUTHENTICATED, TraceLevel.INFO, "authenticated")
-                if self._connection.continuity is not None:
-                    self._reconnectable._add(self)
-            case ReconnectRequested():
-                self._start_callback(self._find_session, event)
+    def _attempt_made(self, event: AttemptMade) -> None:
+        self._start_callback(self._judge, event)
+        # Lets the SERVICE_ACCEPT and a quick verdict share a segment.
+        self._links.current.hold()
+
+    def _key_queried(self, event: KeyQueried) -> None:
+        self._start_callback(self._judge_query, event)
+        self._links.current.hold()
+
+    def _authenticated(self, event: Authenticated) -> None:
+        self._principal = event.principal
+        self._visit.move(Stage.AUTHENTICATED)
+        self._let_in.notify()
+        self._trace(TraceId.SESSION_AUTHENTICATED, TraceLevel.INFO, "authenticated")
+        if self._connection.continuity is not None:
+            self._reconnectable._add(self)
+
+    def _reconnect_requested(self, event: ReconnectRequested) -> None:
+        self._start_callback(self._find_session, event)
 
     # The host key
 
@@ -451,6 +451,10 @@ ServerSession._handlers = {
     KeyExchangeCompleted: ServerSession._keys_exchanged,
     SessionResumed: ServerSession._resumed,
     SignatureRequested: ServerSession._signature_requested,
+    AttemptMade: ServerSession._attempt_made,
+    KeyQueried: ServerSession._key_queried,
+    Authenticated: ServerSession._authenticated,
+    ReconnectRequested: ServerSession._reconnect_requested,
 }
 
 
