@@ -304,16 +304,12 @@ class Connection:
     # Opening
 
     def open_channel(
-        self,
-        channel_type: str,
-        payload: bytes = b"",
-        *,
-        window_size: int | None = None,
-        max_packet_size: int | None = None,
+        self, channel_type: str, payload: bytes = b"", *, window_size: int | None = None
     ) -> ChannelState:
         """Send CHANNEL_OPEN; results in ChannelOpened or ChannelOpenFailed.
 
-        :raises LocalProtocolError: the session is not ready, or has reached its limit of channels
+        :raises LocalProtocolError: the session is not ready, or has reached its limit of channels;
+            or ``payload`` or ``window_size`` is out of range
         """
         self._require_attached_once()
         if self._open_count() >= self._limits.channels:
@@ -327,7 +323,6 @@ class Connection:
             channel_type,
             ChannelPhase.OPENING,
             self._config.window_size if window_size is None else window_size,
-            self._packet_size if max_packet_size is None else max_packet_size,
         )
         message = ChannelOpen(
             channel_type,
@@ -395,13 +390,13 @@ class Connection:
             )
 
     def _new_channel(
-        self, channel_type: str, phase: ChannelPhase, window_size: int, packet_size: int
+        self, channel_type: str, phase: ChannelPhase, window_size: int
     ) -> ChannelState:
         if self._next_id > MAX_CHANNEL_ID:
             raise LocalProtocolError("this session has used up its channel numbers")
         window = self._memory.grant(window_size)
         channel = ChannelState(
-            self._next_id, channel_type, phase, window, min(packet_size, window.limit)
+            self._next_id, channel_type, phase, window, min(self._packet_size, window.limit)
         )
         self._next_id += 1
         self._channels[channel.local_id] = channel
@@ -668,10 +663,7 @@ class Connection:
             self._send(ChannelOpenFailure(remote_id, *refusal).encode())
             return
         channel = self._new_channel(
-            message.channel_type,
-            ChannelPhase.OFFERED,
-            self._config.window_size,
-            self._packet_size,
+            message.channel_type, ChannelPhase.OFFERED, self._config.window_size
         )
         self._set_peer(channel, remote_id, message.initial_window_size, message.maximum_packet_size)
         channel.open_size = len(message.payload)

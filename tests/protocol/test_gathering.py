@@ -66,7 +66,8 @@ def test_larger_pieces_and_none_have_no_message_in_common() -> None:
 
 def test_a_peer_that_takes_small_packets_gets_small_ones() -> None:
     pair = running_pair()
-    client, _ = pair.open_channel(SERVER, max_packet_size=4)
+    client, _ = pair.open_channel()
+    client.send_packet_size = 4
     assert gather(pair, client, b"abc", b"de", b"fghij") == [3, 2, 5]
     pair.pump()
     data = [payload for payload in pair.sent(CLIENT) if payload[0] == MessageNumber.CHANNEL_DATA]
