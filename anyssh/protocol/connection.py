@@ -8,7 +8,6 @@ they check only what depends on the channel table.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from enum import Enum, auto
 from types import MethodType
 from typing import Final, Protocol
 
@@ -111,14 +110,6 @@ class PacketSink(Protocol):
         """
 
 
-class _Attachment(Enum):
-    """Whether the connection has a sink."""
-
-    NEVER = auto()
-    ATTACHED = auto()
-    ENDED = auto()
-
-
 class Connection:
     """The channels and requests of one session.
 
@@ -130,7 +121,6 @@ class Connection:
     __slots__ = (
         "__weakref__",
         "_asked_without_reply",
-        "_attachment",
         "_channels",
         "_closing",
         "_config",
@@ -147,6 +137,7 @@ class Connection:
         "_sink",
         "_undecided",
         "_waiting_for_turn",
+        "_was_attached",
         "continuity",
         "gathering",
         "handlers",
@@ -161,7 +152,7 @@ class Connection:
         self._config = config
         self._limits = config.limits
         self._packet_size = config.packet_size_with(None)
-        self._attachment = _Attachment.NEVER
+        self._was_attached = False
         self.continuity: Continuity | None = None
         self.pending_service: str | None = None
         self._sink: PacketSink | None = None
@@ -191,14 +182,12 @@ class Connection:
 
     def attach(self, sink: PacketSink) -> None:
         """Use ``sink`` from now on."""
-        self._attachment = _Attachment.ATTACHED
+        self._was_attached = True
         self._sink = sink
         self.resume()
 
     def detach(self) -> None:
         """Stop for good: whatever is sent from now on is dropped."""
-        if self._attachment is _Attachment.ATTACHED:
-            self._attachment = _Attachment.ENDED
         self._sink = None
         self.handlers = {}  # they refer back to this object
         self.continuity = None
@@ -269,7 +258,7 @@ class Connection:
         self.pass_turn()
 
     def _require_attached_once(self) -> None:
-        if self._attachment is _Attachment.NEVER:
+        if not self._was_attached:
             raise LocalProtocolError("the session is not ready: authenticate first")
 
     def _emit(self, event: Event) -> None:

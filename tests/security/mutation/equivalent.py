@@ -296,11 +296,6 @@ EQUIVALENT: Final[dict[str, dict[tuple[str, str], str]]] = {
         ): "the library that is tested with does not warn",
     },
     "anyssh.protocol.connection": {
-        (
-            "if self._attachment is _Attachment.ATTACHED:",
-            "self._attachment is _Attachment.ATTACHED -> "
-            "not self._attachment is _Attachment.ATTACHED",
-        ): "nobody asks but whether it ever was",
         ("HELD_OVERHEAD: Final = 32", "32 -> 33"): "it is an estimate",
         (
             "self._packet_size = config.packet_size_with(None)",
