@@ -469,15 +469,15 @@ class Connection:
         ):
             self.send_gathered()
         largest = min(GATHERED_PIECE, packet_size, channel.send_window)
-        if not (0 < size <= largest and self._gathers(channel)):
+        if not (0 < size <= largest and self._begin_gathering(channel)):
             return self.send_data(channel, data)
         self._gathered += data
         channel.send_window -= size
         channel.bytes_sent += size
         return size
 
-    def _gathers(self, channel: ChannelState) -> bool:
-        """Start gathering for a channel if it may send; return whether it is gathering."""
+    def _begin_gathering(self, channel: ChannelState) -> bool:
+        """Gather for a channel, or go on with that, if it may send; return whether it may."""
         if self.gathering is None:
             sink = self._sink
             if (
@@ -569,14 +569,14 @@ class Connection:
         """
         channel.move(ChannelPhase.CLOSING)
         self._memory.take_back(channel.receive_window)
-        self._drop_requests(channel)
+        self._abandon_work(channel)
         self._closing[channel.local_id] = channel
         if len(self._closing) > max(MAX_CLOSING, self._limits.channels):
             oldest = next(iter(self._closing))
             self._remove(self._closing.pop(oldest))
 
-    def _drop_requests(self, channel: ChannelState) -> None:
-        """Forget the peer's requests; fail ours, as their replies no longer matter."""
+    def _abandon_work(self, channel: ChannelState) -> None:
+        """Forget the peer's requests, fail ours, and give up the turn to send."""
         self._undecided.clear(channel.requests)
         replies, channel.replies = channel.replies, []
         for slot in replies:
@@ -803,7 +803,7 @@ class Connection:
             del self._closing[local_id]
         else:
             raise RemoteProtocolError(f"a message on channel {local_id} before it is open")
-        self._drop_requests(channel)
+        self._abandon_work(channel)
         self._remove(channel)
         self._emit(ChannelClosed(channel))
 
