@@ -22,6 +22,7 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from .constants import RESET_SIGNAL, ChannelOpenFailureReason, DisconnectReason
 from .errors import ChannelOpenError, SSHError
+from .session._waiting import Notice
 from .session.arrivals import Arrival, ReceivedData, ReceivedEof
 from .session.channel import Channel
 from .session.life import SessionClosed
@@ -91,7 +92,7 @@ class _Asking:
 
     def __init__(self) -> None:
         self._count = 0
-        self._all_answered = anyio.Event()
+        self._all_answered = Notice()
 
     @contextmanager
     def one_more(self) -> Iterator[None]:
@@ -101,8 +102,7 @@ class _Asking:
         finally:
             self._count -= 1
             if not self._count:
-                self._all_answered.set()
-                self._all_answered = anyio.Event()
+                self._all_answered.notify()
 
     async def wait_all_answered(self) -> None:
         while self._count:

@@ -10,6 +10,7 @@ import anyio
 from anyio.abc import ByteStream, Listener, SocketAttribute, TaskGroup
 
 from ..errors import SSHError
+from ..session._waiting import Notice
 from .endpoints import TcpEndpoint
 from .listening import close_listener, loses_nothing, serve_connections
 from .relay import SocketRelay
@@ -80,7 +81,7 @@ class Acceptor:
         self._carry_nowait = carry_nowait
         self._watcher = watcher
         self._relays: dict[SocketRelay, None] = {}
-        self._relays_changed = anyio.Event()
+        self._relays_ended = Notice()
         self.turns: Turns = Turns(limit)
         self._scope = anyio.CancelScope()
         self._accepting = anyio.CancelScope(shield=True)
@@ -100,7 +101,7 @@ class Acceptor:
                     finally:
                         await self._close_listener()
                     while self._relays:
-                        await self._relays_changed.wait()
+                        await self._relays_ended.wait()
         finally:
             await self._close_listener()
             for relay in tuple(self._relays):
@@ -152,8 +153,7 @@ class Acceptor:
         """Stop owning a relay that has ended."""
         del self._relays[relay]
         if not self._relays:
-            self._relays_changed.set()
-            self._relays_changed = anyio.Event()
+            self._relays_ended.notify()
 
     async def _handle(self, stream: ByteStream) -> None:
         await contained(self._carry(stream))

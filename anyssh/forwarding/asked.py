@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import anyio
-
 from ..errors import LocalProtocolError
+from ..session._waiting import Notice
 from ..session.opening import ChannelOpening
 from .endpoints import Endpoint, TcpEndpoint
 from .payloads import ForwardingOpen
@@ -39,7 +38,7 @@ class Asked:
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
         self._listeners: dict[PeerListener, None] = {}
-        self._changed = anyio.Event()
+        self._changed = Notice()
 
     def expect(self, listener: PeerListener) -> None:
         """Expect connections for a listener that the peer is about to be asked for.
@@ -53,18 +52,14 @@ class Asked:
     def granted(self, listener: PeerListener, port: ForwardedPort) -> None:
         """Record that the peer listens, and where."""
         self._ports.add(port)
-        self._notify()
+        self._changed.notify()
 
     def forget(self, listener: PeerListener, port: ForwardedPort | None) -> None:
         """Expect no more connections for a listener."""
         self._listeners.pop(listener, None)
         if port is not None:
             self._ports.remove(port)
-        self._notify()
-
-    def _notify(self) -> None:
-        self._changed.set()
-        self._changed = anyio.Event()
+        self._changed.notify()
 
     def _match(self, endpoint: Endpoint) -> PeerListener | None:
         """Return the listener that asked for an endpoint.

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import anyio
 from anyio.abc import ByteStream
 
+from ..session._waiting import Notice
 from ..session.channel import Channel
 from ..session.events import SessionEvent
 from .endpoints import Endpoint, TcpEndpoint
@@ -144,7 +144,7 @@ class Ports:
     def __init__(self, tell: Callable[[SessionEvent], None]) -> None:
         self._tell = tell
         self._ports: dict[ForwardedPort, None] = {}
-        self._changed = anyio.Event()
+        self._changed = Notice()
         self._is_ended = False
 
     @property
@@ -156,8 +156,7 @@ class Ports:
         """Add a port, and report it."""
         self._ports[port] = None
         self._tell(ForwardedPortAdded(port))
-        self._changed.set()
-        self._changed = anyio.Event()
+        self._changed.notify()
 
     def remove(self, port: ForwardedPort) -> None:
         """Remove a port if it is there, and report it."""
@@ -178,7 +177,7 @@ class Ports:
     def end(self) -> None:
         """Wake the waiting tasks: no more ports will come."""
         self._is_ended = True
-        self._changed.set()
+        self._changed.notify()
 
     def add_channel(self, port: ForwardedPort, channel: Channel) -> None:
         """Add a connection to its port."""

@@ -20,6 +20,7 @@ from anyio.abc import Listener, TaskGroup
 from ..constants import ChannelOpenFailureReason
 from ..errors import LocalProtocolError, RequestDenied, SSHError
 from ..messages import TcpipForwardSuccess
+from ..session._waiting import Notice
 from ..session.channel import Channel
 from ..session.opening import ChannelOpening
 from . import payloads
@@ -295,20 +296,16 @@ class RemoteListener(_RemoteListening, Listener[Channel]):  # type: ignore[misc]
     def __init__(self, service: PortForwarding, remote: Endpoint) -> None:
         super().__init__(service, remote, None)
         self._waiting: deque[tuple[ChannelOpening, ForwardingOpen]] = deque()
-        self._changed = anyio.Event()
+        self._changed = Notice()
 
     async def _connected(
         self, tasks: TaskGroup, opening: ChannelOpening, arrival: ForwardingOpen
     ) -> None:
         self._waiting.append((opening, arrival))
-        self._notify()
-
-    def _notify(self) -> None:
-        self._changed.set()
-        self._changed = anyio.Event()
+        self._changed.notify()
 
     async def _left(self) -> None:
-        self._notify()
+        self._changed.notify()
         with anyio.CancelScope(shield=True):
             while self._waiting:
                 opening, _ = self._waiting.popleft()
