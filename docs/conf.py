@@ -34,7 +34,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(?!anyssh\b).*"),
     ("py:class", r"anyssh\.testing\.(conformance\.Trial|faults\.Editor)"),
     ("py:class", r"anyssh\.forwarding\.(methods\.ForwardingMethods|local\.Forward)"),
-    ("py:class", r"anyssh\.forwarding\.remote\._RemoteListening"),
+    ("py:class", r"anyssh\.forwarding\.remote\._Remote(Listening|Forwarding)"),
     (
         "py:class",
         r"anyssh\.session\.(services\.ServiceT|life\.SessionLife|channel\.(Recipient|Attendant))",

@@ -49,8 +49,8 @@ class Asked:
             raise LocalProtocolError(f"{listener.asked} is already forwarded from the peer")
         self._listeners[listener] = None
 
-    def granted(self, listener: PeerListener, port: ForwardedPort) -> None:
-        """Record that the peer listens, and where."""
+    def granted(self, port: ForwardedPort) -> None:
+        """Report that the peer listens, and where; its listener knows by now."""
         self._ports.add(port)
         self._changed.notify()
 

@@ -144,7 +144,7 @@ class _RemoteListening(AsyncContextManagerMixin):
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
                 if self._port is not None and not self._leaving.is_set():
-                    self._service.asked.granted(self, self._port)
+                    self._service.asked.granted(self._port)
                 self._decided.set()
                 await self._stopping.wait()
                 await self._stop()
@@ -184,12 +184,12 @@ class _RemoteListening(AsyncContextManagerMixin):
                 ChannelOpenFailureReason.CONNECT_FAILED, "Forwarding channel was not requested."
             )
         else:
-            await self._connected(self._tasks, opening, arrival)
+            self._connected(self._tasks, opening, arrival)
 
-    async def _connected(
+    def _connected(
         self, tasks: TaskGroup, opening: ChannelOpening, arrival: ForwardingOpen
     ) -> None:
-        """Start relaying a connection that belongs here."""
+        """Take a connection that belongs here."""
         raise NotImplementedError
 
     async def _left(self) -> None:
@@ -199,7 +199,23 @@ class _RemoteListening(AsyncContextManagerMixin):
         return f"<{type(self).__name__} {self.announced or self.asked}>"
 
 
-class RemoteForward(_RemoteListening):
+class _RemoteForwarding(_RemoteListening):
+    """Relays its connections, each in a task, whose failure leaves the others alone."""
+
+    def _connected(
+        self, tasks: TaskGroup, opening: ChannelOpening, arrival: ForwardingOpen
+    ) -> None:
+        tasks.start_soon(self._carry_contained, opening, arrival)
+
+    async def _carry_contained(self, opening: ChannelOpening, arrival: ForwardingOpen) -> None:
+        await contained(self._carry(opening, arrival))
+
+    async def _carry(self, opening: ChannelOpening, arrival: ForwardingOpen) -> None:
+        """Accept or refuse a connection, and relay it until it ends."""
+        raise NotImplementedError
+
+
+class RemoteForward(_RemoteForwarding):
     """Forwards connections made to the peer to one endpoint on this side (``ssh -R``).
 
     Leaving ``async with`` tells the peer to stop listening and aborts the connections.
@@ -225,26 +241,20 @@ class RemoteForward(_RemoteListening):
         """The port that we connect to; None for a UNIX socket."""
         return self.local.port if isinstance(self.local, TcpEndpoint) else None
 
-    async def _connected(
-        self, tasks: TaskGroup, opening: ChannelOpening, arrival: ForwardingOpen
-    ) -> None:
-        tasks.start_soon(self._carry, opening, arrival)
-
     async def _carry(self, opening: ChannelOpening, arrival: ForwardingOpen) -> None:
-        await contained(
-            self._service.carried.carry_incoming(
-                opening,
-                arrival,
-                lambda: self._service.carried.connect(
-                    self.local, lambda seconds: connect_for_us(self.local, seconds)
-                ),
-                connecting=self._connecting,
-                port=self._port,
-            )
+        carried = self._service.carried
+        await carried.carry_incoming(
+            opening,
+            arrival,
+            lambda: carried.connect(
+                self.local, lambda seconds: connect_for_us(self.local, seconds)
+            ),
+            connecting=self._connecting,
+            port=self._port,
         )
 
 
-class RemoteSocksForward(_RemoteListening):
+class RemoteSocksForward(_RemoteForwarding):
     """A SOCKS 4, 4a and 5 proxy at the peer whose connections we make (``ssh -R``).
 
     Leaving ``async with`` tells the peer to stop listening and aborts the connections.
@@ -258,16 +268,8 @@ class RemoteSocksForward(_RemoteListening):
             )
         super().__init__(service, remote, None)
 
-    async def _connected(
-        self, tasks: TaskGroup, opening: ChannelOpening, arrival: ForwardingOpen
-    ) -> None:
-        tasks.start_soon(self._carry, opening, arrival)
-
     async def _carry(self, opening: ChannelOpening, arrival: ForwardingOpen) -> None:
-        await contained(self._answer(opening, arrival.originator))
-
-    async def _answer(self, opening: ChannelOpening, originator: TcpEndpoint | None) -> None:
-        service = self._service
+        service, originator = self._service, arrival.originator
         channel = opening.accept_nowait()
         answered = await answer_socks(
             channel,
@@ -298,7 +300,7 @@ class RemoteListener(_RemoteListening, Listener[Channel]):  # type: ignore[misc]
         self._waiting: deque[tuple[ChannelOpening, ForwardingOpen]] = deque()
         self._changed = Notice()
 
-    async def _connected(
+    def _connected(
         self, tasks: TaskGroup, opening: ChannelOpening, arrival: ForwardingOpen
     ) -> None:
         self._waiting.append((opening, arrival))
