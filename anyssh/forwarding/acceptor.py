@@ -145,8 +145,8 @@ class Acceptor:
         self._relays[relay] = None
         self.turns.take_nowait()
 
-    def relay_opened(self, relay: SocketRelay) -> None:
-        """Note that a relay's channel is open."""
+    def relay_served(self) -> None:
+        """Note that a relay waits for its channel no more: it is open, or never will be."""
         self.turns.give_back()
 
     def relay_ended(self, relay: SocketRelay) -> None:

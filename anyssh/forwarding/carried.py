@@ -51,8 +51,8 @@ class Owner(Protocol):
     def relay_began(self, relay: SocketRelay) -> None:
         """Own a relay, which is waiting for its channel."""
 
-    def relay_opened(self, relay: SocketRelay) -> None:
-        """Note that a relay's channel is open."""
+    def relay_served(self) -> None:
+        """Note that a relay waits for its channel no more: it is open, or never will be."""
 
     def relay_ended(self, relay: SocketRelay) -> None:
         """Stop owning a relay that has ended."""
@@ -104,7 +104,7 @@ class _CarriedRelay(SocketRelay):
         """Report the connection."""
         self._has_opened = True
         if self._owner is not None:
-            self._owner.relay_opened(self)
+            self._owner.relay_served()
         self._carried.make_known(
             channel, self._endpoint, self._originator, self._is_incoming, self._port
         )
@@ -121,7 +121,7 @@ class _CarriedRelay(SocketRelay):
             self._carried.forget(self._channel, self._endpoint, self._port)
         if self._owner is not None:
             if not self._has_opened:
-                self._owner.relay_opened(self)
+                self._owner.relay_served()
             self._owner.relay_ended(self)
 
 
