@@ -173,10 +173,14 @@ class WebSocketStream(ByteStream):
             raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
         with self._receive_guard:
             await anyio.lowlevel.checkpoint()
-            while not self._received:
-                self._require_readable()
-                await self._receive_more()
-            self._require_not_closed()
+            try:
+                while not self._received:
+                    self._require_readable()
+                    await self._receive_more()
+                self._require_not_closed()
+            except anyio.ClosedResourceError:
+                self._finished.set()  # aclose() has left it to us to receive the answer
+                raise
             data = bytes(self._received[:max_bytes])
             del self._received[:max_bytes]
             return data
@@ -352,7 +356,6 @@ class WebSocketStream(ByteStream):
 
     def _require_not_closed(self) -> None:
         if self._phase is _Phase.CLOSED:
-            self._finished.set()
             raise anyio.ClosedResourceError
 
     def _require_readable(self) -> None:

@@ -5,6 +5,7 @@ The misbehaving peers are wsproto's connections, and plain bytes over streams in
 
 from __future__ import annotations
 
+import math
 import os
 import ssl
 import subprocess
@@ -461,6 +462,25 @@ async def test_closing_while_another_task_receives() -> None:
         (close,) = await peer.events()
         assert isinstance(close, CloseConnection)
         await peer.send(close.response())
+        await closing.result()
+        with pytest.raises(anyio.ClosedResourceError):
+            await receiving.result()
+
+
+async def test_sending_late_leaves_the_peer_its_time_to_close(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("anyssh.websocket.CLOSE_TIME", math.inf)
+    async with with_client() as (stream, peer), anyio.create_task_group() as group:
+        receiving = Call(group, stream.receive)
+        await settle()
+        closing = Call(group, stream.aclose)
+        await settle()
+        with pytest.raises(anyio.ClosedResourceError):
+            await stream.send(b"too late")
+        await settle()
+        assert not closing.is_done
+        await peer.send((await peer.events())[0].response())
         await closing.result()
         with pytest.raises(anyio.ClosedResourceError):
             await receiving.result()
