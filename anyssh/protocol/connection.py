@@ -298,7 +298,7 @@ class Connection:
         """Send CHANNEL_OPEN; results in ChannelOpened or ChannelOpenFailed.
 
         :raises LocalProtocolError: the session is not ready, or has reached its limit of channels;
-            or ``payload`` or ``window_size`` is out of range
+            or ``channel_type`` or ``payload`` is too long, or ``window_size`` out of range
         """
         self._require_attached_once()
         if self._open_count() >= self._limits.channels:
@@ -307,7 +307,7 @@ class Connection:
             )
         if window_size is not None:
             _check_window(window_size)
-        self._check_payload(payload)
+        self._check_question(channel_type, payload)
         channel = self._new_channel(
             channel_type,
             ChannelPhase.OPENING,
@@ -337,7 +337,8 @@ class Connection:
     ) -> None:
         """Confirm a channel that the peer has asked to open.
 
-        :raises LocalProtocolError: it was already answered, or the peer is gone
+        :raises LocalProtocolError: it was already answered, or the peer is gone; or ``payload`` is
+            too long, or ``window_size`` out of range
         """
         self._require_offered(channel)
         self._check_payload(payload)
@@ -359,12 +360,15 @@ class Connection:
     def reject_channel(self, channel: ChannelState, reason: int, description: str) -> None:
         """Refuse a channel that the peer has asked to open.
 
-        :raises LocalProtocolError: it was already answered, or the peer is gone
+        :raises LocalProtocolError: it was already answered, or the peer is gone; or ``description``
+            is too long
         """
         self._require_offered(channel)
+        refusal = ChannelOpenFailure(channel.remote_id, reason, description).encode()
+        self._check_payload(refusal)
         self._undecided.forget_open(channel.open_size)
         self._remove(channel)
-        self._send(ChannelOpenFailure(channel.remote_id, reason, description).encode())
+        self._send(refusal)
 
     def _require_offered(self, channel: ChannelState) -> None:
         if channel.phase is not ChannelPhase.OFFERED:
@@ -377,6 +381,14 @@ class Connection:
             raise LocalProtocolError(
                 f"a payload of {len(payload)} bytes is too long; at most {longest} fit"
             )
+
+    def _check_question(self, name: str, payload: bytes) -> None:
+        """Reject a name or a payload that is too long; long names end sessions, too."""
+        if len(name) > MAX_NAME:
+            raise LocalProtocolError(
+                f"a name of {len(name)} characters is too long; at most {MAX_NAME} are accepted"
+            )
+        self._check_payload(payload)
 
     def _new_channel(
         self, channel_type: str, phase: ChannelPhase, window_size: int
@@ -543,7 +555,11 @@ class Connection:
         signal: str | None = None,
         message: str = "",
     ) -> None:
-        """Close a channel, after an exit status or signal if given; further calls do nothing."""
+        """Close a channel, after an exit status or signal if given; further calls do nothing.
+
+        :raises LocalProtocolError: the status is out of range, or the signal and its message are
+            too long; the channel stays open
+        """
         if channel.phase is ChannelPhase.OFFERED:
             self.reject_channel(
                 channel, ChannelOpenFailureReason.ADMINISTRATIVELY_PROHIBITED, "not accepted"
@@ -556,6 +572,7 @@ class Connection:
             last_words = ChannelRequest(channel.remote_id, "exit-status", False, payload).encode()
         elif signal is not None:
             payload = ExitSignal(signal, False, message).encode()
+            self._check_payload(payload)
             last_words = ChannelRequest(channel.remote_id, "exit-signal", False, payload).encode()
         if last_words:
             self._send(last_words)
@@ -590,10 +607,10 @@ class Connection:
     ) -> ReplySlot:
         """Send a channel request; with ``want_reply``, results in ReplyReceived.
 
-        :raises LocalProtocolError: the channel is not open
+        :raises LocalProtocolError: the channel is not open, or ``name`` or ``payload`` is too long
         """
         channel.require_open()
-        self._check_payload(payload)
+        self._check_question(name, payload)
         slot = ReplySlot()
         self._ask(ChannelRequest(channel.remote_id, name, want_reply, payload).encode())
         if want_reply:
@@ -601,8 +618,11 @@ class Connection:
         return slot
 
     def request_global(self, name: str, payload: bytes, *, want_reply: bool) -> ReplySlot:
-        """Send a global request; with ``want_reply``, results in ReplyReceived."""
-        self._check_payload(payload)
+        """Send a global request; with ``want_reply``, results in ReplyReceived.
+
+        :raises LocalProtocolError: ``name`` or ``payload`` is too long
+        """
+        self._check_question(name, payload)
         slot = ReplySlot()
         self._ask(GlobalRequest(name, want_reply, payload).encode())
         if want_reply:
@@ -618,7 +638,7 @@ class Connection:
 
         Does nothing if the request's channel is no longer open.
 
-        :raises LocalProtocolError: it was already answered
+        :raises LocalProtocolError: it was already answered, or ``payload`` is too long
         """
         channel = request.channel
         if channel is not None and channel.phase is not ChannelPhase.OPEN:

@@ -549,6 +549,7 @@ class Channel(ByteStream):
         :param payload: the type-specific data, in wire format
         :param want_reply: whether the peer has to answer
         :param task_status: started once the request has its place in the order of sending
+        :raises LocalProtocolError: ``name`` or ``payload`` is too long for one SSH message
         :raises ~anyio.ClosedResourceError: the channel was closed here
         :raises ~anyio.BrokenResourceError: the peer has closed the channel, or the session has
             ended
@@ -570,6 +571,7 @@ class Channel(ByteStream):
         """Send a signal to the program at the other end (RFC 4254 section 6.9).
 
         :param name: the signal name without ``SIG``, for example ``"TERM"``
+        :raises LocalProtocolError: ``name`` is too long for one SSH message
         :raises ~anyio.ClosedResourceError: the channel was closed here
         :raises ~anyio.BrokenResourceError: the peer has closed the channel, or the session has
             ended
@@ -597,6 +599,7 @@ class Channel(ByteStream):
         :param message: the error message to send with the signal
         :raises ValueError: both ``exit_status`` and ``signal`` were given, or the status is out of
             range
+        :raises LocalProtocolError: ``signal`` and ``message`` are too long for one SSH message
         """
         self.close(exit_status=exit_status, signal=signal, message=message)
         await anyio.lowlevel.checkpoint()
@@ -615,6 +618,7 @@ class Channel(ByteStream):
         :param message: as for :meth:`aclose`
         :raises ValueError: both ``exit_status`` and ``signal`` were given, or the status is out of
             range
+        :raises LocalProtocolError: ``signal`` and ``message`` are too long for one SSH message
         """
         if exit_status is not None and signal is not None:
             raise ValueError("a program ends with a status or by a signal, not both")

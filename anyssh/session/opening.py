@@ -41,7 +41,8 @@ class ChannelOpening:
 
         :param payload: type-specific data to send with the confirmation
         :param window_size: the initial window in bytes; by default the configured ``window_size``
-        :raises LocalProtocolError: it was already accepted or rejected
+        :raises LocalProtocolError: it was already accepted or rejected; or ``payload`` is too long
+            for one SSH message, or ``window_size`` is out of range
         :raises SSHError: the session has ended
         """
         await anyio.lowlevel.checkpoint()
@@ -52,7 +53,8 @@ class ChannelOpening:
 
         :param payload: as for :meth:`accept`
         :param window_size: as for :meth:`accept`
-        :raises LocalProtocolError: it was already accepted or rejected
+        :raises LocalProtocolError: it was already accepted or rejected; or ``payload`` is too long
+            for one SSH message, or ``window_size`` is out of range
         :raises SSHError: the session has ended
         """
         return self._session._accept_opening(self._state, self._payload, payload, window_size)
@@ -66,7 +68,8 @@ class ChannelOpening:
 
         :param reason: a :class:`~anyssh.ChannelOpenFailureReason`
         :param description: a text for the peer's users and logs
-        :raises LocalProtocolError: it was already accepted or rejected
+        :raises LocalProtocolError: it was already accepted or rejected, or ``description`` is too
+            long for one SSH message
         """
         await anyio.lowlevel.checkpoint()
         self.reject_nowait(reason, description)
@@ -80,7 +83,8 @@ class ChannelOpening:
 
         :param reason: as for :meth:`reject`
         :param description: as for :meth:`reject`
-        :raises LocalProtocolError: it was already accepted or rejected
+        :raises LocalProtocolError: it was already accepted or rejected, or ``description`` is too
+            long for one SSH message
         """
         self._session._reject_opening(self._state, reason, description)
 

@@ -78,7 +78,8 @@ class IncomingRequest:
         """Grant the request.
 
         :param payload: data to send with the reply; for global requests only
-        :raises LocalProtocolError: the request was already answered
+        :raises LocalProtocolError: the request was already answered, or ``payload`` is too long
+            for one SSH message
         """
         await anyio.lowlevel.checkpoint()
         self.accept_nowait(payload)
@@ -87,7 +88,8 @@ class IncomingRequest:
         """Grant the request without a checkpoint; see :meth:`accept`.
 
         :param payload: as for :meth:`accept`
-        :raises LocalProtocolError: the request was already answered
+        :raises LocalProtocolError: the request was already answered, or ``payload`` is too long
+            for one SSH message
         """
         self._session._answer_request(self._pending, True, payload)
 

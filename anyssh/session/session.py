@@ -164,8 +164,8 @@ class Session(ForwardingMethods, SessionLife):
         :param task_status: started once CHANNEL_OPEN has its place in the order of sending
         :raises ChannelOpenError: the peer refused the channel
         :raises RequestDenied: the peer refused the request; the channel has been closed again
-        :raises LocalProtocolError: the limit of channels is reached, or ``window_size`` or
-            ``payload`` is out of range
+        :raises LocalProtocolError: the limit of channels is reached, ``channel_type`` or
+            ``payload`` is too long for one SSH message, or ``window_size`` is out of range
         :raises SSHError: the session has ended
         :raises TypeError: ``request`` is not a :class:`ChannelRequest`
         """
@@ -208,7 +208,9 @@ class Session(ForwardingMethods, SessionLife):
         :param channel_type: the channel type
         :param payload: the type-specific data of CHANNEL_OPEN, in wire format
         :raises ~anyio.WouldBlock: the peer is not reading what was sent before
-        :raises SSHError: the session has ended, or has reached its limit of channels
+        :raises LocalProtocolError: the limit of channels is reached, or ``channel_type`` or
+            ``payload`` is too long for one SSH message
+        :raises SSHError: the session has ended
         """
         self._require_alive()
         if self._connection.wait_for_room():
@@ -343,6 +345,7 @@ class Session(ForwardingMethods, SessionLife):
         :param payload: the request-specific data, in wire format
         :param want_reply: whether the peer has to answer
         :param task_status: started once the request has its place in the order of sending
+        :raises LocalProtocolError: ``name`` or ``payload`` is too long for one SSH message
         :raises SSHError: the session has ended
         """
         await anyio.lowlevel.checkpoint()

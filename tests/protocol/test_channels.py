@@ -492,6 +492,47 @@ def test_a_status_that_does_not_fit_leaves_the_channel_open() -> None:
     pair.assert_usable()
 
 
+LONG = "x" * 2**20  # more than any peer takes in one message
+
+
+def test_last_words_too_long_for_the_peer_leave_the_channel_open() -> None:
+    """Sent, they would end the session."""
+    pair = running_pair(channels=1)
+    client, _ = pair.channels[0]
+    for signal, message in ((LONG, ""), ("TERM", LONG)):
+        with pytest.raises(LocalProtocolError, match="too long"):
+            pair.connections[CLIENT].close(client, signal=signal, message=message)
+        assert client.phase is ChannelPhase.OPEN
+    pair.assert_usable()
+
+
+@pytest.mark.parametrize("description", [LONG, "\ud800"])
+def test_a_refusal_that_cannot_be_sent_leaves_the_channel_to_be_answered(description: str) -> None:
+    pair = held_back()
+    theirs = offered(pair, CLIENT)
+    with pytest.raises(LocalProtocolError):
+        pair.connections[SERVER].reject_channel(theirs, 2, description)
+    pair.connections[SERVER].accept_channel(theirs)
+    pair.pump()
+    assert len(pair.of_type(CLIENT, ChannelOpened)) == 1
+
+
+@pytest.mark.parametrize("size", [257, len(LONG)])
+def test_names_too_long_for_the_peer_are_not_sent(size: int) -> None:
+    """Sent, those of requests would end the session."""
+    pair = running_pair(channels=1)
+    client, _ = pair.channels[0]
+    connection, name = pair.connections[CLIENT], LONG[:size]
+    with pytest.raises(LocalProtocolError, match="too long"):
+        connection.open_channel(name)
+    with pytest.raises(LocalProtocolError, match="too long"):
+        connection.request_channel(client, name, b"", want_reply=False)
+    with pytest.raises(LocalProtocolError, match="too long"):
+        connection.request_global(name, b"", want_reply=False)
+    assert connection.channel_count == 1
+    pair.assert_usable()
+
+
 def test_closing_an_offered_channel_refuses_it() -> None:
     pair = held_back()
     theirs = offered(pair, CLIENT)
