@@ -405,7 +405,7 @@ class WebSocketConnectable(ByteStreamConnectable):
             raise ValueError(f"{self.url!r} contains characters that must be percent-encoded")
         if parts.username is not None:
             raise ValueError("a WebSocket's URL has no user name; use headers")
-        self._port()
+        self._port()  # raises if it is no number
 
     def _port(self) -> int:
         parts = urlsplit(self.url)
@@ -489,8 +489,9 @@ async def accept_websocket(
     :param may_connect: decides about the request, for example by its origin and target; by default
         everyone may connect
     :param max_message_size: the most bytes in one message from the client
-    :param handshake_time: seconds for the request to arrive
+    :param handshake_time: seconds for the request to arrive and be decided about
     :raises WebSocketError: the request is not a valid opening handshake, or was refused
+    :raises Exception: whatever ``may_connect`` raises
     """
 
     async def answer(stream: ByteStream) -> WebSocketStream:
