@@ -316,16 +316,17 @@ class Server:
     ) -> None:
         """Wait for connections to end; end those still there when the grace period is over."""
         while sessions:
-            stop_time = math.inf if self._stop_time is None else self._stop_time
+            deadline = math.inf
             if self._stop_time is not None:
-                is_over = anyio.current_time() >= stop_time
+                is_over = anyio.current_time() >= self._stop_time
+                if not is_over:
+                    deadline = self._stop_time
                 for served in sessions:
                     is_idle = served.visit.stage is not Stage.AUTHENTICATED
                     if (is_over or is_idle) and not served.is_leaving:
                         served.is_leaving = True
                         connections.start_soon(served.leave)
-                stop_time = math.inf if is_over else stop_time
-            with anyio.CancelScope(deadline=stop_time):
+            with anyio.CancelScope(deadline=deadline):
                 await self._changed.wait()
 
     async def _serve_one(
