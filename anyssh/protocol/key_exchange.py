@@ -306,10 +306,7 @@ class KeyExchanger:
             else (kexinit, exchange.our_kexinit)
         )
         if exchange.is_initial:
-            self.is_strict = self._config.is_secure and is_strict(client, server)
-            if self.is_strict and self._transport.receive_sequence != 1:
-                raise RemoteProtocolError("strict key exchange: KEXINIT must be the first packet")
-            self.peer_wants_ext_info = wants_ext_info(self._role.other, kexinit)
+            self._learn_markers(client, server)
         algorithms = negotiate(self._role, client, server, strict=self.is_strict)
         exchange.algorithms = algorithms
         exchange.refusal = unsafe_protection(self._role, algorithms, client, server)
@@ -332,6 +329,14 @@ class KeyExchanger:
             exchange.step = _Step.WRONG_GUESS
         else:
             exchange.step = _Step.KEXDH_INIT
+
+    def _learn_markers(self, client: KexInit, server: KexInit) -> None:
+        """Note what the first KEXINITs announce besides algorithms."""
+        self.is_strict = self._config.is_secure and is_strict(client, server)
+        if self.is_strict and self._transport.receive_sequence != 1:
+            raise RemoteProtocolError("strict key exchange: KEXINIT must be the first packet")
+        theirs = server if self._role is Role.CLIENT else client
+        self.peer_wants_ext_info = wants_ext_info(self._role.other, theirs)
 
     def _send_init(self, exchange: _Exchange, guess_was_right: bool) -> None:
         method = exchange.negotiated.key_exchange
