@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 
-MAX_NAMES_SHOWN = 16
+MAX_NAMES_SHOWN: Final = 16
 
 
 class SSHError(Exception):

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 MIN_WINDOW: Final = 32 * 1024
-MAX_WINDOW = 2**32 - 1
+MAX_WINDOW: Final = 2**32 - 1
 
 
 class ChannelPhase(Enum):

@@ -40,8 +40,8 @@ __all__ = ["Channel", "ChannelClosed", "StderrStream"]
 
 logger: Logger = getLogger("anyssh")
 
-DEFAULT_RECEIVE_BYTES = 65536
-DELIVERED_BYTES = 256 * 1024
+DEFAULT_RECEIVE_BYTES: Final = 65536
+DELIVERED_BYTES: Final = 256 * 1024
 
 # Looking up an enum member is slow in Python 3.11.
 _OPEN: Final = ChannelPhase.OPEN
@@ -468,7 +468,7 @@ class Channel(ByteStream):
         arrivals.put_run(self.stderr._inbox.queue, is_stderr=True)
         if self._state.receive_half is Half.EOF:
             arrivals.put_eof()
-        if self._has_ended:
+        if self._closed is not None:
             arrivals.end()
         return arrivals
 
@@ -483,7 +483,7 @@ class Channel(ByteStream):
         :param recipient: called with the bytes, in order
         """
         self._requests.disregard()
-        had_ended = self._has_ended
+        had_ended = self._closed is not None
         self._recipient = recipient
         self.deliver_rest()
         if had_ended:
@@ -799,10 +799,6 @@ class Channel(ByteStream):
     def _may_send_on(self) -> bool:
         """Whether writing has already made room again."""
         return self._state.send_wait is SendWait.NOTHING and self._can_send
-
-    @property
-    def _has_ended(self) -> bool:
-        return self._closed is not None
 
     def _consumed(self, size: int) -> None:
         if size and self._session._connection.consume(self._state, size):
