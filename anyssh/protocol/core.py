@@ -87,6 +87,8 @@ __all__ = ["Core"]
 MessageT = TypeVar("MessageT", bound=Message)
 
 MAX_CACHED_BYTES: Final = 512
+MAX_DESCRIPTION: Final = 1024
+"""Characters of our DISCONNECT; one too long for the peer would hide the reason from it."""
 MESSAGES_PER_CALL: Final = 512
 """Messages handled in one call, however small, before the caller gets a chance to do other work."""
 LEAST_MESSAGES_PER_CALL: Final = 64
@@ -539,7 +541,7 @@ class Core:
         if self._is_attached:
             self._connection.send_gathered()
         if self.phase is not Phase.VERSION:
-            self.transport.send(Disconnect(reason, description).encode())
+            self.transport.send(Disconnect(reason, description[:MAX_DESCRIPTION]).encode())
 
     def _attempt(self, action: Callable[..., None], *arguments: Any) -> None:
         """Run an action; if it raises an SSHError, end the connection."""

@@ -528,7 +528,7 @@ class SessionLife(TypedAttributeProvider):
         session can be resumed over another.
 
         :param reason: a :class:`~anyssh.DisconnectReason`, or any number below 2**32
-        :param description: a text for the peer
+        :param description: a text for the peer, which is sent its first 1,024 characters
         """
         if self._state is SessionState.NEW:
             for scope in self._waiting_scopes:

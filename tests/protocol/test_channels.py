@@ -697,3 +697,14 @@ def test_any_reason_to_disconnect_reaches_the_peer(role: Role) -> None:
         assert pair.cores[role.other].peer_has_left
         assert ours.reason == theirs.reason == reason
         assert ours.description == theirs.description == "so long \u2014 and thanks"
+
+
+@pytest.mark.parametrize("role", [CLIENT, SERVER], ids=["client", "server"])
+def test_a_reason_reaches_the_peer_however_long_its_description_is(role: Role) -> None:
+    pair = running_pair(channels=1)
+    pair.cores[role].disconnect(DisconnectReason.BY_APPLICATION, 300_000 * "\u2014")
+    pair.pump()
+    theirs = assert_terminated(pair, role.other)
+    assert isinstance(theirs, Disconnected)
+    assert theirs.reason == DisconnectReason.BY_APPLICATION
+    assert theirs.description == 256 * "\u2014"

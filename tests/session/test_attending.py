@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from traceback import walk_stack
 from typing import Any, ClassVar, cast
+from unittest.mock import Mock
 
 import anyio
 import pytest
@@ -668,13 +669,16 @@ async def test_nobody_waits_any_more_for_a_listener_that_is_to_be_closed() -> No
 async def test_a_listener_that_somebody_else_has_closed_is_watched_no_longer() -> None:
     with socket.create_server(("127.0.0.1", 0)) as raw:
         async with anyio.create_task_group() as tasks:
+            watcher = make_watcher(tasks.start_soon, nullcontext)
             accepting = no_connection_comes(raw, tasks)
             async with anyio.create_task_group() as running:
-                running.start_soon(accepting.run, make_watcher(tasks.start_soon, nullcontext))
+                running.start_soon(accepting.run, watcher)
                 await settle()
                 raw.close()
                 running.cancel_scope.cancel()
+            accepting.abort = Mock()  # type: ignore[method-assign]
             tasks.cancel_scope.cancel()
+    accepting.abort.assert_not_called()
 
 
 # Mistakes
