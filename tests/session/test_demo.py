@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -44,7 +45,16 @@ def test_more_cuts_than_there_is_time_for() -> None:
     )
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Start programs such that SIGINT reaches them; a shell ignores it in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no signals of this kind")
+@pytest.mark.usefixtures("_interruptible")
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_who_stops_the_demo_is_not_told_of_losses(backend: str) -> None:
     command = [sys.executable, "-m", "anyssh", "demo", "--backend", backend]
