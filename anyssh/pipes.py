@@ -35,6 +35,7 @@ __all__ = ["pipe"]
 
 CHECKED_AT_ONCE: Final = 32
 """Channels added before the bytes held for closed ones are checked again."""
+NOT_PASSED_ON: Final = "the relay could not pass the channel on"
 
 _GONE: Final = (SSHError, anyio.BrokenResourceError, anyio.ClosedResourceError)
 
@@ -342,7 +343,7 @@ async def _relay_opening(
     relayed: _Relayed, opening: ChannelOpening, target: Session, sent: _Sent
 ) -> None:
     reason: int = ChannelOpenFailureReason.CONNECT_FAILED
-    description = "the relay could not pass the channel on"
+    description = NOT_PASSED_ON
     far: Channel | None = None
     try:
         far = await target.open_channel(
@@ -370,7 +371,8 @@ async def _join(opening: ChannelOpening, far: Channel, relayed: _Relayed) -> Non
     async with far:
         try:
             near = opening.accept_nowait(payload=far.open_payload)
-        except SSHError:  # the session that asked has ended
+        except SSHError:  # the session that asked has ended, or takes no payload of that size
+            await _refuse(opening, ChannelOpenFailureReason.CONNECT_FAILED, NOT_PASSED_ON)
             return
         with relayed.relaying(near, far):
             await _pipe_channels(near, far)

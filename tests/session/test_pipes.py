@@ -549,6 +549,27 @@ async def test_a_refusal_passes_with_reason_and_text(way: str) -> None:
         assert relay.near.channels == relay.far.channels == ()
 
 
+async def test_an_open_whose_confirmation_fits_no_packet_is_refused() -> None:
+    """HR-79: the server accepts with more data than the gateway can pass on to the client."""
+    small = fast(anyssh.Limits(packet_size=64 * KIB))
+    async with (
+        pair(small, small) as (client, near),
+        pair() as (far, server),
+        anyio.create_task_group() as group,
+    ):
+        running = Call(group, partial(anyssh.pipe, near, far))
+        opening = Call(group, client.open_channel)
+        await (await anext(server.incoming_channels())).accept(payload=bytes(100 * KIB))
+        with (
+            pytest.raises(anyssh.ChannelOpenError, match="could not pass the channel on"),
+            anyio.fail_after(LIMIT),
+        ):
+            await opening.result()
+        await settle()
+        assert server.channels == far.channels == ()
+        running.scope.cancel()
+
+
 @pytest.mark.parametrize("way", ["client", "server"])
 async def test_requests_of_the_session_pass_with_payloads(way: str) -> None:
     async with relayed() as relay, anyio.create_task_group() as group:
