@@ -154,6 +154,7 @@ class Core:
 
     __slots__ = (
         "__weakref__",
+        "_asked_with",
         "_authentication",
         "_budget",
         "_clock",
@@ -178,7 +179,6 @@ class Core:
         "_success_is_due",
         "_takes_certificates",
         "_tracer",
-        "_wants_receipt",
         "can_send",
         "config",
         "exchanger",
@@ -259,7 +259,7 @@ class Core:
         self._authentication: ClientAuthentication | ServerAuthentication | None = None
         self._connection = connection
         self._is_attached = False
-        self._wants_receipt = False
+        self._asked_with = -1
         self._keep_alive = KeepAlive(config.keep_alive_interval)
         self._budget = Budget(config.limits, self.transport)
         self._deferred: list[bytes] = []
@@ -935,7 +935,6 @@ class Core:
         journal = self._reconnector.journal
         if journal is None:
             return
-        self._wants_receipt = False
         sent_at = journal.acknowledge(number)
         if delay is not None and sent_at is not None:
             self.emit(LatencyMeasured((self._now - sent_at - delay) * 1000))
@@ -943,16 +942,20 @@ class Core:
             self._connection.pass_turn()
 
     def _ask_for_receipt(self) -> None:
-        """Solicit a receipt before senders would have to wait for one."""
+        """Solicit a receipt before senders would have to wait for one.
+
+        Once more only after a receipt for the request itself: a peer that acknowledges packets one
+        by one, and answers nothing, would otherwise be owed a place for the answer to each.
+        """
         journal, limits = self._reconnector.journal, self.config.limits
         if journal is None or 2 * journal.size < limits.unacknowledged_bytes:
             return
         error = overflow(journal, limits)
         if error is not None:
             self.terminate(error)
-        elif not self._wants_receipt:
-            self._wants_receipt = True
+        elif self.can_send and self.transport.last_receipt >= self._asked_with:
             self._connection.request_global(Extension.KEEP_ALIVE_REQUEST, b"", want_reply=True)
+            self._asked_with = self.transport.messages_sent - 1
 
     # Services
 

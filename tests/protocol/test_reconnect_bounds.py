@@ -11,7 +11,7 @@ import pytest
 from anyssh.config import Limits, SessionConfig
 from anyssh.constants import DisconnectReason, MessageNumber
 from anyssh.errors import SSHError
-from anyssh.messages import Ignore
+from anyssh.messages import ChannelWindowAdjust, Ignore
 from anyssh.protocol import Phase, Role
 from anyssh.protocol.channel import ChannelState
 from anyssh.protocol.events import ChannelWritable, ConnectionTerminated, SessionResumed
@@ -170,6 +170,39 @@ def test_it_is_asked_to_at_half_of_the_bound() -> None:
         pair.client.data_to_send(pair.now)
         asked = pair.sent_numbers(CLIENT).count(MessageNumber.GLOBAL_REQUEST) - before
         assert asked == (not lacking)
+
+
+def test_it_is_asked_again_only_after_a_receipt_for_the_question() -> None:
+    """HR-67: who acknowledges packets one by one, and answers nothing, costs no more each time."""
+    limits = Limits(unacknowledged_bytes=256 * KIB)
+    pair = running_pair(reconnecting_config(limits=limits), channels=1)
+    theirs = pair.channels[0][1]
+    acknowledged = pair.transport(SERVER).last_receipt
+    pair.transport(CLIENT)._make_receipt = lambda: struct.pack(">QI", acknowledged, 0)
+    waiting = pair.connections[SERVER]._replies
+
+    def send(count: int) -> None:
+        for _ in range(count):
+            pair.connections[SERVER].send_data(theirs, memoryview(b"x"))
+            pair.server.data_to_send(pair.now)
+
+    def acknowledge(count: int) -> None:
+        nonlocal acknowledged
+        for _ in range(count):
+            acknowledged += 1
+            pair.client.transport.send(ChannelWindowAdjust(theirs.local_id, 1).encode())
+            pair.server.receive_data(pair.client.transport.take_output(), pair.now)
+            pair.server.data_to_send(pair.now)
+
+    send(700)
+    assert len(waiting) == 1
+    acknowledge(100)
+    assert 2 * journal(pair, SERVER).size > 256 * KIB
+    assert len(waiting) == 1
+    send(300)
+    acknowledge(600)
+    assert len(waiting) == 2, "a receipt for the question came, and much was sent since"
+    assert pair.server.phase is Phase.RUNNING
 
 
 def test_a_liar_that_repeats_its_receipt_is_cut_off() -> None:
