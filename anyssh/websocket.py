@@ -348,11 +348,20 @@ class WebSocketStream(ByteStream):
     async def _discard_until_finished(self) -> None:
         while not self._finished.is_set():
             try:
+                if await self._is_closed_by_peer():
+                    return
                 self._connection.receive_data(await self._stream.receive(RECEIVE_BYTES))
             except Exception:  # whatever it raises, the stream is gone
                 return
-            if any(isinstance(event, CloseConnection) for event in self._connection.events()):
-                return
+
+    async def _is_closed_by_peer(self) -> bool:
+        """Discard what has arrived; return whether the peer's close is among it."""
+        for number, event in enumerate(self._connection.events(), 1):
+            if isinstance(event, CloseConnection):
+                return True
+            if number % EVENTS_PER_TURN == 0:
+                await anyio.lowlevel.checkpoint()
+        return False
 
     def _require_not_closed(self) -> None:
         if self._phase is _Phase.CLOSED:

@@ -447,6 +447,27 @@ async def test_a_peer_that_never_answers_the_close_is_left() -> None:
             await stream.aclose()
 
 
+async def test_closing_amid_tiny_frames_leaves_others_their_turn() -> None:
+    async with with_client() as (stream, peer), anyio.create_task_group() as group:
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                await anyio.lowlevel.checkpoint()
+                turns += 1
+
+        wire = peer.connection.send(BytesMessage(b"", message_finished=False))
+        wire += 8000 * peer.connection.send(BytesMessage(b"", message_finished=False))
+        await peer.stream.send(wire)
+        group.start_soon(others)
+        await peer.send(CloseConnection(1000))
+        before = turns
+        await stream.aclose()
+        assert turns - before > 8000 / 256
+        group.cancel_scope.cancel()
+
+
 async def test_closing_at_once() -> None:
     async with with_client() as (stream, peer):
         await anyio.aclose_forcefully(stream)
