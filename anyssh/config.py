@@ -116,8 +116,9 @@ class Limits:
     :ivar requests: waiting for the application, per channel and per session
     :ivar service_requests: global requests that wait for a service, such as those for port
         forwarding
-    :ivar receive_memory: windows granted in one session, in total; also how much unread data of
-        channels that the peer has closed may be kept before it may open more
+    :ivar receive_memory: windows granted in one session, in total; also how much unread data and
+        how many bytes of requests of channels that the peer has closed may be kept before it may
+        open more
     :ivar pending_output: sealed or queued for sending before senders wait
     :ivar waiting_bytes: payloads of opens and requests that wait for the application, per session
     :ivar unread_answers: answers that the peer has not read yet, in addition to ``pending_output``

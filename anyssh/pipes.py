@@ -225,11 +225,11 @@ class _Relayed:
 
 
 def _held(near: Channel, far: Channel) -> int:
-    """Return how many bytes of a closed channel the other one has not accepted."""
+    """Return how many bytes of a closed channel, with its requests, the other has not accepted."""
     if (near.closed is None) == (far.closed is None):
         return 0
     source, target = (far, near) if near.closed is None else (near, far)
-    return source.metrics.bytes_received - target.metrics.bytes_sent
+    return source.metrics.bytes_received - target.metrics.bytes_sent + source.request_backlog
 
 
 async def _pipe_sessions(first: Session, second: Session) -> None:

@@ -18,7 +18,7 @@ from ..protocol.channel import PendingRequest
 from ..wire import Buffer
 from ._bytes import ByteQueue
 from ._waiting import Notice
-from .requests import IncomingRequest
+from .requests import IncomingRequest, size_of
 
 if TYPE_CHECKING:
     from .channel import Channel
@@ -91,6 +91,11 @@ class Arrivals:
     def size(self) -> int:
         """How many bytes wait to be taken."""
         return sum(each.bytes.size for each in self._waiting if isinstance(each, _Run))
+
+    @property
+    def requests_size(self) -> int:
+        """How many bytes the requests take that wait to be taken."""
+        return sum(size_of(each) for each in self._waiting if isinstance(each, PendingRequest))
 
     def put_run(self, data: ByteQueue, is_stderr: bool) -> None:
         """Add all bytes of a queue, and take ownership of it."""

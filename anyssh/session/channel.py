@@ -178,6 +178,7 @@ class Channel(ByteStream):
         "_requests",
         "_send_guard",
         "_session",
+        "_size_at_services",
         "_state",
         "_stderr",
         "_stderr_guard",
@@ -201,6 +202,7 @@ class Channel(ByteStream):
         self._closed: ChannelClosed | None = None
         self._is_closed_here = False
         self._requests = RequestQueue(self._refuse_request)
+        self._size_at_services = 0
         self._attributes: dict[Any, Callable[[], Any]] = {}
         self._arrivals: Arrivals | None = None
         self._recipient: Recipient | None = None
@@ -443,6 +445,13 @@ class Channel(ByteStream):
         """
         self._requests.handle()
         return RequestIterator(self._session, self._requests)
+
+    @property
+    def request_backlog(self) -> int:
+        """How many bytes of memory the peer's requests occupy that nobody has taken yet."""
+        arrivals = self._arrivals
+        waiting = self._requests.size if arrivals is None else arrivals.requests_size
+        return waiting + self._size_at_services
 
     def arrivals(self, take: Callable[[Buffer], int] | None = None) -> AsyncIterator[Arrival]:
         """Take the channel over, and iterate over everything that arrives, in order.
@@ -779,11 +788,12 @@ class Channel(ByteStream):
     @property
     def _unread(self) -> int:
         """How many bytes wait to be read; data that waits for a relay is bounded by the relay."""
+        size = self.request_backlog
         if self._recipient is not None:
-            return 0
+            return size
         if self._arrivals is not None:
-            return self._arrivals.size
-        size = self._inbox.queue.size
+            return size + self._arrivals.size
+        size += self._inbox.queue.size
         return size if self._stderr is None else size + self._stderr._inbox.queue.size
 
     @property

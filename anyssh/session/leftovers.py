@@ -1,8 +1,8 @@
-"""Unread data of channels that the peer has closed.
+"""Unread data and requests of channels that the peer has closed.
 
-Such a channel no longer counts as open, and its window is granted to others. A peer could therefore
-fill and close one channel after another before a slow application has read them. While too much is
-unread, it may not open more.
+Such a channel no longer counts as open, its window is granted to others, and its requests no longer
+count as waiting. A peer could therefore fill and close one channel after another before a slow
+application has read them. While too much is unread, it may not open more.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["Leftovers"]
 
 
 class Leftovers:
-    """The closed channels of one session with unread data, while anything refers to them.
+    """The closed channels of one session with anything unread, while anything refers to them.
 
     They may be as many, and hold as many bytes, as open channels.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 import anyio
 import anyio.lowlevel
@@ -15,7 +15,15 @@ from ..protocol.channel import PendingRequest, ReplySlot
 from ..protocol.events import do_nothing
 from ._waiting import Notice
 
-__all__ = ["ChannelRequest", "IncomingRequest", "Reply", "RequestIterator"]
+__all__ = ["ChannelRequest", "IncomingRequest", "Reply", "RequestIterator", "size_of"]
+
+REQUEST_OVERHEAD: Final = 512
+"""The overhead of a waiting request in bytes, so that those without payload count too."""
+
+
+def size_of(request: PendingRequest) -> int:
+    """Return how many bytes a waiting request takes."""
+    return REQUEST_OVERHEAD + len(request.payload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +139,11 @@ class RequestQueue:
         self._waiting: list[PendingRequest] = []
         self._notice = Notice()
         self._ended = False
+
+    @property
+    def size(self) -> int:
+        """How many bytes the waiting requests take."""
+        return sum(map(size_of, self._waiting))
 
     def put(self, request: PendingRequest) -> None:
         """Queue a request, or refuse it if the application does not handle any."""

@@ -30,7 +30,7 @@ from .channel import Channel
 from .errors import handle_failure
 from .events import ServiceActivated, SessionEvent
 from .opening import ChannelOpening
-from .requests import IncomingRequest
+from .requests import IncomingRequest, size_of
 
 if TYPE_CHECKING:
     from .session import Session
@@ -228,7 +228,13 @@ class SessionService:
             logger.error("a task of %r failed", self, exc_info=error)
 
     def _take_request(self, request: IncomingRequest, channel: Channel | None) -> None:
+        size = size_of(request._pending)
+        if channel is not None:
+            channel._size_at_services += size
+
         async def answer() -> None:
+            if channel is not None:
+                channel._size_at_services -= size
             try:
                 if channel is None:
                     await self.on_session_request(request)

@@ -874,6 +874,61 @@ async def test_what_waits_of_closed_channels_is_bounded(size: int, in_order: boo
         group.cancel_scope.cancel()
 
 
+class Busy(anyssh.SessionService):
+    """A service that is still at its first request."""
+
+    activations = (anyssh.ServiceActivation(channel_request="service@example.com"),)
+    may_answer: anyio.Event
+
+    async def on_channel_request(
+        self, channel: anyssh.Channel, request: anyssh.IncomingRequest
+    ) -> None:
+        await self.may_answer.wait()
+
+
+@pytest.mark.parametrize("taker", ["requests", "arrivals", "service"])
+async def test_requests_of_closed_channels_are_bounded(taker: str) -> None:
+    """HR-51: they count as waiting no more, and whoever has to take them is busy."""
+    limits = anyssh.Limits(receive_memory=4 * MIB, channels=64)
+    config = anyssh.SessionConfig(limits=limits)
+    may_take = Busy.may_answer = anyio.Event()
+    services: dict[type[anyssh.SessionService], Any] = {Busy: None} if taker == "service" else {}
+    taken: list[Any] = []
+
+    async def slow(channel: anyssh.Channel) -> None:
+        waiting: Any = channel.arrivals() if taker == "arrivals" else channel.requests()
+        await may_take.wait()
+        taken.extend([each async for each in waiting])
+
+    async def ask_and_close(client: anyssh.Session) -> None:
+        async with await client.open_channel() as channel:
+            for _ in range(4):
+                await channel.request(f"{taker}@example.com", bytes(100 * KIB), want_reply=False)
+
+    async with (
+        session_pair(server_config=config, server_services=services) as (client, server),
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(server.serve, slow)
+        opened = 0
+
+        async def open_all() -> None:
+            nonlocal opened
+            for _ in range(30):
+                await ask_and_close(client)
+                opened += 1
+
+        with pytest.raises(anyssh.ChannelOpenError) as refused:
+            await open_all()
+        assert refused.value.reason == anyssh.ChannelOpenFailureReason.RESOURCE_SHORTAGE
+        assert opened in (10, 11)
+        may_take.set()
+        await settle()
+        assert len(taken) == (0 if taker == "service" else 4 * opened)
+        await ask_and_close(client)
+        group.cancel_scope.cancel()
+
+
 async def test_who_drops_closed_channels_need_not_read_them() -> None:
     limits = anyssh.Limits(receive_memory=4 * MIB, channels=64)
     config = anyssh.SessionConfig(limits=limits)

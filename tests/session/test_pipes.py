@@ -1001,3 +1001,25 @@ async def test_what_is_held_of_closed_channels_is_bounded(
             held += len(received)
             assert (await channel.wait_closed()).exit_signal is None
         assert held > 3 * 256 * KIB
+
+
+async def test_requests_that_are_held_of_closed_channels_are_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """HR-51: they wait behind data that the other side does not read."""
+    monkeypatch.setattr("anyssh.pipes.CHECKED_AT_ONCE", 1)
+    limits = anyssh.Limits(channels=32, receive_memory=4 * MIB)
+    config = fast(limits, window_size=32 * KIB, max_packet_size=16 * KIB)
+    async with relayed(config) as relay:
+        silent: list[anyssh.Channel] = []
+        for _ in range(14):
+            ours, theirs = await channel_pair(relay.client, relay.server)
+            silent.append(theirs)
+            await ours.send(bytes(48 * KIB))
+            for _ in range(4):
+                await ours.request("news@example.com", bytes(100 * KIB), want_reply=False)
+            await ours.aclose()
+            await settle()
+        broken = [each.closed is not None for each in silent]
+        assert sum(broken) in range(8, 11)
+        assert broken == sorted(broken, reverse=True), "the oldest first"
