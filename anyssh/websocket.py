@@ -537,8 +537,9 @@ class WebSocketListener(Listener[WebSocketStream]):
     others. For ``wss``, wrap a :class:`~anyio.streams.tls.TLSListener`.
 
     :param listener: for example from :func:`anyio.create_tcp_listener`
-    :param max_handshakes: the most handshakes at the same time; further connections are closed at
-        once. The limits of a server only count completed ones
+    :param max_handshakes: the most handshakes at the same time; beyond that, the oldest is given up
+        for each new one, so that whoever only connects locks nobody out. The limits of a server
+        only count completed ones
     :param options: the options of :func:`accept_websocket`
     :raises ValueError: ``max_handshakes`` is less than 1
     """
@@ -550,7 +551,7 @@ class WebSocketListener(Listener[WebSocketStream]):
             raise ValueError(f"max_handshakes must be at least 1, not {max_handshakes}")
         self._listener = listener
         self._max_handshakes = max_handshakes
-        self._handshakes = 0
+        self._handshakes: dict[anyio.CancelScope, None] = {}
         self._options = options
 
     async def serve(
@@ -565,24 +566,30 @@ class WebSocketListener(Listener[WebSocketStream]):
         """
 
         async def handle(stream: ByteStream) -> None:
-            if self._handshakes >= self._max_handshakes:
-                logger.info("too many WebSocket handshakes: a connection was closed")
-                await anyio.aclose_forcefully(stream)
-                return
-            self._handshakes += 1
-            try:
-                websocket = await accept_websocket(stream, **self._options)
-            except WebSocketError as error:
-                logger.info("a connection did not become a WebSocket: %s", error)
-                return
-            except Exception:
-                logger.exception("deciding about a WebSocket failed")
-                return
-            finally:
-                self._handshakes -= 1
-            await handler(websocket)
+            if len(self._handshakes) >= self._max_handshakes:
+                self._give_up_oldest()
+            with anyio.CancelScope() as scope:
+                self._handshakes[scope] = None
+                try:
+                    websocket = await accept_websocket(stream, **self._options)
+                except WebSocketError as error:
+                    logger.info("a connection did not become a WebSocket: %s", error)
+                    return
+                except Exception:
+                    logger.exception("deciding about a WebSocket failed")
+                    return
+                finally:
+                    self._handshakes.pop(scope, None)
+            if not scope.cancelled_caught:
+                await handler(websocket)
 
         await self._listener.serve(handle, task_group)
+
+    def _give_up_oldest(self) -> None:
+        oldest = next(iter(self._handshakes))
+        del self._handshakes[oldest]
+        oldest.cancel()
+        logger.info("too many WebSocket handshakes: the oldest was given up")
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:

@@ -11,7 +11,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -891,6 +891,25 @@ async def test_handshakes_at_the_same_time_are_bounded() -> None:
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as tcp:
         with pytest.raises(ValueError, match="max_handshakes"):
             WebSocketListener(tcp, max_handshakes=0)
+
+
+async def test_who_only_connects_locks_nobody_out() -> None:
+    """HR-80: however many stay, whoever says what he wants gets in."""
+
+    async def handle(stream: WebSocketStream) -> None:
+        async with stream:
+            await stream.send(await stream.receive())
+
+    async with (
+        listening(handle, max_handshakes=2, handshake_time=60) as url,
+        AsyncExitStack() as stack,
+    ):
+        port = int(url.split(":")[2].split("/")[0])
+        for _ in range(5):
+            await stack.enter_async_context(await anyio.connect_tcp("127.0.0.1", port))
+        async with await connect_websocket(url) as stream:
+            await stream.send(b"fine")
+            assert await read(stream, 4) == b"fine"
 
 
 async def test_a_judge_that_fails_lets_nobody_in(caplog: pytest.LogCaptureFixture) -> None:
