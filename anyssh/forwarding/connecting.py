@@ -10,7 +10,7 @@ import errno
 import math
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -20,7 +20,7 @@ from anyio.abc import ByteStream
 from .endpoints import IPAddress, TcpEndpoint, UnixEndpoint, address_of, is_loopback
 from .sockets import ConnectedSocket, connect_nowait, connect_to
 
-__all__ = ["AddressRefused", "connect_tcp", "connect_tcp_nowait", "connect_unix"]
+__all__ = ["AddressRefused", "addresses_of", "connect_tcp", "connect_tcp_nowait", "connect_unix"]
 
 NEXT_ADDRESS: Final = 0.25
 NEXT_LOCAL_ADDRESS: Final = 0.01
@@ -44,15 +44,28 @@ async def connect_unix(endpoint: UnixEndpoint, seconds: float = math.inf) -> Byt
         return await anyio.connect_unix(endpoint.path)
 
 
+async def addresses_of(host: str, port: int) -> Sequence[str]:
+    """Return the addresses of a host, in the system's order of preference.
+
+    :raises OSError: it has none
+    :raises ValueError: it is not a name
+    """
+    # Of every type, as uvloop drops the scope of an IPv6 address if a type is given.
+    found = await anyio.getaddrinfo(host, port)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
 async def connect_tcp(
     endpoint: TcpEndpoint,
     seconds: float = math.inf,
     may_use: Callable[[IPAddress], bool] = lambda address: True,
+    look_up: Callable[[str, int], Awaitable[Sequence[str]]] = addresses_of,
 ) -> ByteStream:
     """Connect to the first address of a host that answers.
 
     :param seconds: the time limit
     :param may_use: tells whether an address is allowed
+    :param look_up: returns the addresses of a name
     :raises AddressRefused: none of the host's addresses is allowed
     :raises OSError: the host has no address, or none of them answers
     :raises TimeoutError: it took too long
@@ -62,9 +75,7 @@ async def connect_tcp(
         _require_any([endpoint.host], may_use)
         return await connect_to(endpoint.host, endpoint.port, seconds)
     with anyio.fail_after(seconds):
-        # Of every type, as uvloop drops the scope of an IPv6 address if a type is given.
-        found = await anyio.getaddrinfo(endpoint.host, endpoint.port)
-        hosts = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        hosts = await look_up(endpoint.host, endpoint.port)
         allowed = _require_any(hosts, may_use)
         if len(allowed) == 1:
             return await connect_to(allowed[0], endpoint.port)

@@ -28,6 +28,7 @@ from .carried import FAILED, NOT_ALLOWED, Carried, describe, refuse
 from .connecting import connect_tcp, connect_tcp_nowait, connect_unix
 from .endpoints import Endpoint, TcpEndpoint
 from .granted import Granted
+from .lookups import Lookups
 from .payloads import ForwardingOpen, Way
 from .policy import ForwardingAction, ForwardingPolicy, ForwardingRequest
 from .ports import ForwardedPort, Ports
@@ -51,6 +52,7 @@ class PortForwarding(SessionService):
         self._policy: ForwardingPolicy = config if config is not None else ForwardingPolicy()
         self._local = Ports(self.tell)
         self._remote = Ports(self.tell)
+        self._lookups = Lookups(self.start_soon)
         self._granted = Granted(self, self._remote)
         self.asked: Asked = Asked(self._local)
         self.carried: Carried = Carried(self)
@@ -184,7 +186,10 @@ class PortForwarding(SessionService):
                 return await self._policy.connector(endpoint)
         if isinstance(endpoint, TcpEndpoint):
             may_use = self._policy.may_use_address
-            return await connect_tcp(endpoint, seconds, lambda address: may_use(endpoint, address))
+            look_up = self._lookups.addresses_of
+            return await connect_tcp(
+                endpoint, seconds, lambda address: may_use(endpoint, address), look_up
+            )
         return await connect_unix(endpoint, seconds)
 
     # Ports that the peer asks us to listen on

@@ -195,6 +195,35 @@ async def test_a_target_that_does_not_answer() -> None:
             await client.stream_to_remote_port("example.com", 1)
 
 
+async def test_names_that_nobody_resolves_occupy_few_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """HR-75: the threads are shared with other sessions, and a lookup cannot be interrupted."""
+    lookups = 0
+    may_end = anyio.Event()
+
+    async def look_up(host: str, port: int) -> Any:
+        nonlocal lookups
+        lookups += 1
+        await may_end.wait()
+        raise OSError("no such host")
+
+    monkeypatch.setattr(anyio, "getaddrinfo", look_up)
+    async with pair(ForwardingPolicy(connect_to=["*:*"], connect_time=0.05)) as (client, _):
+
+        async def ask(host: str, words: str) -> None:
+            with anyio.fail_after(LIMIT), pytest.raises(anyssh.ChannelOpenError, match=words):
+                await client.stream_to_remote_port(host, 1)
+
+        async with anyio.create_task_group() as group:
+            for number in range(10):
+                group.start_soon(ask, f"{number}.example.com", "timed out")
+        assert lookups == 2, "nobody waits for them any more, but they go on"
+        may_end.set()
+        await ask("another.example.com", "connection failed")
+        assert lookups == 3
+
+
 async def test_how_many_listeners_a_session_may_have() -> None:
     """HR-76, T-41."""
     spy = Spy()
