@@ -108,7 +108,8 @@ class End:
                     assert taken == len(order.data)
                 case "ask":
                     reply = await channel.request("are you even?", order.data)
-                    assert bool(reply) == (len(order.data) % 2 == 0)
+                    is_even = len(order.data) % 2 == 0
+                    assert reply.is_success == is_even or (is_even and channel.closed is not None)
                     self.answers += 1
                 case "eof":
                     await channel.send_eof()
