@@ -92,10 +92,23 @@ async def test_what_is_not_allowed_reaches_nothing(side: str) -> None:
         assert spy.connected == [TcpEndpoint("db.example", 5432)]
 
 
+OTHER_NAMES_OF_THIS_MACHINE = [
+    "127.1",
+    "2130706433",
+    "0x7f000001",
+    "0",
+    "0177.0.0.1",
+    "::1%1",
+    "127.0.0.1%lo",
+    "\uff11\uff12\uff17.0.0.1",  # digits of full width
+    "\u24dbocalhost",  # a letter in a circle
+]
+
+
 async def test_a_name_does_not_lead_to_this_machine() -> None:
     """HR-75, T-40."""
     async with service() as port, pair(ForwardingPolicy(connect_to=["*:*"])) as (client, _):
-        for name in ("127.1", "2130706433", "0x7f000001", "0"):
+        for name in OTHER_NAMES_OF_THIS_MACHINE:
             with pytest.raises(anyssh.ChannelOpenError) as refusal:
                 await client.stream_to_remote_port(name, port)
             assert refusal.value.reason == REFUSED
