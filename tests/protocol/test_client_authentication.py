@@ -641,6 +641,20 @@ def test_round_after_round() -> None:
     host.assert_over()
 
 
+def test_questions_without_prompts_come_to_an_end() -> None:
+    """HR-26: each of them costs its user nothing, so nobody else would put an end to them."""
+    host = Host(REQUESTS["interactive"])
+    most = host.core.config.limits.unauthenticated_packets
+    for _ in range(most):
+        assert host.core.transport.messages_received <= most
+        host.say(question())
+        if host.core.phase is Phase.TERMINATED:
+            break
+        host.do(lambda client: client.respond(()))
+    assert "packets before authentication" in str(host.assert_over())
+    assert not host.told(Authenticated)
+
+
 def test_another_request_abandons_a_question() -> None:
     """RFC 4252 section 5: the server forgets it, and so do we."""
     host = Host(REQUESTS["interactive"])
@@ -827,6 +841,27 @@ def test_what_was_wrong_is_not_offered_again() -> None:
     assert caught.value.methods_left == ("publickey",)
     assert caught.value.methods_accepted == ("password",)
     assert not any(replies.values())
+
+
+def test_a_server_that_always_wants_another_method_comes_to_an_end() -> None:
+    """A refusal in turn with a partial success, each of which asks for something else again."""
+    credentials = ClientCredentials(
+        USER, keys=[USER_KEY, OTHER_KEY], password="right", respond=no_answer
+    )
+    others = ("password", "keyboard-interactive")
+    replies = {
+        "publickey": [failure(*others)] * 20,
+        "password": [failure("publickey", *others, partial=True)] * 20,
+        "keyboard-interactive": [failure("publickey", *others, partial=True)] * 20,
+    }
+    with pytest.raises(AuthenticationError, match="it accepted password, keyboard-interactive"):
+        try_all(credentials, replies)
+    # One key before, between and after the two, each of which is used up by its success.
+    assert {method: 20 - len(left) for method, left in replies.items()} == {
+        "publickey": 3,
+        "password": 1,
+        "keyboard-interactive": 1,
+    }
 
 
 def test_an_expired_password_is_told_and_others_are_tried() -> None:
