@@ -9,13 +9,15 @@ from contextlib import asynccontextmanager
 
 import anyio
 import pytest
-from anyio.abc import SocketAttribute
+from anyio.abc import ByteStream, SocketAttribute
 
 import anyssh
-from anyssh.protocol import rekeying
+from anyssh.messages import ChannelOpen
+from anyssh.protocol import Phase, rekeying
+from anyssh.protocol.events import ConnectionTerminated
 from anyssh.testing import MemoryStream, memory_stream_pair, session_pair
 
-from .life_support import foreign_cancellation
+from .life_support import RawPeer, foreign_cancellation, run_end, server_of
 
 
 @asynccontextmanager
@@ -189,6 +191,43 @@ async def test_a_callback_whose_own_wait_was_cancelled_refuses() -> None:
             authenticate=authenticate, credentials=anyssh.ClientCredentials("a", password="b")
         ):
             pass
+
+
+@pytest.mark.parametrize("over_tcp", [False, True])
+async def test_a_violation_behind_an_attempt_is_answered_before_the_verdict(over_tcp: bool) -> None:
+    """HR-01, HR-05: output that is held for the verdict does not hold up the DISCONNECT."""
+
+    async def never_decide(attempt: anyssh.AuthAttempt) -> object:
+        await anyio.sleep_forever()
+        return None
+
+    async with anyio.create_task_group() as tasks:
+        near, far = await tcp_pair() if over_tcp else memory_stream_pair()
+        tasks.start_soon(run_end, server_of(authenticate=never_decide).accept(far))
+        peer = RawPeer(near)
+        await peer.exchange_keys()
+        peer.core.client_authentication.request_password("alice", "wonderland")
+        await peer.send(ChannelOpen("session", 0, 1024, 1024).encode())
+        await peer.until(lambda: peer.core.phase is Phase.TERMINATED)
+        (end,) = [each for each in peer.events if isinstance(each, ConnectionTerminated)]
+        assert isinstance(end.error, anyssh.Disconnected)
+        assert end.error.reason == anyssh.DisconnectReason.PROTOCOL_ERROR
+        await near.aclose()
+
+
+async def tcp_pair() -> tuple[ByteStream, ByteStream]:
+    """Return two connected sockets of this machine."""
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+        near = await anyio.connect_tcp("127.0.0.1", listener.extra(SocketAttribute.local_port))
+        accepted: list[ByteStream] = []
+        async with anyio.create_task_group() as accepting:
+
+            async def accept(stream: ByteStream) -> None:
+                accepted.append(stream)
+                accepting.cancel_scope.cancel()
+
+            await listener.serve(accept)
+        return near, accepted[0]
 
 
 async def test_a_socket_that_is_closed_already() -> None:
