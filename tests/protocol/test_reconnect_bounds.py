@@ -205,6 +205,41 @@ def test_it_is_asked_again_only_after_a_receipt_for_the_question() -> None:
     assert pair.server.phase is Phase.RUNNING
 
 
+def test_it_is_not_asked_while_new_keys_are_exchanged() -> None:
+    """HR-67: the question would wait with us for a peer that never goes on with the exchange."""
+    limits = Limits(unacknowledged_bytes=256 * KIB)
+    pair = running_pair(reconnecting_config(limits=limits), channels=1)
+    theirs = pair.channels[0][1]
+    connection, server = pair.connections[SERVER], pair.server
+    acknowledged = pair.transport(SERVER).last_receipt
+    pair.transport(CLIENT)._make_receipt = lambda: struct.pack(">QI", acknowledged, 0)
+
+    def send(count: int) -> None:
+        for _ in range(count):
+            assert connection.send_data(theirs, memoryview(b"x"))
+            server.data_to_send(pair.now)
+
+    def acknowledge(number: int) -> None:
+        nonlocal acknowledged
+        acknowledged = number
+        pair.client.transport.send(ChannelWindowAdjust(theirs.local_id, 1).encode())
+        server.receive_data(pair.client.transport.take_output(), pair.now)
+        server.data_to_send(pair.now)
+
+    send(700)
+    acknowledge(acknowledged + 400)
+    send(500)
+    question = server._asked_with
+    assert acknowledged < question
+    server.start_rekey(pair.now)
+    before = connection.held_size
+    for number in range(question, question + 50):
+        acknowledge(number)
+        assert connection.held_size == before
+    assert 2 * journal(pair, SERVER).size > 256 * KIB
+    assert server.phase is Phase.RUNNING
+
+
 def test_a_liar_that_repeats_its_receipt_is_cut_off() -> None:
     """HR-67: it reads, asks, and never admits that it has an answer."""
     pair = running_pair(
