@@ -510,6 +510,34 @@ async def test_who_is_refused_may_have_more_on_its_way() -> None:
             await client.reconnect(await place.network.connect())
 
 
+# Several servers
+
+
+async def test_a_session_stays_with_its_server_whichever_its_client_comes_back_to() -> None:
+    """It is counted there, and ends there; the other one has only brought the stream."""
+    async with house() as first, house(reconnectable_sessions=first.store) as second:
+        client, server, stream = await first.connect()
+        channel, theirs = await open_channel_pair(client, server)
+        await lose(client, server, stream=stream)
+        await client.reconnect(await second.network.connect())
+        await settle()
+        assert not second.sessions
+        numbers = first.server.statistics
+        assert (numbers.connections, numbers.without_stream) == (1, 0)
+        assert second.server.statistics.connections == 0
+        await second.server.shutdown(grace=0)
+        await theirs.send(b"still here")
+        assert await channel.receive() == b"still here"
+        await first.server.shutdown(grace=0)
+        end = await client.wait_closed()
+        assert end.reason == DisconnectReason.BY_APPLICATION
+        assert "shutting down" in end.description
+        for place in (first, second):
+            numbers = place.server.statistics
+            assert (numbers.connections, numbers.without_stream) == (0, 0)
+        assert len(first.store) == 0
+
+
 # Who comes back
 
 

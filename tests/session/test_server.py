@@ -19,7 +19,7 @@ from anyio.abc import ByteStream, Listener, SocketAttribute, TaskGroup
 from anyio.streams.stapled import MultiListener
 
 import anyssh
-from anyssh import DisconnectReason, KeyExchange
+from anyssh import DisconnectReason, KeyExchange, ReconnectFailureReason
 from anyssh.session.accepting import AcceptLoop
 from anyssh.session.handshakes import PER_ITERATION, Handshakes
 from anyssh.testing import memory_stream_pair
@@ -514,6 +514,44 @@ async def test_asking_for_sessions_that_are_not_there_is_penalised() -> None:
                 await client.reconnect(await place.street.connect())
         assert place.statistics.penalised_sources == 1
         assert await place.answer() == b"Not allowed at this time\r\n"
+
+
+@pytest.mark.trio
+async def test_the_last_number_of_an_attempt_costs_only_who_used_it(autojump_clock: object) -> None:
+    """HR-61: no later one can have a higher number, so the session ends in time; others go on."""
+    config = fast(anyssh.Limits(close_time=0.3, disconnected_time=60), **RECONNECTING)
+    limits = anyssh.ServerLimits(failed_reconnect_penalty=20)
+    async with (
+        served(config=config, limits=limits) as place,
+        client_of(await place.street.connect(), config=config) as client,
+    ):
+        await echoes(client)
+        (session,) = place.sessions
+        continuity = client._connection.continuity
+        assert continuity is not None
+
+        async def lose() -> None:
+            await session.disconnect(DisconnectReason.CONNECTION_LOST)
+            await client.wait_disconnected()
+
+        await lose()
+        continuity.attempts = 2**32 - 2
+        await client.reconnect(await place.street.connect())
+        await echoes(client)
+        await lose()
+        started = anyio.current_time()
+        for number in (0, 2**31, 2**32 - 2):
+            continuity.attempts = number
+            with pytest.raises(anyssh.ReconnectError) as refused:
+                await client.reconnect(await place.street.connect())
+            assert refused.value.reason == ReconnectFailureReason.UNKNOWN_SERVER_FAILURE
+        assert place.statistics.penalised_sources == 0
+        await place.guest()
+        assert list(place.server.reconnectable_sessions) == [session]
+        await session.wait_closed()
+        assert 59 < anyio.current_time() - started < 61
+        await wait_for(lambda: place.statistics.without_stream == 0)
+        assert len(place.server.reconnectable_sessions) == 0
 
 
 async def test_a_session_counts_where_it_came_back_from() -> None:

@@ -144,6 +144,22 @@ def test_a_session_without_a_stream_makes_room_and_may_come_back_from_elsewhere(
     assert door.ask(THERE) is Refusal.FULL
 
 
+def test_a_session_that_comes_back_counts_once() -> None:
+    """HR-80: the visit that brought its new stream ends, and what is left is one connection."""
+    door = Door(connections_per_source=1)
+    lost = door.log_in()
+    lost.move(Stage.WITHOUT_STREAM)
+    stream = door.enter()
+    lost.come_back(HERE)
+    stream.move(Stage.OVER)
+    numbers = door.admission.statistics(0.0, 0)
+    assert (numbers.connections, numbers.without_stream) == (1, 0)
+    assert door.ask() is Refusal.SOURCE_FULL
+    lost.move(Stage.OVER)
+    door.enter()
+    assert door.ask() is Refusal.SOURCE_FULL
+
+
 def test_chance_refuses_more_and_more_strangers_as_it_fills() -> None:
     """HR-80, T-15: 30 % from the tenth on, all at the hundredth; those without a source never."""
     source = random.Random(1)
