@@ -162,6 +162,22 @@ async def test_the_way_of_closing_is_kept(end: dict[str, Any]) -> None:
         await running.result()
 
 
+@pytest.mark.parametrize("way", [1, -1])
+@pytest.mark.parametrize("signal", ["\x1b]0;gone\x07\x1b[2J", ""], ids=["escapes", "no name"])
+async def test_a_signal_with_a_strange_name_is_passed_as_a_reset(signal: str, way: int) -> None:
+    """HR-06: whoever learns of it can show it, and takes it for no orderly end."""
+    async with piped_channels() as (one, other, running, inner):
+        left, right = (one, other)[::way]
+        await right.aclose(signal=signal, message="\x1b[31mred\r\n")
+        await running.result()
+        source, target = inner[::-way]
+        for channel in (source, target, left):
+            closed = await channel.wait_closed()
+            assert closed.exit_signal == signal.replace("\x1b", "\\x1b").replace("\x07", "\\x07")
+            assert closed.message == "\\x1b[31mred\\r\\n"
+            assert closed.exit_status is None
+
+
 async def test_a_thousand_messages_and_more_than_the_windows() -> None:
     """PIP-03."""
     async with piped_channels() as (one, other, _, _):
