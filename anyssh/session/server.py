@@ -95,7 +95,9 @@ class Server:
     :param user_authorities: the certificate authorities trusted to certify users; without them,
         user certificates are refused, whatever ``authenticate`` says about the key
     :param authorize_reconnect: called before a session is resumed over another stream, with the
-        session and the client's new address, if known; only True permits it
+        session and the client's new address, if known; only True permits it. What was
+        judged at login, a certificate's validity and source address as well as what
+        ``authenticate`` has seen, is not judged again: that is for this callable
     :param reconnectable_sessions: where clients find their sessions again; pass one to share it
         with other servers
     :param config: algorithms, limits and timers of each session
