@@ -36,11 +36,13 @@ from anyssh.protocol.events import (
     ChannelOpenFailed,
     ChannelOpenReceived,
     ChannelRequestReceived,
+    ChannelWritable,
     ConnectionTerminated,
     Event,
     GlobalRequestReceived,
     ReconnectRequested,
     ReplyReceived,
+    RoomMade,
     SessionResumed,
 )
 from anyssh.protocol.journal import Continuity
@@ -71,6 +73,8 @@ AFTER_AUTHENTICATION: Final = (
     GlobalRequestReceived,
     ReplyReceived,
 )
+WITHOUT_STREAM: Final = (ChannelWritable, ConnectionTerminated, RoomMade)
+"""What a session can be told that has lost its stream and waits for another."""
 
 
 class Start:
@@ -293,16 +297,16 @@ class Player:
             raise Finding("what has ended waits for something")
 
     def _check_events(self) -> None:
-        is_authenticated = has_ended = False
+        is_authenticated = has_ended = is_survived = False
         for event in self.peer.events:
-            if has_ended:
+            if has_ended and not (is_survived and isinstance(event, WITHOUT_STREAM)):
                 raise Finding(f"{event!r} after the end")
             if isinstance(event, AFTER_AUTHENTICATION) and not is_authenticated:
                 raise Finding(f"{event!r} before anybody is authenticated")
             if isinstance(event, Authenticated | SessionResumed):
                 is_authenticated = True
             if isinstance(event, ConnectionTerminated):
-                has_ended = True
+                has_ended, is_survived = True, event.is_survivable
                 if event.error is not None and not isinstance(event.error, SSHError):
                     raise Finding(f"{event.error!r} is no error of ours")
                 str(event.error)
