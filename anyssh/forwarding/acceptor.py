@@ -39,7 +39,7 @@ def originator_of(stream: ByteStream) -> TcpEndpoint | None:
             return TcpEndpoint(host, port)
     try:
         address = stream.extra(SocketAttribute.remote_address, None)
-    except (OSError, AttributeError):  # raised by closed sockets
+    except (OSError, AttributeError, ValueError):  # raised by closed sockets
         return None
     return TcpEndpoint(str(address[0]), int(address[1])) if isinstance(address, tuple) else None
 

@@ -40,7 +40,7 @@ def remote_address(stream: AnyByteStream) -> tuple[str, int] | None:
         address: Any = None if raw is None else raw.getpeername()
         if not isinstance(address, tuple) or len(address) > IPV4_FIELDS:
             address = stream.extra(SocketAttribute.remote_address, None)
-    except (OSError, AttributeError):  # raised by closed sockets
+    except (OSError, AttributeError, ValueError):  # raised by closed sockets
         return None
     return (address[0], address[1]) if isinstance(address, tuple) else None
 

@@ -120,7 +120,8 @@ async def answer(stream: Any) -> None:
 
 def _linger(stream: ByteStream, *, is_reset: bool) -> None:
     """Decide whether the other side sees an end or an error when the stream is closed."""
-    with suppress(OSError, AttributeError):  # what sockets raise that are closed already
+    # What sockets raise that are closed already; uvloop's a ValueError.
+    with suppress(OSError, AttributeError, ValueError):
         raw = stream.extra(SocketAttribute.raw_socket)
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", is_reset, 0))
 

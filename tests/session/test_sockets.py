@@ -5,16 +5,22 @@ Streams in memory never show it: there every byte waits for its reader.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import NoReturn
 
 import anyio
 import pytest
 from anyio.abc import ByteStream, SocketAttribute, SocketStream
+from anyio.streams.stapled import StapledByteStream
 
 import anyssh
 from anyssh import TraceId
+from anyssh.forwarding.acceptor import originator_of
 from anyssh.session._direct import DirectWriter
+from anyssh.session.attributes import remote_address
+from anyssh.testing import memory_stream_pair
 
 from .ends import ALICE, make_server, pinned
 
@@ -193,3 +199,33 @@ async def test_time_goes_on_while_the_socket_takes_nothing() -> None:
             with pytest.raises(anyio.BrokenResourceError, match="did not answer keep-alive"):
                 await channel.send(bytes(32 * MIB))
         group.cancel_scope.cancel()
+
+
+# Sockets that are already gone
+
+
+class Gone(StapledByteStream):
+    """A stream whose socket is gone, which each event loop says in a way of its own."""
+
+    def __init__(self, error: Exception) -> None:
+        near, _ = memory_stream_pair()
+        super().__init__(near, near)
+        self._error = error
+
+    @property
+    def extra_attributes(self) -> NoReturn:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(OSError(errno.EBADF, "Bad file descriptor"), id="asyncio"),
+        pytest.param(AttributeError("'NoneType' object has no attribute"), id="uvloop"),
+        pytest.param(ValueError("negative file descriptor"), id="uvloop, a moment earlier"),
+    ],
+)
+def test_nobody_knows_where_a_socket_came_from_that_is_gone(error: Exception) -> None:
+    stream = Gone(error)
+    assert remote_address(stream) is None
+    assert originator_of(stream) is None
