@@ -260,13 +260,20 @@ class Server:
         sessions: dict[_Served, None] = {}
         self._clock_offset = anyio.current_time() - time.monotonic()
         handle = partial(self._serve_one, handler, sessions)
+        failure: Exception | None = None
 
-        async with anyio.create_task_group() as connections:
-            task_status.started()
-            await self._accept_until_stopped(listener, handle, connections)
-            await self._wait_for_sessions(sessions, connections)
-            if self._stop_time is not None:
-                connections.cancel_scope.cancel()  # whoever has not been admitted yet never will be
+        async with anyio.create_task_group() as watching:
+            try:
+                async with anyio.create_task_group() as connections:
+                    watching.start_soon(self._end_when_shut_down, sessions, connections)
+                    task_status.started()
+                    await self._accept_until_stopped(listener, handle, connections)
+            except Exception as error:
+                # Raised below, outside of the task group, which would wrap it once more.
+                failure = error
+            watching.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
     async def _accept_until_stopped(
         self,
@@ -313,23 +320,26 @@ class Server:
         while self._sessions or self._accepting:
             await self._changed.wait()
 
-    async def _wait_for_sessions(
+    async def _end_when_shut_down(
         self, sessions: Mapping[_Served, None], connections: TaskGroup
     ) -> None:
-        """Wait for connections to end; end those still there when the grace period is over."""
+        """Wait for the shutdown and its grace period, and end all connections still there.
+
+        A connection may become a session long after the last one was accepted: that of a listener
+        with a handshake of its own.
+        """
+        while self._stop_time is None:
+            await self._changed.wait()
         while sessions:
-            deadline = math.inf
-            if self._stop_time is not None:
-                is_over = anyio.current_time() >= self._stop_time
-                if not is_over:
-                    deadline = self._stop_time
-                for served in sessions:
-                    is_idle = served.visit.stage is not Stage.AUTHENTICATED
-                    if (is_over or is_idle) and not served.is_leaving:
-                        served.is_leaving = True
-                        connections.start_soon(served.leave)
-            with anyio.CancelScope(deadline=deadline):
+            is_over = anyio.current_time() >= self._stop_time
+            for served in sessions:
+                is_idle = served.visit.stage is not Stage.AUTHENTICATED
+                if (is_over or is_idle) and not served.is_leaving:
+                    served.is_leaving = True
+                    connections.start_soon(served.leave)
+            with anyio.CancelScope(deadline=math.inf if is_over else self._stop_time):
                 await self._changed.wait()
+        connections.cancel_scope.cancel()  # whoever has not been admitted yet never will be
 
     async def _serve_one(
         self, handler: SessionHandler, sessions: dict[_Served, None], stream: AnyByteStream

@@ -817,6 +817,31 @@ async def test_a_closed_listener_ends_serving_once_the_sessions_have_ended() -> 
         await outcome.ended.wait()
 
 
+async def test_shutting_down_ends_who_came_in_after_the_listener_was_closed() -> None:
+    """A listener with a handshake of its own, such as TLS, passes connections on late."""
+    near, far = memory_stream_pair()
+    shaken = anyio.Event()
+    async with served() as place:
+        street = place.street
+
+        async def shake_hands() -> None:
+            await shaken.wait()
+            await street._handler(From(far, HERE))
+
+        street._group.start_soon(shake_hands)
+        await street.aclose()
+        await anyio.wait_all_tasks_blocked()
+        shaken.set()
+        outcome = Outcome()
+        place.group.start_soon(run_end, client_of(near), None, outcome)
+        await outcome.entered.wait()
+        with anyio.fail_after(LIMIT):
+            await place.server.shutdown(grace=0)
+            await place.returned.wait()
+        await outcome.ended.wait()
+        check_told(outcome)
+
+
 async def test_a_cancelled_server_ends_all_at_once() -> None:
     async with nothing_left_behind(), anyio.create_task_group() as group:
         place = Served(server_of(), group)
