@@ -288,11 +288,13 @@ class Server:
             try:
                 await accept_connections(listener, handle, connections)
             finally:
-                if self._stop_time is not None:
-                    with anyio.CancelScope(shield=True):
-                        await listener.aclose()
-                self._accepting.discard(accepting)
-                self._changed.notify()
+                try:
+                    if self._stop_time is not None:
+                        with anyio.CancelScope(shield=True):
+                            await listener.aclose()
+                finally:
+                    self._accepting.discard(accepting)
+                    self._changed.notify()
 
     async def shutdown(self, *, grace: float = 30.0) -> None:
         """Stop serving for good; return when every session of :meth:`serve` has ended.

@@ -805,6 +805,20 @@ async def test_shutting_down_ends_every_listener() -> None:
     assert all(street.is_closed.is_set() for street in streets)
 
 
+async def test_shutting_down_does_not_wait_for_a_listener_that_cannot_be_closed() -> None:
+    class Stuck(Street):
+        async def aclose(self) -> None:
+            await super().aclose()
+            raise OSError("a broken system")
+
+    server = server_of()
+    with anyio.fail_after(LIMIT), pytest.raises(ExceptionGroup):
+        async with anyio.create_task_group() as group:
+            await group.start(server.serve, Stuck(), echoes)
+            with anyio.CancelScope(shield=True):
+                await server.shutdown()
+
+
 async def test_a_closed_listener_ends_serving_once_the_sessions_have_ended() -> None:
     async with served() as place:
         outcome = await place.guest()
