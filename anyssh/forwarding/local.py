@@ -59,16 +59,17 @@ class Forward(AsyncContextManagerMixin):
         bound = await self._listen(self.local)
         if isinstance(self.local, TcpEndpoint):
             self.local = TcpEndpoint(self.local.host, bound_port(bound) or self.local.port)
-        self._acceptor = self._service.carried.make_acceptor(bound, self._carry, self._carry_nowait)
+        acceptor = self._service.carried.make_acceptor(bound, self._carry, self._carry_nowait)
         try:
-            self._service.start_soon(self._acceptor.run)
+            self._service.start_soon(acceptor.run)
         except BaseException:
             await close_listener(bound)
             raise
+        self._acceptor = acceptor
         try:
             yield self
         finally:
-            await self._acceptor.aclose()
+            await acceptor.aclose()
 
     async def stop_listening(self) -> None:
         """Close the listener; its connections continue until the forward is left."""

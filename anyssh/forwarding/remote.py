@@ -73,9 +73,13 @@ class _RemoteListening(AsyncContextManagerMixin):
         if self._was_entered:
             raise RuntimeError("a forward can be entered only once")
         self._was_entered = True
-        await anyio.lowlevel.checkpoint()
-        self._service.asked.expect(self)
-        self._service.start_soon(self._run)
+        try:
+            await anyio.lowlevel.checkpoint()
+            self._service.asked.expect(self)
+            self._service.start_soon(self._run)
+        except BaseException:
+            self._stopped.set()  # as nothing else will
+            raise
         try:
             await self._decided.wait()
             if self._failure is not None:

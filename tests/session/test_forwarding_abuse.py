@@ -658,6 +658,22 @@ async def test_an_exception_of_the_body_leaves_bare() -> None:
                     raise KeyError
 
 
+@pytest.mark.parametrize("kind", ["forward to", "stream from"])
+async def test_what_could_not_be_entered_has_nothing_to_stop(kind: str) -> None:
+    async with pair() as (client, server):
+        if kind == "forward to":
+            forward: Any = client.forward_to_remote_port("127.0.0.1", 0, "127.0.0.1", 9)
+        else:
+            forward = client.stream_from_remote_port("127.0.0.1", 0)
+        await server.aclose()
+        await client.wait_closed()
+        with pytest.raises(anyssh.Disconnected):
+            async with forward:
+                pass
+        with anyio.fail_after(LIMIT):
+            await forward.stop_listening()
+
+
 async def test_a_listener_that_is_left_takes_no_more() -> None:
     async with pair() as (client, server):
         listener = client.stream_from_remote_port("localhost", 4714)
