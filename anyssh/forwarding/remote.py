@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from logging import Logger, getLogger
 from typing import Any, Self
 
@@ -361,9 +361,21 @@ class RemoteListener(_RemoteListening, Listener[Channel]):  # type: ignore[misc]
         :raises ~anyio.BrokenResourceError: the session has ended
         :raises LocalProtocolError: the listener was not entered
         """
-        async with AsyncExitStack() as stack:
-            if task_group is None:
-                task_group = await stack.enter_async_context(anyio.create_task_group())
-            while True:
-                channel = await self.accept()
-                task_group.start_soon(handler, channel)
+        if task_group is None:
+            await self._serve_alone(handler)
+            return
+        while True:
+            channel = await self.accept()
+            task_group.start_soon(handler, channel)
+
+    async def _serve_alone(self, handler: Callable[[Channel], Any]) -> None:
+        failure: Exception | None = None
+        async with anyio.create_task_group() as handlers:
+            try:
+                await self.serve(handler, handlers)
+            except Exception as error:
+                # Raised below, outside of the task group, which would wrap it.
+                failure = error
+                handlers.cancel_scope.cancel()
+        if failure is not None:
+            raise failure

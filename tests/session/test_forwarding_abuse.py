@@ -688,6 +688,8 @@ async def test_a_listener_that_is_left_takes_no_more() -> None:
                 await late.result()
         with pytest.raises(anyio.ClosedResourceError):
             await listener.accept()
+        with pytest.raises(anyio.ClosedResourceError):
+            await listener.serve(anyio.aclose_forcefully)
 
 
 # Cancellation
