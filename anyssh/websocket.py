@@ -141,6 +141,7 @@ class WebSocketStream(ByteStream):
         self._reply = b""
         self._writing = anyio.Lock()
         self._finished = anyio.Event()
+        self._receiver_left = anyio.Event()
         self._receive_guard = ResourceGuard("reading from")
         self._send_guard = ResourceGuard("writing to")
         self._handle_events()  # received right after the handshake
@@ -178,9 +179,9 @@ class WebSocketStream(ByteStream):
                     self._require_readable()
                     await self._receive_more()
                 self._require_not_closed()
-            except anyio.ClosedResourceError:
-                self._finished.set()  # aclose() has left it to us to receive the answer
-                raise
+            finally:
+                if self._phase is _Phase.CLOSED:
+                    self._receiver_left.set()  # aclose() receives what is left
             data = bytes(self._received[:max_bytes])
             del self._received[:max_bytes]
             return data
@@ -206,7 +207,7 @@ class WebSocketStream(ByteStream):
         except Exception as error:  # whatever it raises, the stream is gone
             self._break(error)
             return
-        if self._phase is _Phase.OPEN:
+        if self._phase in (_Phase.OPEN, _Phase.CLOSED):  # aclose() looks for the answer in it
             self._connection.receive_data(data)
 
     def _handle_events(self) -> None:
@@ -339,11 +340,13 @@ class WebSocketStream(ByteStream):
     async def _close_handshake(self) -> None:
         async with self._writing:
             await self._write(self._connection.send(CloseConnection(CloseReason.NORMAL_CLOSURE)))
-        try:
-            with self._receive_guard:
-                await self._discard_until_finished()
-        except anyio.BusyResourceError:  # another task is receiving, and will get the answer
-            await self._finished.wait()
+        while not self._finished.is_set():
+            try:
+                with self._receive_guard:
+                    await self._discard_until_finished()
+                return
+            except anyio.BusyResourceError:  # another task receives what comes next
+                await self._receiver_left.wait()
 
     async def _discard_until_finished(self) -> None:
         while not self._finished.is_set():

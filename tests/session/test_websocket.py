@@ -488,6 +488,25 @@ async def test_closing_while_another_task_receives() -> None:
             await receiving.result()
 
 
+async def test_what_arrives_before_the_answer_leaves_the_peer_its_time_to_close(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Closing with bytes unread would reset the connection, and so lose our last bytes."""
+    monkeypatch.setattr("anyssh.websocket.CLOSE_TIME", math.inf)
+    async with with_client() as (stream, peer), anyio.create_task_group() as group:
+        receiving = Call(group, stream.receive)
+        await settle()
+        closing = Call(group, stream.aclose)
+        await settle()
+        await peer.send(BytesMessage(b"sent before it knew"))
+        with pytest.raises(anyio.ClosedResourceError):
+            await receiving.result()
+        await settle()
+        assert not closing.is_done
+        await peer.send((await peer.events())[0].response())
+        await closing.result()
+
+
 async def test_sending_late_leaves_the_peer_its_time_to_close(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
