@@ -11,7 +11,8 @@ never cancels its own. Control frames are sent shielded from cancellation, for a
 from __future__ import annotations
 
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from logging import Logger, getLogger
@@ -459,7 +460,7 @@ class WebSocketConnectable(ByteStreamConnectable):
             subprotocols=list(self.subprotocols),
             extra_headers=[(name.encode(), value.encode()) for name, value in self.headers],
         )
-        await stream.send(connection.send(request))
+        await _send_head(stream, connection.send(request))
         match await _read_head(stream, connection, b"HTTP/1."):
             case AcceptConnection(subprotocol=subprotocol):
                 pass
@@ -511,15 +512,15 @@ async def accept_websocket(
         try:
             event = await _read_head(stream, connection, b"GET ")
         except _Unacceptable as error:
-            await stream.send(error.answer)
+            await _send_head(stream, error.answer)
             raise
         if not isinstance(event, Request):
             raise WebSocketError(f"expected a WebSocket request, got {event!r}")
         if may_connect is not None and not await may_connect(_described(event)):
-            await stream.send(connection.send(RejectConnection(status_code=403)))
+            await _send_head(stream, connection.send(RejectConnection(status_code=403)))
             raise WebSocketError(f"the WebSocket {event.target!r} was refused", 403)
         subprotocol = next((name for name in subprotocols if name in event.subprotocols), None)
-        await stream.send(connection.send(AcceptConnection(subprotocol=subprotocol)))
+        await _send_head(stream, connection.send(AcceptConnection(subprotocol=subprotocol)))
         return WebSocketStream(stream, connection, subprotocol, max_message_size)
 
     return await _handshake(stream, handshake_time, answer)
@@ -625,13 +626,26 @@ async def _handshake(
         with anyio.move_on_after(seconds):
             return await handshake(stream)
         raise WebSocketError(f"no WebSocket handshake within {seconds:g} seconds")
-    except BaseException as error:
+    except BaseException:
         await anyio.aclose_forcefully(stream)
-        if isinstance(error, anyio.EndOfStream):
-            raise WebSocketError("the stream ended before the handshake was complete") from error
-        if isinstance(error, anyio.BrokenResourceError | anyio.ClosedResourceError | OSError):
-            raise WebSocketError("the stream broke before the handshake was complete") from error
         raise
+
+
+@contextmanager
+def _as_failed_handshake() -> Iterator[None]:
+    """Raise what a stream raises as a failure of the handshake."""
+    try:
+        yield
+    except anyio.EndOfStream as error:
+        raise WebSocketError("the stream ended before the handshake was complete") from error
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
+        raise WebSocketError("the stream broke before the handshake was complete") from error
+
+
+async def _send_head(stream: ByteStream, head: bytes) -> None:
+    """Send a request or response."""
+    with _as_failed_handshake():
+        await stream.send(head)
 
 
 async def _read_head(stream: ByteStream, connection: WSConnection, start: bytes) -> Event:
@@ -640,7 +654,8 @@ async def _read_head(stream: ByteStream, connection: WSConnection, start: bytes)
     while (end := head.find(b"\r\n\r\n") + 4) < 4:
         if len(head) > HEAD_BYTES:
             raise WebSocketError(f"more than {HEAD_BYTES} bytes of HTTP headers")
-        head += await stream.receive(HEAD_BYTES + 1 - len(head))
+        with _as_failed_handshake():
+            head += await stream.receive(HEAD_BYTES + 1 - len(head))
         if head[: len(start)] != start[: len(head)]:
             raise WebSocketError(f"expected {start.decode()!r}, got {bytes(head[:40])!r}")
     event = _understood(connection, bytes(head[:end]))

@@ -728,6 +728,22 @@ async def test_a_request_may_be_judged() -> None:
     assert seen[0].subprotocols == ("ssh", "x")
 
 
+async def test_what_a_judge_raises_leaves_as_it_is() -> None:
+    """Even if a stream might raise the same."""
+    error = ConnectionRefusedError("the database is down")
+
+    async def judge(request: WebSocketRequest) -> bool:
+        raise error
+
+    near, far = memory_stream_pair()
+    await near.send(REQUEST + END)
+    with pytest.raises(ConnectionRefusedError) as caught:
+        await accept_websocket(far, may_connect=judge)
+    assert caught.value is error
+    await end_of(near.receive)
+    await near.aclose()
+
+
 async def test_a_request_that_does_not_come_in_time() -> None:
     near, far = memory_stream_pair()
     await near.send(REQUEST)
