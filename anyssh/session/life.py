@@ -535,15 +535,18 @@ class SessionLife(TypedAttributeProvider):
                 scope.cancel()
             if isinstance(self._transport, AsyncResource):
                 await self._transport.aclose()
+            else:
+                await anyio.lowlevel.checkpoint()
             return
         try:
             await self._begin_end(reason, description)
         except BaseException:  # cancelled before DISCONNECT was sent
             self._send_disconnect(reason, description, waits=False)
             raise
-        if self._state is SessionState.CLOSED:
-            if self._links.is_finished:
-                await anyio.lowlevel.checkpoint()
+        is_closed = self._state is SessionState.CLOSED
+        if self._links.is_finished or not is_closed:
+            await anyio.lowlevel.checkpoint()
+        if is_closed:
             await self._links.wait_finished()
 
     async def _begin_end(self, reason: int, description: str) -> bool:

@@ -166,6 +166,18 @@ async def test_a_session_that_is_not_entered_yet(
     assert near.closes == 1
 
 
+async def test_every_end_of_a_session_is_a_checkpoint() -> None:
+    config = fast(extensions=anyssh.SessionConfig.with_reconnect().extensions)
+    async with pair(config, config) as (client, _):
+        lose = partial(client.disconnect, anyssh.DisconnectReason.CONNECTION_LOST)
+        never_entered = client_of(anyio.as_connectable(("127.0.0.1", 9)))
+        for end in (never_entered.aclose, lose, lose):
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await end()
+            assert scope.cancelled_caught
+
+
 async def test_is_authenticated_can_always_be_asked() -> None:
     near, _ = streams()
     assert client_of(near).is_authenticated is False
