@@ -324,6 +324,9 @@ class SessionLife(TypedAttributeProvider):
         await self._services.__aenter__()
         try:
             try:
+                # Only now, as what these call may use the session.
+                self._trace(TraceId.SESSION_CONNECTING, TraceLevel.INFO, "connecting")
+                self._progress(Progress.STARTING_VERSION_EXCHANGE)
                 self._links.begin()
             finally:
                 self._services.create_task(self._links.run())
@@ -416,8 +419,6 @@ class SessionLife(TypedAttributeProvider):
             loop,
         )
         self._set_state(SessionState.CONNECTING)
-        self._trace(TraceId.SESSION_CONNECTING, TraceLevel.INFO, "connecting")
-        self._progress(Progress.STARTING_VERSION_EXCHANGE)
 
     def _start_task(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._services.create_task(task())

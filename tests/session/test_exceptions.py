@@ -349,6 +349,25 @@ async def test_trace_and_progress_callbacks_that_raise_harm_nobody(error: Except
     assert all(callback.calls for callback in traces + progress)
 
 
+async def test_a_callback_may_use_the_session_from_the_first_stage_on() -> None:
+    used: list[anyssh.Progress] = []
+
+    def use(event: anyssh.ProgressEvent) -> None:
+        with contextlib.suppress(anyssh.LocalProtocolError):  # it has not started
+            assert client.forwarding
+            used.append(event.progress)
+
+    near, far = streams()
+    client = client_of(near, on_progress=use)
+    async with anyio.create_task_group() as group:
+        group.start_soon(run_end, server_of().accept(far))
+        async with client:
+            assert used[0] is anyssh.Progress.STARTING_VERSION_EXCHANGE
+            with anyio.fail_after(LIMIT):
+                async with client.forward_to_remote_port("127.0.0.1", 0, "127.0.0.1", 9) as forward:
+                    await forward.stop_listening()
+
+
 async def test_handlers_that_raise_close_their_channel_only() -> None:
     async def handle(channel: anyssh.Channel) -> None:
         if channel.channel_type == "echo":
