@@ -811,12 +811,15 @@ async def test_shutting_down_does_not_wait_for_a_listener_that_cannot_be_closed(
             await super().aclose()
             raise OSError("a broken system")
 
-    server = server_of()
-    with anyio.fail_after(LIMIT), pytest.raises(ExceptionGroup):
+    async def serve_for_a_while() -> None:
+        server = server_of()
         async with anyio.create_task_group() as group:
             await group.start(server.serve, Stuck(), echoes)
             with anyio.CancelScope(shield=True):
                 await server.shutdown()
+
+    with anyio.fail_after(LIMIT), pytest.raises(ExceptionGroup):
+        await serve_for_a_while()
 
 
 async def test_a_closed_listener_ends_serving_once_the_sessions_have_ended() -> None:
