@@ -116,6 +116,8 @@ class Connection:
     :ivar continuity: what is needed to resume over another stream; None if that is not possible
     :ivar gathering: the channel whose small pieces are being gathered into one message
     :ivar pending_service: the service requested and not granted yet
+    :ivar leaves_too_much: tells whether too much of closed channels is unread for the peer to open
+        more; None while nothing is
     """
 
     __slots__ = (
@@ -142,6 +144,7 @@ class Connection:
         "gathering",
         "handlers",
         "held_size",
+        "leaves_too_much",
         "own_waiting",
         "pending_service",
     )
@@ -155,6 +158,7 @@ class Connection:
         self._was_attached = False
         self.continuity: Continuity | None = None
         self.pending_service: str | None = None
+        self.leaves_too_much: Callable[[], bool] | None = None
         self._sink: PacketSink | None = None
         self.gathering: ChannelState | None = None
         self._gathered = bytearray()
@@ -693,6 +697,11 @@ class Connection:
             or not self._undecided.has_room_for_open(len(message.payload))
         ):
             return ChannelOpenFailureReason.RESOURCE_SHORTAGE, "too many channels"
+        if self.leaves_too_much is not None and self.leaves_too_much():
+            return (
+                ChannelOpenFailureReason.RESOURCE_SHORTAGE,
+                "too much data of closed channels is unread",
+            )
         return None
 
     def _set_peer(

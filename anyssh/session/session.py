@@ -19,7 +19,6 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
 from ..config import SessionConfig
-from ..constants import ChannelOpenFailureReason
 from ..errors import SSHError
 from ..forwarding.methods import ForwardingMethods
 from ..forwarding.policy import ForwardingPolicy
@@ -438,10 +437,6 @@ class Session(ForwardingMethods, SessionLife):
 
     def _channel_open_received(self, event: ChannelOpenReceived) -> None:
         opening = ChannelOpening(self, event.channel, event.payload)
-        if self._leftovers is not None and self._leftovers.are_too_much():
-            reason = ChannelOpenFailureReason.RESOURCE_SHORTAGE
-            opening.reject_nowait(reason, "too much data of closed channels is unread")
-            return
         if not self._service_host.take_opening(opening, self):
             self._openings.append(opening)
             self._opening_came.notify()
@@ -475,6 +470,7 @@ class Session(ForwardingMethods, SessionLife):
         if channel._unread:
             if self._leftovers is None:
                 self._leftovers = Leftovers(self._config.limits)
+                self._connection.leaves_too_much = self._leftovers.are_too_much
             self._leftovers.note(channel)
         self._trace_channel(TraceId.CHANNEL_CLOSED, "closed", channel)
 

@@ -864,7 +864,7 @@ async def test_what_waits_of_closed_channels_is_bounded(size: int, in_order: boo
         with pytest.raises(anyssh.ChannelOpenError) as refused:
             await open_all()
         assert refused.value.reason == anyssh.ChannelOpenFailureReason.RESOURCE_SHORTAGE
-        assert most <= opened <= most + 1
+        assert most <= opened <= most + 2
         may_read.set()
         await settle()
         assert sorted(read) == [bytes([number]) * size for number in range(opened)]
@@ -921,11 +921,31 @@ async def test_requests_of_closed_channels_are_bounded(taker: str) -> None:
         with pytest.raises(anyssh.ChannelOpenError) as refused:
             await open_all()
         assert refused.value.reason == anyssh.ChannelOpenFailureReason.RESOURCE_SHORTAGE
-        assert opened in (10, 11)
+        assert opened in range(10, 13)
         may_take.set()
         await settle()
         assert len(taken) == (0 if taker == "service" else 4 * opened)
         await ask_and_close(client)
+        group.cancel_scope.cancel()
+
+
+async def test_opens_refused_because_of_closed_channels_are_noise() -> None:
+    """HR-29: each costs a look at all of these channels."""
+    limits = anyssh.Limits(receive_memory=4 * MIB, channels=8, noise_messages=20, noise_rate=1)
+    config = anyssh.SessionConfig(limits=limits)
+    async with (
+        session_pair(server_config=config) as (client, server),
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(server.serve, lambda channel: anyio.sleep_forever())
+        for _ in range(8):
+            await fill_and_close(client, b"x")
+        await settle()
+        for _ in range(20):
+            with pytest.raises(anyssh.ChannelOpenError):
+                await client.open_channel()
+        with pytest.raises(anyssh.Disconnected, match="messages without effect"):
+            await client.open_channel()
         group.cancel_scope.cancel()
 
 
