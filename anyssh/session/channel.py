@@ -657,6 +657,7 @@ class Channel(ByteStream):
             self._stderr._inbox.queue.clear()
         if self._arrivals is not None:
             self._arrivals.clear()
+        self._session._note_leftovers(self)
         self._session._advance(is_urgent=False)
 
     def _end(

@@ -1,8 +1,9 @@
-"""Unread data and requests of channels that the peer has closed.
+"""Unread data and requests of closed channels.
 
 Such a channel no longer counts as open, its window is granted to others, and its requests no longer
 count as waiting. A peer could therefore fill and close one channel after another before a slow
-application has read them. While too much is unread, it may not open more.
+application has read them, or a slow service has taken the requests of channels closed here. While
+too much is unread, it may not open more.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Leftovers:
         self._sorted_out_at = limits.channels
 
     def note(self, channel: Channel) -> None:
-        """Add a channel that the peer has closed."""
+        """Add a channel that was just closed."""
         # are_too_much() is never called for a peer that opens no channels.
         if len(self._channels) >= self._sorted_out_at:
             self._sort_out()

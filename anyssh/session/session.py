@@ -467,12 +467,17 @@ class Session(ForwardingMethods, SessionLife):
         channel: Channel = event.channel.owner
         self._channels.pop(channel, None)
         channel._peer_closed()
+        if not channel._is_closed_here:
+            self._note_leftovers(channel)
+        self._trace_channel(TraceId.CHANNEL_CLOSED, "closed", channel)
+
+    def _note_leftovers(self, channel: Channel) -> None:
+        """Keep account of what is unread of a channel that was just closed."""
         if channel._unread:
             if self._leftovers is None:
                 self._leftovers = Leftovers(self._config.limits)
                 self._connection.leaves_too_much = self._leftovers.are_too_much
             self._leftovers.note(channel)
-        self._trace_channel(TraceId.CHANNEL_CLOSED, "closed", channel)
 
     def _channel_writable(self, event: ChannelWritable) -> None:
         event.channel.owner._became_writable()

@@ -16,8 +16,9 @@ from anyio.lowlevel import checkpoint
 
 import anyssh
 from anyssh import messages
+from anyssh.constants import MessageNumber
 from anyssh.protocol import Core, Role
-from anyssh.protocol.events import ChannelOpened, ChannelOpenReceived
+from anyssh.protocol.events import ChannelOpened, ChannelOpenReceived, do_nothing
 from anyssh.testing import Direction, FaultStream, session_pair
 
 from .ends import channel_pair
@@ -926,6 +927,33 @@ async def test_requests_of_closed_channels_are_bounded(taker: str) -> None:
         await settle()
         assert len(taken) == (0 if taker == "service" else 4 * opened)
         await ask_and_close(client)
+        group.cancel_scope.cancel()
+
+
+async def test_requests_at_services_are_bounded_whoever_closes_their_channels() -> None:
+    """HR-51: a handler closes its channel upon EOF, and the peer never closes it."""
+    limits = anyssh.Limits(receive_memory=4 * MIB, channels=64)
+    config = anyssh.SessionConfig(limits=limits)
+    Busy.may_answer = anyio.Event()
+    async with (
+        session_pair(server_config=config, server_services={Busy: None}) as (client, server),
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(server.serve, echo)
+        client._connection.handlers[MessageNumber.CHANNEL_CLOSE] = do_nothing
+
+        async def open_all() -> None:
+            for _ in range(30):
+                channel = await client.open_channel()
+                for _ in range(4):
+                    await channel.request("service@example.com", bytes(100 * KIB), want_reply=False)
+                await channel.send_eof()
+                await settle()
+
+        with pytest.raises(anyssh.ChannelOpenError):
+            await open_all()
+        assert not server.channels
+        assert len(server.services[-1]._requests) * 100 * KIB < 5 * MIB
         group.cancel_scope.cancel()
 
 
