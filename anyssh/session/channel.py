@@ -788,10 +788,8 @@ class Channel(ByteStream):
 
     @property
     def _unread(self) -> int:
-        """How many bytes wait to be read; data that waits for a relay is bounded by the relay."""
+        """How many bytes wait to be read, or for a recipient."""
         size = self.request_backlog
-        if self._recipient is not None:
-            return size
         if self._arrivals is not None:
             return size + self._arrivals.size
         size += self._inbox.queue.size

@@ -875,6 +875,47 @@ async def test_what_waits_of_closed_channels_is_bounded(size: int, in_order: boo
         group.cancel_scope.cancel()
 
 
+class Lazy:
+    """A recipient that takes nothing."""
+
+    def deliver(self, data: Any) -> int:
+        return 0
+
+    def deliver_eof(self) -> None:
+        """Do nothing."""
+
+    def channel_closed(self, by_peer: bool) -> None:
+        """Do nothing."""
+
+
+async def test_what_waits_for_recipients_of_closed_channels_is_bounded() -> None:
+    """HR-51: whatever a recipient does not take waits, as if there was none."""
+    limits = anyssh.Limits(receive_memory=4 * MIB, channels=64)
+    config = anyssh.SessionConfig(limits=limits)
+    kept: list[anyssh.Channel] = []
+
+    async def accept_all(session: anyssh.Session) -> None:
+        async for opening in session.incoming_channels():
+            kept.append(opening.accept_nowait())
+            kept[-1].deliver_to(Lazy())
+
+    async with (
+        session_pair(server_config=config) as (client, server),
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(accept_all, server)
+
+        async def open_all() -> None:
+            for _ in range(30):
+                await fill_and_close(client, bytes(400 * KIB))
+                await settle()
+
+        with pytest.raises(anyssh.ChannelOpenError):
+            await open_all()
+        assert len(kept) == 11
+        group.cancel_scope.cancel()
+
+
 class Busy(anyssh.SessionService):
     """A service that is still at its first request."""
 
