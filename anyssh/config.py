@@ -111,14 +111,14 @@ class Limits:
     :ivar unauthenticated_packets: received in total before authentication
     :ivar authentication_failures: refused attempts before the server disconnects
     :ivar authentication_requests: requests of any kind before the server disconnects
-    :ivar channels: open at the same time in one session
+    :ivar channels: open at the same time in one session; also how many closed ones may still have a
+        handler running before the peer may open more
     :ivar unaccepted_channels: opened by the peer and not yet accepted by the application
     :ivar requests: waiting for the application, per channel and per session
     :ivar service_requests: global requests that wait for a service, such as those for port
         forwarding
     :ivar receive_memory: windows granted in one session, in total; also how much unread data and
-        how many bytes of requests of channels that the peer has closed may be kept before it may
-        open more
+        how many bytes of requests of closed channels may be kept before the peer may open more
     :ivar pending_output: sealed or queued for sending before senders wait
     :ivar waiting_bytes: payloads of opens and requests that wait for the application, per session
     :ivar unread_answers: answers that the peer has not read yet, in addition to ``pending_output``

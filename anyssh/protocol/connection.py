@@ -116,7 +116,7 @@ class Connection:
     :ivar continuity: what is needed to resume over another stream; None if that is not possible
     :ivar gathering: the channel whose small pieces are being gathered into one message
     :ivar pending_service: the service requested and not granted yet
-    :ivar leaves_too_much: tells whether too much of closed channels is unread for the peer to open
+    :ivar leaves_too_much: tells whether too much is left of closed channels for the peer to open
         more; None while nothing is
     """
 
@@ -700,7 +700,7 @@ class Connection:
         if self.leaves_too_much is not None and self.leaves_too_much():
             return (
                 ChannelOpenFailureReason.RESOURCE_SHORTAGE,
-                "too much data of closed channels is unread",
+                "too much is left of closed channels",
             )
         return None
 

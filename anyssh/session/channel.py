@@ -171,6 +171,7 @@ class Channel(ByteStream):
         "_closed",
         "_inbox",
         "_is_closed_here",
+        "_is_handled",
         "_is_sending",
         "_open_payload",
         "_recipient",
@@ -201,6 +202,7 @@ class Channel(ByteStream):
         self._bytes_are_over = False
         self._closed: ChannelClosed | None = None
         self._is_closed_here = False
+        self._is_handled = False
         self._requests = RequestQueue(self._refuse_request)
         self._size_at_services = 0
         self._attributes: dict[Any, Callable[[], Any]] = {}

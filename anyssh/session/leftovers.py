@@ -1,9 +1,10 @@
-"""Unread data and requests of closed channels.
+"""What is left of closed channels: unread data and requests, and handlers that still run.
 
 Such a channel no longer counts as open, its window is granted to others, and its requests no longer
 count as waiting. A peer could therefore fill and close one channel after another before a slow
-application has read them, or a slow service has taken the requests of channels closed here. While
-too much is unread, it may not open more.
+application has read them, or a slow service has taken the requests of channels closed here; or
+have one handler after another started before slow ones have ended. While too much is left, it may
+not open more.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ __all__ = ["Leftovers"]
 
 
 class Leftovers:
-    """The closed channels of one session with anything unread, while anything refers to them.
+    """The closed channels of one session of which anything is left, while anything refers to them.
 
     They may be as many, and hold as many bytes, as open channels.
     """
@@ -50,10 +51,14 @@ class Leftovers:
 
     def _sort_out(self) -> None:
         """Remove channels that were read or discarded; those that we opened may be many."""
-        left = [each for each in self._channels if (channel := each()) and channel._unread]
+        left = [each for each in self._channels if (channel := each()) and _is_left(channel)]
         self._channels = left
         self._size = sum(self._weight(channel) for each in left if (channel := each()))
         self._sorted_out_at = max(self._sorted_out_at, 2 * len(left))
 
     def _weight(self, channel: Channel) -> int:
         return max(channel._unread, self._least)
+
+
+def _is_left(channel: Channel) -> bool:
+    return channel._is_handled or channel._unread > 0

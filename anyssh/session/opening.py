@@ -19,12 +19,13 @@ __all__ = ["ChannelOpening"]
 class ChannelOpening:
     """A channel that the peer asks to open, waiting to be accepted or rejected."""
 
-    __slots__ = ("_payload", "_session", "_state")
+    __slots__ = ("_is_handled", "_payload", "_session", "_state")
 
     def __init__(self, session: Session, state: ChannelState, payload: bytes) -> None:
         self._session = session
         self._state = state
         self._payload = payload
+        self._is_handled = False
 
     @property
     def channel_type(self) -> str:
@@ -57,7 +58,15 @@ class ChannelOpening:
             for one SSH message, or ``window_size`` is out of range
         :raises SSHError: the session has ended
         """
-        return self._session._accept_opening(self._state, self._payload, payload, window_size)
+        channel = self._session._accept_opening(self._state, self._payload, payload, window_size)
+        channel._is_handled = self._is_handled
+        return channel
+
+    def _set_handled(self, is_handled: bool) -> None:
+        """Note whether a task of ours handles the channel, whoever has accepted it."""
+        self._is_handled = is_handled
+        if self._state.owner is not None:
+            self._state.owner._is_handled = is_handled
 
     async def reject(
         self,

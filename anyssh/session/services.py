@@ -259,6 +259,7 @@ class SessionService:
                 opening.reject_nowait(ChannelOpenFailureReason.CONNECT_FAILED, "internal error")
 
     async def _take_opening(self, opening: ChannelOpening) -> None:
+        opening._set_handled(True)
         try:
             await self.on_channel_opening(opening)
         except BaseException as error:
@@ -266,6 +267,8 @@ class SessionService:
                 raise
             reason = ChannelOpenFailureReason.CONNECT_FAILED
             await self._refuse(opening.reject, reason, "internal error")
+        finally:
+            opening._set_handled(False)
 
     def _hook_failed(self, what: str, error: Exception) -> None:
         if isinstance(error, SSHError):

@@ -267,7 +267,9 @@ class Session(ForwardingMethods, SessionLife):
         async with anyio.create_task_group() as handlers:
             while opening is not None:
                 with suppress(SSHError):  # the channel or the session has ended meanwhile
-                    handlers.start_soon(self._run_handler, handler, opening.accept_nowait())
+                    channel = opening.accept_nowait()
+                    channel._is_handled = True
+                    handlers.start_soon(self._run_handler, handler, channel)
                 opening = await anext(openings, None)
 
     async def _run_handler(
@@ -279,6 +281,8 @@ class Session(ForwardingMethods, SessionLife):
             except BaseException as error:
                 if not handle_failure(error, partial(_handler_failed, channel)):
                     raise
+            finally:
+                channel._is_handled = False
 
     async def _next_opening(
         self, channel_type: str | None, end: Callable[[], Exception]
@@ -472,8 +476,8 @@ class Session(ForwardingMethods, SessionLife):
         self._trace_channel(TraceId.CHANNEL_CLOSED, "closed", channel)
 
     def _note_leftovers(self, channel: Channel) -> None:
-        """Keep account of what is unread of a channel that was just closed."""
-        if channel._unread:
+        """Keep account of what is left of a channel that was just closed."""
+        if channel._is_handled or channel._unread:
             if self._leftovers is None:
                 self._leftovers = Leftovers(self._config.limits)
                 self._connection.leaves_too_much = self._leftovers.are_too_much

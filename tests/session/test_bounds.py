@@ -875,6 +875,54 @@ async def test_what_waits_of_closed_channels_is_bounded(size: int, in_order: boo
         group.cancel_scope.cancel()
 
 
+class Slow(anyssh.SessionService):
+    """A service that takes its time with each channel."""
+
+    activations = (anyssh.ServiceActivation(channel_type="service"),)
+    running = 0
+    may_end: anyio.Event
+
+    async def on_channel_opening(self, opening: anyssh.ChannelOpening) -> None:
+        await opening.accept()
+        Slow.running += 1
+        await Slow.may_end.wait()
+        Slow.running -= 1
+
+
+@pytest.mark.parametrize("starter", ["session", "service"])
+async def test_handlers_of_closed_channels_are_bounded(starter: str) -> None:
+    """HR-50: there may be as many as channels; otherwise each open and close would add one."""
+    config = anyssh.SessionConfig(limits=anyssh.Limits(channels=8))
+    Slow.may_end, Slow.running = anyio.Event(), 0
+
+    async def slow(channel: anyssh.Channel) -> None:
+        Slow.running += 1
+        await Slow.may_end.wait()
+        Slow.running -= 1
+
+    async with (
+        session_pair(server_config=config, server_services={Slow: None}) as (client, server),
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(server.serve, slow)
+
+        async def open_all() -> None:
+            for _ in range(20):
+                async with await client.open_channel(starter):
+                    await settle()
+                await settle()
+
+        with pytest.raises(anyssh.ChannelOpenError) as refused:
+            await open_all()
+        assert refused.value.reason == anyssh.ChannelOpenFailureReason.RESOURCE_SHORTAGE
+        assert Slow.running == 8
+        Slow.may_end.set()
+        await settle()
+        assert Slow.running == 0
+        await (await client.open_channel(starter)).aclose()
+        group.cancel_scope.cancel()
+
+
 class Lazy:
     """A recipient that takes nothing."""
 
