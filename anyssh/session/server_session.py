@@ -276,6 +276,8 @@ class ServerSession(Session):
             offence = _offence(event)
             if offence is not None:
                 self._penalise(offence)
+        if self._visit.stage is Stage.WITHOUT_STREAM:
+            self._visit.move(Stage.AUTHENTICATED)  # no longer kept, but its handler still runs
         super()._closed(event)
         self._let_in.notify()
 

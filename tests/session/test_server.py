@@ -516,6 +516,31 @@ async def test_asking_for_sessions_that_are_not_there_is_penalised() -> None:
         assert await place.answer() == b"Not allowed at this time\r\n"
 
 
+async def test_handlers_of_sessions_that_ended_without_a_stream_count_as_connections() -> None:
+    """HR-80: such sessions are kept no more, so nothing else would limit slow handlers."""
+    config = fast(**RECONNECTING)
+    may_end = anyio.Event()
+    sessions: list[anyssh.ServerSession] = []
+
+    async def slow(session: anyssh.ServerSession) -> None:
+        sessions.append(session)
+        await may_end.wait()
+
+    limits = anyssh.ServerLimits(connections=1)
+    async with served(slow, config=config, limits=limits) as place:
+        await place.guest(config=config)
+        await wait_for(lambda: bool(sessions))
+        await sessions[0].disconnect(DisconnectReason.CONNECTION_LOST)
+        await wait_for(lambda: place.statistics.without_stream == 1)
+        await sessions[0].aclose()
+        numbers = place.statistics
+        assert (numbers.connections, numbers.without_stream) == (1, 0)
+        assert await place.answer() == b"Too many connections\r\n"
+        may_end.set()
+        await wait_for(lambda: place.statistics.connections == 0)
+        await place.guest(config=config)
+
+
 @pytest.mark.trio
 async def test_the_last_number_of_an_attempt_costs_only_who_used_it(autojump_clock: object) -> None:
     """HR-61: no later one can have a higher number, so the session ends in time; others go on."""
