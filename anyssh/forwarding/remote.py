@@ -204,15 +204,30 @@ class _RemoteListening(AsyncContextManagerMixin):
 
 
 class _RemoteForwarding(_RemoteListening):
-    """Relays its connections, each in a task, whose failure leaves the others alone."""
+    """Relays its connections, each in a task, whose failure leaves the others alone.
+
+    A task may outlast its channel, for example while it connects. There may be as many of these as
+    channels are open; otherwise each open and close would add one, with a socket.
+    """
+
+    _carried = 0
 
     def _connected(
         self, tasks: TaskGroup, opening: ChannelOpening, arrival: ForwardingOpen
     ) -> None:
+        if self._carried >= 2 * self._service.session.config.limits.channels:
+            opening.reject_nowait(
+                ChannelOpenFailureReason.RESOURCE_SHORTAGE, "too many connections have not ended"
+            )
+            return
+        self._carried += 1
         tasks.start_soon(self._carry_contained, opening, arrival)
 
     async def _carry_contained(self, opening: ChannelOpening, arrival: ForwardingOpen) -> None:
-        await contained(self._carry(opening, arrival))
+        try:
+            await contained(self._carry(opening, arrival))
+        finally:
+            self._carried -= 1
 
     async def _carry(self, opening: ChannelOpening, arrival: ForwardingOpen) -> None:
         """Accept or refuse a connection, and relay it until it ends."""

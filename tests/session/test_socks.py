@@ -12,10 +12,10 @@ from anyio.abc import ByteStream, Listener, SocketAttribute, TaskGroup
 
 import anyssh
 from anyssh import ForwardingPolicy, TcpEndpoint
-from anyssh.testing import memory_stream_pair
+from anyssh.testing import memory_stream_pair, session_pair
 
 from .ends import make_server
-from .life_support import LIMIT, Wrapper, nothing_left_behind, wait_for
+from .life_support import LIMIT, Wrapper, fast, nothing_left_behind, wait_for
 from .network import RECONNECTING, network_pair
 from .test_forwarding import ALL, ask, assert_reset, pair, service
 
@@ -272,6 +272,35 @@ async def test_leaving_breaks_off_who_is_connected_and_who_still_asks() -> None:
         await assert_reset(asking)
         await assert_reset(connected)
         await wait_for(lambda: client.channels == server.channels == ())
+
+
+async def test_connecting_for_channels_that_are_closed_is_bounded() -> None:
+    """HR-50: a peer names a target that does not answer, and closes the channel."""
+    connecting = 0
+
+    async def connect(endpoint: anyssh.Endpoint) -> ByteStream:
+        nonlocal connecting
+        connecting += 1
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    policy = ForwardingPolicy(connect_to=["*:*"], connector=connect)
+    limits = anyssh.Limits(channels=4)
+    async with (
+        session_pair(
+            client_config=fast(limits), server_forwarding=NO_SOCKETS, client_forwarding=policy
+        ) as (client, server),
+        client.forward_socks_from_remote_port("localhost", 1080),
+    ):
+        await server.wait_for_forwarded_port(1080)
+        for _ in range(8):
+            async with await server.connect_to_forwarded_port(1080) as stream:
+                await stream.send(GREETING + request("example.com", 80))
+                await expect(stream, GREETED)
+        with pytest.raises(anyssh.ChannelOpenError) as refused:
+            await server.connect_to_forwarded_port(1080)
+        assert refused.value.reason == anyssh.ChannelOpenFailureReason.RESOURCE_SHORTAGE
+        await wait_for(lambda: connecting == 8)
 
 
 async def test_who_is_connected_may_go_on_when_no_more_are_taken() -> None:
