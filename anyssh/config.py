@@ -118,7 +118,8 @@ class Limits:
     :ivar service_requests: global requests that wait for a service, such as those for port
         forwarding
     :ivar receive_memory: windows granted in one session, in total; also how much unread data and
-        how many bytes of requests of closed channels may be kept before the peer may open more
+        how many bytes of requests of closed channels may be kept before the peer may open more, and
+        how many bytes of payloads the peer may open channels with
     :ivar pending_output: sealed or queued for sending before senders wait
     :ivar waiting_bytes: payloads of opens and requests that wait for the application, per session
     :ivar unread_answers: answers that the peer has not read yet, in addition to ``pending_output``

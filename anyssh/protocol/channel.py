@@ -226,7 +226,7 @@ class ChannelState:
     :ivar send_window: bytes that we may still send
     :ivar send_packet_size: the most bytes of data in one message that we send
     :ivar send_wait: what the last attempt to send is waiting for
-    :ivar open_size: bytes of the open's payload, kept until it is accepted
+    :ivar open_size: bytes of the payload of the peer's open, kept while the channel is open
     :ivar owner: the session's object for the channel
     """
 

@@ -350,7 +350,7 @@ class Connection:
             _check_window(window_size)
             self._resize_window(channel, window_size)
         channel.move(ChannelPhase.OPEN)
-        self._undecided.forget_open(channel.open_size)
+        self._undecided.accept_open(channel.open_size)
         self._send(
             ChannelOpenConfirmation(
                 channel.remote_id,
@@ -599,6 +599,8 @@ class Connection:
     def _abandon_work(self, channel: ChannelState) -> None:
         """Forget the peer's requests, fail ours, and give up the turn to send."""
         self._undecided.clear(channel.requests)
+        self._undecided.forget_accepted(channel.open_size)
+        channel.open_size = 0
         replies, channel.replies = channel.replies, []
         for slot in replies:
             self._emit(ReplyReceived(slot, False, b""))

@@ -1,7 +1,8 @@
 """The peer's undecided requests and opens, bounded over a whole session.
 
 The requests of one channel are a :class:`~anyssh.protocol.channel.RequestLine`; this counts what
-all of them hold, and the channels that the peer asks to open.
+all of them hold, and the channels that the peer asks to open. The payload of an open is kept as
+long as its channel is open, and counts to the end.
 """
 
 from __future__ import annotations
@@ -21,16 +22,25 @@ class Undecided:
     :param service_requests: names of global requests that services answer
     :ivar opens: the number of undecided opens
     :ivar kept_bytes: bytes of the payloads of opens and requests
+    :ivar accepted_bytes: bytes of the payloads with which the peer has opened channels
     :ivar answers_waiting: answers that are waiting for an earlier one
     """
 
-    __slots__ = ("_limits", "_service_requests", "answers_waiting", "kept_bytes", "opens")
+    __slots__ = (
+        "_limits",
+        "_service_requests",
+        "accepted_bytes",
+        "answers_waiting",
+        "kept_bytes",
+        "opens",
+    )
 
     def __init__(self, limits: Limits, service_requests: Collection[str]) -> None:
         self._limits = limits
         self._service_requests = service_requests
         self.opens: int = 0
         self.kept_bytes: int = 0
+        self.accepted_bytes: int = 0
         self.answers_waiting: int = 0
 
     # Opens
@@ -41,6 +51,7 @@ class Undecided:
         return (
             self.opens < limits.unaccepted_channels
             and self.kept_bytes + size <= limits.waiting_bytes
+            and self.accepted_bytes + self.kept_bytes + size <= limits.receive_memory
         )
 
     def keep_open(self, size: int) -> None:
@@ -52,6 +63,15 @@ class Undecided:
         """Stop counting an open."""
         self.opens -= 1
         self.kept_bytes -= size
+
+    def accept_open(self, size: int) -> None:
+        """Count an open as that of an open channel from now on."""
+        self.forget_open(size)
+        self.accepted_bytes += size
+
+    def forget_accepted(self, size: int) -> None:
+        """Stop counting the open of a channel that is open no more."""
+        self.accepted_bytes -= size
 
     # Requests
 

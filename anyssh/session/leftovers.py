@@ -57,7 +57,7 @@ class Leftovers:
         self._sorted_out_at = max(self._sorted_out_at, 2 * len(left))
 
     def _weight(self, channel: Channel) -> int:
-        return max(channel._unread, self._least)
+        return max(channel._unread + len(channel.open_payload), self._least)
 
 
 def _is_left(channel: Channel) -> bool:

@@ -944,6 +944,26 @@ def test_payloads_that_wait_are_bounded_in_bytes(victim: Role) -> None:
 
 
 @VICTIMS
+@pytest.mark.parametrize("closer", [CLIENT, SERVER])
+def test_payloads_of_open_channels_are_bounded_in_bytes(victim: Role, closer: Role) -> None:
+    """HR-51: they are kept for the application until the channel is closed, by either side"""
+    memory, size = 2 * 1024 * 1024, 250_000
+    limits = Limits(receive_memory=memory, channels=16)
+    pair = running_pair(fast_config(limits=limits), channels=0)
+    peer = pair.connections[victim.other]
+    opened = [peer.open_channel("large", bytes(size)) for _ in range(10)]
+    pair.pump()
+    accepted = [each for each in opened if each.phase is ChannelPhase.OPEN]
+    assert len(accepted) == memory // size == 8
+    closing = pair.of_type(victim, ChannelOpenReceived)[0].channel
+    pair.connections[closer].close(closing if closer is victim else accepted[0])
+    pair.pump()
+    again = [peer.open_channel("large", bytes(size)) for _ in range(2)]
+    pair.pump()
+    assert [each.phase is ChannelPhase.OPEN for each in again] == [True, False]
+
+
+@VICTIMS
 def test_a_channel_that_closes_takes_its_payloads_along(victim: Role) -> None:
     """HR-50, HR-57: requests of a channel are forgotten with it, and make room for others"""
     payload = bytes(30_000)

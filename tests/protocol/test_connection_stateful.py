@@ -579,6 +579,7 @@ TABLES = {
     "_memory.granted",
     "_remote_ids",
     "_replies",
+    "_undecided.accepted_bytes",
     "_undecided.answers_waiting",
     "_undecided.kept_bytes",
     "_undecided.opens",
