@@ -18,7 +18,7 @@ from .listening import bound_port, close_listener, listen
 from .payloads import Way
 from .policy import Connecting, ListenerFactory
 from .ports import ForwardedConnection
-from .proxying import answer_socks, ready
+from .proxying import Handshakes, answer_socks, ready
 from .service import PortForwarding
 from .sockets import ConnectedSocket
 
@@ -138,10 +138,23 @@ class LocalForward(Forward):
 class SocksForward(Forward):
     """A SOCKS 4, 4a and 5 proxy whose connections the peer makes (``ssh -D``)."""
 
+    def __init__(
+        self,
+        service: PortForwarding,
+        local: Endpoint,
+        connecting: Connecting | None,
+        listener: ListenerFactory | None,
+    ) -> None:
+        super().__init__(service, local, connecting, listener)
+        self._handshakes = Handshakes()
+
     async def _carry(self, stream: ByteStream) -> None:
         origin = originator_of(stream)
         answered = await answer_socks(
-            stream, lambda target: self._open(target, origin), self._service.policy.connect_time
+            stream,
+            lambda target: self._open(target, origin),
+            self._handshakes,
+            self._service.policy.connect_time,
         )
         if answered is not None:
             target, channel = answered

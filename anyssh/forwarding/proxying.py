@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+import math
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, TypeVar
 
 import anyio
 from anyio.abc import ByteStream
@@ -15,13 +17,43 @@ from .endpoints import TcpEndpoint
 from .relay import reset
 from .socks import SocksReply, SocksServer
 
-__all__ = ["answer_socks", "ready"]
+__all__ = ["Handshakes", "answer_socks", "ready"]
 
 StreamT = TypeVar("StreamT", bound=ByteStream)
 
+MAX_HANDSHAKES: Final = 512
+
+
+class Handshakes:
+    """The clients of one proxy that have not named their targets yet.
+
+    If there are too many, the oldest is given up for each new one, so that whoever only connects
+    neither takes up all file descriptors nor locks others out.
+    """
+
+    def __init__(self) -> None:
+        self._scopes: dict[anyio.CancelScope, None] = {}
+
+    @contextmanager
+    def limited(self, seconds: float) -> Iterator[None]:
+        """Count one more; raise :exc:`TimeoutError` if it takes too long or is given up."""
+        if len(self._scopes) >= MAX_HANDSHAKES:
+            oldest = next(iter(self._scopes))
+            del self._scopes[oldest]
+            oldest.deadline = -math.inf
+        with anyio.fail_after(seconds) as scope:
+            self._scopes[scope] = None
+            try:
+                yield
+            finally:
+                self._scopes.pop(scope, None)
+
 
 async def answer_socks(
-    client: ByteStream, connect: Callable[[TcpEndpoint], Awaitable[StreamT]], seconds: float
+    client: ByteStream,
+    connect: Callable[[TcpEndpoint], Awaitable[StreamT]],
+    handshakes: Handshakes,
+    seconds: float,
 ) -> tuple[TcpEndpoint, StreamT] | None:
     """Run the handshake with a client and connect to its target.
 
@@ -29,12 +61,13 @@ async def answer_socks(
     closed; on an exception it is reset.
 
     :param connect: connects, or raises :exc:`ChannelOpenError`
+    :param handshakes: those of the proxy
     :param seconds: the client's deadline for naming its target
     :return: the target and the connection to it; None if there is no connection
     """
     server = SocksServer()
     try:
-        with anyio.fail_after(seconds):
+        with handshakes.limited(seconds):
             target = await _shake_hands(client, server)
         if target is None:
             await client.aclose()

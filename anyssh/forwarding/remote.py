@@ -30,7 +30,7 @@ from .endpoints import Endpoint, TcpEndpoint, address_to_bind
 from .payloads import ForwardingOpen
 from .policy import Connecting
 from .ports import ForwardedConnection, ForwardedPort
-from .proxying import answer_socks, ready
+from .proxying import Handshakes, answer_socks, ready
 from .service import PortForwarding, connect_for_us
 
 __all__ = ["RemoteForward", "RemoteListener", "RemoteSocksForward"]
@@ -286,6 +286,7 @@ class RemoteSocksForward(_RemoteForwarding):
                 "create the session with forwarding=ForwardingPolicy(connect_to=[…])"
             )
         super().__init__(service, remote, None)
+        self._handshakes = Handshakes()
 
     async def _carry(self, opening: ChannelOpening, arrival: ForwardingOpen) -> None:
         service, originator = self._service, arrival.originator
@@ -293,6 +294,7 @@ class RemoteSocksForward(_RemoteForwarding):
         answered = await answer_socks(
             channel,
             lambda target: service.connect_for_peer(target, originator),
+            self._handshakes,
             service.policy.connect_time,
         )
         if answered is not None:

@@ -12,6 +12,7 @@ from anyio.abc import ByteStream, Listener, SocketAttribute, TaskGroup
 
 import anyssh
 from anyssh import ForwardingPolicy, TcpEndpoint
+from anyssh.forwarding import proxying
 from anyssh.testing import memory_stream_pair, session_pair
 
 from .ends import make_server
@@ -315,6 +316,29 @@ async def test_who_is_connected_may_go_on_when_no_more_are_taken() -> None:
         await far.stop_listening()
         await wait_for(lambda: not server.forwarding.remote_ports)
         assert await ask(stream) == b"HELLO!"
+
+
+@pytest.mark.parametrize("side", SIDES)
+async def test_those_who_only_connect_lock_nobody_out(
+    side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HR-78: the oldest are given up, so there are never many."""
+    monkeypatch.setattr(proxying, "MAX_HANDSHAKES", 3)
+    async with service() as target, proxy(side, LOCAL) as port:
+        silent = []
+        for _ in range(5):
+            silent.append(await anyio.connect_tcp("127.0.0.1", port))
+            await silent[-1].send(GREETING)
+            await expect(silent[-1], GREETED)
+        for stream in silent[:2]:
+            await assert_reset(stream)
+        stream = await anyio.connect_tcp("127.0.0.1", port)
+        await stream.send(GREETING + request("localhost", target))
+        await expect(stream, GREETED + GRANTED)
+        assert await ask(stream) == b"HELLO!"
+        await assert_reset(silent[2])
+        for stream in silent[3:]:
+            await stream.aclose()
 
 
 @pytest.mark.trio
