@@ -89,19 +89,25 @@ async def pipe(first: Channel | Session, second: Channel | Session) -> None:
 
 
 class _Asking:
-    """Counts the requests of one channel that the other has not answered yet."""
+    """Counts the requests of one channel that the other has not answered yet.
+
+    :ivar size: the bytes of their payloads
+    """
 
     def __init__(self) -> None:
+        self.size: int = 0
         self._count = 0
         self._all_answered = Notice()
 
     @contextmanager
-    def one_more(self) -> Iterator[None]:
+    def one_more(self, size: int) -> Iterator[None]:
         self._count += 1
+        self.size += size
         try:
             yield
         finally:
             self._count -= 1
+            self.size -= size
             if not self._count:
                 self._all_answered.notify()
 
@@ -110,7 +116,7 @@ class _Asking:
             await self._all_answered.wait()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _End:
     """One of two piped channels."""
 
@@ -133,10 +139,13 @@ def _pass_on(target: Channel, data: Buffer) -> int:
 
 async def _pipe_channels(first: Channel, second: Channel) -> None:
     async with first, second:
-        one, other = _End.of(first, second), _End.of(second, first)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_carry, other, one, tasks)
-            await _carry(one, other, tasks)
+        await _pipe_ends(_End.of(first, second), _End.of(second, first))
+
+
+async def _pipe_ends(one: _End, other: _End) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_carry, other, one, tasks)
+        await _carry(one, other, tasks)
 
 
 async def _carry(source: _End, target: _End, tasks: TaskGroup) -> None:
@@ -178,7 +187,7 @@ async def _pass_arrival(arrival: Arrival, source: _End, target: Channel, tasks: 
 async def _relay_channel_request(
     asking: _Asking, request: IncomingRequest, target: Channel, sent: _Sent
 ) -> None:
-    with asking.one_more():
+    with asking.one_more(len(request.payload)):
         await _relay_request(request, target, sent)
 
 
@@ -197,11 +206,11 @@ class _Relayed:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._pairs: dict[tuple[Channel, Channel], None] = {}
+        self._pairs: dict[tuple[_End, _End], None] = {}
         self._next_check = CHECKED_AT_ONCE
 
     @contextmanager
-    def relaying(self, near: Channel, far: Channel) -> Iterator[None]:
+    def relaying(self, near: _End, far: _End) -> Iterator[None]:
         """Count a pair of channels, once there is room."""
         self._next_check = min(self._next_check, len(self._pairs) + CHECKED_AT_ONCE)
         if len(self._pairs) >= self._next_check:
@@ -220,16 +229,17 @@ class _Relayed:
             if too_much <= 0:
                 return
             too_much -= size
-            for channel in (near, far):
-                channel.close(signal=RESET_SIGNAL)
+            for end in (near, far):
+                end.channel.close(signal=RESET_SIGNAL)
 
 
-def _held(near: Channel, far: Channel) -> int:
+def _held(near: _End, far: _End) -> int:
     """Return how many bytes of a closed channel, with its requests, the other has not accepted."""
-    if (near.closed is None) == (far.closed is None):
+    if (near.channel.closed is None) == (far.channel.closed is None):
         return 0
-    source, target = (far, near) if near.closed is None else (near, far)
-    return source.metrics.bytes_received - target.metrics.bytes_sent + source.request_backlog
+    source, target = (far, near) if near.channel.closed is None else (near, far)
+    data = source.channel.metrics.bytes_received - target.channel.metrics.bytes_sent
+    return data + source.channel.request_backlog + source.asking.size
 
 
 async def _pipe_sessions(first: Session, second: Session) -> None:
@@ -374,5 +384,7 @@ async def _join(opening: ChannelOpening, far: Channel, relayed: _Relayed) -> Non
         except SSHError:  # the session that asked has ended, or takes no payload of that size
             await _refuse(opening, ChannelOpenFailureReason.CONNECT_FAILED, NOT_PASSED_ON)
             return
-        with relayed.relaying(near, far):
-            await _pipe_channels(near, far)
+        async with near:
+            ends = _End.of(near, far), _End.of(far, near)
+            with relayed.relaying(*ends):
+                await _pipe_ends(*ends)

@@ -1039,3 +1039,27 @@ async def test_requests_that_are_held_of_closed_channels_are_bounded(
         broken = [each.closed is not None for each in silent]
         assert sum(broken) in range(8, 11)
         assert broken == sorted(broken, reverse=True), "the oldest first"
+
+
+async def test_requests_passed_on_for_closed_channels_are_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """HR-51: the other side has been asked, and does not answer."""
+    monkeypatch.setattr("anyssh.pipes.CHECKED_AT_ONCE", 1)
+    limits = anyssh.Limits(channels=32, receive_memory=4 * MIB, waiting_bytes=64 * MIB)
+    config = fast(limits, window_size=32 * KIB, max_packet_size=16 * KIB)
+    async with relayed(config) as relay, anyio.create_task_group() as asking:
+        silent: list[anyssh.Channel] = []
+        for _ in range(14):
+            ours, theirs = await channel_pair(relay.client, relay.server)
+            silent.append(theirs)
+            requests = theirs.requests()
+            for _ in range(4):
+                asking.start_soon(ours.request, "question@example.com", bytes(100 * KIB))
+                await next_request(requests)
+            await ours.send(bytes(48 * KIB))
+            await ours.aclose()
+            await settle()
+        broken = [each.closed is not None for each in silent]
+        assert sum(broken) in range(8, 11)
+        assert broken == sorted(broken, reverse=True), "the oldest first"
