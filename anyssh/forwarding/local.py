@@ -18,7 +18,7 @@ from .listening import bound_port, close_listener, listen
 from .payloads import Way
 from .policy import Connecting, ListenerFactory
 from .ports import ForwardedConnection
-from .proxying import Handshakes, answer_socks, ready
+from .proxying import SocksProxy, ready
 from .service import PortForwarding
 from .sockets import ConnectedSocket
 
@@ -146,16 +146,11 @@ class SocksForward(Forward):
         listener: ListenerFactory | None,
     ) -> None:
         super().__init__(service, local, connecting, listener)
-        self._handshakes = Handshakes()
+        self._proxy = SocksProxy(service.policy.connect_time)
 
     async def _carry(self, stream: ByteStream) -> None:
         origin = originator_of(stream)
-        answered = await answer_socks(
-            stream,
-            lambda target: self._open(target, origin),
-            self._handshakes,
-            self._service.policy.connect_time,
-        )
+        answered = await self._proxy.answer(stream, lambda target: self._open(target, origin))
         if answered is not None:
             target, channel = answered
             await self._carry_to(stream, target, origin, ready(channel))

@@ -17,76 +17,73 @@ from .endpoints import TcpEndpoint
 from .relay import reset
 from .socks import SocksReply, SocksServer
 
-__all__ = ["Handshakes", "answer_socks", "ready"]
+__all__ = ["SocksProxy", "ready"]
 
 StreamT = TypeVar("StreamT", bound=ByteStream)
 
 MAX_HANDSHAKES: Final = 512
 
 
-class Handshakes:
-    """The clients of one proxy that have not named their targets yet.
+class SocksProxy:
+    """Answers the clients of one proxy.
 
-    If there are too many, the oldest is given up for each new one, so that whoever only connects
-    neither takes up all file descriptors nor locks others out.
+    If too many have not named their targets yet, the oldest is given up for each new one, so that
+    whoever only connects neither takes up all file descriptors nor locks others out.
+
+    :param seconds: each client's deadline for naming its target
     """
 
-    def __init__(self) -> None:
-        self._scopes: dict[anyio.CancelScope, None] = {}
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._handshakes: dict[anyio.CancelScope, None] = {}
+
+    async def answer(
+        self, client: ByteStream, connect: Callable[[TcpEndpoint], Awaitable[StreamT]]
+    ) -> tuple[TcpEndpoint, StreamT] | None:
+        """Run the handshake with a client and connect to its target.
+
+        No byte is read that belongs to the target. If the connection fails, the client is told so
+        and closed; on an exception it is reset.
+
+        :param connect: connects, or raises :exc:`ChannelOpenError`
+        :return: the target and the connection to it; None if there is no connection
+        :raises TimeoutError: the client did not name its target in time, or was given up
+        """
+        server = SocksServer()
+        try:
+            with self._one_more_handshake():
+                target = await _shake_hands(client, server)
+            if target is None:
+                await client.aclose()
+                return None
+            try:
+                connection = await connect(target)
+            except ChannelOpenError as error:
+                await client.send(server.reply(_reply_for(error.reason)))
+                await client.aclose()
+                return None
+            try:
+                await client.send(server.reply(SocksReply.GRANTED))
+            except BaseException:
+                await reset(connection)
+                raise
+        except BaseException:
+            await reset(client)
+            raise
+        return target, connection
 
     @contextmanager
-    def limited(self, seconds: float) -> Iterator[None]:
-        """Count one more; raise :exc:`TimeoutError` if it takes too long or is given up."""
-        if len(self._scopes) >= MAX_HANDSHAKES:
-            oldest = next(iter(self._scopes))
-            del self._scopes[oldest]
+    def _one_more_handshake(self) -> Iterator[None]:
+        if len(self._handshakes) >= MAX_HANDSHAKES:
+            oldest = next(iter(self._handshakes))
+            del self._handshakes[oldest]
             oldest.deadline = -math.inf
-        with anyio.fail_after(seconds) as scope:
-            self._scopes[scope] = None
+        with anyio.fail_after(self._seconds) as scope:
+            self._handshakes[scope] = None
             try:
                 yield
             finally:
-                self._scopes.pop(scope, None)
-
-
-async def answer_socks(
-    client: ByteStream,
-    connect: Callable[[TcpEndpoint], Awaitable[StreamT]],
-    handshakes: Handshakes,
-    seconds: float,
-) -> tuple[TcpEndpoint, StreamT] | None:
-    """Run the handshake with a client and connect to its target.
-
-    No byte is read that belongs to the target. If the connection fails, the client is told so and
-    closed; on an exception it is reset.
-
-    :param connect: connects, or raises :exc:`ChannelOpenError`
-    :param handshakes: those of the proxy
-    :param seconds: the client's deadline for naming its target
-    :return: the target and the connection to it; None if there is no connection
-    """
-    server = SocksServer()
-    try:
-        with handshakes.limited(seconds):
-            target = await _shake_hands(client, server)
-        if target is None:
-            await client.aclose()
-            return None
-        try:
-            connection = await connect(target)
-        except ChannelOpenError as error:
-            await client.send(server.reply(_reply_for(error.reason)))
-            await client.aclose()
-            return None
-        try:
-            await client.send(server.reply(SocksReply.GRANTED))
-        except BaseException:
-            await reset(connection)
-            raise
-    except BaseException:
-        await reset(client)
-        raise
-    return target, connection
+                self._handshakes.pop(scope, None)
 
 
 async def _shake_hands(client: ByteStream, server: SocksServer) -> TcpEndpoint | None:

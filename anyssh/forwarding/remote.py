@@ -30,7 +30,7 @@ from .endpoints import Endpoint, TcpEndpoint, address_to_bind
 from .payloads import ForwardingOpen
 from .policy import Connecting
 from .ports import ForwardedConnection, ForwardedPort
-from .proxying import Handshakes, answer_socks, ready
+from .proxying import SocksProxy, ready
 from .service import PortForwarding, connect_for_us
 
 __all__ = ["RemoteForward", "RemoteListener", "RemoteSocksForward"]
@@ -206,8 +206,8 @@ class _RemoteListening(AsyncContextManagerMixin):
 class _RemoteForwarding(_RemoteListening):
     """Relays its connections, each in a task, whose failure leaves the others alone.
 
-    A task may outlast its channel, for example while it connects. There may be as many of these as
-    channels are open; otherwise each open and close would add one, with a socket.
+    A task may outlast its channel, for example while it connects. So there may be twice as many as
+    channels; without a limit, each open and close would add one, with a socket.
     """
 
     _carried = 0
@@ -286,16 +286,13 @@ class RemoteSocksForward(_RemoteForwarding):
                 "create the session with forwarding=ForwardingPolicy(connect_to=[…])"
             )
         super().__init__(service, remote, None)
-        self._handshakes = Handshakes()
+        self._proxy = SocksProxy(service.policy.connect_time)
 
     async def _carry(self, opening: ChannelOpening, arrival: ForwardingOpen) -> None:
         service, originator = self._service, arrival.originator
         channel = opening.accept_nowait()
-        answered = await answer_socks(
-            channel,
-            lambda target: service.connect_for_peer(target, originator),
-            self._handshakes,
-            service.policy.connect_time,
+        answered = await self._proxy.answer(
+            channel, lambda target: service.connect_for_peer(target, originator)
         )
         if answered is not None:
             target, stream = answered

@@ -221,6 +221,21 @@ async def until_nobody_listens(port: int) -> None:
             await anyio.sleep(0.001)
 
 
+class Others:
+    """A task that counts its turns, and does nothing else.
+
+    :ivar turns: how many it has had
+    """
+
+    def __init__(self) -> None:
+        self.turns = 0
+
+    async def run(self) -> None:
+        while True:
+            await anyio.lowlevel.checkpoint()
+            self.turns += 1
+
+
 async def settle() -> None:
     """Let others run until nobody can go on."""
     await anyio.wait_all_tasks_blocked()

@@ -17,7 +17,7 @@ from anyssh.protocol import Phase, rekeying
 from anyssh.protocol.events import ConnectionTerminated
 from anyssh.testing import MemoryStream, memory_stream_pair, session_pair
 
-from .life_support import RawPeer, foreign_cancellation, run_end, server_of
+from .life_support import Others, RawPeer, foreign_cancellation, run_end, server_of
 
 
 @asynccontextmanager
@@ -69,14 +69,7 @@ async def test_messages_of_our_own_are_not_answers_that_the_peer_leaves_unread()
 
 
 async def test_a_peer_that_takes_one_byte_at_a_time_stops_nobody() -> None:
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            await anyio.lowlevel.checkpoint()
-            turns += 1
-
+    others = Others()
     config = anyssh.SessionConfig(max_packet_size=1024, window_size=1024 * 1024)
     async with (
         session_pair(server_config=config) as (client, server),
@@ -89,11 +82,11 @@ async def test_a_peer_that_takes_one_byte_at_a_time_stops_nobody() -> None:
 
         tasks.start_soon(server.serve, discard)
         async with await client.open_channel() as channel:
-            tasks.start_soon(count)
-            before = turns
+            tasks.start_soon(others.run)
+            before = others.turns
             await channel.send(bytes(512 * 1024))
             # 512 messages of 1 KiB are 8 turns of 64; how turns interleave is the loop's affair.
-            assert turns - before >= 4
+            assert others.turns - before >= 4
         tasks.cancel_scope.cancel()
 
 

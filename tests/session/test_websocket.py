@@ -18,7 +18,7 @@ from typing import Any
 
 import anyio
 import pytest
-from anyio.abc import ByteStream, SocketAttribute
+from anyio.abc import ByteStream, SocketAttribute, TaskGroup
 from anyio.streams.tls import TLSListener
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,11 +47,12 @@ from anyssh.websocket import (
     connect_websocket,
 )
 from tests.session.ends import ALICE, Call, at_once, make_server, pinned, settle
-from tests.session.life_support import LIMIT, echo, echoes
+from tests.session.life_support import LIMIT, Others, echo, echoes
 from tests.tls import self_signed
 
 KIB = 1024
 MIB = 1024 * 1024
+TINY_FRAMES = 8000
 
 REQUEST = (
     b"GET /bridge?x=1 HTTP/1.1\r\n"
@@ -108,6 +109,12 @@ class Peer:
 
     async def send(self, *events: Event) -> None:
         await self.stream.send(b"".join(self.connection.send(event) for event in events))
+
+    async def send_tiny_frames(self) -> None:
+        """Send many frames of one message, none of which has a byte."""
+        empty = BytesMessage(b"", message_finished=False)
+        first, next_one = self.connection.send(empty), self.connection.send(empty)
+        await self.stream.send(first + (TINY_FRAMES - 1) * next_one)
 
     async def events(self) -> list[Event]:
         """Receive once; give what came."""
@@ -348,21 +355,12 @@ async def test_of_many_pings_the_last_is_answered_and_no_message_is_torn() -> No
 async def test_tiny_frames_leave_others_their_turn() -> None:
     async with with_client() as (stream, peer), anyio.create_task_group() as group:
         receiving = Call(group, stream.receive)
-        turns = 0
-
-        async def others() -> None:
-            nonlocal turns
-            while True:
-                await anyio.lowlevel.checkpoint()
-                turns += 1
-
-        group.start_soon(others)
-        wire = peer.connection.send(BytesMessage(b"", message_finished=False))
-        wire += 8000 * peer.connection.send(BytesMessage(b"", message_finished=False))
-        await peer.stream.send(wire)
+        others = Others()
+        group.start_soon(others.run)
+        await peer.send_tiny_frames()
         await peer.send(BytesMessage(b"the end"))
         assert await receiving.result() == b"the end"
-        assert turns > 8000 / 256
+        assert others.turns > TINY_FRAMES / 256
         group.cancel_scope.cancel()
 
 
@@ -449,22 +447,13 @@ async def test_a_peer_that_never_answers_the_close_is_left() -> None:
 
 async def test_closing_amid_tiny_frames_leaves_others_their_turn() -> None:
     async with with_client() as (stream, peer), anyio.create_task_group() as group:
-        turns = 0
-
-        async def others() -> None:
-            nonlocal turns
-            while True:
-                await anyio.lowlevel.checkpoint()
-                turns += 1
-
-        wire = peer.connection.send(BytesMessage(b"", message_finished=False))
-        wire += 8000 * peer.connection.send(BytesMessage(b"", message_finished=False))
-        await peer.stream.send(wire)
-        group.start_soon(others)
+        others = Others()
+        await peer.send_tiny_frames()
+        group.start_soon(others.run)
         await peer.send(CloseConnection(1000))
-        before = turns
+        before = others.turns
         await stream.aclose()
-        assert turns - before > 8000 / 256
+        assert others.turns - before > TINY_FRAMES / 256
         group.cancel_scope.cancel()
 
 
@@ -474,12 +463,17 @@ async def test_closing_at_once() -> None:
         await end_of(peer.stream.receive)
 
 
+async def close_while_receiving(group: TaskGroup, stream: ByteStream) -> tuple[Call, Call]:
+    receiving = Call(group, stream.receive)
+    await settle()
+    closing = Call(group, stream.aclose)
+    await settle()
+    return receiving, closing
+
+
 async def test_closing_while_another_task_receives() -> None:
     async with with_client() as (stream, peer), anyio.create_task_group() as group:
-        receiving = Call(group, stream.receive)
-        await settle()
-        closing = Call(group, stream.aclose)
-        await settle()
+        receiving, closing = await close_while_receiving(group, stream)
         (close,) = await peer.events()
         assert isinstance(close, CloseConnection)
         await peer.send(close.response())
@@ -494,10 +488,7 @@ async def test_what_arrives_before_the_answer_leaves_the_peer_its_time_to_close(
     """Closing with bytes unread would reset the connection, and so lose our last bytes."""
     monkeypatch.setattr("anyssh.websocket.CLOSE_TIME", math.inf)
     async with with_client() as (stream, peer), anyio.create_task_group() as group:
-        receiving = Call(group, stream.receive)
-        await settle()
-        closing = Call(group, stream.aclose)
-        await settle()
+        receiving, closing = await close_while_receiving(group, stream)
         await peer.send(BytesMessage(b"sent before it knew"))
         with pytest.raises(anyio.ClosedResourceError):
             await receiving.result()
@@ -512,10 +503,7 @@ async def test_sending_late_leaves_the_peer_its_time_to_close(
 ) -> None:
     monkeypatch.setattr("anyssh.websocket.CLOSE_TIME", math.inf)
     async with with_client() as (stream, peer), anyio.create_task_group() as group:
-        receiving = Call(group, stream.receive)
-        await settle()
-        closing = Call(group, stream.aclose)
-        await settle()
+        receiving, closing = await close_while_receiving(group, stream)
         with pytest.raises(anyio.ClosedResourceError):
             await stream.send(b"too late")
         await settle()
